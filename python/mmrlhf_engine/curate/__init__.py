@@ -1,0 +1,1 @@
+"""The room ``curate``: raw corpora to chosen queries, one file a stage."""

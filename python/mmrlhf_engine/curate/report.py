@@ -1,0 +1,286 @@
+"""What people look at: the funnel as text, and ``RUN/report.html``, one self-contained page.
+
+The page answers, in this order: how many went in and what became of them, whether the choice looks
+like what was asked for, whether it covers the corpus, whether the removals were right (pairs side by
+side, those around the thresholds first), what was wrong with the input, and what was chosen. Sections
+appear as far as the run has gone. Everything is read from the tables and reports of the run; nothing
+is computed that a reader could not compute from the same files.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jinja2 import Environment
+
+from mmrlhf_engine import __version__
+from mmrlhf_engine.curate.thumbnails import thumbnails
+from mmrlhf_engine.store import Run, write_atomically
+
+__all__ = ["funnel", "write"]
+
+GALLERY = 60
+PAIRS = 24
+REJECTED_EXAMPLES = 40
+MAP_POINTS = 4_000
+_STAGES = ("ingest", "dedup", "embed", "cluster", "select")
+_NAMES = {
+    "exact": "exact duplicates",
+    "near": "near duplicates",
+    "max_per_image": "over the cap of one image",
+    "not_chosen": "kept, not chosen",
+}
+
+
+def funnel(run: Run) -> str:
+    """Rows in and out of each finished stage with what was dropped by reason, as aligned text."""
+    lines = []
+    for stage in _STAGES:
+        report = run.report(stage)
+        if report is None:
+            continue
+        lines.append(f"{stage:8} {report['rows_in']:>12,} in {report['rows_out']:>12,} out")
+        lines += [
+            f"{'':8} {count:>12,} {_NAMES.get(reason, reason.replace('_', ' '))}"
+            for reason, count in report["dropped"].items()
+            if count
+        ]
+    balance = _balance(run)
+    return "\n".join([*lines, "", balance] if balance else lines)
+
+
+def _balance(run: Run) -> str | None:
+    """One line that accounts for every row that came in."""
+    ingest, dedup = run.report("ingest"), run.report("dedup")
+    if ingest is None or dedup is None:
+        return None
+    duplicates = {k: n for k, n in dedup["dropped"].items() if k in _NAMES}
+    rejected = sum(ingest["dropped"].values()) + sum(dedup["dropped"].values())
+    rejected -= sum(duplicates.values())
+    parts = dedup["rows_out"], sum(duplicates.values()), rejected
+    mark = "=" if ingest["rows_in"] == sum(parts) else "≠"
+    return (
+        f"{ingest['rows_in']:,} rows in {mark} {parts[0]:,} kept + {parts[1]:,} duplicates "
+        f"+ {parts[2]:,} rejected"
+    )
+
+
+def write(run: Run) -> Path:
+    """Write ``report.html`` into the run folder and return its path."""
+    template = files("mmrlhf_engine.curate").joinpath("report.html.jinja").read_text("utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    page = environment.from_string(template).render(**_content(run))
+    path = run.folder / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _content(run: Run) -> dict[str, Any]:
+    tables = _Tables(run)
+    reports = {stage: report for stage in _STAGES if (report := run.report(stage))}
+    pairs = _pairs(tables)
+    gallery = _gallery(tables)
+    pictures = thumbnails(
+        tables.media,
+        {card["picture"] for pair in pairs for card in (pair["left"], pair["right"])}
+        | {card["picture"] for card in gallery},
+    )
+    for card in [*gallery, *(pair[side] for pair in pairs for side in ("left", "right"))]:
+        card["thumbnail"] = pictures.get(card["picture"])
+    return {
+        "version": __version__,
+        "run": run.folder.name,
+        "reports": reports,
+        "balance": _balance(run),
+        "steps": _steps(reports),
+        "mixtures": _mixtures(tables),
+        "clusters": _clusters(tables),
+        "map": _map(run, tables),
+        "pairs": pairs,
+        "rejected": _rejected(tables),
+        "gallery": gallery,
+    }
+
+
+class _Tables:
+    """The tables of a run, each read once, None where the run has not come so far."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.samples = self._read("samples")
+        self.media = self._read("media")
+        self.duplicates = self._read("duplicates")
+        self.near_pairs = self._read("near_pairs")
+        self.kept = self._read("kept")
+        self.clusters = self._read("clusters")
+        self.queries = self._read("queries")
+        self.rejected = self._rejected()
+
+    def _read(self, name: str) -> pl.DataFrame | None:
+        folder = self._run.find_table(name)
+        return pl.read_parquet(folder / "*.parquet") if folder is not None else None
+
+    def _rejected(self) -> pl.DataFrame:
+        """The rejected rows of every finished stage, with the stage that rejected them."""
+        parts = [
+            pl.read_parquet(folder / "rejected" / "*.parquet").with_columns(stage=pl.lit(stage))
+            for stage in _STAGES
+            if (folder := self._run.stage_folder(stage)).joinpath("manifest.json").exists()
+            and (folder / "rejected").is_dir()
+        ]
+        return pl.concat(parts) if parts else pl.DataFrame()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One bar of the funnel."""
+
+    stage: str
+    label: str
+    count: int
+    share: float
+    kind: str
+    """``left`` for what goes on, ``dropped`` for what a stage took out."""
+
+
+def _steps(reports: dict[str, Any]) -> list[_Step]:
+    if "ingest" not in reports:
+        return []
+    total = max(reports["ingest"]["rows_in"], 1)
+    steps = [_Step("", "rows in", total, 1.0, "left")]
+    for stage, report in reports.items():
+        dropped = sorted(report["dropped"].items(), key=lambda item: -item[1])
+        steps += [
+            _Step(stage, _NAMES.get(r, r.replace("_", " ")), n, n / total, "dropped")
+            for r, n in dropped
+            if n
+        ]
+        if dropped:
+            label = "chosen" if stage == "select" else f"after {stage}"
+            steps.append(_Step(stage, label, report["rows_out"], report["rows_out"] / total, "left"))
+    return steps
+
+
+def _mixtures(tables: _Tables) -> list[dict[str, Any]]:
+    """Per column, the share of each value before (samples) and after (queries)."""
+    if tables.samples is None or tables.queries is None:
+        return []
+    mixtures = []
+    for column, title in (
+        ("question_type", "Question type"),
+        ("modality", "Modality"),
+        ("source", "Source"),
+    ):
+        before = dict(tables.samples[column].value_counts(sort=True).iter_rows())
+        after = dict(tables.queries[column].value_counts().iter_rows())
+        rows = [
+            {
+                "name": name,
+                "before": count / max(tables.samples.height, 1),
+                "after": after.get(name, 0) / max(tables.queries.height, 1),
+                "count": after.get(name, 0),
+            }
+            for name, count in before.items()
+        ]
+        mixtures.append({"title": title, "rows": rows[:12]})
+    return mixtures
+
+
+def _clusters(tables: _Tables) -> list[dict[str, Any]]:
+    """Size of each cluster, largest first, and how many were chosen from it."""
+    if tables.clusters is None:
+        return []
+    sizes = tables.clusters["cluster"].value_counts().sort("count", descending=True)
+    chosen: dict[int, int] = {}
+    if tables.queries is not None:
+        chosen = dict(tables.queries["cluster"].value_counts().iter_rows())
+    largest = max(sizes["count"].max() or 1, 1)  # type: ignore[type-var]
+    return [
+        {"cluster": c, "size": n, "height": n / largest, "chosen": chosen.get(c, 0),
+         "chosen_height": chosen.get(c, 0) / largest}
+        for c, n in sizes.iter_rows()
+    ]
+
+
+def _map(run: Run, tables: _Tables) -> dict[str, Any] | None:
+    """The first two principal components of the embeddings, kept and chosen, scaled to 0..1000."""
+    ids_folder = run.find_table("embedding_ids")
+    file = run.stage_folder("embed") / "embeddings.npy"
+    if ids_folder is None or not file.exists() or tables.queries is None:
+        return None
+    embeddings = np.load(file, mmap_mode="r")
+    rows = pl.read_parquet(ids_folder / "*.parquet")
+    chosen = set(rows.filter(pl.col("id").is_in(tables.queries["id"].implode()))["row"].to_list())
+    step = max(1, -(-len(embeddings) // MAP_POINTS))
+    shown = sorted({*range(0, len(embeddings), step), *sorted(chosen)[:MAP_POINTS]})
+    if len(shown) < 3:
+        return None
+    points = np.asarray(embeddings[shown], dtype=np.float32)
+    centred = points - points.mean(axis=0)
+    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    flat = centred @ axes[:2].T
+    low, high = np.percentile(flat, 0.5, axis=0), np.percentile(flat, 99.5, axis=0)
+    scaled = np.clip((flat - low) / np.maximum(high - low, 1e-9), 0, 1) * 1000
+    explained = float((spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-12))
+    dots = [
+        {"x": round(float(x), 1), "y": round(float(y), 1), "chosen": row in chosen}
+        for row, (x, y) in zip(shown, scaled, strict=True)
+    ]
+    dots.sort(key=lambda dot: dot["chosen"])
+    return {"dots": dots, "explained": explained, "images": len(embeddings), "chosen": len(chosen)}
+
+
+def _pairs(tables: _Tables) -> list[dict[str, Any]]:
+    """Near-duplicate pairs with their measures, those nearest to a threshold first."""
+    if tables.near_pairs is None or tables.samples is None:
+        return []
+    cards = _cards(tables, {*tables.near_pairs["id"], *tables.near_pairs["other_id"]})
+    rows = tables.near_pairs.head(4 * PAIRS).to_dicts()
+    pairs = [
+        {**row, "left": dict(cards[row["other_id"]]), "right": dict(cards[row["id"]])}
+        for row in rows
+        if row["id"] in cards and row["other_id"] in cards
+    ]
+    removed = [pair for pair in pairs if pair["verdict"] == "removed"][:PAIRS]
+    kept = [pair for pair in pairs if pair["verdict"] != "removed"][:PAIRS]
+    return removed + kept
+
+
+def _rejected(tables: _Tables) -> list[dict[str, Any]]:
+    """Every reason with its count and some examples, the most frequent first."""
+    if tables.rejected.is_empty():
+        return []
+    counts = tables.rejected["reason"].value_counts(sort=True)
+    return [
+        {
+            "reason": reason,
+            "count": count,
+            "examples": tables.rejected.filter(pl.col("reason") == reason).head(4).to_dicts(),
+        }
+        for reason, count in counts.head(REJECTED_EXAMPLES).iter_rows()
+    ]
+
+
+def _gallery(tables: _Tables) -> list[dict[str, Any]]:
+    """Chosen queries, evenly over the table so that every cluster has its turn."""
+    if tables.queries is None or tables.queries.is_empty():
+        return []
+    ordered = tables.queries.sort("cluster", "id")
+    step = max(1, ordered.height // GALLERY)
+    cards = _cards(tables, set(ordered.gather_every(step).head(GALLERY)["id"]))
+    extra = tables.queries.select("id", "cluster", "why").rows_by_key("id", named=True, unique=True)
+    return [{**card, **extra[identifier]} for identifier, card in cards.items()]
+
+
+def _cards(tables: _Tables, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """What a card of the page shows of a sample, by id."""
+    assert tables.samples is not None
+    rows = tables.samples.filter(pl.col("id").is_in(list(ids))).sort("id")
+    return {
+        row["id"]: {**row, "picture": row["media"][0] if row["media"] else None}
+        for row in rows.iter_rows(named=True)
+    }

@@ -1,0 +1,64 @@
+"""Progress on stderr in three voices: for people, for machines, or silent.
+
+Standard output belongs to results, so that it can be piped; everything said on the way goes to
+standard error. A stage reports through :meth:`Progress.update`, as often as it likes: the voice
+decides what is worth saying.
+"""
+
+import json
+import sys
+import time
+from typing import Literal, TextIO
+
+__all__ = ["Progress", "Voice"]
+
+Voice = Literal["human", "jsonl", "silent"]
+
+_HUMAN_INTERVAL = 0.2
+_MACHINE_INTERVAL = 1.0
+
+
+class Progress:
+    """Says how far the work is; cheap enough to call from an inner loop."""
+
+    def __init__(self, voice: Voice = "human", stream: TextIO | None = None) -> None:
+        self.voice = voice
+        self._stream = stream if stream is not None else sys.stderr
+        self._last = 0.0
+        self._line_open = False
+
+    def say(self, text: str, **facts: object) -> None:
+        """One line that stays: a stage begins, ends or is skipped."""
+        if self.voice == "jsonl":
+            self._write_json({"event": "message", "text": text, **facts})
+        elif self.voice == "human":
+            self._close_line()
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def update(self, stage: str, task: str, done: int, total: int | None) -> None:
+        """A line that moves; ``total`` is None where it cannot be known."""
+        interval = _HUMAN_INTERVAL if self.voice == "human" else _MACHINE_INTERVAL
+        now = time.monotonic()
+        if self.voice == "silent" or (now - self._last < interval and done != total):
+            return
+        self._last = now
+        if self.voice == "jsonl":
+            self._write_json(
+                {"event": "progress", "stage": stage, "task": task, "done": done, "total": total}
+            )
+        elif self._stream.isatty():
+            share = f" {100 * done / total:3.0f} %" if total else ""
+            of_total = f" of {total:,}" if total else ""
+            self._stream.write(f"\r\x1b[2K  {stage}: {task} {done:,}{of_total}{share}")
+            self._stream.flush()
+            self._line_open = True
+
+    def _close_line(self) -> None:
+        if self._line_open:
+            self._stream.write("\r\x1b[2K")
+            self._line_open = False
+
+    def _write_json(self, record: dict[str, object]) -> None:
+        self._stream.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+        self._stream.flush()

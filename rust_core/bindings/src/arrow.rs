@@ -1,0 +1,88 @@
+//! Arrow arrays across the door, by the Arrow PyCapsule interface, without a copy.
+//!
+//! Coming in, anything with `__arrow_c_array__` (pyarrow arrays) becomes an [`ArrayRef`]; going out,
+//! an [`ArrowArray`] offers the same method, so `pyarrow.array(result)` takes it over. This is the
+//! only file of the project with `unsafe` in it, apart from vector instructions in the core.
+#![expect(unsafe_code, reason = "the Arrow C data interface is made of raw structs")]
+
+use std::ffi::CStr;
+
+use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
+use arrow_array::{Array, ArrayRef, make_array};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyCapsuleMethods, PyTuple};
+
+use crate::errors::InputError;
+
+const SCHEMA: &CStr = c"arrow_schema";
+const ARRAY: &CStr = c"arrow_array";
+
+/// An Arrow array taken from Python.
+pub(crate) struct ArrowIn(pub(crate) ArrayRef);
+
+impl ArrowIn {
+    /// The array as the concrete type `T`, or an `InputError` that names both types.
+    pub(crate) fn typed<T: Array + Clone + 'static>(&self, what: &str) -> PyResult<T> {
+        self.0.as_any().downcast_ref::<T>().cloned().ok_or_else(|| {
+            let expected = std::any::type_name::<T>().rsplit("::").next().unwrap_or("array");
+            let found = self.0.data_type();
+            InputError::new_err(format!("{what}: found Arrow {found}, expected {expected}"))
+        })
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for ArrowIn {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let pair = object.call_method0("__arrow_c_array__").map_err(|_| {
+            PyTypeError::new_err(format!("expected an Arrow array, found {}", object.get_type()))
+        })?;
+        let pair = pair.cast_into::<PyTuple>()?;
+        let schema = pair.get_item(0)?.cast_into::<PyCapsule>()?;
+        let array = pair.get_item(1)?.cast_into::<PyCapsule>()?;
+        let schema = schema.pointer_checked(Some(SCHEMA))?.cast::<FFI_ArrowSchema>();
+        let array = array.pointer_checked(Some(ARRAY))?.cast::<FFI_ArrowArray>();
+        // SAFETY: the capsules carry these names, so by the PyCapsule interface they hold these
+        // structs, alive as long as `pair`. The array is moved out, which leaves it marked as
+        // released, as the interface asks of a consumer.
+        let data = unsafe {
+            let array = FFI_ArrowArray::from_raw(array.as_ptr());
+            from_ffi(array, schema.as_ref())
+        };
+        data.map(|data| Self(make_array(data))).map_err(|e| InputError::new_err(e.to_string()))
+    }
+}
+
+/// An Arrow array handed to Python; consume it with `pyarrow.array` or `pyarrow.record_batch`.
+#[pyclass(frozen)]
+pub(crate) struct ArrowArray(ArrayRef);
+
+impl ArrowArray {
+    pub(crate) fn new(array: impl Array + 'static) -> Self {
+        Self(std::sync::Arc::new(array))
+    }
+}
+
+#[pymethods]
+impl ArrowArray {
+    /// The Arrow PyCapsule interface: a schema capsule and an array capsule.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)> {
+        drop(requested_schema); // a producer may ignore the wish, and ours has one form only
+        let (array, schema) =
+            to_ffi(&self.0.to_data()).map_err(|e| InputError::new_err(e.to_string()))?;
+        let schema = PyCapsule::new_with_value(py, schema, SCHEMA)?;
+        let array = PyCapsule::new_with_value(py, array, ARRAY)?;
+        Ok((schema, array))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+}

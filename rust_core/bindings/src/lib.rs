@@ -1,0 +1,30 @@
+//! The door between Rust and Python.
+//!
+//! This crate holds no algorithm. `lib.rs` only registers, [`door`] is the one way in, [`errors`]
+//! the one mapping of errors, and each other file translates one module of the core.
+
+mod arrow;
+mod dedup;
+mod door;
+mod errors;
+mod image;
+mod ingest;
+mod select;
+
+use pyo3::prelude::*;
+
+/// The compiled half of `mmrlhf_engine`; private: use the stage files.
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::arrow::ArrowArray;
+    #[pymodule_export]
+    use crate::errors::{CoreError, InputError};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

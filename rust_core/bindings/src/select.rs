@@ -1,0 +1,1 @@
+//! Translates `mmrlhf_core::select`.

@@ -1,0 +1,1 @@
+//! Duplicates of text, image and both, every edge verified.

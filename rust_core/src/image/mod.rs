@@ -1,0 +1,1 @@
+//! Decode, perceptual hash, resize.

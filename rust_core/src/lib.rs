@@ -1,0 +1,24 @@
+//! The core of mmrlhf-engine: everything that must be fast, in plain Rust.
+//!
+//! Nothing in this crate knows of Python. Each module is one muscle of the walk and is named as the
+//! stage that uses it:
+//!
+//! | module | stage | what it does |
+//! |---|---|---|
+//! | [`ingest`] | `ingest` | raw records to canonical samples, media found and probed |
+//! | [`image`] | `dedup`, `embed` | decode, perceptual hash, resize |
+//! | [`dedup`] | `dedup` | duplicates of text, image and both, every edge verified |
+//! | [`select`] | `select` | exactly N queries under quotas |
+//!
+//! Two promises hold everywhere: the result does not depend on the number of threads, and bad input
+//! is an [`Error`] or a rejected row, never a panic.
+
+pub mod dedup;
+pub mod error;
+pub mod image;
+pub mod ingest;
+pub mod parallel;
+pub mod select;
+
+pub use error::{Error, Result};
+pub use parallel::Interrupt;

@@ -1,0 +1,1 @@
+//! Exactly N queries under quotas.
