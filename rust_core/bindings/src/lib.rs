@@ -22,6 +22,8 @@ mod _core {
     use crate::arrow::ArrowArray;
     #[pymodule_export]
     use crate::errors::{CoreError, InputError};
+    #[pymodule_export]
+    use crate::image::{decode_images, hash_images, thumbnail_images};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
