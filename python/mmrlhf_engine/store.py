@@ -264,7 +264,7 @@ class TableWriter:
         missing = [name for name in self.schema if name not in rows.columns]
         if missing:
             raise StageError(f"table {self.folder.name}: columns missing: {', '.join(missing)}")
-        self._waiting.append(rows.select(self.schema).cast(self.schema))  # type: ignore[arg-type]
+        self._waiting.append(rows.select(*self.schema).cast(self.schema))  # type: ignore[arg-type]
         self._waiting_rows += rows.height
         self.rows += rows.height
         while self._waiting_rows >= ROWS_PER_PART:

@@ -24,6 +24,10 @@ mod _core {
     use crate::errors::{CoreError, InputError};
     #[pymodule_export]
     use crate::image::{decode_images, hash_images, thumbnail_images};
+    #[pymodule_export]
+    use crate::ingest::{
+        FirstSeenTexts, RecordSplitter, inspect_located_media, inspect_named_media, read_records,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

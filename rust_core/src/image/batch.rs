@@ -1,11 +1,10 @@
 //! Many pictures at once, over all threads: hashes, encoder input, thumbnails.
 
 use libjpeg_turbo_rs::{Encoder, PixelFormat};
-use rayon::prelude::*;
 
 use super::{Filter, Locations, PictureError, Pixels, decode, phash, resize};
 use crate::error::Result;
-use crate::parallel::{Interrupt, with_threads};
+use crate::parallel::{Interrupt, map_rows};
 
 /// Cells of the colour layout along each side.
 pub const COLOUR_GRID: usize = 4;
@@ -38,16 +37,9 @@ fn each<T: Send>(
     interrupt: &Interrupt,
     work: impl Fn(&[u8]) -> Outcome<T> + Sync,
 ) -> Result<Vec<Outcome<T>>> {
-    with_threads(threads, || {
-        (0..pictures.len())
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|row| {
-                interrupt.check()?;
-                Ok(pictures.read(row).and_then(|bytes| work(&bytes)))
-            })
-            .collect()
-    })?
+    map_rows(pictures.len(), threads, interrupt, |row| {
+        pictures.read(row).and_then(|bytes| work(&bytes))
+    })
 }
 
 /// The [`Signature`] of every picture, or why it has none.
