@@ -209,8 +209,7 @@ class _Intake:
         """Turn one batch of records into rows of the three tables."""
         threads = self.stage.threads
         turns, references = (
-            _frame(table)
-            for table in read_records(batch.records, dict(settings.columns), threads)
+            _frame(table) for table in read_records(batch.records, dict(settings.columns), threads)
         )
         rows = _name_rows(source, batch, turns)
         media = self._inspect(source, batch, references)
@@ -225,9 +224,7 @@ class _Intake:
         rows = self._reject_known_ids(rows)
         self._write(source, settings, rows, media)
 
-    def _inspect(
-        self, source: Source, batch: RawBatch, references: pl.DataFrame
-    ) -> pl.DataFrame:
+    def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
         references = references.with_row_index("order")
         named = references.filter(pl.col("name").is_not_null())
@@ -292,9 +289,7 @@ class _Intake:
         good = rows.filter(pl.col("reason").is_null())
         records = good.unique("record", maintain_order=True)
         known = records.filter(~self._are_new(records["record_id"]))["record"]
-        turns = good.filter(
-            pl.col("turn").is_not_null() & ~pl.col("record").is_in(known.implode())
-        )
+        turns = good.filter(pl.col("turn").is_not_null() & ~pl.col("record").is_in(known.implode()))
         known_turns = turns.filter(~self._are_new(turns["id"]))["id"]
         whole = pl.col("reason").is_null() & pl.col("record").is_in(known.implode())
         part = pl.col("reason").is_null() & pl.col("id").is_in(known_turns.implode())

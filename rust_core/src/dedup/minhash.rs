@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn agreement_estimates_jaccard() {
         let hasher = MinHasher::new(1024);
-        let mut sign = |range: std::ops::Range<u64>| {
+        let sign = |range: std::ops::Range<u64>| {
             let shingles: Vec<u64> =
                 range.map(|x| xxhash_rust::xxh3::xxh3_64(&x.to_le_bytes())).collect();
             let mut signature = Vec::new();

@@ -30,9 +30,7 @@ def read_folder(source: Source) -> Iterator[RawBatch]:
     for start in range(0, len(files), RECORDS_PER_BATCH):
         part = files[start : start + RECORDS_PER_BATCH]
         names = [file.relative_to(source.path).as_posix() for file in part]
-        records = [
-            _record(source.root, file, name) for file, name in zip(part, names, strict=True)
-        ]
+        records = [_record(source.root, file, name) for file, name in zip(part, names, strict=True)]
         yield RawBatch(
             positions=[f"{source.path.name}/{name}" for name in names],
             keys=names,

@@ -146,4 +146,3 @@ def with_sidecars(key: str, media: dict[str, list[Any]], texts: dict[str, bytes]
             if suffix in texts:
                 record["prompt"] = texts[suffix].decode("utf-8", errors="replace")
     return json.dumps(record).encode()
-
