@@ -1,8 +1,8 @@
 """A folder of pictures, with a text file beside each, or with an index of them all.
 
-``dogs/1.jpg`` belongs with ``dogs/1.txt`` (its prompt) and ``dogs/1.json`` (a record). If the folder
-holds ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``, its rows are the records instead
-and their ``file_name`` is the picture, as in Hugging Face's image folders.
+``dogs/1.jpg`` belongs with ``dogs/1.txt`` (its prompt) and ``dogs/1.json`` (a record). If the
+folder holds ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``, its rows are the records
+instead and their ``file_name`` is the picture, as in Hugging Face's image folders.
 """
 
 import os
