@@ -22,6 +22,8 @@ mod _core {
     use crate::arrow::ArrowArray;
     #[pymodule_export]
     use crate::errors::{CoreError, InputError};
+    #[pymodule_export]
+    use crate::select::select_queries;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
