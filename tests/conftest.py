@@ -10,7 +10,7 @@ from mmrlhf_engine.store import Run, Stage
 
 @pytest.fixture
 def stage(tmp_path) -> Callable[..., Stage]:
-    """``stage("dedup", config)`` begins a stage in ``tmp_path/run``; ``finish`` makes it readable."""
+    """``stage("dedup", config)`` begins a stage in ``tmp_path/run``; it ends by its ``finish``."""
 
     def begin(name: str, config: Section, *, threads: int = 2, seed: int = 0) -> Stage:
         run = Run(tmp_path / "run")

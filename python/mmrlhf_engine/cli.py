@@ -23,7 +23,7 @@ _STAGES = click.Choice(["ingest", "dedup", "embed", "cluster", "select"])
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def cli() -> None:
-    """From raw multimodal samples to an aligned model.
+    r"""From raw multimodal samples to an aligned model.
 
     \b
     curate   raw corpora to a few thousand diverse, explained queries
@@ -62,8 +62,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def curate(out: Path, sources: tuple[Path, ...], **options: Any) -> None:
     """Take SOURCES (jsonl, json, parquet, tar, folders) to chosen queries.
 
-    A finished and unchanged stage is skipped; a killed run goes on where it was. The page to look at
-    is OUT/report.html.
+    A finished and unchanged stage is skipped; a killed run goes on where it was. The page to look
+    at is OUT/report.html.
     """
     from mmrlhf_engine import pipeline
     from mmrlhf_engine.config import load_config

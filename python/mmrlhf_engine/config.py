@@ -1,8 +1,9 @@
 """Typed, frozen, strict settings.
 
-Each stage keeps its settings beside its code as a :class:`Section`; this file knows how to read them
-from YAML, lay dotted overrides over them (``select.count=500``), and explain a mistake. An unknown
-key is an error that names the nearest known one: a misspelt setting never becomes a silent default.
+Each stage keeps its settings beside its code as a :class:`Section`; this file knows how to read
+them from YAML, lay dotted overrides over them (``select.count=500``), and explain a mistake. An
+unknown key is an error that names the nearest known one: a misspelt setting never becomes a silent
+default.
 """
 
 import difflib
@@ -21,7 +22,7 @@ __all__ = ["Section", "available_memory", "load_config", "parse_bytes", "to_yaml
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, unknown keys refused, the docstring under a field describes it."""
+    """Settings of one place: frozen, unknown keys refused, each described by the text under it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

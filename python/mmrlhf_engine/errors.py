@@ -1,8 +1,8 @@
 """Every error a user can meet, as one small tree.
 
 An error is written for the one who must act: what was found and where, what was expected, and a
-``hint`` where there is a next step. ``cli`` prints it without a traceback; anything outside this tree
-is a defect and keeps its traceback.
+``hint`` where there is a next step. ``cli`` prints it without a traceback; anything outside this
+tree is a defect and keeps its traceback.
 """
 
 from mmrlhf_engine._core import CoreError

@@ -1,9 +1,9 @@
 """The walk: which stages there are, in which order, and how one is run.
 
-``curate`` takes stages 1 to 5. Running a stage is always the same: compute the fingerprint of what it
-would be made from, skip it if that is what lies in the folder, otherwise clear the folder, call the
-stage's ``run`` and let it finish. The stages do not know of each other; this file is the only place
-that does.
+``curate`` takes stages 1 to 5. Running a stage is always the same: compute the fingerprint of what
+it would be made from, skip it if that is what lies in the folder, otherwise clear the folder, call
+the stage's ``run`` and let it finish. The stages do not know of each other; this file is the only
+place that does.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 ``RUN/02_dedup/`` holds the tables of one stage, ``config.yaml`` (its settings as resolved),
 ``report.json`` (rows in and out, what was dropped and why, seconds, memory) and, written last,
-``manifest.json``: what the stage was made from and the hash of each file it made. The rules are few:
+``manifest.json``: what the stage was made from and the hash of each file it made. Few rules hold:
 
 1. A file appears by rename, complete or not at all.
 2. A stage with a manifest is finished; if its fingerprint (settings, seed, inputs, code version) is
@@ -181,7 +181,7 @@ class Stage:
         folder = self.run.find_table(name, before=self.name)
         if folder is None:
             raise InputError(
-                f"{self.run.folder}: {self.name} needs the table {name}, which no finished stage has",
+                f"{self.run.folder}: {self.name} needs {name}, which no stage before it has",
                 hint="run the stages before it first (leave out --from)",
             )
         return pl.scan_parquet(folder / "*.parquet")
@@ -264,7 +264,7 @@ class TableWriter:
         missing = [name for name in self.schema if name not in rows.columns]
         if missing:
             raise StageError(f"table {self.folder.name}: columns missing: {', '.join(missing)}")
-        self._waiting.append(rows.select(self.schema).cast(self.schema))  # type: ignore[arg-type]
+        self._waiting.append(rows.select(*self.schema).cast(self.schema))  # type: ignore[arg-type]
         self._waiting_rows += rows.height
         self.rows += rows.height
         while self._waiting_rows >= ROWS_PER_PART:

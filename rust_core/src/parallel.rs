@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 
 /// A request to stop, shared between the caller and the worker threads.
@@ -32,4 +34,22 @@ pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) ->
         .build()
         .map_err(|error| Error::invalid("threads", error, "a thread pool that can be started"))?;
     Ok(pool.install(work))
+}
+
+/// `work` of every row from 0 to `rows`, in order, over all threads; interruptible between rows.
+pub fn map_rows<T: Send>(
+    rows: usize,
+    threads: usize,
+    interrupt: &Interrupt,
+    work: impl Fn(usize) -> T + Sync,
+) -> Result<Vec<T>> {
+    with_threads(threads, || {
+        (0..rows)
+            .into_par_iter()
+            .map(|row| {
+                interrupt.check()?;
+                Ok(work(row))
+            })
+            .collect()
+    })?
 }

@@ -1,10 +1,10 @@
 """What people look at: the funnel as text, and ``RUN/report.html``, one self-contained page.
 
 The page answers, in this order: how many went in and what became of them, whether the choice looks
-like what was asked for, whether it covers the corpus, whether the removals were right (pairs side by
-side, those around the thresholds first), what was wrong with the input, and what was chosen. Sections
-appear as far as the run has gone. Everything is read from the tables and reports of the run; nothing
-is computed that a reader could not compute from the same files.
+like what was asked for, whether it covers the corpus, whether the removals were right (pairs side
+by side, those around the thresholds first), what was wrong with the input, and what was chosen.
+Sections appear as far as the run has gone. Everything is read from the tables and reports of the
+run; nothing is computed that a reader could not compute from the same files.
 """
 
 from dataclasses import dataclass
@@ -161,7 +161,9 @@ def _steps(reports: dict[str, Any]) -> list[_Step]:
         ]
         if dropped:
             label = "chosen" if stage == "select" else f"after {stage}"
-            steps.append(_Step(stage, label, report["rows_out"], report["rows_out"] / total, "left"))
+            steps.append(
+                _Step(stage, label, report["rows_out"], report["rows_out"] / total, "left")
+            )
     return steps
 
 
@@ -200,14 +202,21 @@ def _clusters(tables: _Tables) -> list[dict[str, Any]]:
         chosen = dict(tables.queries["cluster"].value_counts().iter_rows())
     largest = max(sizes["count"].max() or 1, 1)  # type: ignore[type-var]
     return [
-        {"cluster": c, "size": n, "height": n / largest, "chosen": chosen.get(c, 0),
-         "chosen_height": chosen.get(c, 0) / largest}
-        for c, n in sizes.iter_rows()
+        {
+            "cluster": cluster,
+            "size": size,
+            "height": size / largest,
+            "chosen": chosen.get(cluster, 0),
+        }
+        for cluster, size in sizes.iter_rows()
     ]
 
 
 def _map(run: Run, tables: _Tables) -> dict[str, Any] | None:
-    """The first two principal components of the embeddings, kept and chosen, scaled to 0..1000."""
+    """The first two principal components of the embeddings as SVG paths, 1000 wide, 600 high.
+
+    A dot is a line of no length with round ends: one path draws thousands of them.
+    """
     ids_folder = run.find_table("embedding_ids")
     file = run.stage_folder("embed") / "embeddings.npy"
     if ids_folder is None or not file.exists() or tables.queries is None:
@@ -226,12 +235,14 @@ def _map(run: Run, tables: _Tables) -> dict[str, Any] | None:
     low, high = np.percentile(flat, 0.5, axis=0), np.percentile(flat, 99.5, axis=0)
     scaled = np.clip((flat - low) / np.maximum(high - low, 1e-9), 0, 1) * 1000
     explained = float((spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-12))
-    dots = [
-        {"x": round(float(x), 1), "y": round(float(y), 1), "chosen": row in chosen}
-        for row, (x, y) in zip(shown, scaled, strict=True)
-    ]
-    dots.sort(key=lambda dot: dot["chosen"])
-    return {"dots": dots, "explained": explained, "images": len(embeddings), "chosen": len(chosen)}
+    dots = [f"M{x:.1f} {0.6 * y:.1f}h0" for x, y in scaled]
+    return {
+        "kept_path": "".join(dots),
+        "chosen_path": "".join(dot for row, dot in zip(shown, dots, strict=True) if row in chosen),
+        "explained": explained,
+        "images": len(embeddings),
+        "chosen": len(chosen),
+    }
 
 
 def _pairs(tables: _Tables) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """``mmrlhf-engine demo``: the whole of ``curate`` on a small real corpus, offline, in minutes.
 
 It builds the corpus of :mod:`mmrlhf_engine.demo.corpus`, runs the same pipeline as the ``curate``
-command, and then holds the result against what was planted: every planted duplicate and every planted
-bad row must have been found, for the right reason.
+command, and then holds the result against what was planted: every planted duplicate and every
+planted bad row must have been found, for the right reason.
 """
 
 from pathlib import Path

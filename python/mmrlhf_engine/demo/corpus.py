@@ -7,8 +7,8 @@
 
 Into these, :func:`plant` puts what raw corpora really contain, with the outcome known beforehand:
 repeated rows, a photograph saved again smaller and at another quality, a prompt with a word more,
-broken lines, missing and truncated files, a decompression bomb, a path that leaves the folder. So the
-page does not only show that things were removed, but that the right ones were.
+broken lines, missing and truncated files, a decompression bomb, a path that leaves the folder. So
+the page does not only show that things were removed, but that the right ones were.
 """
 
 import io
@@ -36,7 +36,8 @@ _PARQUET_PICTURES = 120
 _LETTERS = "ABCD"
 _DESCRIBE = (
     "Look at the whole picture before you answer, then describe in full sentences which shape it "
-    "shows, which colour that shape has, which shapes and colours do not appear, and how one can tell"
+    "shows, which colour that shape has, which shapes and colours do not appear, and how one can "
+    "tell"
 )
 
 
@@ -73,8 +74,7 @@ def build(folder: Path, seed: int = 0) -> Corpus:
         MissingExtraError: a package of the ``[demo]`` extra is not installed.
     """
     for package in ("easy_vqa", "foolbox", "PIL", "sklearn"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, extra="demo", needed_for="the demo corpus")
+        _package_folder(package)
     corpus = Corpus(folder)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     (folder / "album").mkdir(exist_ok=True)
@@ -170,11 +170,17 @@ def _photographs() -> dict[str, bytes]:
     """Name -> JPEG bytes of the photographs that foolbox and scikit-learn carry."""
     names: dict[str, bytes] = {}
     for package, pattern in (("foolbox", "data/imagenet_*.jpg"), ("sklearn", "**/images/*.jpg")):
-        spec = find_spec(package)
-        assert spec is not None and spec.origin is not None
-        for file in sorted(Path(spec.origin).parent.glob(pattern)):
+        for file in sorted(_package_folder(package).glob(pattern)):
             names[file.stem] = file.read_bytes()
     return names
+
+
+def _package_folder(package: str) -> Path:
+    """The folder of an installed package, without importing it."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(package, extra="demo", needed_for="the demo corpus")
+    return Path(spec.origin).parent
 
 
 def _write_photos(folder: Path, photographs: dict[str, bytes]) -> None:
@@ -188,9 +194,7 @@ def _write_photos(folder: Path, photographs: dict[str, bytes]) -> None:
 
 
 def _write_album(folder: Path) -> None:
-    spec = find_spec("foolbox")
-    assert spec is not None and spec.origin is not None
-    for file in sorted(Path(spec.origin).parent.glob("data/cifar*.png")):
+    for file in sorted(_package_folder("foolbox").glob("data/cifar*.png")):
         (folder / "album" / file.name).write_bytes(file.read_bytes())
         (folder / "album" / f"{file.stem}.txt").write_text("What does this small picture show?")
 
@@ -209,12 +213,12 @@ def _plant_repeated_rows(corpus: Corpus) -> None:
         question, answer = record["conversations"][0], record["conversations"][1]
         again = {**record, "id": f"again_{number:02d}", "conversations": [question, answer]}
         corpus.add_line(again)
-        corpus.planted.append(Planted("repeated row", "shapes", again["id"], "exact"))
+        corpus.planted.append(Planted("repeated row", "shapes.jsonl", again["id"], "exact"))
         reworded = {"from": "human", "value": f"Please {_DESCRIBE[0].lower()}{_DESCRIBE[1:]}"}
         description = record["conversations"][-1]
         near = {**record, "id": f"reworded_{number:02d}", "conversations": [reworded, description]}
         corpus.add_line(near)
-        corpus.planted.append(Planted("reworded prompt", "shapes", near["id"], "near"))
+        corpus.planted.append(Planted("reworded prompt", "shapes.jsonl", near["id"], "near"))
 
 
 def _plant_saved_again(corpus: Corpus, photographs: dict[str, bytes]) -> None:
@@ -271,7 +275,7 @@ def _plant_bad_rows(corpus: Corpus) -> None:
             }
         )
         line = corpus.add_line(record)
-        corpus.planted.append(Planted(what, "shapes", f"shapes.jsonl:{line}", reason))
+        corpus.planted.append(Planted(what, "shapes.jsonl", f"shapes.jsonl:{line}", reason))
 
 
 def _bomb() -> bytes:

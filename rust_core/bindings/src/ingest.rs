@@ -1,1 +1,244 @@
 //! Translates `mmrlhf_core::ingest`.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray, StructArray};
+use arrow_schema::Field;
+use mmrlhf_core::Result;
+use mmrlhf_core::image::Locations;
+use mmrlhf_core::ingest::{
+    ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Record, Rejection,
+    inspect_media, read_record,
+};
+use pyo3::prelude::*;
+
+use crate::arrow::{ArrowArray, ArrowIn};
+use crate::door::enter;
+use crate::errors::{InputError, to_python};
+
+/// A struct array of nullable columns.
+fn table(columns: Vec<(&str, ArrayRef)>) -> ArrowArray {
+    let columns: Vec<(Arc<Field>, ArrayRef)> = columns
+        .into_iter()
+        .map(|(name, array)| (Arc::new(Field::new(name, array.data_type().clone(), true)), array))
+        .collect();
+    ArrowArray::new(StructArray::from(columns))
+}
+
+/// Cuts records out of the blocks of a file.
+#[pyclass]
+pub(crate) struct RecordSplitter(mmrlhf_core::ingest::RecordSplitter);
+
+#[pymethods]
+impl RecordSplitter {
+    /// `layout` is `lines` or `array`.
+    #[new]
+    fn new(layout: &str) -> PyResult<Self> {
+        let layout = match layout {
+            "lines" => Layout::Lines,
+            "array" => Layout::Array,
+            other => {
+                return Err(InputError::new_err(format!(
+                    "layout: {other}, expected lines or array"
+                )));
+            }
+        };
+        Ok(Self(mmrlhf_core::ingest::RecordSplitter::new(layout)))
+    }
+
+    /// The records that end in `block` as `struct{number, record}`; with `last`, also the rest.
+    fn feed(&mut self, py: Python<'_>, block: &[u8], last: bool) -> ArrowArray {
+        let records = py.detach(|| self.0.feed(block, last));
+        let mut numbers = UInt64Builder::new();
+        let mut contents = LargeBinaryBuilder::new();
+        for record in &records {
+            numbers.append_value(record.number);
+            contents.append_value(&record.bytes);
+        }
+        table(vec![("number", Arc::new(numbers.finish())), ("record", Arc::new(contents.finish()))])
+    }
+}
+
+/// Samples and media references of JSON records.
+///
+/// Returns two struct arrays: one row a turn (or one rejected record), one row a media reference.
+#[pyfunction]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+pub(crate) fn read_records(
+    py: Python<'_>,
+    records: ArrowIn,
+    columns: ColumnMap,
+    threads: usize,
+) -> PyResult<(ArrowArray, ArrowArray)> {
+    let records: LargeBinaryArray = records.typed("records")?;
+    enter(py, |interrupt| {
+        let outcomes = mmrlhf_core::parallel::map_rows(records.len(), threads, interrupt, |row| {
+            read_record(records.value(row), &columns)
+        })?;
+        Ok((sample_table(&outcomes), reference_table(&outcomes)))
+    })
+}
+
+type Outcome<T> = std::result::Result<T, Rejection>;
+
+fn sample_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
+    let (mut records, mut turns) = (UInt32Builder::new(), UInt32Builder::new());
+    let mut texts: [LargeStringBuilder; 7] = std::array::from_fn(|_| LargeStringBuilder::new());
+    for (index, outcome) in outcomes.iter().enumerate() {
+        let rejected = outcome.as_ref().err().cloned().map(Err);
+        let record = outcome.as_ref().ok();
+        let rows = record.map_or(rejected.as_slice(), |record| &record.turns);
+        for (turn, row) in rows.iter().enumerate() {
+            records.append_value(index as u32);
+            turns.append_option((rows.len() > 1).then_some(turn as u32 + 1));
+            let (sample, rejection) = (row.as_ref().ok(), row.as_ref().err());
+            let pair = record.filter(|record| record.is_pair).map(|_| "pair");
+            let values = [
+                record.and_then(|record| record.id.as_deref()),
+                pair,
+                sample.map(|sample| sample.prompt.as_str()),
+                sample.and_then(|sample| sample.answer.as_deref()),
+                sample.map(|sample| sample.question_type),
+                rejection.map(|rejection| rejection.reason),
+                rejection.map(|rejection| rejection.detail.as_str()),
+            ];
+            for (column, value) in texts.iter_mut().zip(values) {
+                column.append_option(value);
+            }
+        }
+    }
+    let names = ["source_id", "pair", "prompt", "answer", "question_type", "reason", "detail"];
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("record", Arc::new(records.finish())), ("turn", Arc::new(turns.finish()))];
+    for (name, mut column) in names.into_iter().zip(texts) {
+        columns.push((name, Arc::new(column.finish())));
+    }
+    table(columns)
+}
+
+fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
+    let (mut records, mut cells) = (UInt32Builder::new(), UInt32Builder::new());
+    let mut names = LargeStringBuilder::new();
+    for (index, record) in outcomes.iter().enumerate() {
+        for reference in record.as_ref().map_or(&[][..], |record| &record.media) {
+            records.append_value(index as u32);
+            match reference {
+                MediaReference::Named(name) => {
+                    names.append_value(name);
+                    cells.append_null();
+                }
+                MediaReference::Cell(cell) => {
+                    names.append_null();
+                    cells.append_value(*cell);
+                }
+            }
+        }
+    }
+    table(vec![
+        ("record", Arc::new(records.finish())),
+        ("name", Arc::new(names.finish())),
+        ("cell", Arc::new(cells.finish())),
+    ])
+}
+
+/// What the files of these names below `root` are: hash, kind, format, size; or reason and detail.
+#[pyfunction]
+#[pyo3(signature = (root, names, *, max_pixels, threads))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+pub(crate) fn inspect_named_media(
+    py: Python<'_>,
+    root: PathBuf,
+    names: ArrowIn,
+    max_pixels: u64,
+    threads: usize,
+) -> PyResult<ArrowArray> {
+    let names: LargeStringArray = names.typed("names")?;
+    let names = names.iter().map(|name| name.unwrap_or_default().to_owned()).collect();
+    let source = MediaSource::Named { root, names };
+    enter(py, |interrupt| media_table(&inspect_media(&source, max_pixels, threads, interrupt)?))
+}
+
+/// The same for ranges of files and for content handed over.
+#[pyfunction]
+#[pyo3(signature = (paths, offsets, lengths, inline, *, max_pixels, threads))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+pub(crate) fn inspect_located_media(
+    py: Python<'_>,
+    paths: ArrowIn,
+    offsets: ArrowIn,
+    lengths: ArrowIn,
+    inline: ArrowIn,
+    max_pixels: u64,
+    threads: usize,
+) -> PyResult<ArrowArray> {
+    let source = MediaSource::Located(
+        Locations::new(
+            paths.typed("paths")?,
+            offsets.typed("offsets")?,
+            lengths.typed("lengths")?,
+            inline.typed("inline")?,
+        )
+        .map_err(to_python)?,
+    );
+    enter(py, |interrupt| media_table(&inspect_media(&source, max_pixels, threads, interrupt)?))
+}
+
+fn media_table(outcomes: &[Outcome<MediaFile>]) -> Result<ArrowArray> {
+    let mut texts: [LargeStringBuilder; 6] = std::array::from_fn(|_| LargeStringBuilder::new());
+    let mut sizes: [UInt32Builder; 3] = std::array::from_fn(|_| UInt32Builder::new());
+    let mut bytes = UInt64Builder::new();
+    for outcome in outcomes {
+        let (media, rejection) = (outcome.as_ref().ok(), outcome.as_ref().err());
+        let values = [
+            media.map(|media| media.hash.as_str()),
+            media.map(|media| media.kind),
+            media.map(|media| media.format),
+            media.and_then(|media| media.path.as_deref()),
+            rejection.map(|rejection| rejection.reason),
+            rejection.map(|rejection| rejection.detail.as_str()),
+        ];
+        for (column, value) in texts.iter_mut().zip(values) {
+            column.append_option(value);
+        }
+        let numbers = media.map_or([None; 3], |media| [media.width, media.height, media.frames]);
+        for (column, value) in sizes.iter_mut().zip(numbers) {
+            column.append_option(value);
+        }
+        bytes.append_option(media.map(|media| media.bytes));
+    }
+    let mut columns: Vec<(&str, ArrayRef)> = vec![("bytes", Arc::new(bytes.finish()))];
+    let names = ["hash", "kind", "format", "path", "reason", "detail"];
+    for (name, mut column) in names.into_iter().zip(texts) {
+        columns.push((name, Arc::new(column.finish())));
+    }
+    for (name, mut column) in ["width", "height", "frames"].into_iter().zip(sizes) {
+        columns.push((name, Arc::new(column.finish())));
+    }
+    Ok(table(columns))
+}
+
+/// Remembers texts, in 16 bytes each.
+#[pyclass(frozen, name = "FirstSeen")]
+#[derive(Default)]
+pub(crate) struct FirstSeenTexts(Mutex<FirstSeen>);
+
+#[pymethods]
+impl FirstSeenTexts {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether each text is new; a text that comes twice in `texts` is new the first time.
+    #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+    fn insert(&self, py: Python<'_>, texts: ArrowIn) -> PyResult<ArrowArray> {
+        let texts: LargeStringArray = texts.typed("texts")?;
+        let new: BooleanArray = py.detach(|| {
+            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            texts.iter().map(|text| Some(seen.insert(text.unwrap_or_default()))).collect()
+        });
+        Ok(ArrowArray::new(new))
+    }
+}

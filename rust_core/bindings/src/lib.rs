@@ -23,6 +23,12 @@ mod _core {
     #[pymodule_export]
     use crate::errors::{CoreError, InputError};
     #[pymodule_export]
+    use crate::image::{decode_images, hash_images, thumbnail_images};
+    #[pymodule_export]
+    use crate::ingest::{
+        FirstSeenTexts, RecordSplitter, inspect_located_media, inspect_named_media, read_records,
+    };
+    #[pymodule_export]
     use crate::select::select_queries;
 
     #[pymodule_init]

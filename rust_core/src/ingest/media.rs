@@ -1,0 +1,200 @@
+//! The files records point to: found, hashed, their headers read.
+//!
+//! A name in a record is data from strangers. It may point only below the root of its source, also
+//! after every symbolic link is followed; anything else is rejected before it is opened.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Rejection;
+use crate::error::Result;
+use crate::image::location::read_range;
+use crate::image::{Format, Locations, PictureError, probe};
+use crate::parallel::{Interrupt, map_rows};
+
+/// Where a batch of media is to be looked for.
+#[derive(Debug)]
+pub enum MediaSource {
+    /// Names below a root folder.
+    Named {
+        /// No media may lie outside of it.
+        root: PathBuf,
+        /// As they stand in the records.
+        names: Vec<String>,
+    },
+    /// Ranges of files, or content handed over.
+    Located(Locations),
+}
+
+/// What a media file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediaFile {
+    /// First 128 bits of the BLAKE3 of the content, in hex.
+    pub hash: String,
+    /// `image`, `frames` (a folder of pictures) or `video`.
+    pub kind: &'static str,
+    /// By content.
+    pub format: &'static str,
+    /// Pixels, where the header tells.
+    pub width: Option<u32>,
+    /// Pixels, where the header tells.
+    pub height: Option<u32>,
+    /// Frames, where the header tells.
+    pub frames: Option<u32>,
+    /// Size of the content.
+    pub bytes: u64,
+    /// The file after links were followed; none for media that was handed over.
+    pub path: Option<String>,
+}
+
+type Outcome<T> = std::result::Result<T, Rejection>;
+
+/// Look at every media of a batch.
+pub fn inspect_media(
+    source: &MediaSource,
+    max_pixels: u64,
+    threads: usize,
+    interrupt: &Interrupt,
+) -> Result<Vec<Outcome<MediaFile>>> {
+    let rows = match source {
+        MediaSource::Named { names, .. } => names.len(),
+        MediaSource::Located(locations) => locations.len(),
+    };
+    // A relative root is the caller's working directory's; canonical once, not once a row.
+    let root = match source {
+        MediaSource::Named { root, .. } => root.canonicalize().unwrap_or_else(|_| root.clone()),
+        MediaSource::Located(_) => PathBuf::new(),
+    };
+    map_rows(rows, threads, interrupt, |row| match source {
+        MediaSource::Named { names, .. } => inspect_named(&root, &names[row], max_pixels),
+        MediaSource::Located(locations) => {
+            locations.read(row).and_then(|bytes| inspect_bytes(&bytes, max_pixels)).map_err(reject)
+        }
+    })
+}
+
+fn reject(error: PictureError) -> Rejection {
+    Rejection::new(error.reason(), error.to_string())
+}
+
+fn inspect_named(root: &Path, name: &str, max_pixels: u64) -> Outcome<MediaFile> {
+    let path = resolve(root, name)?;
+    let text = path.to_string_lossy().into_owned();
+    let media = if path.is_dir() {
+        inspect_frames(root, &path, max_pixels)?
+    } else {
+        let named = |error: PictureError| match error {
+            PictureError::Unreadable(what) => PictureError::Unreadable(format!("{name}: {what}")),
+            PictureError::Truncated(what) => PictureError::Truncated(format!("{name}: {what}")),
+            other => other,
+        };
+        read_range(&text, None)
+            .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
+            .map_err(|error| reject(named(error)))?
+    };
+    Ok(MediaFile { path: Some(text), ..media })
+}
+
+/// The file a name means, if it lies below the root.
+fn resolve(root: &Path, name: &str) -> Outcome<PathBuf> {
+    if name.starts_with("http://") || name.starts_with("https://") {
+        return Err(Rejection::new(
+            "missing_media",
+            format!("{name} is an address: download it first"),
+        ));
+    }
+    let joined = root.join(name);
+    let outside = || Rejection::new("outside_root", format!("{name} leaves {}", root.display()));
+    match joined.canonicalize() {
+        Ok(real) if real.starts_with(root) => Ok(real),
+        Ok(_) => Err(outside()),
+        Err(_) if !flatten(&joined).starts_with(root) => Err(outside()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Rejection::new("missing_media", format!("{name} is not there")))
+        }
+        Err(error) => Err(Rejection::new("missing_media", format!("{name}: {error}"))),
+    }
+}
+
+/// The path without `.` and `..`, by its text alone: what does not exist can leave the root too.
+fn flatten(path: &Path) -> PathBuf {
+    let mut flat = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                flat.pop();
+            }
+            other => flat.push(other),
+        }
+    }
+    flat
+}
+
+fn inspect_bytes(bytes: &[u8], max_pixels: u64) -> std::result::Result<MediaFile, PictureError> {
+    let media = |kind, format| MediaFile {
+        hash: blake3::hash(bytes).to_hex()[..32].to_owned(),
+        kind,
+        format,
+        width: None,
+        height: None,
+        frames: None,
+        bytes: bytes.len() as u64,
+        path: None,
+    };
+    if Format::of(bytes).is_none()
+        && let Some(format) = video_format(bytes)
+    {
+        return Ok(media("video", format));
+    }
+    let header = probe(bytes)?;
+    header.check_pixels(max_pixels)?;
+    Ok(MediaFile {
+        width: Some(header.width),
+        height: Some(header.height),
+        frames: Some(header.frames),
+        ..media("image", header.format.name())
+    })
+}
+
+/// The container of a video by its first bytes.
+fn video_format(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => Some("mp4"),
+        [0x1A, 0x45, 0xDF, 0xA3, ..] => Some("webm"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => Some("avi"),
+        _ => None,
+    }
+}
+
+/// A folder of pictures is a video whose frames are the pictures in the order of their names.
+fn inspect_frames(root: &Path, folder: &Path, max_pixels: u64) -> Outcome<MediaFile> {
+    let unreadable = |error: std::io::Error| {
+        Rejection::new("missing_media", format!("{}: {error}", folder.display()))
+    };
+    let mut files = Vec::new();
+    for entry in folder.read_dir().map_err(unreadable)? {
+        files.push(entry.map_err(unreadable)?.path());
+    }
+    files.sort();
+    let mut content = blake3::Hasher::new();
+    let mut first: Option<MediaFile> = None;
+    let (mut frames, mut bytes) = (0, 0);
+    for file in files {
+        let relative = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
+        let real = resolve(root, &relative)?;
+        let frame = read_range(&real.to_string_lossy(), None)
+            .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
+            .map_err(|error| {
+                Rejection::new(error.reason(), format!("frame {relative}: {error}"))
+            })?;
+        content.update(frame.hash.as_bytes());
+        frames += 1;
+        bytes += frame.bytes;
+        first.get_or_insert(frame);
+    }
+    let first = first.ok_or_else(|| {
+        Rejection::new("missing_media", format!("{} holds no frame", folder.display()))
+    })?;
+    let hash = content.finalize().to_hex()[..32].to_owned();
+    Ok(MediaFile { hash, kind: "frames", frames: Some(frames), bytes, ..first })
+}

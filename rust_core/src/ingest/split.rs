@@ -1,0 +1,187 @@
+//! Records out of blocks of a file: lines, or the elements of one JSON array.
+//!
+//! A file is read in blocks of any size; what is left of the last record waits for the next block.
+//! Elements of an array are found by counting brackets outside of strings, not by parsing, so that
+//! an element that is broken inside costs only itself.
+
+/// How a file holds its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// One record a line.
+    Lines,
+    /// The elements of one array.
+    Array,
+}
+
+/// A record as it stands in the file, and its number: the line from 1, or the element from 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawRecord {
+    /// Line from 1, element from 0.
+    pub number: u64,
+    /// Its bytes, without surrounding white space.
+    pub bytes: Vec<u8>,
+}
+
+/// Cuts records out of blocks.
+#[derive(Debug)]
+pub struct RecordSplitter {
+    layout: Layout,
+    waiting: Vec<u8>,
+    number: u64,
+    scan: Scan,
+}
+
+/// Where in an array the scanner stands.
+#[derive(Debug, Default)]
+struct Scan {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    closed: bool,
+}
+
+impl RecordSplitter {
+    /// A splitter at the start of a file.
+    pub fn new(layout: Layout) -> Self {
+        let number = u64::from(layout == Layout::Lines);
+        Self { layout, waiting: Vec::new(), number, scan: Scan::default() }
+    }
+
+    /// The records that end in `block`; with `last`, also what is left.
+    pub fn feed(&mut self, block: &[u8], last: bool) -> Vec<RawRecord> {
+        let mut records = Vec::new();
+        match self.layout {
+            Layout::Lines => self.feed_lines(block, &mut records),
+            Layout::Array => self.feed_array(block, &mut records),
+        }
+        if last {
+            self.end_record(&mut records);
+        }
+        records
+    }
+
+    fn feed_lines(&mut self, block: &[u8], records: &mut Vec<RawRecord>) {
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', block) {
+            self.waiting.extend_from_slice(&block[start..end]);
+            self.end_record(records);
+            start = end + 1;
+        }
+        self.waiting.extend_from_slice(&block[start..]);
+    }
+
+    fn feed_array(&mut self, block: &[u8], records: &mut Vec<RawRecord>) {
+        for &byte in block {
+            if self.scan.closed {
+                return; // nothing that follows the array is a record
+            }
+            if self.scan.in_string {
+                self.scan.in_string = self.scan.escaped || byte != b'"';
+                self.scan.escaped = !self.scan.escaped && byte == b'\\';
+                self.waiting.push(byte);
+                continue;
+            }
+            match byte {
+                b'[' | b'{' => self.scan.depth += 1,
+                b']' | b'}' => self.scan.depth = self.scan.depth.saturating_sub(1),
+                _ => {}
+            }
+            self.scan.in_string = byte == b'"';
+            let between = byte == b',' && self.scan.depth == 1;
+            if between || self.scan.depth == 0 && byte == b']' {
+                self.scan.closed = !between;
+                self.end_record(records);
+            } else if self.scan.depth > 1 || !matches!(byte, b'[') {
+                self.waiting.push(byte);
+            }
+        }
+    }
+
+    fn end_record(&mut self, records: &mut Vec<RawRecord>) {
+        let bytes = self.waiting.trim_ascii();
+        // A byte order mark may open the file; it is no part of the first record.
+        let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+        let empty = bytes.is_empty();
+        if !empty {
+            records.push(RawRecord { number: self.number, bytes: bytes.to_vec() });
+        }
+        // A blank line is no record but still a line; an array has no blank elements.
+        self.number += u64::from(self.layout == Layout::Lines || !empty);
+        self.waiting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn split(layout: Layout, content: &[u8], block: usize) -> Vec<RawRecord> {
+        let mut splitter = RecordSplitter::new(layout);
+        let mut records = Vec::new();
+        for block in content.chunks(block) {
+            records.extend(splitter.feed(block, false));
+        }
+        records.extend(splitter.feed(b"", true));
+        records
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            r#"[a-z"\\\[\]{},]{0,9}"#.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("[a-z\"]{1,3}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn array_elements_are_what_a_parser_finds(
+            values in prop::collection::vec(json(), 0..6),
+            block in 1_usize..40,
+            pretty: bool,
+        ) {
+            let array = Value::from(values.clone());
+            let text = if pretty { format!("{array:#}") } else { array.to_string() };
+            let found = split(Layout::Array, text.as_bytes(), block);
+            let parsed: Vec<Value> =
+                found.iter().map(|r| serde_json::from_slice(&r.bytes).expect("an element")).collect();
+            prop_assert_eq!(parsed, values);
+            let numbers: Vec<u64> = found.iter().map(|r| r.number).collect();
+            prop_assert_eq!(numbers, (0..found.len() as u64).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn lines_are_what_the_standard_library_finds(
+            text in "[ab \r\n]{0,60}",
+            block in 1_usize..20,
+        ) {
+            let naive: Vec<(u64, &str)> = (1..)
+                .zip(text.split('\n'))
+                .map(|(n, line)| (n, line.trim_ascii()))
+                .filter(|(_, line)| !line.is_empty())
+                .collect();
+            let found = split(Layout::Lines, text.as_bytes(), block);
+            let found: Vec<(u64, &str)> = found
+                .iter()
+                .map(|r| (r.number, std::str::from_utf8(&r.bytes).expect("ASCII")))
+                .collect();
+            prop_assert_eq!(found, naive);
+        }
+
+        #[test]
+        fn no_bytes_cause_a_panic(content: Vec<u8>, block in 1_usize..20) {
+            let _ = split(Layout::Array, &content, block);
+            let _ = split(Layout::Lines, &content, block);
+        }
+    }
+}

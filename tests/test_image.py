@@ -1,0 +1,262 @@
+"""Pictures: equal to Pillow and imagehash, to the bit, and unharmed by anything a file may hold."""
+
+import io
+from importlib.util import find_spec
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pytest
+from easy_vqa import get_train_image_paths
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmrlhf_engine._core import decode_images, hash_images, thumbnail_images
+
+LIMIT = 89_478_485
+
+
+def photographs():
+    patterns = {"foolbox": "data/imagenet_*.jpg", "sklearn": "**/images/*.jpg"}
+    found = []
+    for package, pattern in patterns.items():
+        found += sorted(Path(find_spec(package).origin).parent.glob(pattern))
+    assert len(found) > 20
+    return found
+
+
+PHOTOGRAPHS = photographs()
+
+
+def columns(contents=(), paths=()):
+    """The four columns that say where pictures lie."""
+    n = len(contents) or len(paths)
+    return (
+        pa.array(list(paths) or [None] * n, pa.large_string()),
+        pa.array([None] * n, pa.uint64()),
+        pa.array([None] * n, pa.uint64()),
+        pa.array(list(contents) or [None] * n, pa.large_binary()),
+    )
+
+
+def hashes(contents=(), paths=(), limit=LIMIT):
+    made = hash_images(*columns(contents, paths), max_pixels=limit, threads=2)
+    return pa.array(made).to_pylist()
+
+
+def reference(image):
+    bits = imagehash.phash(image).hash.flatten()
+    return int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photograph(index=0):
+    return Image.open(PHOTOGRAPHS[index]).convert("RGB")
+
+
+def test_hashes_of_photographs_equal_imagehash():
+    ours = hashes(paths=[str(path) for path in PHOTOGRAPHS])
+    assert [row["phash"] for row in ours] == [reference(Image.open(p)) for p in PHOTOGRAPHS]
+
+
+def test_hashes_of_drawings_equal_imagehash():
+    paths = get_train_image_paths()
+    paths = [paths[number] for number in sorted(paths)[::13]]
+    ours = hashes(paths=paths)
+    assert [row["phash"] for row in ours] == [reference(Image.open(path)) for path in paths]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"quality": quality, "subsampling": sub} for quality in (30, 60, 95) for sub in (0, 1, 2)]
+    + [{"progressive": True, "quality": 75}, {"restart_marker_blocks": 3}, {"optimize": True}],
+)
+@pytest.mark.parametrize("size", [(481, 333), (640, 480), (37, 16)])
+def test_jpeg_of_any_kind(options, size):
+    content = encoded(photograph().resize(size), "JPEG", **options)
+    assert_pixels_and_hash_equal(content)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_png_of_any_mode(mode):
+    image = photograph().resize((90, 70)).convert(mode)
+    assert_pixels_and_hash_equal(encoded(image, "PNG"))
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte():
+    """Pillow clips 16-bit grey at 255, which turns nearly every such picture white."""
+    values = np.linspace(0, 65535, 90 * 70).astype(np.uint16).reshape(70, 90)
+    deep = encoded(Image.fromarray(values), "PNG")
+    shallow = encoded(Image.fromarray((values >> 8).astype(np.uint8)), "PNG")
+    first, second = hashes([deep, shallow])
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("JPEG", "L", {}),
+        ("JPEG", "CMYK", {"quality": 90}),
+        ("BMP", "RGB", {}),
+        ("BMP", "L", {}),
+        ("BMP", "P", {}),
+        ("GIF", "P", {}),
+        ("GIF", "L", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("WEBP", "RGB", {"quality": 80}),
+        ("WEBP", "RGB", {"quality": 30}),
+    ],
+)
+def test_other_formats(kind, mode, options):
+    image = photograph(3).resize((121, 87)).convert(mode)
+    assert_pixels_and_hash_equal(encoded(image, kind, **options))
+
+
+def assert_pixels_and_hash_equal(content):
+    image = Image.open(io.BytesIO(content))
+    (ours,) = hashes([content])
+    assert ours["reason"] is None, ours["detail"]
+    buffer, _ = decode_images(
+        *columns([content]), size=64, fit="squash", filter="bicubic", max_pixels=LIMIT, threads=1
+    )
+    pixels = np.frombuffer(buffer, np.uint8).reshape(64, 64, 3)
+    expected = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(pixels, expected)
+    assert ours["phash"] == reference(image)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.integers(1, 80),
+    st.sampled_from(["bilinear", "bicubic", "lanczos"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_resize_equals_pillow_to_the_byte(width, height, size, name, seed):
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(values)
+    buffer, errors = decode_images(
+        *columns([encoded(image, "BMP")]),
+        **{"size": size, "fit": "squash", "filter": name, "max_pixels": LIMIT, "threads": 1},
+    )
+    assert pa.array(errors).to_pylist()[0]["reason"] is None
+    expected = np.asarray(image.resize((size, size), Image.Resampling[name.upper()]))
+    np.testing.assert_array_equal(
+        np.frombuffer(buffer, np.uint8).reshape(size, size, 3), expected
+    )
+
+
+@pytest.mark.parametrize("size", [(300, 200), (201, 333), (224, 224), (101, 100), (64, 1000)])
+def test_crop_equals_the_transforms_encoders_were_trained_with(size):
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    image = photograph(5).resize(size)
+    content = encoded(image, "PNG")
+    transform = Compose([Resize(96, InterpolationMode.BICUBIC), CenterCrop(96)])
+    buffer, _ = decode_images(
+        *columns([content]), size=96, fit="crop", filter="bicubic", max_pixels=LIMIT, threads=1
+    )
+    ours = np.frombuffer(buffer, np.uint8).reshape(96, 96, 3)
+    np.testing.assert_array_equal(ours, np.asarray(transform(image)))
+
+
+def test_colour_layout_is_the_mean_of_each_cell():
+    image = photograph(7).resize((80, 40))
+    (ours,) = hashes([encoded(image, "PNG")])
+    cells = np.asarray(image, dtype=np.float64).reshape(4, 10, 4, 20, 3).mean(axis=(1, 3))
+    assert np.abs(np.array(ours["colour"]).reshape(4, 4, 3) - cells).max() <= 0.5
+
+
+def test_a_flat_picture_has_the_hash_imagehash_gives_it():
+    for value in (0, 1, 128, 255):
+        image = Image.new("RGB", (99, 50), (value, value, value))
+        assert hashes([encoded(image, "PNG")])[0]["phash"] == reference(image)
+
+
+def test_what_cannot_be_read_has_a_reason_and_spoils_nothing(tmp_path):
+    good = encoded(photograph(), "JPEG")
+    contents = [good, good[: len(good) // 2], b"<html>", b"", good]
+    rows = hashes(contents)
+    assert [row["reason"] for row in rows] == [
+        None,
+        "truncated_media",
+        "unreadable_media",
+        "unreadable_media",
+        None,
+    ]
+    assert rows[0]["phash"] == rows[4]["phash"]
+    (row,) = hashes(paths=[str(tmp_path / "absent.jpg")])
+    assert row["reason"] == "missing_media"
+
+
+def test_the_pixel_limit_is_checked_before_decoding():
+    content = encoded(Image.new("L", (3000, 2000)), "PNG")
+    (row,) = hashes([content], limit=5_999_999)
+    assert row["reason"] == "too_many_pixels"
+    assert row["detail"] == "3000 x 2000 pixels, the limit is 5999999"
+    assert hashes([content], limit=6_000_000)[0]["reason"] is None
+
+
+def test_a_range_of_a_file_is_read(tmp_path):
+    content = encoded(photograph(), "JPEG")
+    (tmp_path / "tar").write_bytes(b"x" * 512 + content + b"y" * 100)
+    made = hash_images(
+        pa.array([str(tmp_path / "tar")] * 2, pa.large_string()),
+        pa.array([512, 512], pa.uint64()),
+        pa.array([len(content), 10**9], pa.uint64()),
+        pa.array([None, None], pa.large_binary()),
+        max_pixels=LIMIT,
+        threads=1,
+    )
+    first, second = pa.array(made).to_pylist()
+    assert first["phash"] == hashes([content])[0]["phash"]
+    assert second["reason"] == "truncated_media"
+
+
+def test_thumbnails_fit_their_edge():
+    contents = [encoded(photograph().resize((400, 100)), "PNG"), b"nothing"]
+    made = thumbnail_images(*columns(contents), edge=80, max_pixels=LIMIT, threads=1)
+    first, second = pa.array(made).to_pylist()
+    assert Image.open(io.BytesIO(first)).size == (80, 20)
+    assert second is None
+
+
+SEEDS = [
+    encoded(photograph().resize((60, 45)), kind, **options)
+    for kind, options in [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("GIF", {}),
+        ("BMP", {}),
+    ]
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(SEEDS), st.data())
+def test_damaged_files_are_rows_not_panics(content, data):
+    damaged = bytearray(content)
+    for _ in range(data.draw(st.integers(0, 8))):
+        place = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[place] = data.draw(st.integers(0, 255))
+    damaged = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    for row in hashes([damaged], limit=10**6):
+        assert (row["phash"] is None) == (row["reason"] is not None)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.sampled_from([content[:30] for content in SEEDS]))
+def test_arbitrary_bytes_are_rows_not_panics(content, start):
+    assert len(hashes([content, start + content])) == 2
