@@ -1,14 +1,14 @@
 """Stage ``cluster``: which pictures are of a kind.
 
 Spherical k-means (FAISS) over the rows of ``embeddings.npy``: the centroids are found on a seeded
-sample of the rows, then every row is given to the centroid of largest cosine, block by block, so that
-the embeddings need not fit in memory. A sample takes the cluster of its first picture; one that has
-none (text only) is in cluster -1.
+sample of the rows, then every row is given to the centroid of largest cosine, block by block, so
+that the embeddings need not fit in memory. A sample takes the cluster of its first picture; one
+that has none (text only) is in cluster -1.
 
-The same embeddings and seed give the same clusters on any number of threads: a matrix product that is
-split differently adds up differently, so centroids are found on one thread, and blocks of fixed size
-are assigned on one thread each, several at a time. FAISS uses a GPU where it sees one; then the same
-holds from run to run on the same kind of GPU.
+The same embeddings and seed give the same clusters on any number of threads. A matrix product that
+is split differently adds up differently, so centroids are found on one thread, and blocks of fixed
+size are assigned on one thread each, several at a time. FAISS uses a GPU where it sees one; then
+the same holds from run to run on the same kind of GPU.
 """
 
 import math
@@ -89,9 +89,9 @@ def _import_faiss() -> Any:
 def _find_centroids(
     faiss: Any, embeddings: np.ndarray, count: int, config: ClusterConfig, seed: int
 ) -> tuple[np.ndarray, float]:
-    """Centroids as float32 [count, d] unit rows, and the sum of cosines they reach on the sample."""
+    """Centroids, float32 [count, d] unit rows, and the sum of cosines they reach on the sample."""
     wanted = min(len(embeddings), count * config.points_per_centroid)
-    rows = np.random.default_rng(seed).choice(len(embeddings), wanted, replace=False)
+    rows = np.random.default_rng(seed % 2**64).choice(len(embeddings), wanted, replace=False)
     sample = np.ascontiguousarray(embeddings[np.sort(rows)], dtype=np.float32)
     kmeans = faiss.Kmeans(
         sample.shape[1],

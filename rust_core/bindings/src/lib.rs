@@ -29,7 +29,7 @@ mod _core {
         FirstSeenTexts, RecordSplitter, inspect_located_media, inspect_named_media, read_records,
     };
     #[pymodule_export]
-    use crate::select::select_queries;
+    use crate::select::{select_queries, share_by_ratio};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

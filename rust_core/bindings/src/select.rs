@@ -9,7 +9,7 @@ use arrow_array::{
 use arrow_schema::{DataType, Field};
 use mmrlhf_core::parallel::with_threads;
 use mmrlhf_core::select::{
-    Bound, Candidates, Choice, Embeddings, Group, Order, Quotas, Within, choose,
+    Bound, Candidates, Choice, Embeddings, Group, Order, Quotas, Within, allot, choose,
 };
 use pyo3::prelude::*;
 
@@ -56,6 +56,21 @@ pub(crate) fn select_queries(
         with_threads(threads, || choose(&columns.view(), &quotas, &within, interrupt))?
     })?;
     Ok((picks(&choice), skips(&choice)))
+}
+
+/// Share `amount` units by `ratios` (method of Webster), none above its limit.
+#[pyfunction]
+#[pyo3(signature = (amount, ratios, limits))]
+pub(crate) fn share_by_ratio(
+    py: Python<'_>,
+    amount: u64,
+    ratios: Vec<f64>,
+    limits: Vec<u64>,
+) -> PyResult<Vec<u64>> {
+    if ratios.len() != limits.len() {
+        return Err(InputError::new_err("limits: expected one for each ratio"));
+    }
+    door::enter(py, |_| Ok(allot(amount, &ratios, &vec![0; ratios.len()], &limits)))
 }
 
 /// The columns of the candidates.

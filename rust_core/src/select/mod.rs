@@ -23,6 +23,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use cosine::Embeddings;
 use pick::Picker;
+pub use share::allot;
 
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
@@ -151,6 +152,9 @@ pub fn choose(
 
 fn validate(candidates: &Candidates<'_>, quotas: &Quotas, within: &Within<'_>) -> Result<()> {
     let length = candidates.ids.len();
+    if quotas.modalities.is_empty() || quotas.sources.is_empty() {
+        return Err(Error::invalid("quotas", "no groups", "bounds of at least one of each kind"));
+    }
     let columns = [
         ("question_types", candidates.question_types, quotas.ratios.len()),
         ("modalities", candidates.modalities, quotas.modalities.len()),

@@ -53,8 +53,10 @@ pub(super) struct Picker<'a> {
     interrupt: &'a Interrupt,
     plan: Plan,
     layout: Layout,
-    /// Pairs the plan has no more room for.
+    /// Pairs the plan does not admit; it never admits them again unless the goal gets worse.
     closed: Vec<bool>,
+    /// How often the goal got worse as candidates were passed over.
+    setbacks: usize,
     /// Picks so far by question type, modality, source and cluster.
     by_type: Vec<u64>,
     by_modality: Vec<u64>,
@@ -88,6 +90,7 @@ impl<'a> Picker<'a> {
             interrupt,
             plan: Plan::new(count, &left, &quotas.modalities, &quotas.sources),
             closed: vec![false; pairs],
+            setbacks: 0,
             by_type: vec![0; quotas.ratios.len()],
             by_modality: vec![0; quotas.modalities.len()],
             by_source: vec![0; quotas.sources.len()],
@@ -115,6 +118,9 @@ impl<'a> Picker<'a> {
     fn share_out(&mut self, group: Option<Group>) -> Result<()> {
         loop {
             let before = self.choice.picks.len();
+            for pair in 0..self.closed.len() {
+                self.closed[pair] = !self.plan.admits(pair);
+            }
             let missing = self.missing(group);
             let limits: Vec<u64> =
                 (0..self.by_type.len()).map(|kind| self.limit(kind, group)).collect();
@@ -177,23 +183,36 @@ impl<'a> Picker<'a> {
 
     /// Pick up to `wanted` of a question type, each from the cluster that has given least.
     fn fill(&mut self, question_type: usize, wanted: u64, group: Option<Group>) -> Result<()> {
-        let rank = |picker: &Self, bay: usize| {
-            let Bay { picked, cluster, .. } = picker.layout.bays[bay];
-            Reverse((picked, picker.by_cluster[cluster], bay))
-        };
-        let mut heap: BinaryHeap<_> = (0..self.layout.bays.len())
-            .filter(|&bay| self.layout.bays[bay].question_type == question_type)
-            .map(|bay| rank(self, bay))
-            .collect();
+        let mut bays = self.ranked_bays(question_type);
+        let mut setbacks = self.setbacks;
         let mut picked = 0;
         while picked < wanted && (self.choice.picks.len() as u64) < self.plan.reach() {
-            let Some(Reverse((_, _, bay))) = heap.pop() else { break };
+            let Some(Reverse((_, _, bay))) = bays.pop() else { break };
             if self.pick(bay, group)? {
                 picked += 1;
-                heap.push(rank(self, bay));
+                bays.push(self.rank(bay));
+            }
+            if self.setbacks != setbacks {
+                // Bays that had nothing to give may have something again.
+                setbacks = self.setbacks;
+                bays = self.ranked_bays(question_type);
             }
         }
         Ok(())
+    }
+
+    /// The bays of a question type, the one to pick from next on top.
+    fn ranked_bays(&self, question_type: usize) -> BinaryHeap<Reverse<(u64, u64, usize)>> {
+        (0..self.layout.bays.len())
+            .filter(|&bay| self.layout.bays[bay].question_type == question_type)
+            .map(|bay| self.rank(bay))
+            .collect()
+    }
+
+    /// Least picked of this type, then of all types, then the smallest cluster.
+    fn rank(&self, bay: usize) -> Reverse<(u64, u64, usize)> {
+        let Bay { picked, cluster, .. } = self.layout.bays[bay];
+        Reverse((picked, self.by_cluster[cluster], bay))
     }
 
     /// Pick the next candidate of a bay; false where it has none left that may be picked.
@@ -209,6 +228,7 @@ impl<'a> Picker<'a> {
                 if self.plan.lose(pair) {
                     // What was held back for a goal that cannot be met is free again.
                     self.closed.fill(false);
+                    self.setbacks += 1;
                 }
             } else if self.plan.take(pair) {
                 let candidate = self.layout.order[position];

@@ -61,23 +61,33 @@ impl Plan {
         self.count - self.network.residual[self.bypass ^ 1]
     }
 
-    /// Take one unit of `pair`, unless that would put the reach or a floor out of reach.
+    /// Whether one unit of `pair` can be taken with the reach and the floors still in reach.
+    pub(super) fn admits(&self, pair: usize) -> bool {
+        self.network.residual[self.pairs[pair] ^ 1] > 0 || self.mend(pair).is_some()
+    }
+
+    /// Take one unit of `pair`, if the plan admits it.
     pub(super) fn take(&mut self, pair: usize) -> bool {
         let edge = self.pairs[pair];
-        let (from, to) = (self.network.tails[edge], self.network.tails[edge ^ 1]);
         if self.network.residual[edge ^ 1] == 0 {
-            if self.network.residual[edge] == 0 {
-                return false;
-            }
-            match self.network.cheapest_path(to, from) {
-                Some((0, path)) => self.network.push(&path, 1),
-                _ => return false,
-            }
-            self.network.push(&[edge], 1);
+            let Some(cycle) = self.mend(pair) else { return false };
+            self.network.push(&cycle, 1);
         }
         // What is taken can no longer be planned away: it leaves the residual network.
         self.network.residual[edge ^ 1] -= 1;
         true
+    }
+
+    /// A cycle of cost 0 that plans one more unit of `pair`.
+    fn mend(&self, pair: usize) -> Option<Vec<usize>> {
+        let edge = self.pairs[pair];
+        if self.network.residual[edge] == 0 {
+            return None;
+        }
+        let (from, to) = (self.network.tails[edge], self.network.tails[edge ^ 1]);
+        let (cost, mut cycle) = self.network.cheapest_path(to, from)?;
+        cycle.push(edge);
+        (cost == 0).then_some(cycle)
     }
 
     /// One unit of `pair` turned out not to be there; whether that made the goal worse.
@@ -258,6 +268,7 @@ mod tests {
                 } else {
                     taken[pair] += 1;
                     let fits = best(count, &taken, &available, &rows, &columns) == goal;
+                    prop_assert_eq!(plan.admits(pair), fits);
                     prop_assert_eq!(plan.take(pair), fits);
                     taken[pair] -= u64::from(!fits);
                 }

@@ -7,7 +7,7 @@
 /// group because the total grew, so a shortfall of one group only ever adds to the others.
 ///
 /// Returns the units each group is given; fewer than `amount` in all where the limits say so.
-pub(super) fn allot(amount: u64, ratios: &[f64], have: &[u64], limits: &[u64]) -> Vec<u64> {
+pub fn allot(amount: u64, ratios: &[f64], have: &[u64], limits: &[u64]) -> Vec<u64> {
     let mut given = vec![0; ratios.len()];
     for _ in 0..amount {
         let mut neediest: Option<(f64, usize)> = None;
