@@ -16,6 +16,7 @@ __all__ = [
     "QUERIES",
     "REJECTED",
     "SAMPLES",
+    "SEMANTIC_DUPLICATES",
     "TableSchema",
 ]
 
@@ -94,4 +95,10 @@ QUERIES: TableSchema = {
     "cluster": pl.Int32(),
     "distance": pl.Float32(),
     "why": pl.String(),
+}
+
+SEMANTIC_DUPLICATES: TableSchema = {
+    "id": pl.String(),  # a sample that select passed over
+    "chosen_id": pl.String(),  # the chosen sample of its cluster that it is too close to
+    "cosine": pl.Float32(),  # of their embeddings
 }

@@ -30,6 +30,8 @@ mod _core {
     use crate::ingest::{
         FirstSeenTexts, RecordSplitter, inspect_located_media, inspect_named_media, read_records,
     };
+    #[pymodule_export]
+    use crate::select::{select_queries, share_by_ratio};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
