@@ -150,9 +150,7 @@ def test_resize_equals_pillow_to_the_byte(width, height, size, name, seed):
     )
     assert pa.array(errors).to_pylist()[0]["reason"] is None
     expected = np.asarray(image.resize((size, size), Image.Resampling[name.upper()]))
-    np.testing.assert_array_equal(
-        np.frombuffer(buffer, np.uint8).reshape(size, size, 3), expected
-    )
+    np.testing.assert_array_equal(np.frombuffer(buffer, np.uint8).reshape(size, size, 3), expected)
 
 
 @pytest.mark.parametrize("size", [(300, 200), (201, 333), (224, 224), (101, 100), (64, 1000)])
@@ -180,6 +178,29 @@ def test_a_flat_picture_has_the_hash_imagehash_gives_it():
     for value in (0, 1, 128, 255):
         image = Image.new("RGB", (99, 50), (value, value, value))
         assert hashes([encoded(image, "PNG")])[0]["phash"] == reference(image)
+
+
+def symmetric_drawings():
+    """Small pictures full of frequencies that are equal in exact arithmetic, so that the hash hangs
+    on the last bit of floating-point sums."""
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        noise = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+        yield np.maximum(noise, noise.T)
+        yield np.maximum(noise, noise[:, ::-1])
+        yield np.repeat(noise[:1], 32, axis=0)
+        yield np.where(noise > 250, noise, 0).astype(np.uint8)
+        grid = np.zeros((32, 32), np.uint8)
+        step = rng.integers(1, 32)
+        grid[::step] = grid[:, ::step] = rng.integers(1, 256)
+        yield grid
+        yield np.kron(noise[:8, :8] // 128 * 255, np.ones((4, 4), np.uint8))
+
+
+def test_hashes_that_hang_on_rounding_equal_imagehash():
+    images = [Image.fromarray(values) for values in symmetric_drawings()]
+    ours = hashes([encoded(image, "PNG") for image in images])
+    assert [row["phash"] for row in ours] == [reference(image) for image in images]
 
 
 def test_what_cannot_be_read_has_a_reason_and_spoils_nothing(tmp_path):
