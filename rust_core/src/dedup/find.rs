@@ -161,10 +161,11 @@ pub fn find(
         };
         interrupt.check()?;
         let mut found = Found::default();
-        let survivors = collapse_exact(samples, settings, interrupt, &mut found.duplicates)?;
         let finder = Finder { samples, pictures, settings, components: &near_media.components };
+        let keys = finder.keys(interrupt)?;
+        let survivors = collapse_exact(samples, policy, keys.exact, &mut found.duplicates);
         if policy != Policy::Exact {
-            finder.remove_near(&survivors, interrupt, &mut found)?;
+            finder.remove_near(&survivors, &keys.bands, interrupt, &mut found)?;
         }
         found.duplicates.sort_unstable_by_key(|duplicate| duplicate.row);
         if let Some(cap) = settings.max_per_image {
@@ -180,23 +181,13 @@ pub fn find(
 /// Groups of equal samples: the best stays, the rest are exact duplicates of it.
 fn collapse_exact(
     samples: &Samples,
-    settings: &Settings,
-    interrupt: &Interrupt,
+    policy: Policy,
+    exact_keys: Vec<u128>,
     duplicates: &mut Vec<Duplicate>,
-) -> Result<Vec<u32>> {
-    let policy = settings.policy;
-    let rows = samples.rank.len() as u32;
-    let mut keyed: Vec<(u128, u32, u32)> = (0..rows)
-        .into_par_iter()
-        .map_init(
-            || Shingler::new(settings.shingle_words),
-            |reader, row| {
-                interrupt.check()?;
-                let key = exact_key(samples, policy, reader, row);
-                Ok((key, samples.rank[row as usize], row))
-            },
-        )
-        .collect::<Result<_>>()?;
+) -> Vec<u32> {
+    let ranked = exact_keys.into_iter().zip(&samples.rank).zip(0..);
+    let mut keyed: Vec<(u128, u32, u32)> =
+        ranked.map(|((key, &rank), row)| (key, rank, row)).collect();
     keyed.par_sort_unstable();
     let mut survivors = Vec::new();
     for group in keyed.chunk_by(|a, b| a.0 == b.0) {
@@ -209,23 +200,16 @@ fn collapse_exact(
         duplicates.extend(group[1..].iter().map(|&(_, _, row)| exact(row)));
     }
     survivors.sort_unstable();
-    Ok(survivors)
+    survivors
 }
 
-/// Equal for samples that are equal in all the policy looks at.
-fn exact_key(samples: &Samples, policy: Policy, reader: &mut Shingler, row: u32) -> u128 {
-    let mut key = Vec::new();
-    if policy.text_counts() {
-        key.extend(reader.exact_key(samples.prompt(row)).to_le_bytes());
-    }
-    if policy.images_count() {
-        key.extend(samples.media_of(row).iter().flat_map(|media| media.to_le_bytes()));
-    }
-    if key.is_empty() {
-        key.extend(row.to_be_bytes()); // nothing to compare: equal to none
-        key.push(0);
-    }
-    xxh3_128(&key)
+/// What is computed of every sample, by reading its text once.
+#[derive(Default)]
+struct Keys {
+    /// Equal for samples that are equal in all the policy looks at.
+    exact: Vec<u128>,
+    /// `bands` a row: equal in one for samples that may be near.
+    bands: Vec<u64>,
 }
 
 struct Finder<'a> {
@@ -239,20 +223,25 @@ impl Finder<'_> {
     fn remove_near(
         &self,
         survivors: &[u32],
+        keys: &[u64],
         interrupt: &Interrupt,
         found: &mut Found,
     ) -> Result<()> {
-        let bands = if self.settings.policy == Policy::Image { 1 } else { self.settings.bands };
-        let keys = self.band_keys(survivors, bands, interrupt)?;
-        let groups = components(survivors.len(), bands, |index, band| {
-            let usable = self.settings.policy != Policy::Image
-                || !self.samples.media_of(survivors[index]).is_empty();
-            usable.then(|| keys[index * bands + band])
-        });
+        let bands = self.bands();
+        let lone = |row: u32| {
+            self.settings.policy == Policy::Image && self.samples.media_of(row).is_empty()
+        };
+        let rows: Vec<u32> = survivors.iter().copied().filter(|&row| !lone(row)).collect();
+        let keys: Vec<u64> = rows
+            .iter()
+            .flat_map(|&row| &keys[row as usize * bands..(row as usize + 1) * bands])
+            .copied()
+            .collect();
+        let groups = components(&keys, bands);
         drop(keys);
         let walked: Vec<Found> = groups
             .par_iter()
-            .map(|group| self.walk(group, survivors, interrupt))
+            .map(|group| self.walk(group, &rows, interrupt))
             .collect::<Result<_>>()?;
         for part in walked {
             found.duplicates.extend(part.duplicates);
@@ -267,43 +256,64 @@ impl Finder<'_> {
         Ok(())
     }
 
-    /// `bands` keys a survivor: of its images, its text, or both, as the policy says.
-    fn band_keys(
-        &self,
-        survivors: &[u32],
-        bands: usize,
-        interrupt: &Interrupt,
-    ) -> Result<Vec<u64>> {
-        let rows_per_band = self.settings.rows_per_band;
-        let minhash = MinHasher::new(bands * rows_per_band);
-        let keys: Vec<Vec<u64>> = survivors
+    /// Keys a row; where text plays no part, the images are the one key.
+    fn bands(&self) -> usize {
+        if self.settings.policy == Policy::Image { 1 } else { self.settings.bands }
+    }
+
+    /// The keys of every row.
+    fn keys(&self, interrupt: &Interrupt) -> Result<Keys> {
+        let minhash = MinHasher::new(self.bands() * self.settings.rows_per_band);
+        let rows: Vec<u32> = (0..self.samples.rank.len() as u32).collect();
+        let parts: Vec<Keys> = rows
             .par_chunks(1024)
             .map(|rows| {
                 interrupt.check()?;
                 let mut reader = Shingler::new(self.settings.shingle_words);
-                let (mut hashes, mut signature) = (Vec::new(), Vec::new());
-                let mut keys = Vec::with_capacity(rows.len() * bands);
+                let (mut shingles, mut signature) = (Vec::new(), Vec::new());
+                let mut keys = Keys::default();
                 for &row in rows {
                     let images = self.image_key(row);
-                    if self.settings.policy == Policy::Image {
-                        keys.push(images);
-                        continue;
+                    let mut exact = None;
+                    if self.settings.policy.text_counts() {
+                        exact = Some(reader.read(self.samples.prompt(row), &mut shingles));
+                        minhash.sign(&shingles, &mut signature);
                     }
-                    reader.shingles(self.samples.prompt(row), &mut hashes);
-                    minhash.sign(&hashes, &mut signature);
-                    let band_values = signature.chunks_exact(rows_per_band).take(bands);
-                    keys.extend(band_values.map(|values| {
-                        values.iter().fold(images, |key, &value| {
-                            (key ^ u64::from(value))
-                                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                                .rotate_left(31)
-                        })
-                    }));
+                    keys.exact.push(self.exact_key(row, exact));
+                    self.push_bands(images, &signature, &mut keys.bands);
                 }
                 Ok(keys)
             })
             .collect::<Result<_>>()?;
-        Ok(keys.concat())
+        let (exact, bands): (Vec<_>, Vec<_>) =
+            parts.into_iter().map(|part| (part.exact, part.bands)).unzip();
+        Ok(Keys { exact: exact.concat(), bands: bands.concat() })
+    }
+
+    fn push_bands(&self, images: u64, signature: &[u32], keys: &mut Vec<u64>) {
+        if self.settings.policy == Policy::Image {
+            keys.push(images);
+            return;
+        }
+        let values = signature.chunks_exact(self.settings.rows_per_band).take(self.bands());
+        keys.extend(values.map(|values| {
+            values.iter().fold(images, |key, &value| {
+                (key ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31)
+            })
+        }));
+    }
+
+    fn exact_key(&self, row: u32, text: Option<u128>) -> u128 {
+        let media = self.samples.media_of(row);
+        match text {
+            Some(text) if media.is_empty() || !self.settings.policy.images_count() => text,
+            None if media.is_empty() => u128::from(row), // nothing to compare: equal to none
+            _ => {
+                let mut key = text.unwrap_or_default().to_le_bytes().to_vec();
+                key.extend(media.iter().flat_map(|media| media.to_le_bytes()));
+                xxh3_128(&key)
+            }
+        }
     }
 
     /// The same for samples whose images may be near; 0 for all where images do not count.

@@ -11,13 +11,17 @@
 use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-/// Buffers that live from text to text, so that none is allocated twice.
+/// Reads texts; its buffers live from text to text, so that none is allocated twice.
 #[derive(Debug, Default)]
 pub struct Shingler {
-    normal: String,
-    tokens: Vec<u64>,
     width: usize,
+    /// The normalised text, white space made single, and [`PADDING`] zeros behind it.
+    normal: Vec<u8>,
+    tokens: Vec<u64>,
 }
+
+/// Bytes that may be read behind a token.
+const PADDING: usize = 16;
 
 impl Shingler {
     /// A shingler of `width` tokens.
@@ -25,51 +29,166 @@ impl Shingler {
         Self { width: width.max(1), ..Self::default() }
     }
 
-    /// The hash of the normalised text, white space made single: equal texts in the exact sense.
-    pub fn exact_key(&mut self, text: &str) -> u128 {
-        self.normalise(text);
-        let mut single = String::with_capacity(self.normal.len());
-        for word in self.normal.split_whitespace() {
-            single.push_str(word);
-            single.push(' ');
-        }
-        xxh3_128(single.as_bytes())
-    }
-
     /// Replace `shingles` by those of `text`, in the order of the text, repeats included.
-    pub fn shingles(&mut self, text: &str, shingles: &mut Vec<u64>) {
-        self.normalise(text);
+    ///
+    /// Returns the hash of the normalised text: equal for texts that are equal in the exact sense.
+    pub fn read(&mut self, text: &str, shingles: &mut Vec<u64>) -> u128 {
+        self.normal.clear();
         self.tokens.clear();
-        tokenise(&self.normal, &mut self.tokens);
+        if text.is_ascii() {
+            self.read_ascii(text.as_bytes());
+        } else {
+            self.read_unicode(text);
+        }
+        let length = self.normal.len() - PADDING;
+        let normal = &self.normal[..length];
         shingles.clear();
         if self.tokens.is_empty() {
             // Punctuation alone: no two such texts are alike unless they are equal.
-            shingles.push(xxh3_64(self.normal.trim().as_bytes()));
+            shingles.push(xxh3_64(normal));
         } else if self.tokens.len() < self.width {
             shingles.push(combine(&self.tokens));
         } else {
             shingles.extend(self.tokens.windows(self.width).map(combine));
         }
+        xxh3_128(normal)
     }
 
     /// The shingles of `text` as a set: ascending, without repeats.
     pub fn shingle_set(&mut self, text: &str) -> Box<[u64]> {
         let mut shingles = Vec::new();
-        self.shingles(text, &mut shingles);
+        self.read(text, &mut shingles);
         shingles.sort_unstable();
         shingles.dedup();
         shingles.into_boxed_slice()
     }
 
-    fn normalise(&mut self, text: &str) {
-        self.normal.clear();
-        if text.is_ascii() {
-            self.normal.push_str(text);
-            self.normal.make_ascii_lowercase();
-        } else {
-            self.normal.extend(text.nfkc().flat_map(char::to_lowercase));
+    fn read_ascii(&mut self, text: &[u8]) {
+        self.normal.reserve(text.len() + PADDING + 1);
+        let spaced = memchr::memchr3(b'\n', b'\t', b'\r', text).is_some()
+            || memchr::memmem::find(text, b"  ").is_some();
+        let words = text.trim_ascii();
+        if spaced {
+            for word in words.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
+                self.normal.extend_from_slice(word);
+                self.normal.push(b' ');
+            }
+        } else if !words.is_empty() {
+            self.normal.extend_from_slice(words);
+            self.normal.push(b' ');
+        }
+        self.normal.make_ascii_lowercase();
+        let length = self.normal.len();
+        self.normal.resize(length + PADDING, 0);
+        let mut start = 0;
+        for end in memchr::memchr_iter(b' ', &self.normal[..length]) {
+            cut_word(&self.normal, start, end, &mut self.tokens);
+            start = end + 1;
         }
     }
+
+    fn read_unicode(&mut self, text: &str) {
+        let lower: String = text.nfkc().flat_map(char::to_lowercase).collect();
+        for word in lower.split_whitespace() {
+            self.normal.extend_from_slice(word.as_bytes());
+            self.normal.push(b' ');
+        }
+        self.normal.resize(self.normal.len() + PADDING, 0);
+        let mut start = 0; // of the word that is being read, in `normal`
+        let mut at = 0;
+        for character in lower.split_whitespace().flat_map(|word| word.chars().chain([' '])) {
+            let (class, end) = (class(character), at + character.len_utf8());
+            if !matches!(class, Class::Word) {
+                if start < at {
+                    self.tokens.push(hash_token(&self.normal, start, at));
+                }
+                if matches!(class, Class::Alone) {
+                    self.tokens.push(hash_token(&self.normal, at, end));
+                }
+                start = end;
+            }
+            at = end;
+        }
+    }
+}
+
+/// The tokens of `text[start..end]`, lower-case ASCII without white space.
+///
+/// Nearly every word is letters and digits, or these and one sign of punctuation: then it is one
+/// token, which is seen without looking at its bytes one by one.
+fn cut_word(text: &[u8], start: usize, end: usize, tokens: &mut Vec<u64>) {
+    let punctuated = matches!(text[start..end].last(), Some(b'.' | b',' | b'?' | b'!' | b':'));
+    let word_end = end - usize::from(punctuated);
+    if let Some(word) = Word::load(text, start, word_end).filter(Word::is_alphanumeric) {
+        tokens.push(word.hash());
+        return;
+    }
+    let mut word_start = end;
+    for at in start..=end {
+        let class = if at == end { Class::Gap } else { ASCII[usize::from(text[at] & 0x7F)] };
+        if let Class::Word = class {
+            word_start = word_start.min(at);
+            continue;
+        }
+        if word_start < at {
+            tokens.push(hash_token(text, word_start, at));
+        }
+        word_start = end;
+        if let Class::Alone = class {
+            tokens.push(hash_token(text, at, at + 1));
+        }
+    }
+}
+
+/// The hash of `text[start..end]`; [`PADDING`] bytes behind it must be there to be read.
+fn hash_token(text: &[u8], start: usize, end: usize) -> u64 {
+    match Word::load(text, start, end) {
+        Some(word) => word.hash(),
+        None => xxh3_64(&text[start..end]),
+    }
+}
+
+/// One to 16 bytes in one number, zeros above.
+struct Word {
+    bytes: u128,
+    length: usize,
+}
+
+impl Word {
+    /// `text[start..end]`, unless it is empty or too long; [`PADDING`] bytes behind it are read.
+    fn load(text: &[u8], start: usize, end: usize) -> Option<Self> {
+        let length = end.wrapping_sub(start);
+        if length.wrapping_sub(1) >= PADDING {
+            return None;
+        }
+        let window = u128::from_le_bytes(*text.get(start..)?.first_chunk()?);
+        let unused = 8 * (PADDING - length) as u32;
+        Some(Self { bytes: window << unused >> unused, length })
+    }
+
+    /// Whether all bytes are lower-case letters or digits, all at once: adding `128 - x` to a byte
+    /// below 128 sets its highest bit if it is at least x.
+    fn is_alphanumeric(&self) -> bool {
+        const ONES: u128 = u128::MAX / 0xFF;
+        let at_least = |byte: u8| self.bytes + ONES * u128::from(128 - byte);
+        let letter = at_least(b'a') & !at_least(b'z' + 1);
+        let digit = at_least(b'0') & !at_least(b'9' + 1);
+        let used = u128::MAX >> (8 * (PADDING - self.length) as u32);
+        (letter | digit) & used & (ONES << 7) == used & (ONES << 7)
+    }
+
+    /// One wide product of its two halves.
+    fn hash(&self) -> u64 {
+        let low = self.bytes as u64 ^ 0x2D35_8DCC_AA6C_78A5;
+        let high = (self.bytes >> 64) as u64 ^ 0x8BB8_4B93_962E_ACC9 ^ self.length as u64;
+        fold(low, high)
+    }
+}
+
+/// The two halves of the product, folded together.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
 }
 
 /// |a ∩ b| / |a ∪ b| of two sets, each ascending and without repeats.
@@ -82,27 +201,6 @@ pub fn jaccard(a: &[u64], b: &[u64]) -> f32 {
     }
     let union = a.len() + b.len() - common;
     if union == 0 { 1.0 } else { common as f32 / union as f32 }
-}
-
-fn tokenise(normal: &str, tokens: &mut Vec<u64>) {
-    let bytes = normal.as_bytes();
-    let mut start = None;
-    let end_word = |start: &mut Option<usize>, end: usize, tokens: &mut Vec<u64>| {
-        if let Some(start) = start.take() {
-            tokens.push(xxh3_64(&bytes[start..end]));
-        }
-    };
-    for (at, character) in normal.char_indices() {
-        match class(character) {
-            Class::Word => start = start.or(Some(at)),
-            Class::Gap => end_word(&mut start, at, tokens),
-            Class::Alone => {
-                end_word(&mut start, at, tokens);
-                tokens.push(xxh3_64(&bytes[at..at + character.len_utf8()]));
-            }
-        }
-    }
-    end_word(&mut start, normal.len(), tokens);
 }
 
 #[derive(Clone, Copy)]
@@ -173,8 +271,7 @@ fn combine(tokens: &[u64]) -> u64 {
     let folded = tokens.iter().fold(0x9E37_79B9_7F4A_7C15, |hash: u64, token| {
         (hash ^ token).wrapping_mul(0xD6E8_FEB8_6659_FD93).rotate_left(29)
     });
-    let wide = u128::from(folded) * 0xA076_1D64_78BD_642F;
-    (wide >> 64) as u64 ^ wide as u64
+    fold(folded, 0xA076_1D64_78BD_642F)
 }
 
 #[cfg(test)]
@@ -187,6 +284,10 @@ mod tests {
 
     fn set(text: &str) -> Box<[u64]> {
         Shingler::new(3).shingle_set(text)
+    }
+
+    fn exact_key(text: &str) -> u128 {
+        Shingler::new(3).read(text, &mut Vec::new())
     }
 
     /// The definition on strings: words are runs of letters and digits in lower-case ASCII.
@@ -218,8 +319,22 @@ mod tests {
             let plain = words.join(" ");
             let noisy = format!("  {}\n", words.join(" \t ").to_uppercase());
             prop_assert_eq!(set(&plain), set(&noisy));
-            let mut shingler = Shingler::new(3);
-            prop_assert_eq!(shingler.exact_key(&plain), shingler.exact_key(&noisy));
+            prop_assert_eq!(exact_key(&plain), exact_key(&noisy));
+        }
+
+        #[test]
+        fn both_readers_agree_on_ascii(text in "[ -~\\n\\t]{0,60}") {
+            let (mut ascii, mut unicode) = (Shingler::new(3), Shingler::new(3));
+            ascii.read_ascii(text.as_bytes());
+            unicode.read_unicode(&text);
+            prop_assert_eq!(ascii.normal, unicode.normal);
+            prop_assert_eq!(ascii.tokens, unicode.tokens);
+        }
+
+        #[test]
+        fn words_that_differ_have_other_hashes(a in "[a-c]{1,20}", b in "[a-c]{1,20}") {
+            prop_assume!(a != b);
+            prop_assert_ne!(set(&a), set(&b));
         }
 
         #[test]
@@ -237,8 +352,7 @@ mod tests {
     fn signs_count_and_punctuation_does_not() {
         assert!(jaccard(&set("what is 3 + 4 here"), &set("what is 3 - 4 here")) < 0.5);
         assert_eq!(set("What is it, really?"), set("what is it really"));
-        let mut shingler = Shingler::new(3);
-        assert_ne!(shingler.exact_key("yes."), shingler.exact_key("yes?"));
+        assert_ne!(exact_key("yes."), exact_key("yes?"));
     }
 
     #[test]
