@@ -8,10 +8,10 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use libjpeg_turbo_rs::{Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 
 use super::probe::{Format, probe};
-use super::{PictureError, bitmap};
+use super::{PictureError, bitmap, gif, webp};
 
 /// Decoded pixels, row by row from the top, 8 bits a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +78,8 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Pixels, PictureError> {
     let decoded = catch_unwind(AssertUnwindSafe(|| match header.format {
         Format::Jpeg => jpeg(bytes),
         Format::Png => png(bytes),
-        Format::WebP => webp(bytes),
-        Format::Gif => gif(bytes, header.width, header.height),
+        Format::WebP => webp::decode(bytes),
+        Format::Gif => gif::decode(bytes, header.width as usize, header.height as usize),
         Format::Bmp => bitmap::decode(bytes),
     }));
     let pixels =
@@ -91,47 +91,55 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Pixels, PictureError> {
     Ok(pixels)
 }
 
-fn unreadable(format: Format, error: impl std::fmt::Display) -> PictureError {
+pub(super) fn unreadable(format: Format, error: impl std::fmt::Display) -> PictureError {
     PictureError::Unreadable(format!("{}: {error}", format.name()))
 }
 
-fn truncated(format: Format, error: impl std::fmt::Display) -> PictureError {
+pub(super) fn truncated(format: Format, error: impl std::fmt::Display) -> PictureError {
     PictureError::Truncated(format!("{}: {error}", format.name()))
 }
 
+/// Real progressive files have about ten scans; each costs a pass over the whole picture.
+const MAX_SCANS: usize = 500;
+
+/// As libjpeg-turbo decodes by default: accurate integer transform, smooth chroma upsampling, block
+/// smoothing of progressive pictures whose last scans are missing.
 fn jpeg(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let failed = |error: JpegError| match error {
         JpegError::UnexpectedEof => truncated(Format::Jpeg, error),
         _ => unreadable(Format::Jpeg, error),
     };
-    let decoder = Decoder::new(bytes).map_err(failed)?;
-    let (output, channels) = match decoder.header().components.len() {
-        1 => (PixelFormat::Grayscale, 1),
-        4 => (PixelFormat::Cmyk, 4),
-        _ => (PixelFormat::Rgb, 3),
+    let limits = DecodeLimits { max_scans: MAX_SCANS, ..DecodeLimits::default() };
+    let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(failed)?;
+    let (precision, components) = (decoder.header().precision, decoder.header().components.len());
+    let (output, channels) = match (precision, components) {
+        (8, 1) => (PixelFormat::Grayscale, 1),
+        (8, 3) => (PixelFormat::Rgb, 3),
+        (8, 4) => (PixelFormat::Cmyk, 4),
+        _ => {
+            let found = format!("{components} components of {precision} bits");
+            return Err(unreadable(Format::Jpeg, found));
+        }
     };
-    let adobe = bytes.windows(5).take(1 << 16).any(|window| window == b"Adobe");
-    let image = decoder.with_output_format(output).decode_image().map_err(failed)?;
-    let data = if channels == 4 { cmyk_to_rgb(&image.data, adobe) } else { image.data };
+    decoder.set_block_smoothing(true);
+    decoder.set_output_format(output);
+    let image = decoder.decode_image().map_err(failed)?;
+    let data = if channels == 4 { inverted_cmyk_to_rgb(&image.data) } else { image.data };
     Ok(Pixels { width: image.width, height: image.height, channels: channels.min(3), data })
 }
 
-/// Pillow's conversion: each ink times what black leaves over. Adobe stores the inks inverted.
-fn cmyk_to_rgb(data: &[u8], inverted: bool) -> Vec<u8> {
+/// Pillow's conversion: each ink times what black leaves over. Every four-component JPEG is taken to
+/// store its inks inverted, as Adobe does, whether it names Adobe or not.
+fn inverted_cmyk_to_rgb(data: &[u8]) -> Vec<u8> {
     let product = |a: u32, b: u32| {
         let scaled = a * b + 128;
         ((scaled >> 8) + scaled) >> 8
     };
-    let flip = if inverted { 0xFF } else { 0 };
-    data.as_chunks::<4>()
-        .0
-        .iter()
-        .flat_map(|inks| {
-            let [c, m, y, k] = inks.map(|ink| u32::from(ink ^ flip));
-            let white = 255 - k;
-            [c, m, y].map(|ink| (white - product(ink, white).min(white)) as u8)
-        })
-        .collect()
+    let convert = |inverted: &[u8; 4]| {
+        let [c, m, y, white] = inverted.map(u32::from);
+        [c, m, y].map(|paper| (white - product(255 - paper, white).min(white)) as u8)
+    };
+    data.as_chunks::<4>().0.iter().flat_map(convert).collect()
 }
 
 fn png(bytes: &[u8]) -> Result<Pixels, PictureError> {
@@ -142,6 +150,9 @@ fn png(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     // Palettes are looked up, 1, 2 and 4 bits are widened, and of 16 bits the high byte is kept.
     decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
+    // Compressed text and profiles are a way to hide a bomb, and nothing here reads them.
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(failed)?;
     let size = reader.output_buffer_size().ok_or_else(|| unreadable(Format::Png, "too large"))?;
     let mut data = vec![0; size];
@@ -155,49 +166,4 @@ fn png(bytes: &[u8]) -> Result<Pixels, PictureError> {
         png::ColorType::Indexed => return Err(unreadable(Format::Png, "palette missing")),
     };
     Ok(Pixels::keep(frame.width, frame.height, channels, stored, data))
-}
-
-fn webp(bytes: &[u8]) -> Result<Pixels, PictureError> {
-    let failed = |error: image_webp::DecodingError| match &error {
-        image_webp::DecodingError::IoError(_) => truncated(Format::WebP, error),
-        _ => unreadable(Format::WebP, error),
-    };
-    let mut decoder = image_webp::WebPDecoder::new(Cursor::new(bytes)).map_err(failed)?;
-    let (width, height) = decoder.dimensions();
-    let size = decoder.output_buffer_size().ok_or_else(|| unreadable(Format::WebP, "too large"))?;
-    let mut data = vec![0; size];
-    if decoder.is_animated() {
-        decoder.read_frame(&mut data).map_err(failed)?;
-    } else {
-        decoder.read_image(&mut data).map_err(failed)?;
-    }
-    let stored = if decoder.has_alpha() { 4 } else { 3 };
-    Ok(Pixels::keep(width, height, 3, stored, data))
-}
-
-/// The first frame, laid on the screen of the animation.
-fn gif(bytes: &[u8], width: u32, height: u32) -> Result<Pixels, PictureError> {
-    let failed = |error: gif::DecodingError| match &error {
-        gif::DecodingError::Io(_) => truncated(Format::Gif, error),
-        _ => unreadable(Format::Gif, error),
-    };
-    let mut options = gif::DecodeOptions::new();
-    options.set_color_output(gif::ColorOutput::RGBA);
-    let mut decoder = options.read_info(Cursor::new(bytes)).map_err(failed)?;
-    let first = decoder.read_next_frame().map_err(failed)?;
-    let frame = first.ok_or_else(|| truncated(Format::Gif, "no frame"))?;
-    let frame_width = usize::from(frame.width).max(1);
-    let (width, height) = (width as usize, height as usize);
-    let mut data = vec![0; width * height * 3];
-    for (row, line) in frame.buffer.chunks_exact(4 * frame_width).enumerate() {
-        let y = row + usize::from(frame.top);
-        for (column, pixel) in line.as_chunks::<4>().0.iter().enumerate() {
-            let x = column + usize::from(frame.left);
-            if x < width && y < height {
-                let at = 3 * (y * width + x);
-                data[at..at + 3].copy_from_slice(&pixel[..3]);
-            }
-        }
-    }
-    Ok(Pixels { width, height, channels: 3, data })
 }
