@@ -12,9 +12,11 @@ __all__ = [
     "EMBEDDING_IDS",
     "KEPT",
     "MEDIA",
+    "NEAR_PAIRS",
     "QUERIES",
     "REJECTED",
     "SAMPLES",
+    "SEMANTIC_DUPLICATES",
     "TableSchema",
 ]
 
@@ -69,6 +71,14 @@ DUPLICATES: TableSchema = {
     "policy": pl.String(),
 }
 
+NEAR_PAIRS: TableSchema = {
+    "id": pl.String(),
+    "other_id": pl.String(),
+    "text_jaccard": pl.Float32(),
+    "image_hamming": pl.UInt32(),
+    "verdict": pl.String(),  # removed (other_id stays), or kept: both stay, by a little
+}
+
 EMBEDDING_IDS: TableSchema = {
     "id": pl.String(),
     "row": pl.UInt32(),  # of embeddings.npy; samples with the same first image share a row
@@ -85,4 +95,10 @@ QUERIES: TableSchema = {
     "cluster": pl.Int32(),
     "distance": pl.Float32(),
     "why": pl.String(),
+}
+
+SEMANTIC_DUPLICATES: TableSchema = {
+    "id": pl.String(),  # a sample that select passed over
+    "chosen_id": pl.String(),  # the chosen sample of its cluster that it is too close to
+    "cosine": pl.Float32(),  # of their embeddings
 }

@@ -3,6 +3,9 @@
 //! This crate holds no algorithm. `lib.rs` only registers, [`door`] is the one way in, [`errors`]
 //! the one mapping of errors, and each other file translates one module of the core.
 
+#![allow(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+#![allow(clippy::too_many_arguments, reason = "columns and settings, by keyword on the other side")]
+
 mod arrow;
 mod dedup;
 mod door;
@@ -21,6 +24,8 @@ mod _core {
     #[pymodule_export]
     use crate::arrow::ArrowArray;
     #[pymodule_export]
+    use crate::dedup::find_duplicates;
+    #[pymodule_export]
     use crate::errors::{CoreError, InputError};
     #[pymodule_export]
     use crate::image::{decode_images, hash_images, thumbnail_images};
@@ -28,6 +33,8 @@ mod _core {
     use crate::ingest::{
         FirstSeenTexts, RecordSplitter, inspect_located_media, inspect_named_media, read_records,
     };
+    #[pymodule_export]
+    use crate::select::{select_queries, share_by_ratio};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,0 +1,192 @@
+"""Stage ``select``: exactly N queries under quotas, and for each the reason it was chosen.
+
+Four wishes, in this order: as many queries as asked for, no group above its cap, no group below its
+floor, question types by their ratios. Within a question type the picks go round the clusters, each
+to the one that has given least, so that rare kinds of pictures are asked about as often as common
+ones; within a cluster they follow a seeded order or go farthest first. What a type cannot fill goes
+to the others in proportion, and the report says so. The choosing itself is done by the core
+(``rust_core/src/select``); this file prepares its columns and writes down what it chose.
+
+The paper (MM-RLHF, section 2.2) takes N random samples from each of 100 clusters, with
+long : short : multiple choice = 4 : 5 : 1.
+"""
+
+import math
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from mmrlhf_engine._core import select_queries, share_by_ratio
+from mmrlhf_engine.config import Section
+from mmrlhf_engine.curate.quotas import Bound, Groups
+from mmrlhf_engine.curate.reasons import (
+    Selection,
+    coverage,
+    quota_facts,
+    shortfalls,
+    with_reasons,
+)
+from mmrlhf_engine.errors import StageError
+from mmrlhf_engine.store import Stage
+from mmrlhf_engine.tables import QUERIES, SEMANTIC_DUPLICATES
+
+__all__ = ["SelectConfig", "run"]
+
+QuestionType = Literal["long", "short", "mcq"]
+Modality = Literal["image", "multi_image", "video", "text"]
+
+NO_ROW = 2**32 - 1
+"""The row of a sample without an embedding, as the core knows it."""
+
+
+class SelectConfig(Section):
+    """Settings of ``select``."""
+
+    count: int = Field(default=30_000, ge=1, le=100_000_000)
+    """Queries to choose; everything that is left if there are fewer."""
+    question_types: dict[QuestionType, float] = Field(
+        default_factory=lambda: {"long": 4, "short": 5, "mcq": 1}, validate_default=True
+    )
+    """Ratio of each question type; one that is not named, or has 0, is not chosen."""
+    modality: dict[Modality, Bound] = Field(default_factory=dict)
+    """Floor and cap of modalities, for example ``{text: {cap: 0.2}}``."""
+    source: dict[str, Bound] = Field(default_factory=dict)
+    """Floor and cap of sources, for example ``{safety: {floor: 500}, web: {cap: 0.5}}``."""
+    order: Literal["seeded", "farthest"] = "seeded"
+    """Within a cluster: seeded random order, or the farthest by cosine from those chosen so far
+    (each pick then compares the whole cluster with the one before it)."""
+    semantic_threshold: float | None = Field(default=None, ge=-1, le=1)
+    """Pass over samples whose picture has at least this cosine to that of one already chosen from
+    the same cluster; two questions about one picture then count as equal. Null passes over none."""
+
+    @field_validator("question_types")
+    @classmethod
+    def _check_ratios(cls, value: dict[str, float]) -> dict[str, float]:
+        if not all(0 <= ratio < math.inf for ratio in value.values()) or not any(value.values()):
+            raise ValueError("expected ratios of at least 0, one of them above 0")
+        return value
+
+
+def run(config: SelectConfig, stage: Stage) -> None:
+    """Write the table ``queries``, and ``semantic_duplicates`` where a threshold is set."""
+    groups = {
+        "modality": Groups("modality", config.modality.items(), config.count),
+        "source": Groups("source", config.source.items(), config.count),
+    }
+    sources = stage.scan("samples").select("source").unique().collect()
+    groups["source"].expect_known(sorted(sources["source"]))
+    kept = _candidates(stage)
+    picks, skips = _choose(config, stage, kept, groups)
+    picks = pl.concat([kept[picks["candidate"]], picks.drop("candidate")], how="horizontal")
+    selection = Selection(config.count, config.order, _quotas(config), groups, kept, picks)
+    _write_queries(stage, with_reasons(selection))
+    if config.semantic_threshold is not None:
+        _write_semantic_duplicates(stage, kept["id"], skips)
+    stage.finish(
+        rows_in=kept.height,
+        rows_out=picks.height,
+        dropped={
+            "not_chosen": kept.height - picks.height - skips.height,
+            "semantic_duplicate": skips.height,
+        },
+        quotas=quota_facts(selection),
+        shortfalls=shortfalls(selection),
+        coverage=coverage(selection, stage.seed),
+    )
+
+
+def _candidates(stage: Stage) -> pl.DataFrame:
+    """The kept samples by id: what quotas and clusters need of them, and nothing more."""
+    samples = stage.scan("samples").select("id", "question_type", "modality", "source")
+    candidates = (
+        stage.scan("kept")
+        .select("id")
+        .join(samples, on="id", how="left")
+        .join(stage.scan("clusters"), on="id", how="left")
+        .join(stage.scan("embedding_ids"), on="id", how="left")
+        .collect()
+        .sort("id")
+    )
+    strangers = candidates.filter(pl.col("source").is_null() | pl.col("cluster").is_null())
+    if strangers.height:
+        raise StageError(f"select: {strangers['id'][0]} is kept, but has no sample or no cluster")
+    return candidates
+
+
+def _choose(
+    config: SelectConfig, stage: Stage, kept: pl.DataFrame, groups: dict[str, Groups]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The picks in order and the semantic duplicates met, both by row of ``kept``."""
+    types = get_args(QuestionType)
+    codes = {name: code for code, name in enumerate(types)}
+    columns = {
+        "id": kept["id"].to_arrow().cast(pa.large_string()),
+        "question_type": _uint32(
+            kept["question_type"].replace_strict(codes, return_dtype=pl.UInt32)
+        ),
+        "modality": groups["modality"].codes(kept["modality"]),
+        "source": groups["source"].codes(kept["source"]),
+        "cluster": pa.array(kept["cluster"].to_numpy(), pa.int32()),
+        "row": _uint32(kept["row"].fill_null(NO_ROW)),
+    }
+    measured = config.order == "farthest" or config.semantic_threshold is not None
+    picks, skips = select_queries(
+        pa.StructArray.from_arrays(columns.values(), names=list(columns)),
+        _embeddings(stage) if measured else None,
+        count=config.count,
+        ratios=[config.question_types.get(name, 0.0) for name in types],
+        modality_bounds=groups["modality"].core_bounds,
+        source_bounds=groups["source"].core_bounds,
+        order=config.order,
+        seed=stage.seed % 2**64,
+        semantic_threshold=config.semantic_threshold,
+        threads=stage.threads,
+    )
+    return _frame(picks), _frame(skips)
+
+
+def _uint32(column: pl.Series) -> pa.Array:
+    return pa.array(column.to_numpy(), pa.uint32())
+
+
+def _embeddings(stage: Stage) -> pa.Array:
+    """``embeddings.npy`` as the bits of its rows, mapped, not read."""
+    rows = np.load(stage.path("embeddings.npy"), mmap_mode="r")
+    bits = pa.array(rows.view(np.uint16).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(bits, rows.shape[1])
+
+
+def _frame(result: Any) -> pl.DataFrame:
+    frame = pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(result)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _quotas(config: SelectConfig) -> dict[str, int]:
+    """What each question type is asked for: ``count`` shared by the ratios."""
+    names = [name for name in get_args(QuestionType) if config.question_types.get(name)]
+    ratios = [config.question_types[name] for name in names]
+    shares = share_by_ratio(config.count, ratios, [config.count] * len(names))
+    return dict(zip(names, shares, strict=True))
+
+
+def _write_queries(stage: Stage, picks: pl.DataFrame) -> None:
+    chosen = picks.select("id", "cluster", "distance", "why")
+    samples = stage.scan("samples").join(chosen.lazy(), on="id", how="inner").collect()
+    with stage.table("queries", QUERIES) as table:
+        table.write(samples.sort("id"))
+
+
+def _write_semantic_duplicates(stage: Stage, ids: pl.Series, skips: pl.DataFrame) -> None:
+    rows = pl.DataFrame(
+        {
+            "id": ids[skips["candidate"]],
+            "chosen_id": ids[skips["close_to"]],
+            "cosine": skips["cosine"],
+        }
+    )
+    with stage.table("semantic_duplicates", SEMANTIC_DUPLICATES) as table:
+        table.write(rows.sort("id"))
