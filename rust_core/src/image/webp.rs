@@ -45,25 +45,26 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
 
     let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(failed)?;
     let (width, height) = decoder.dimensions();
-    let stored = if decoder.has_alpha() { 4 } else { 3 };
+    let channels = if decoder.has_alpha() { 4 } else { 3 };
     let size = decoder.output_buffer_size().ok_or_else(|| unreadable(Format::WebP, "too large"))?;
     let mut data = vec![0; size];
     decoder.read_image(&mut data).map_err(failed)?;
-    let pixels = Pixels::keep(width, height, 3, stored, data);
+    let pixels = Pixels { width: width as usize, height: height as usize, channels, data };
     Ok(if picture.canvas == picture.size { pixels } else { place(&pixels, &picture) })
 }
 
 fn place(pixels: &Pixels, picture: &Picture) -> Pixels {
     let (width, height) = (picture.canvas.0 as usize, picture.canvas.1 as usize);
-    let (left, top) = (picture.offset.0 as usize * 3, picture.offset.1 as usize);
-    let mut data = vec![0; width * height * 3];
-    let lines = pixels.data.chunks_exact(pixels.width * 3);
-    for (row, line) in data.chunks_exact_mut(width * 3).skip(top).zip(lines) {
+    let channels = pixels.channels;
+    let (left, top) = (picture.offset.0 as usize * channels, picture.offset.1 as usize);
+    let mut data = vec![0; width * height * channels];
+    let lines = pixels.data.chunks_exact(pixels.width * channels);
+    for (row, line) in data.chunks_exact_mut(width * channels).skip(top).zip(lines) {
         if let Some(target) = row.get_mut(left..left + line.len()) {
             target.copy_from_slice(line);
         }
     }
-    Pixels { width, height, channels: 3, data }
+    Pixels { width, height, channels, data }
 }
 
 fn missing(bytes: &[u8], what: &str) -> PictureError {
