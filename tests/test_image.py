@@ -1,6 +1,9 @@
 """Pictures: equal to Pillow and imagehash, to the bit, and unharmed by anything a file may hold."""
 
 import io
+import itertools
+import struct
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -120,6 +123,142 @@ def test_other_formats(kind, mode, options):
     assert_pixels_and_hash_equal(encoded(image, kind, **options))
 
 
+def test_inks_are_inverted_whether_adobe_is_named_or_not():
+    content = encoded(photograph().resize((80, 60)).convert("CMYK"), "JPEG", quality=90)
+    name = content.index(b"Adobe")
+    length = int.from_bytes(content[name - 2 : name], "big")
+    assert_pixels_and_hash_equal(content)
+    assert_pixels_and_hash_equal(content[: name - 4] + content[name - 2 + length :])
+    assert_pixels_and_hash_equal(
+        content[: name + 11] + b"\x02" + content[name + 12 :]  # read as YCCK
+    )
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_smoothed():
+    content = encoded(photograph().resize((120, 90)), "JPEG", progressive=True, quality=70)
+    scans = [at for at in range(len(content)) if content[at : at + 2] == b"\xff\xda"]
+    for earlier, scan in itertools.pairwise(scans):
+        tables = content.rfind(b"\xff\xc4", earlier, scan)
+        assert_pixels_and_hash_equal(content[: tables if tables > 0 else scan] + b"\xff\xd9")
+
+
+def test_stray_bytes_around_a_jpeg_are_skipped():
+    content = encoded(photograph().resize((60, 40)), "JPEG")
+    assert_pixels_and_hash_equal(content[:20] + b"\x00\x11\x22" + content[20:])
+    assert_pixels_and_hash_equal(content[:2] + b"\xff\xff" + content[2:] + b"junk")
+
+
+def chunk(name, content):
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("colours", ["all", "half"])
+@pytest.mark.parametrize("transparency", [b"", b"\x00\x80"])
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
+def test_png_palettes(depth, colours, transparency):
+    """Also with indices past the end of the table."""
+    rng = np.random.default_rng(depth)
+    entries = 2**depth if colours == "all" else 2 ** (depth - 1)
+    lines = b"".join(b"\0" + rng.bytes(40 * depth // 8) for _ in range(30))
+    content = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 30, depth, 3, 0, 0, 0))
+        + chunk(b"PLTE", rng.bytes(3 * entries))
+        + (chunk(b"tRNS", transparency) if transparency else b"")
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+    assert_pixels_and_hash_equal(content)
+
+
+@pytest.mark.parametrize("depth", [1, 4, 8, 24, 32])
+@pytest.mark.parametrize("top_down", [False, True])
+def test_bitmaps_of_any_depth_and_either_direction(depth, top_down):
+    rng = np.random.default_rng(depth)
+    palette = rng.bytes(4 << depth) if depth <= 8 else b""
+    rows = rng.bytes(31 * ((37 * depth + 31) // 32 * 4))
+    start = 54 + len(palette)
+    size = (37, -31 if top_down else 31)
+    content = (
+        b"BM"
+        + struct.pack("<IHHI", start + len(rows), 0, 0, start)
+        + struct.pack("<IiiHHIIiiII", 40, *size, 1, depth, 0, len(rows), 0, 0, 0, 0)
+    )
+    assert_pixels_and_hash_equal(content + palette + rows)
+
+
+def colourful(index=3):
+    """Of a palette whose first colour is not black, so that a background can be told from none."""
+    image = photograph(index).resize((121, 87)).quantize(64)
+    image.putpalette([255 - value for value in image.getpalette()])
+    return image
+
+
+@pytest.mark.parametrize("screen", [(150, 130), (50, 60)])
+@pytest.mark.parametrize("options", [{}, {"transparency": 5}, {"interlace": 0}])
+def test_a_gif_frame_of_another_size_than_the_screen(screen, options):
+    content = bytearray(encoded(colourful(), "GIF", **options))
+    content[6:10] = struct.pack("<HH", *screen)
+    assert_pixels_and_hash_equal(bytes(content))
+
+
+def test_a_large_gif_is_decoded():
+    (row,) = hashes([encoded(Image.new("P", (4000, 3500)), "GIF")])
+    assert row["reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("GIF", "RGB", {}),
+        ("PNG", "RGB", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("WEBP", "RGB", {"quality": 60}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("WEBP", "RGBA", {"quality": 60}),
+    ],
+)
+def test_the_first_frame_of_an_animation(kind, mode, options):
+    frames = [photograph(3).resize((80, 60)).rotate(angle) for angle in (0, 40, 80)]
+    frames = [frame.convert(mode) for frame in frames]
+    if mode == "RGBA":
+        frames[0].putalpha(frames[1].convert("L"))
+    more = {"save_all": True, "append_images": frames[1:], **options}
+    assert_pixels_and_hash_equal(encoded(frames[0], kind, **more))
+
+
+@pytest.mark.parametrize("quality", [40, 90])
+def test_transparency_is_left_aside(quality):
+    image = photograph(4).resize((71, 53))
+    image.putalpha(photograph(5).resize(image.size).convert("L"))
+    assert_pixels_and_hash_equal(encoded(image, "WEBP", quality=quality))
+    assert_pixels_and_hash_equal(encoded(image, "PNG"))
+
+
+def riff(*chunks):
+    body = b"WEBP" + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_a_webp_whose_metadata_is_announced_but_absent():
+    content = encoded(photograph().resize((64, 48)), "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")
+    assert_pixels_and_hash_equal(riff(content[12 : content.index(b"EXIF")]))
+
+
+def test_a_small_canvas_cannot_hide_a_large_picture():
+    large = encoded(Image.new("RGB", (9000, 9000)), "WEBP", lossless=True)
+    small = b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\x0f\0\0\x0f\0\0"
+    (row,) = hashes([riff(small, large[12:])], limit=10**6)
+    assert row["reason"] == "unreadable_media"
+    assert "canvas" in row["detail"]
+
+
 def assert_pixels_and_hash_equal(content):
     image = Image.open(io.BytesIO(content))
     (ours,) = hashes([content])
@@ -165,6 +304,18 @@ def test_crop_equals_the_transforms_encoders_were_trained_with(size):
     )
     ours = np.frombuffer(buffer, np.uint8).reshape(96, 96, 3)
     np.testing.assert_array_equal(ours, np.asarray(transform(image)))
+
+
+@pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (2, 3)])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_extreme_shapes_need_no_extreme_memory(size, fit):
+    content = encoded(Image.new("RGB", size, (90, 120, 200)), "PNG")
+    buffer, errors = decode_images(
+        *columns([content]), size=224, fit=fit, filter="lanczos", max_pixels=LIMIT, threads=1
+    )
+    assert pa.array(errors).to_pylist()[0]["reason"] is None
+    pixels = np.frombuffer(buffer, np.uint8).reshape(-1, 3)
+    assert np.unique(pixels, axis=0).tolist() == [[90, 120, 200]]
 
 
 def test_colour_layout_is_the_mean_of_each_cell():

@@ -2,6 +2,8 @@
 
 use libjpeg_turbo_rs::{Encoder, PixelFormat};
 
+use super::decode::split;
+use super::resize::resize_part;
 use super::{Filter, Locations, PictureError, Pixels, decode, phash, resize};
 use crate::error::Result;
 use crate::parallel::{Interrupt, map_rows};
@@ -56,7 +58,8 @@ pub fn signatures(
     })
 }
 
-fn colour_layout(pixels: &Pixels) -> [u8; COLOUR_BYTES] {
+/// See [`Signature::colour`].
+pub fn colour_layout(pixels: &Pixels) -> [u8; COLOUR_BYTES] {
     let mut layout = [0; COLOUR_BYTES];
     for (cell, out) in layout.as_chunks_mut::<3>().0.iter_mut().enumerate() {
         let span = |index: usize, length: usize| {
@@ -79,14 +82,15 @@ fn colour_layout(pixels: &Pixels) -> [u8; COLOUR_BYTES] {
 
 fn add_colours(line: &[u8], channels: usize, sums: &mut [u64; 3]) {
     let mut line_sums = [0_u32; 3]; // a line is shorter than 2^24 pixels
-    if channels == 1 {
-        line_sums = [line.iter().copied().map(u32::from).sum(); 3];
-    } else {
-        for pixel in line.as_chunks::<3>().0 {
-            for (sum, &value) in line_sums.iter_mut().zip(pixel) {
-                *sum += u32::from(value);
-            }
+    let mut add = |pixel: [u8; 3]| {
+        for (sum, value) in line_sums.iter_mut().zip(pixel) {
+            *sum += u32::from(value);
         }
+    };
+    match channels {
+        1 => line.iter().for_each(|&grey| add([grey; 3])),
+        3 => line.as_chunks().0.iter().for_each(|&pixel| add(pixel)),
+        _ => line.as_chunks().0.iter().for_each(|&pixel| add(split(pixel))),
     }
     for (sum, line_sum) in sums.iter_mut().zip(line_sums) {
         *sum += u64::from(line_sum);
@@ -104,34 +108,31 @@ pub fn squares(
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome<Vec<u8>>>> {
     each(pictures, threads, interrupt, |bytes| {
-        let pixels = decode(bytes, max_pixels)?.into_rgb();
+        let pixels = decode(bytes, max_pixels)?;
         Ok(match fit {
-            Fit::Squash => resize(pixels, size, size, filter).data,
+            Fit::Squash => resize(pixels, size, size, filter),
             Fit::Crop => crop(pixels, size, filter),
-        })
+        }
+        .into_rgb()
+        .data)
     })
 }
 
 /// Torchvision's `Resize(size)` and `CenterCrop(size)`, with their rounding.
-fn crop(pixels: Pixels, size: usize, filter: Filter) -> Vec<u8> {
+fn crop(pixels: Pixels, size: usize, filter: Filter) -> Pixels {
     let longer = |long: usize, short: usize| size * long / short;
     let (width, height) = if pixels.width <= pixels.height {
         (size, longer(pixels.height, pixels.width))
     } else {
         (longer(pixels.width, pixels.height), size)
     };
-    let resized = resize(pixels, width, height, filter);
     // Half of an odd margin goes to the even side, as Python rounds.
     let margin = |length: usize| {
         let margin = length - size;
         margin / 2 + usize::from(margin % 4 == 3)
     };
     let (left, top) = (margin(width), margin(height));
-    let mut square = Vec::with_capacity(size * size * 3);
-    for row in resized.data.chunks_exact(width * 3).skip(top).take(size) {
-        square.extend_from_slice(&row[left * 3..(left + size) * 3]);
-    }
-    square
+    resize_part(pixels, width, height, filter, left..left + size, top..top + size)
 }
 
 /// Every picture as a small JPEG whose longer side is `edge`, or why it cannot be.
@@ -143,11 +144,11 @@ pub fn thumbnails(
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome<Vec<u8>>>> {
     each(pictures, threads, interrupt, |bytes| {
-        let pixels = decode(bytes, max_pixels)?.into_rgb();
+        let pixels = decode(bytes, max_pixels)?;
         let long = pixels.width.max(pixels.height).max(edge);
         let scaled = |length: usize| (length * edge / long).max(1);
         let (width, height) = (scaled(pixels.width), scaled(pixels.height));
-        let small = resize(pixels, width, height, Filter::Bicubic);
+        let small = resize(pixels, width, height, Filter::Bicubic).into_rgb();
         Encoder::new(&small.data, small.width, small.height, PixelFormat::Rgb)
             .quality(82)
             .encode()

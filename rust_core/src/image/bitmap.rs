@@ -1,44 +1,60 @@
-//! Uncompressed Windows bitmaps of 8, 24 or 32 bits: what Pillow writes, and what decoded video
-//! frames are handed over as.
+//! Uncompressed Windows bitmaps: what Pillow writes, what screenshots are kept as, and what decoded
+//! video frames are handed over as.
 
+use super::decode::{truncated, unreadable};
+use super::probe::{Format, u16_le, u32_le};
 use super::{PictureError, Pixels};
 
-/// Decode a bitmap whose header [`probe`](super::probe) has accepted.
+const PLAIN: u32 = 0;
+const MASKED: u32 = 3;
+/// The usual masks of red, green and blue: blue is the first byte.
+const USUAL_MASKS: [Option<u32>; 3] = [Some(0xFF_0000), Some(0xFF00), Some(0xFF)];
+
+/// Decode a bitmap whose header [`probe`](super::probe) has accepted, of 1, 4 or 8 bits with a
+/// palette or 24 or 32 bits without.
 pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
-    let unreadable = |what: &str| PictureError::Unreadable(format!("bmp: {what}"));
-    let field = |at: usize| -> Result<u32, PictureError> {
-        let bytes = bytes.get(at..at + 4).ok_or_else(|| unreadable("header too short"))?;
-        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-    };
+    let field = |at| u32_le(bytes, at).ok_or_else(|| truncated(Format::Bmp, "header too short"));
     let (start, header_size) = (field(10)? as usize, field(14)? as usize);
     let (width, rows) = (field(18)? as usize, field(22)?.cast_signed());
-    let (depth, compression) = (field(26)? >> 16, field(30)?);
-    if compression != 0 || !matches!(depth, 8 | 24 | 32) {
-        return Err(unreadable(&format!("{depth} bits with compression {compression}")));
+    let (depth, compression) = (u16_le(bytes, 28).unwrap_or(0) as usize, field(30)?);
+    let masks = [54, 58, 62].map(|at| u32_le(bytes, at));
+    let known = match compression {
+        PLAIN => matches!(depth, 1 | 4 | 8 | 24 | 32),
+        MASKED => matches!(depth, 24 | 32) && masks == USUAL_MASKS,
+        _ => false,
+    };
+    if !known || header_size < 40 {
+        let found = format!("{depth} bits, compression {compression}, header of {header_size}");
+        return Err(unreadable(Format::Bmp, found));
     }
     let height = rows.unsigned_abs() as usize;
-    let bytes_per_pixel = depth as usize / 8;
-    let stride = (width * bytes_per_pixel).next_multiple_of(4);
-    let pixels = bytes.get(start..).ok_or_else(|| unreadable("pixels start after the end"))?;
-    let palette = bytes.get(14 + header_size..).unwrap_or_default().as_chunks::<4>().0;
+    let stride = (width * depth).div_ceil(32) * 4;
+    let stored = bytes.get(start..).unwrap_or_default().chunks(stride).take(height);
+    let palette = bytes.get(14 + header_size..start).unwrap_or_default().as_chunks::<4>().0;
     let mut data = Vec::with_capacity(width * height * 3);
-    for row in 0..height {
-        let stored = if rows < 0 { row } else { height - 1 - row }; // from the bottom, as a rule
-        let line = pixels
-            .get(stored * stride..stored * stride + width * bytes_per_pixel)
-            .ok_or_else(|| PictureError::Truncated("bmp: the last row is missing".into()))?;
-        for pixel in line.chunks_exact(bytes_per_pixel) {
-            let blue_green_red = match *pixel {
-                [index] => {
-                    palette.get(usize::from(index)).map(|entry| [entry[0], entry[1], entry[2]])
-                }
-                [b, g, r, ..] => Some([b, g, r]),
-                _ => None,
-            };
-            let [b, g, r] =
-                blue_green_red.ok_or_else(|| unreadable("colour not in its palette"))?;
-            data.extend([r, g, b]);
+    let mut line = |line: &[u8]| {
+        if depth <= 8 {
+            data.extend((0..width).flat_map(|x| colour(palette, index(line, x, depth))));
+        } else {
+            let pixels = line.chunks_exact(depth / 8).take(width);
+            data.extend(pixels.flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]));
         }
+    };
+    if rows < 0 {
+        stored.for_each(&mut line);
+    } else {
+        stored.rev().for_each(&mut line); // from the bottom, as a rule
     }
     Ok(Pixels { width, height, channels: 3, data })
+}
+
+/// Pixel `x` of a line of `depth` bits a pixel; the first pixel has the highest bits.
+fn index(line: &[u8], x: usize, depth: usize) -> usize {
+    let (byte, shift) = (x * depth / 8, 8 - depth - x * depth % 8);
+    line.get(byte).map_or(0, |&bits| usize::from(bits) >> shift & ((1 << depth) - 1))
+}
+
+/// Entries are stored as blue, green, red and a spare byte; past the end of the table is black.
+fn colour(palette: &[[u8; 4]], index: usize) -> [u8; 3] {
+    palette.get(index).map_or([0; 3], |&[blue, green, red, _]| [red, green, blue])
 }

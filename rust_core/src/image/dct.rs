@@ -49,6 +49,7 @@ const COSINES: [f64; LENGTH] = [
 ];
 
 /// `cos` and `sin` of `2 pi m / 32`, made in the same way.
+#[expect(clippy::approx_constant, reason = "the last digit is pocketfft's, not the constant's")]
 const TURNS: [(f64, f64); LENGTH / 4] = [
     (1.0, 0.0),
     (0.980_785_280_403_230_4, 0.195_090_322_016_128_25),
@@ -110,45 +111,44 @@ fn radix_2(input: &[f64; LENGTH], output: &mut [f64; LENGTH]) {
 /// A later pass: each of `count` transforms of length `4 * quarter` becomes four of `quarter`.
 fn radix_4(input: &[f64; LENGTH], output: &mut [f64; LENGTH], quarter: usize, count: usize) {
     use std::f64::consts::SQRT_2;
+    let last = quarter - 1;
     for k in 0..count {
         let from = |a: usize, b: usize| input[a + quarter * (b + 4 * k)];
         let to = |a: usize, c: usize| a + quarter * (k + count * c);
-        let last = quarter - 1;
 
-        let sum = from(0, 0) + from(last, 3);
-        let difference = from(0, 0) - from(last, 3);
+        let (sum, difference) = both(from(0, 0), from(last, 3));
         let (even, odd) = (2.0 * from(last, 1), 2.0 * from(0, 2));
-        output[to(0, 0)] = sum + even;
-        output[to(0, 2)] = sum - even;
-        output[to(0, 3)] = difference + odd;
-        output[to(0, 1)] = difference - odd;
+        (output[to(0, 0)], output[to(0, 2)]) = both(sum, even);
+        (output[to(0, 3)], output[to(0, 1)]) = both(difference, odd);
         if quarter == 1 {
             continue;
         }
 
-        let (up, down) = (from(0, 3) + from(0, 1), from(0, 3) - from(0, 1));
-        let (wide, narrow) = (from(last, 0) + from(last, 2), from(last, 0) - from(last, 2));
+        let (up, down) = both(from(0, 3), from(0, 1));
+        let (wide, narrow) = both(from(last, 0), from(last, 2));
         output[to(last, 0)] = wide + wide;
         output[to(last, 1)] = SQRT_2 * (narrow - up);
         output[to(last, 2)] = down + down;
         output[to(last, 3)] = -SQRT_2 * (narrow + up);
 
         for i in (2..quarter).step_by(2) {
-            let mirror = quarter - i;
-            let (r2, r1) = both(from(i - 1, 0), from(mirror - 1, 3));
-            let (i1, i2) = both(from(i, 0), from(mirror, 3));
-            let (r4, i3) = both(from(i, 2), from(mirror, 1));
-            let (r3, i4) = both(from(i - 1, 2), from(mirror - 1, 1));
-            output[to(i - 1, 0)] = r2 + r3;
-            output[to(i, 0)] = i2 + i3;
-            let turned = [(r1 - r4, i1 + i4), (r2 - r3, i2 - i3), (r1 + r4, i1 - i4)];
-            for (c, (real, imaginary)) in (1..).zip(turned) {
+            let turned = radix_4_turned(from, i, quarter - i);
+            for (c, (real, imaginary)) in turned.into_iter().enumerate() {
                 let (cos, sin) = TURNS[c * count * i / 2];
                 output[to(i, c)] = cos * imaginary + sin * real;
                 output[to(i - 1, c)] = cos * real - sin * imaginary;
             }
         }
     }
+}
+
+/// Real and imaginary part of frequency `i` of each quarter, before they are turned.
+fn radix_4_turned(from: impl Fn(usize, usize) -> f64, i: usize, mirror: usize) -> [(f64, f64); 4] {
+    let (r2, r1) = both(from(i - 1, 0), from(mirror - 1, 3));
+    let (i1, i2) = both(from(i, 0), from(mirror, 3));
+    let (r4, i3) = both(from(i, 2), from(mirror, 1));
+    let (r3, i4) = both(from(i - 1, 2), from(mirror - 1, 1));
+    [(r2 + r3, i2 + i3), (r1 - r4, i1 + i4), (r2 - r3, i2 - i3), (r1 + r4, i1 - i4)]
 }
 
 /// Sum and difference.

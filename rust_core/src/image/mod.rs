@@ -15,10 +15,12 @@ pub mod batch;
 mod bitmap;
 mod dct;
 pub mod decode;
+mod gif;
 pub mod location;
 pub mod phash;
 pub mod probe;
 pub mod resize;
+mod webp;
 
 pub use decode::{Pixels, decode};
 pub use location::Locations;

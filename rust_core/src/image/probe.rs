@@ -3,7 +3,7 @@
 //! The format is recognised by content, never by the file's name. The end of the file is looked for
 //! too, because a download cut short is the most common defect of a crawl and its header is perfect.
 
-use super::PictureError;
+use super::{PictureError, gif, webp};
 
 /// A format of still or animated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub fn probe(bytes: &[u8]) -> Result<Probe, PictureError> {
     let (width, height, frames) = match format {
         Format::Jpeg => jpeg(bytes),
         Format::Png => png(bytes),
-        Format::WebP => webp(bytes),
-        Format::Gif => gif(bytes),
+        Format::WebP => webp::header(bytes),
+        Format::Gif => gif::header(bytes),
         Format::Bmp => bmp(bytes),
     }?;
     if width == 0 || height == 0 {
@@ -101,7 +101,7 @@ fn u16_be(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from(u16::from_be_bytes(field.try_into().ok()?)))
 }
 
-fn u16_le(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u16_le(bytes: &[u8], at: usize) -> Option<u32> {
     let field = bytes.get(at..at.checked_add(2)?)?;
     Some(u32::from(u16::from_le_bytes(field.try_into().ok()?)))
 }
@@ -110,36 +110,33 @@ fn u32_be(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
-fn u32_le(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_le(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
 /// Walks the marker segments to the frame header, then looks for the end marker behind it.
 fn jpeg(bytes: &[u8]) -> Header {
+    let cut = || truncated(bytes, "a marker segment");
     let mut at = 2;
     loop {
-        let segment = || truncated(bytes, "a marker segment");
-        while bytes.get(at + 1) == Some(&0xFF) {
-            at += 1; // markers may be padded with 0xFF
+        // Stray bytes and padding between segments are skipped, as every decoder does.
+        at += memchr::memchr(0xFF, bytes.get(at..).unwrap_or_default()).ok_or_else(cut)?;
+        let marker = *bytes.get(at + 1).ok_or_else(cut)?;
+        match marker {
+            0xFF => at += 1,
+            0x00 | 0x01 | 0xD0..=0xD8 => at += 2, // without a body
+            0xD9 => return Err(PictureError::Unreadable("JPEG without a picture".into())),
+            // Start of frame: C0 to CF, except C4 (Huffman tables), C8 (extension), CC (arithmetic).
+            0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                let height = u16_be(bytes, at + 5).ok_or_else(cut)?;
+                let width = u16_be(bytes, at + 7).ok_or_else(cut)?;
+                return match memchr::memmem::rfind(&bytes[at..], &[0xFF, 0xD9]) {
+                    Some(_) => Ok((width, height, 1)),
+                    None => Err(truncated(bytes, "the end marker")),
+                };
+            }
+            _ => at += 2 + u16_be(bytes, at + 2).ok_or_else(cut)? as usize,
         }
-        let (Some(0xFF), Some(&marker)) = (bytes.get(at), bytes.get(at + 1)) else {
-            return Err(if at + 1 >= bytes.len() {
-                segment()
-            } else {
-                PictureError::Unreadable(format!("no JPEG marker at byte {at}"))
-            });
-        };
-        let length = u16_be(bytes, at + 2).ok_or_else(segment)? as usize;
-        // Start of frame: C0 to CF, except C4 (Huffman tables), C8 (extension), CC (arithmetic).
-        if (0xC0..=0xCF).contains(&marker) && !matches!(marker, 0xC4 | 0xC8 | 0xCC) {
-            let height = u16_be(bytes, at + 5).ok_or_else(segment)?;
-            let width = u16_be(bytes, at + 7).ok_or_else(segment)?;
-            return match memchr::memmem::rfind(bytes, &[0xFF, 0xD9]) {
-                Some(end) if end > at => Ok((width, height, 1)),
-                _ => Err(truncated(bytes, "the end marker")),
-            };
-        }
-        at += 2 + length;
     }
 }
 
@@ -168,82 +165,18 @@ fn png(bytes: &[u8]) -> Header {
     }
 }
 
-/// The container says how long it is; the first chunk says which of three headers follows.
-fn webp(bytes: &[u8]) -> Header {
-    let header = || truncated(bytes, "the header");
-    if bytes.len() < u32_le(bytes, 4).ok_or_else(header)? as usize + 8 {
-        return Err(truncated(bytes, "the end of the RIFF container"));
-    }
-    match bytes.get(12..16).ok_or_else(header)? {
-        b"VP8 " => {
-            let width = u16_le(bytes, 26).ok_or_else(header)? & 0x3FFF;
-            let height = u16_le(bytes, 28).ok_or_else(header)? & 0x3FFF;
-            Ok((width, height, 1))
-        }
-        b"VP8L" => {
-            let bits = u32_le(bytes, 21).ok_or_else(header)?;
-            Ok(((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, 1))
-        }
-        b"VP8X" => {
-            let width = (u32_le(bytes, 24).ok_or_else(header)? & 0x00FF_FFFF) + 1;
-            let height = (u32_le(bytes, 26).ok_or_else(header)? >> 8) + 1;
-            Ok((width, height, webp_frames(bytes).max(1)))
-        }
-        other => {
-            let kind = String::from_utf8_lossy(other).into_owned();
-            Err(PictureError::Unreadable(format!("WebP that begins with chunk {kind:?}")))
-        }
-    }
-}
-
-fn webp_frames(bytes: &[u8]) -> u32 {
-    let (mut at, mut frames) = (12_usize, 0);
-    while let (Some(kind), Some(length)) = (bytes.get(at..at + 4), u32_le(bytes, at + 4)) {
-        frames += u32::from(kind == b"ANMF");
-        at += 8 + (length as usize).next_multiple_of(2);
-    }
-    frames
-}
-
-/// Counts the image descriptors; an animation without its trailer still shows its first frame.
-fn gif(bytes: &[u8]) -> Header {
-    let header = || truncated(bytes, "the header");
-    let width = u16_le(bytes, 6).ok_or_else(header)?;
-    let height = u16_le(bytes, 8).ok_or_else(header)?;
-    let colour_table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
-    let mut at = 13 + colour_table(*bytes.get(10).ok_or_else(header)?);
-    let mut frames = 0;
-    while let Some(&block) = bytes.get(at) {
-        at += match block {
-            0x21 => 2, // an extension: its label, then sub-blocks
-            0x2C => match bytes.get(at + 9) {
-                Some(&flags) => 11 + colour_table(flags),
-                None => break,
-            },
-            _ => break,
-        };
-        while let Some(&length) = bytes.get(at) {
-            at += 1 + length as usize;
-            if length == 0 {
-                frames += u32::from(block == 0x2C);
-                break;
-            }
-        }
-    }
-    if frames == 0 { Err(truncated(bytes, "the first frame")) } else { Ok((width, height, frames)) }
-}
-
 /// Rows may be stored from the top, which a negative height says.
 fn bmp(bytes: &[u8]) -> Header {
     let header = || truncated(bytes, "the header");
-    let start = u32_le(bytes, 10).ok_or_else(header)? as usize;
+    let start = u64::from(u32_le(bytes, 10).ok_or_else(header)?);
     let width = u32_le(bytes, 18).ok_or_else(header)?;
     let height = u32_le(bytes, 22).ok_or_else(header)?.cast_signed().unsigned_abs();
     let depth = u16_le(bytes, 28).ok_or_else(header)?;
     let compression = u32_le(bytes, 30).ok_or_else(header)?;
     let stride = (u64::from(width) * u64::from(depth)).div_ceil(32) * 4;
+    let end = stride.saturating_mul(u64::from(height)).saturating_add(start);
     let uncompressed = matches!(compression, 0 | 3);
-    if uncompressed && (bytes.len() as u64) < start as u64 + stride * u64::from(height) {
+    if uncompressed && (bytes.len() as u64) < end {
         return Err(truncated(bytes, "the last row"));
     }
     Ok((width, height, 1))

@@ -5,6 +5,8 @@
 //! two passes to 8 bits, so their order is part of the result: along the rows first, unless the
 //! picture loses more than twice as many rows as columns (Pillow 13; before it, always).
 
+use std::ops::Range;
+
 use super::Pixels;
 
 const PRECISION: u32 = 32 - 8 - 2;
@@ -60,42 +62,68 @@ impl Filter {
     }
 }
 
-/// The input pixels one output pixel is made of.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
-}
-
 /// `pixels` at `width` by `height`; both at least 1.
 pub fn resize(pixels: Pixels, width: usize, height: usize, filter: Filter) -> Pixels {
-    let lost = |before: usize, after: usize| before as i64 - after as i64;
-    let (columns_lost, rows_lost) = (lost(pixels.width, width), lost(pixels.height, height));
-    if rows_lost > 0 && rows_lost > 2 * columns_lost {
-        resize_rows(resize_columns(pixels, height, filter), width, filter)
+    resize_part(pixels, width, height, filter, 0..width, 0..height)
+}
+
+/// The part of [`resize`] that lies in `columns` and `rows`, without making the rest: a narrow
+/// picture is enlarged without bounds before its middle is cut out.
+pub(super) fn resize_part(
+    pixels: Pixels,
+    width: usize,
+    height: usize,
+    filter: Filter,
+    columns: Range<usize>,
+    rows: Range<usize>,
+) -> Pixels {
+    let across = Axis { input: pixels.width, output: width, filter };
+    let down = Axis { input: pixels.height, output: height, filter };
+    let lost = |axis: &Axis| axis.input as i64 - axis.output as i64;
+    if lost(&down) > 0 && lost(&down) > 2 * lost(&across) {
+        let strip = resize_columns(pixels, &down, rows, 0);
+        let lines = 0..strip.height;
+        resize_rows(strip, &across, columns, lines)
     } else {
-        resize_columns(resize_rows(pixels, width, filter), height, filter)
+        let lines = down.covered(rows.start).start..down.covered(rows.end - 1).end;
+        let first = lines.start;
+        resize_columns(resize_rows(pixels, &across, columns, lines), &down, rows, first)
     }
 }
 
-fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
-    let scale = input as f64 / output as f64;
-    let stretch = scale.max(1.0);
-    let support = filter.support() * stretch;
-    (0..output)
-        .map(|index| {
-            let centre = (index as f64 + 0.5) * scale;
-            // Casting towards zero and clamping at zero is one operation in Rust.
-            let first = (centre - support + 0.5) as usize;
-            let last = ((centre + support + 0.5) as usize).min(input);
-            let exact: Vec<f64> = (first..last)
-                .map(|x| filter.weight((x as f64 - centre + 0.5) * (1.0 / stretch)))
-                .collect();
-            let sum: f64 = exact.iter().sum();
-            let sum = if sum == 0.0 { 1.0 } else { sum };
-            let weights = exact.iter().map(|weight| fixed(weight / sum)).collect();
-            Taps { first, weights }
-        })
-        .collect()
+/// One direction: from how many pixels to how many, by which filter.
+struct Axis {
+    input: usize,
+    output: usize,
+    filter: Filter,
+}
+
+impl Axis {
+    /// By how much the filter is widened.
+    fn stretch(&self) -> f64 {
+        (self.input as f64 / self.output as f64).max(1.0)
+    }
+
+    fn centre(&self, index: usize) -> f64 {
+        (index as f64 + 0.5) * (self.input as f64 / self.output as f64)
+    }
+
+    /// The input pixels that output pixel `index` is made of, at least one.
+    fn covered(&self, index: usize) -> Range<usize> {
+        let (centre, reach) = (self.centre(index), self.filter.support() * self.stretch());
+        // Casting towards zero and clamping at zero is one operation in Rust.
+        (centre - reach + 0.5) as usize..((centre + reach + 0.5) as usize).min(self.input)
+    }
+
+    /// Their weights, of sum 1, in fixed point.
+    fn weights(&self, index: usize) -> Vec<i32> {
+        let (centre, shrink) = (self.centre(index), 1.0 / self.stretch());
+        let weight = |x: usize| self.filter.weight((x as f64 - centre + 0.5) * shrink);
+        let exact: Vec<f64> = self.covered(index).map(weight).collect();
+        let sum: f64 = exact.iter().sum();
+        let sum = if sum == 0.0 { 1.0 } else { sum };
+        exact.iter().map(|weight| fixed(weight / sum)).collect()
+    }
 }
 
 fn fixed(weight: f64) -> i32 {
@@ -106,58 +134,96 @@ fn round(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-fn resize_rows(pixels: Pixels, width: usize, filter: Filter) -> Pixels {
-    if width == pixels.width {
-        return pixels;
+/// Output `columns` of the input `lines`.
+fn resize_rows(pixels: Pixels, axis: &Axis, columns: Range<usize>, lines: Range<usize>) -> Pixels {
+    if axis.input == axis.output {
+        return pixels.part(columns, lines);
     }
-    let taps = taps(pixels.width, width, filter);
-    let mut data = vec![0; pixels.height * width * pixels.channels];
-    let rows = pixels.data.chunks_exact(pixels.width * pixels.channels);
-    for (row, out) in rows.zip(data.chunks_exact_mut(width * pixels.channels)) {
-        if pixels.channels == 1 {
-            resize_row_grey(row, &taps, out);
-        } else {
-            resize_row_rgb(row.as_chunks().0, &taps, out.as_chunks_mut().0);
-        }
+    let (width, height, channels) = (columns.len(), lines.len(), pixels.channels);
+    let stride = pixels.width * channels;
+    let input = &pixels.data[lines.start * stride..lines.end * stride];
+    let mut data = vec![0; height * width * channels];
+    match channels {
+        1 => resize_grey_rows(input, stride, axis, columns, &mut data),
+        3 => resize_colour_rows::<3>(input, stride, axis, columns, &mut data),
+        _ => resize_colour_rows::<4>(input, stride, axis, columns, &mut data),
     }
-    Pixels { width, height: pixels.height, channels: pixels.channels, data }
+    Pixels { width, height, channels, data }
 }
 
-fn resize_row_grey(row: &[u8], taps: &[Taps], out: &mut [u8]) {
-    for (tap, out) in taps.iter().zip(out) {
-        let covered = &row[tap.first..tap.first + tap.weights.len()];
-        let sum: i32 = covered.iter().zip(&tap.weights).map(|(&p, w)| i32::from(p) * w).sum();
-        *out = round(HALF + sum);
-    }
-}
-
-fn resize_row_rgb(row: &[[u8; 3]], taps: &[Taps], out: &mut [[u8; 3]]) {
-    for (tap, out) in taps.iter().zip(out) {
-        let covered = &row[tap.first..tap.first + tap.weights.len()];
-        let mut sums = [HALF; 3];
-        for (pixel, weight) in covered.iter().zip(&tap.weights) {
-            for (sum, &value) in sums.iter_mut().zip(pixel) {
-                *sum += i32::from(value) * weight;
+/// Column by column, so that the weights of one column alone are held.
+fn resize_colour_rows<const N: usize>(
+    input: &[u8],
+    stride: usize,
+    axis: &Axis,
+    columns: Range<usize>,
+    data: &mut [u8],
+) {
+    let width = columns.len();
+    for (column, index) in columns.enumerate() {
+        let (covered, weights) = (axis.covered(index), axis.weights(index));
+        let rows = input.chunks_exact(stride).zip(data.chunks_exact_mut(width * N));
+        for (line, out) in rows {
+            let mut sums = [HALF; N];
+            let pixels = line[covered.start * N..covered.end * N].as_chunks::<N>().0;
+            for (pixel, weight) in pixels.iter().zip(&weights) {
+                for (sum, &value) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(value) * weight;
+                }
             }
+            out[column * N..(column + 1) * N].copy_from_slice(&sums.map(round));
         }
-        *out = sums.map(round);
     }
 }
 
-/// Whole rows are added up, each times its weight: the inner loop runs along memory.
-fn resize_columns(pixels: Pixels, height: usize, filter: Filter) -> Pixels {
-    if height == pixels.height {
-        return pixels;
+/// As [`resize_colour_rows`], with each weight in two halves of 16 bits, whose products with pixels
+/// a vector unit adds in pairs.
+fn resize_grey_rows(
+    input: &[u8],
+    stride: usize,
+    axis: &Axis,
+    columns: Range<usize>,
+    data: &mut [u8],
+) {
+    let width = columns.len();
+    for (column, index) in columns.enumerate() {
+        let covered = axis.covered(index);
+        let (high, low): (Vec<i16>, Vec<i16>) =
+            axis.weights(index).iter().map(|&w| ((w >> 8) as i16, (w & 0xFF) as i16)).unzip();
+        for (line, out) in input.chunks_exact(stride).zip(data.chunks_exact_mut(width)) {
+            // The halves may wrap around; their sum, which fits, is right all the same.
+            let sum = dot(&line[covered.clone()], &high, &low);
+            out[column] = round(HALF.wrapping_add(sum));
+        }
     }
-    let stride = pixels.width * pixels.channels;
+}
+
+fn dot(pixels: &[u8], high: &[i16], low: &[i16]) -> i32 {
+    let (mut highs, mut lows) = (0_i32, 0_i32);
+    for ((&pixel, &high), &low) in pixels.iter().zip(high).zip(low) {
+        highs = highs.wrapping_add(i32::from(pixel) * i32::from(high));
+        lows = lows.wrapping_add(i32::from(pixel) * i32::from(low));
+    }
+    highs.wrapping_shl(8).wrapping_add(lows)
+}
+
+/// Output `rows` from lines that begin at the `first` of the input. Whole lines are added up, each
+/// times its weight: the inner loop runs along memory.
+fn resize_columns(pixels: Pixels, axis: &Axis, rows: Range<usize>, first: usize) -> Pixels {
+    if axis.input == axis.output {
+        let columns = 0..pixels.width;
+        return pixels.part(columns, rows.start - first..rows.end - first);
+    }
+    let (width, height, channels) = (pixels.width, rows.len(), pixels.channels);
+    let stride = width * channels;
     let mut data = vec![0; height * stride];
     let mut sums = vec![0_i32; stride];
-    for (tap, out) in taps(pixels.height, height, filter).iter().zip(data.chunks_exact_mut(stride))
-    {
+    for (index, out) in rows.zip(data.chunks_exact_mut(stride)) {
         sums.fill(HALF);
-        let covered = pixels.data[tap.first * stride..].chunks_exact(stride);
-        for (row, weight) in covered.zip(&tap.weights) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
+        let start = axis.covered(index).start - first;
+        let lines = pixels.data[start * stride..].chunks_exact(stride);
+        for (line, weight) in lines.zip(&axis.weights(index)) {
+            for (sum, &value) in sums.iter_mut().zip(line) {
                 *sum += i32::from(value) * weight;
             }
         }
@@ -165,7 +231,7 @@ fn resize_columns(pixels: Pixels, height: usize, filter: Filter) -> Pixels {
             *out = round(sum);
         }
     }
-    Pixels { width: pixels.width, height, channels: pixels.channels, data }
+    Pixels { width, height, channels, data }
 }
 
 #[cfg(test)]
