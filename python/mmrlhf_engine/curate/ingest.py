@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 
 from mmrlhf_engine._core import (
     FirstSeen,
@@ -36,6 +36,8 @@ __all__ = ["IngestConfig", "SourceConfig", "describe", "outside", "run"]
 
 _TEXT_SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
 _ENOUGH_TO_JUDGE = 1000
+# Records that share a picture stand near each other; about 200 MB.
+_NAMES_REMEMBERED = 200_000
 
 
 Column = Literal["id", "image", "video", "prompt", "answer"]
@@ -68,6 +70,11 @@ class IngestConfig(Section):
     max_pixels: int = Field(default=89_478_485, ge=1)
     """Pictures of more pixels are rejected before they are decoded (the default is Pillow's)."""
 
+    @field_serializer("sources")
+    def _in_order(self, sources: list[SourceConfig]) -> list[SourceConfig]:
+        """The order in which sources are given plays no part, so it is no part of the settings."""
+        return sorted(sources, key=lambda source: (source.path, source.name or ""))
+
     @field_validator("max_bad")
     @classmethod
     def _is_a_share(cls, value: str | None) -> str | None:
@@ -95,6 +102,8 @@ def run(config: IngestConfig, stage: Stage) -> None:
                 intake.take(source, settings, batch)
                 intake.check_share(config.max_bad)
                 stage.progress(f"reading {source.name}", intake.rows)
+            if source.name not in intake.by_source:
+                raise InputError(f"{source.path}: no record in it", hint="leave it out")
         intake.check_share(config.max_bad, final=True)
     stage.finish(
         rows_in=intake.rows,
@@ -130,7 +139,8 @@ def resolve(config: IngestConfig) -> list[tuple[Source, SourceConfig]]:
             )
         own = path if path.is_dir() else path.parent
         root = Path(settings.root).resolve() if settings.root else own
-        resolved.append((Source(name, path, format, root), settings))
+        fields = tuple(settings.columns.values())
+        resolved.append((Source(name, path, format, root, fields), settings))
     return sorted(resolved, key=lambda pair: pair[0].name)
 
 
@@ -221,22 +231,29 @@ class _Intake:
         rows = rows.with_columns(
             pl.col("modality").fill_null("text"),
             pl.col("media").fill_null([]),
-            pl.coalesce("reason", "media_reason").alias("reason"),
-            pl.coalesce("detail", "media_detail").alias("detail"),
+            pl.coalesce("media_reason", "reason").alias("reason"),
+            pl.coalesce("media_detail", "detail").alias("detail"),
             whole=pl.col("media_reason").is_not_null(),
         )
         rows = self._reject_known_ids(rows)
-        self._write(source, settings, rows, media)
+        bad = _bad_rows(rows, batch.troubles)
+        good = rows.filter(pl.col("reason").is_null())
+        self._write(source, settings, good, bad)
+        self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
 
     def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
+        own = references.filter(~pl.col("record").is_in(batch.beside["record"].implode()))
+        references = pl.concat([own, batch.beside]).sort("record", maintain_order=True)
         references = references.with_row_index("order")
         named = references.filter(pl.col("name").is_not_null())
         celled = references.filter(pl.col("cell").is_not_null())
+        names = self._inspect_names(source, named["name"])
+        cells = self._inspect_cells(batch.cells)
         found = pl.concat(
             [
-                named.join(self._inspect_names(source, named["name"]), on="name", how="left"),
-                celled.join(self._inspect_cells(batch.cells), on="cell", how="left"),
+                named.join(names, on="name", how="left"),
+                celled.join(cells, on=["record", "cell"], how="left"),
             ],
             how="diagonal_relaxed",
         )
@@ -244,13 +261,13 @@ class _Intake:
         return found.sort("order").with_columns(
             reason=pl.when(nowhere).then(pl.lit("wrong_type")).otherwise("reason"),
             detail=pl.when(nowhere)
-            .then(pl.lit("the record points to a cell that is not there"))
+            .then(pl.lit("the record points to a cell that is not its own"))
             .otherwise("detail"),
         )
 
     def _inspect_names(self, source: Source, names: pl.Series) -> pl.DataFrame:
         """One row a name; names seen before are remembered, since records share pictures."""
-        if len(self.names) > 1_000_000:
+        if len(self.names) > _NAMES_REMEMBERED:
             self.names.clear()
         wanted = names.unique(maintain_order=True)
         new = [name for name in wanted if (source.root, name) not in self.names]
@@ -268,21 +285,17 @@ class _Intake:
     def _inspect_cells(self, cells: pl.DataFrame) -> pl.DataFrame:
         """One row a cell, with its place."""
         inline = pl.col("inline").is_not_null()
-        places = cells.with_row_index("cell").select(
-            *("cell", "path", "offset", "length", "column", "row", "item"),
-            readable=pl.when(inline).then(None).otherwise("path"),
-            content="inline",
-        )
+        places = cells.with_columns(readable=pl.when(inline).then(None).otherwise("path"))
         inspected = inspect_located_media(
             places["readable"].to_arrow().cast(pa.large_string()),
             places["offset"].to_arrow().cast(pa.uint64()),
             places["length"].to_arrow().cast(pa.uint64()),
-            places["content"].to_arrow().cast(pa.large_binary()),
+            places["inline"].to_arrow().cast(pa.large_binary()),
             max_pixels=self.config.max_pixels,
             threads=self.stage.threads,
         )
         found = _frame(inspected).drop("path")
-        return pl.concat([places.drop("readable", "content"), found], how="horizontal")
+        return pl.concat([places.drop("readable", "inline"), found], how="horizontal")
 
     def _reject_known_ids(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows whose id has come by before, in this batch or an earlier one, are rejected.
@@ -291,18 +304,26 @@ class _Intake:
         several turns, the id of each: ``a`` with a turn ``a#1``, and a record ``a#1``, never share.
         """
         good = rows.filter(pl.col("reason").is_null())
-        records = good.unique("record", maintain_order=True)
-        known = records.filter(~self._are_new(records["record_id"]))["record"]
-        turns = good.filter(pl.col("turn").is_not_null() & ~pl.col("record").is_in(known.implode()))
-        known_turns = turns.filter(~self._are_new(turns["id"]))["id"]
-        whole = pl.col("reason").is_null() & pl.col("record").is_in(known.implode())
-        part = pl.col("reason").is_null() & pl.col("id").is_in(known_turns.implode())
+        records = good.unique("record", keep="first", maintain_order=True)
+        claims = pl.concat(
+            [
+                records.select("record", turn=pl.lit(0, pl.UInt32), claim="record_id"),
+                good.drop_nulls("turn").select("record", "turn", claim="id"),
+            ]
+        ).sort("record", "turn")
+        known = claims.filter(~self._are_new(claims["claim"])).select("record", "turn")
+        by_record = pl.col("record").is_in(known.filter(turn=0)["record"].implode())
+        by_turn = pl.struct("record", "turn").is_in(known.to_struct().implode())
+        known_whole = pl.col("reason").is_null() & by_record
+        known_part = pl.col("reason").is_null() & by_turn
         return rows.with_columns(
-            reason=pl.when(whole | part).then(pl.lit("duplicate_id")).otherwise("reason"),
-            detail=pl.when(whole | part)
-            .then(pl.format("{} has come before", "source_id"))
+            reason=pl.when(known_whole | known_part)
+            .then(pl.lit("duplicate_id"))
+            .otherwise("reason"),
+            detail=pl.when(known_whole | known_part)
+            .then(pl.format("{} has come before", "id"))
             .otherwise("detail"),
-            whole=pl.col("whole") | whole,
+            whole=pl.col("whole") | known_whole,
         )
 
     def _are_new(self, ids: pl.Series) -> pl.Series:
@@ -310,31 +331,19 @@ class _Intake:
         return pl.Series(pl.from_arrow(new), dtype=pl.Boolean)
 
     def _write(
-        self, source: Source, settings: SourceConfig, rows: pl.DataFrame, media: pl.DataFrame
+        self, source: Source, settings: SourceConfig, good: pl.DataFrame, bad: pl.DataFrame
     ) -> None:
-        good = rows.filter(pl.col("reason").is_null()).with_columns(
-            source=pl.lit(source.name), tags=pl.lit(settings.tags, pl.List(pl.String()))
-        )
-        bad = rows.filter(pl.col("reason").is_not_null())
-        # A defect of the whole record is one row, however many turns it has.
-        bad = pl.concat(
-            [
-                bad.filter("whole").unique("record", maintain_order=True),
-                bad.filter(~pl.col("whole")).with_columns(
-                    position=pl.col("position") + _turn_mark()
-                ),
-            ]
-        ).sort("record", "turn", nulls_last=False)
-        self.samples.write(good)
+        tags = pl.lit(settings.tags, pl.List(pl.String()))
+        self.samples.write(good.with_columns(source=pl.lit(source.name), tags=tags))
         self.rejected.write(bad.with_columns(source=pl.lit(source.name)))
-        self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
-        counts = self.by_source.setdefault(source.name, Counter())
-        counts.update(samples=good.height, rejected=bad.height)
+        if good.height + bad.height:
+            counts = self.by_source.setdefault(source.name, Counter())
+            counts.update(samples=good.height, rejected=bad.height)
         self.reasons.update(bad["reason"])
         self.rows += good.height + bad.height
 
     def _write_media(self, media: pl.DataFrame) -> None:
-        media = media.unique("hash", maintain_order=True)
+        media = media.unique("hash", keep="first", maintain_order=True)
         new = pa.array(self.contents.insert(media["hash"].to_arrow().cast(pa.large_string())))
         rows = media.filter(pl.Series(pl.from_arrow(new), dtype=pl.Boolean))
         missing = [name for name in MEDIA if name not in rows.columns]
@@ -345,7 +354,8 @@ class _Intake:
         bad = sum(self.reasons.values())
         most = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common(3))
         if final and bad == self.rows:
-            raise InputError(f"none of {self.rows:,} rows can be used: {most or 'there is none'}")
+            names = ", ".join(Path(source.path).name for source in self.config.sources)
+            raise InputError(f"{names}: none of {self.rows:,} rows can be used: {most}")
         judged = final or self.rows >= _ENOUGH_TO_JUDGE
         if max_bad is not None and judged and bad > _share(max_bad) * self.rows:
             raise InputError(
@@ -397,6 +407,15 @@ def _literal(text: str) -> str:
 def _turn_mark() -> pl.Expr:
     """``#2`` for the second turn of several, nothing for the only one."""
     return pl.when(pl.col("turn").is_null()).then(pl.lit("")).otherwise(pl.format("#{}", "turn"))
+
+
+def _bad_rows(rows: pl.DataFrame, troubles: pl.DataFrame) -> pl.DataFrame:
+    """What goes into `rejected`: a defect of the whole record is one row, of a turn one each."""
+    bad = rows.filter(pl.col("reason").is_not_null())
+    whole = bad.filter("whole").unique("record", keep="first", maintain_order=True)
+    turns = bad.filter(~pl.col("whole")).with_columns(position=pl.col("position") + _turn_mark())
+    ordered = pl.concat([whole, turns]).sort("record", "turn", nulls_last=False)
+    return pl.concat([ordered.select("position", "reason", "detail"), troubles])
 
 
 def _media_by_record(media: pl.DataFrame) -> pl.DataFrame:

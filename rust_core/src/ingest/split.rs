@@ -2,7 +2,8 @@
 //!
 //! A file is read in blocks of any size; what is left of the last record waits for the next block.
 //! Elements of an array are found by counting brackets outside of strings, not by parsing, so that
-//! an element that is broken inside costs only itself.
+//! an element that is broken inside costs only itself. Whatever follows the array is one record more,
+//! which no parser will accept: it must not vanish.
 
 /// How a file holds its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub struct RawRecord {
     pub bytes: Vec<u8>,
 }
 
+/// Stands for what follows the array, and is no JSON.
+const AFTER_ARRAY: &[u8] = b"(more data after the end of the array)";
+
 /// Cuts records out of blocks.
 #[derive(Debug)]
 pub struct RecordSplitter {
@@ -38,6 +42,7 @@ struct Scan {
     in_string: bool,
     escaped: bool,
     closed: bool,
+    follows: bool,
 }
 
 impl RecordSplitter {
@@ -55,6 +60,9 @@ impl RecordSplitter {
             Layout::Array => self.feed_array(block, &mut records),
         }
         if last {
+            if self.scan.follows {
+                self.waiting.extend_from_slice(AFTER_ARRAY);
+            }
             self.end_record(&mut records);
         }
         records
@@ -73,7 +81,8 @@ impl RecordSplitter {
     fn feed_array(&mut self, block: &[u8], records: &mut Vec<RawRecord>) {
         for &byte in block {
             if self.scan.closed {
-                return; // nothing that follows the array is a record
+                self.scan.follows |= !byte.is_ascii_whitespace();
+                continue;
             }
             if self.scan.in_string {
                 self.scan.in_string = self.scan.escaped || byte != b'"';

@@ -1,0 +1,494 @@
+"""Each way raw data can be bad is one named row, and costs no good row beside it."""
+
+import gzip
+import json
+import os
+import struct
+import zlib
+from functools import partial
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from intake import PICTURES, conversation, lines, picture, take_in, write_tar
+
+from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
+from mmrlhf_engine.errors import ConfigError, InputError, MmrlhfError
+
+GOOD = {"id": "good", "prompt": "What is it?"}
+
+
+@pytest.fixture(name="take_in")
+def _take_in(stage):
+    return partial(take_in, stage)
+
+
+def bomb(width=30_000, height=30_000):
+    """A valid PNG of many pixels with next to nothing in it."""
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+DEEP = '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+BAD_LINES = {
+    "cut short": ('{"prompt": "wh', "broken_record"),
+    "not JSON": ("hello", "broken_record"),
+    "invalid UTF-8": (b'{"prompt": "\xff"}', "broken_record"),
+    "UTF-16": ('{"prompt": "x"}'.encode("utf-16-le").replace(b"\n", b""), "broken_record"),
+    "half a surrogate pair": ('{"prompt": "\\ud800"}', "broken_record"),
+    "NUL bytes": (b"\0" * 100, "broken_record"),
+    "nested deeply": (DEEP, "broken_record"),
+    "two records on a line": ('{"prompt": "a"} {"prompt": "b"}', "broken_record"),
+    "a number": ("17", "wrong_type"),
+    "a list": ("[1, 2, 3]", "wrong_type"),
+    "prompt is a list": ({"prompt": ["x"]}, "wrong_type"),
+    "id is a list": ({"id": [1], "prompt": "x"}, "wrong_type"),
+    "image is a number": ({"image": 3, "prompt": "x"}, "wrong_type"),
+    "image points to a cell": ({"image": {"cell": 0}, "prompt": "x"}, "wrong_type"),
+    "conversations is a text": ({"conversations": "hi"}, "wrong_type"),
+    "a message is a text": ({"conversations": ["hi"]}, "wrong_type"),
+    "unknown speaker": ({"conversations": [{"from": "cat", "value": "x"}]}, "wrong_type"),
+    "no text at all": ({"id": "x", "score": 1}, "no_text"),
+    "empty object": ("{}", "no_text"),
+    "empty prompt": ({"prompt": "  "}, "empty_prompt"),
+    "only a mark": ({"conversations": conversation(("<image>\n", "x"))}, "empty_prompt"),
+    "no question": ({"conversations": []}, "empty_prompt"),
+    "id used before": (GOOD, "duplicate_id"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_line_is_named_and_costs_nothing_else(tmp_path, take_in, case):
+    line, reason = BAD_LINES[case]
+    out = take_in(lines(tmp_path / "x.jsonl", GOOD, line, "", {"prompt": "after"}))
+    assert out.prompts == {"x:good": "What is it?", "x:4": "after"}
+    assert out.reasons == {"x.jsonl:2": reason}
+    detail = out.rejected["detail"][0]
+    assert 0 < len(detail) < 400, detail
+
+
+BAD_MEDIA = {
+    "absent": ("gone.png", "missing_media"),
+    "an address": ("https://example.com/a.png", "missing_media"),
+    "NUL in the name": ("a\0.png", "missing_media"),
+    "a name of a megabyte": ("a" * 2**20, "missing_media"),
+    "empty folder": ("empty", "missing_media"),
+    "cut short": ("short.png", "truncated_media"),
+    "empty file": ("empty.png", "unreadable_media"),
+    "a web page": ("page.png", "unreadable_media"),
+    "a HEIF picture": ("heif.png", "unreadable_media"),
+    "a pipe": ("pipe.png", "unreadable_media"),
+    "too many pixels": ("bomb.png", "too_many_pixels"),
+    "up and away": ("../../../../etc/hostname", "outside_root"),
+    "up to what is not there": ("../gone.png", "outside_root"),
+    "absolute": ("/etc/hostname", "outside_root"),
+    "link that leaves": ("link.png", "outside_root"),
+    "folder with a frame that leaves": ("frames", "outside_root"),
+}
+
+
+def bad_media(folder):
+    """A folder with one file for each of BAD_MEDIA, and a good picture."""
+    whole = PICTURES[0].read_bytes()
+    picture(folder, "good.png")
+    for name in ("empty", "frames"):
+        (folder / name).mkdir()
+    for name, content in {
+        "short.png": whole[: len(whole) // 2],
+        "empty.png": b"",
+        "page.png": b"<html>404 Not Found</html>",
+        "heif.png": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        "bomb.png": bomb(),
+    }.items():
+        (folder / name).write_bytes(content)
+    os.mkfifo(folder / "pipe.png")
+    outside = folder.parent / "outside.png"
+    outside.write_bytes(whole)
+    for link in ("link.png", "frames/1.png"):
+        (folder / link).symlink_to(outside)
+
+
+@pytest.mark.parametrize("case", BAD_MEDIA)
+def test_bad_media_are_named_and_cost_their_record_only(tmp_path, take_in, case):
+    name, reason = BAD_MEDIA[case]
+    folder = tmp_path / "deep" / "in"
+    folder.mkdir(parents=True)
+    bad_media(folder)
+    talk = conversation(("one?", "1"), ("two?", "2"))
+    out = take_in(
+        lines(
+            folder / "x.jsonl",
+            {"id": "a", "image": "good.png", "prompt": "before"},
+            {"id": "b", "image": ["good.png", name], "conversations": talk},
+            {"id": "c", "image": "./sub/../good.png", "prompt": "after"},
+        )
+    )
+    assert out.prompts == {"x:a": "before", "x:c": "after"}
+    assert out.reasons == {"x.jsonl:2": reason}
+    assert len(out.rejected["detail"][0]) < 400
+    assert out.media.height == 1
+
+
+def test_one_bad_turn_costs_only_itself(tmp_path, take_in):
+    talk = conversation(("one?", "1"), ("<image>", "2"), ("three?", "3"))
+    out = take_in(lines(tmp_path / "x.jsonl", {"id": "a", "conversations": talk}))
+    assert out.prompts == {"x:a#1": "one?", "x:a#3": "three?"}
+    assert out.reasons == {"x.jsonl:1#2": "empty_prompt"}
+
+
+def test_only_a_good_record_uses_up_its_id(tmp_path, take_in):
+    bad = {"id": "a", "image": "gone.png", "prompt": "x"}
+    out = take_in(lines(tmp_path / "x.jsonl", bad, {"id": "a", "prompt": "y"}))
+    assert out.prompts == {"x:a": "y"}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_id_that_looks_like_a_turn_costs_no_other_row(tmp_path, take_in, turned):
+    records = [
+        {"id": "a#1", "prompt": "mine"},
+        {"id": "a", "conversations": conversation(("one?", "1"), ("two?", "2"))},
+    ]
+    out = take_in(lines(tmp_path / "x.jsonl", *(records[::-1] if turned else records)))
+    assert sorted(out.samples["id"]) == ["x:a#1", "x:a#2"]
+    assert out.prompts["x:a#1"] == ("one?" if turned else "mine")
+    assert out.rejected["reason"].to_list() == ["duplicate_id"]
+
+
+def test_a_first_line_that_looks_like_an_array_hides_nothing(tmp_path, take_in):
+    out = take_in(lines(tmp_path / "x.jsonl", "[1, 2, 3]", GOOD))
+    assert out.samples.height == 1
+    assert out.reasons == {"x.jsonl:1": "wrong_type"}
+
+
+def test_what_follows_an_array_is_named(tmp_path, take_in):
+    (tmp_path / "x.json").write_text('[{"prompt": "a"}]\n[{"prompt": "b"}]')
+    out = take_in(tmp_path / "x.json")
+    assert out.samples["prompt"].to_list() == ["a"]
+    assert out.reasons == {"x.json:1": "broken_record"}
+
+
+def test_an_array_cut_short_keeps_what_is_whole(tmp_path, take_in):
+    (tmp_path / "x.json").write_text('[{"prompt": "a"}, {"prompt": "b"}, {"pro')
+    out = take_in(tmp_path / "x.json")
+    assert out.samples["prompt"].to_list() == ["a", "b"]
+    assert out.reasons == {"x.json:2": "broken_record"}
+
+
+def test_byte_order_marks_line_ends_and_blank_lines(tmp_path, take_in):
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf\r\n{"prompt": "a"}\r\n\r\n \n{"prompt": "b"}')
+    assert take_in(tmp_path / "x.jsonl").prompts == {"x:2": "a", "x:5": "b"}
+
+
+def test_a_line_of_many_megabytes(tmp_path, take_in):
+    long = {"prompt": "x" * 100_000_000}
+    out = take_in(lines(tmp_path / "x.jsonl", GOOD, long, "y" * 50_000_000, {"prompt": "z"}))
+    assert out.samples["prompt"].str.len_bytes().to_list() == [11, 100_000_000, 1]
+    assert out.reasons == {"x.jsonl:3": "broken_record"}
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+def test_compressed_data_that_end_too_early_keep_what_is_whole(tmp_path, take_in, compression):
+    text = "".join(json.dumps({"prompt": f"question {n * n}"}) + "\n" for n in range(300_000))
+    sink = pa.BufferOutputStream()
+    name = {"gz": "gzip", "zst": "zstd"}[compression]
+    with pa.CompressedOutputStream(sink, name) as stream:
+        stream.write(text.encode())
+    content = sink.getvalue().to_pybytes()
+    (tmp_path / f"x.jsonl.{compression}").write_bytes(content[: len(content) * 9 // 10])
+    out = take_in(tmp_path / f"x.jsonl.{compression}")
+    assert 100_000 < out.samples.height < 300_000
+    assert out.samples["prompt"][-1] == f"question {(out.samples.height - 1) ** 2}"
+    last = out.rejected.row(-1, named=True)
+    assert last["reason"] == "broken_record"
+    assert "compressed" in last["detail"]
+    assert last["position"].startswith(f"x.jsonl.{compression}:")
+
+
+def test_bad_rows_of_a_table_of_commas(tmp_path, take_in):
+    (tmp_path / "x.csv").write_bytes(
+        b'id,question\r\n1,a\r\n2\r\n3,b,too many\r\n\r\n4,\xff\r\n5,"two\nlines"\r\n6,c\0d\r\n7,e\r\n'
+    )
+    out = take_in(tmp_path / "x.csv")
+    assert out.prompts["x:1"] == "a"
+    assert out.prompts["x:5"] == "two\nlines"
+    assert out.prompts["x:7"] == "e"
+    reasons = out.reasons
+    assert reasons["x.csv:3"] == reasons["x.csv:4"] == "wrong_type"
+    assert reasons["x.csv:6"] == "broken_record"
+
+
+def test_a_quote_that_never_closes_is_named(tmp_path, take_in):
+    rest = "".join(f"{n},more\n" for n in range(5))
+    (tmp_path / "x.csv").write_text(f'id,question\na,first\nb,"never closed\n{rest}')
+    out = take_in(tmp_path / "x.csv")
+    assert out.prompts["x:a"] == "first"
+    assert out.report["rows_in"] >= 2
+
+
+def broken_tar(path, change):
+    members = {}
+    for name in "abc":
+        members |= {
+            f"{name}.png": PICTURES[0].read_bytes(),
+            f"{name}.txt": f"What {name}?".encode(),
+        }
+    content = bytearray(write_tar(path, members).read_bytes())
+    change(content)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_header_in_a_tar_hides_nothing_behind_it(tmp_path, take_in):
+    def damage(content):
+        at = content.index(b"b.png")
+        content[at : at + 100] = b"\xff" * 100
+
+    out = take_in(broken_tar(tmp_path / "w.tar", damage))
+    assert {"w:a", "w:c"} <= set(out.samples["id"])
+    assert "broken_record" in out.reasons.values()
+
+
+def test_a_tar_cut_short_keeps_what_is_whole(tmp_path, take_in):
+    def cut(content):
+        del content[content.index(b"c.png") + 600 :]
+
+    out = take_in(broken_tar(tmp_path / "w.tar", cut))
+    assert out.samples["id"].to_list() == ["w:a", "w:b"]
+    assert out.rejected["reason"].to_list() == ["truncated_media"]
+
+
+def test_a_tar_cut_within_a_header_says_so(tmp_path, take_in):
+    def cut(content):
+        del content[content.index(b"c.png") + 100 :]
+
+    out = take_in(broken_tar(tmp_path / "w.tar", cut))
+    assert out.samples["id"].to_list() == ["w:a", "w:b"]
+    assert out.rejected["reason"].to_list() == ["broken_record"]
+
+
+BAD_SIDECARS = {
+    "not JSON": (b"{", "broken_record"),
+    "a list": (b"[1]", "wrong_type"),
+    "nested deeply": (DEEP.encode(), "broken_record"),
+    "a huge number": (b'{"prompt": "x", "n": ' + b"9" * 5000 + b"}", None),
+    "another's cell": (b'{"prompt": "x", "video": {"cell": 0}}', "wrong_type"),
+    "no text": (b'{"score": 1}', "no_text"),
+}
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+@pytest.mark.parametrize("case", BAD_SIDECARS)
+def test_a_bad_sidecar_costs_its_own_picture_only(tmp_path, take_in, case, kind):
+    content, reason = BAD_SIDECARS[case]
+    members = {
+        "a.png": PICTURES[0].read_bytes(),
+        "a.txt": b"What?",
+        "b.png": PICTURES[1].read_bytes(),
+        "b.json": content,
+        "c.png": PICTURES[2].read_bytes(),
+        "c.txt": b"Which?",
+    }
+    source = tmp_path / "w"
+    if kind == "tar":
+        write_tar(source, members)
+    else:
+        source.mkdir()
+        for name, content in members.items():
+            (source / name).write_bytes(content)
+    out = take_in(source)
+    assert {"What?", "Which?"} <= set(out.samples["prompt"])
+    assert out.samples["modality"].unique().to_list() == ["image"]
+    assert out.rejected["reason"].to_list() == ([reason] if reason else [])
+
+
+def test_a_text_that_is_not_utf_8(tmp_path, take_in):
+    members = {"a.png": PICTURES[0].read_bytes(), "a.txt": b"\xff\xfe", "b.txt": b"fine"}
+    out = take_in(write_tar(tmp_path / "w.tar", members))
+    assert out.samples["prompt"].to_list() == ["fine"]
+    assert out.rejected["reason"].to_list() == ["broken_record"]
+
+
+def test_a_picture_without_a_text(tmp_path, take_in):
+    picture(tmp_path / "album", "a.png")
+    picture(tmp_path / "album", "b.png")
+    (tmp_path / "album/b.txt").write_text("What?")
+    out = take_in(tmp_path / "album")
+    assert out.rejected["reason"].to_list() == ["no_text"]
+
+
+def test_names_that_are_no_text(tmp_path, take_in):
+    album = tmp_path / "album"
+    picture(album, "a.png")
+    (album / "a.txt").write_text("What?")
+    os.link(album / "a.png", os.fsencode(album) + b"/\xff.png")
+    out = take_in(album)
+    assert out.samples["id"].to_list() == ["album:a.png"]
+    assert out.rejected.height == 1
+
+
+def test_links_in_a_folder_do_not_leave_it(tmp_path, take_in):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret")
+    album = tmp_path / "album"
+    picture(album, "a.png")
+    (album / "a.txt").symlink_to(secret)
+    (album / "loop").symlink_to(album)
+    picture(album, "b.png")
+    (album / "b.txt").write_text("What?")
+    out = take_in(album)
+    assert out.samples["prompt"].to_list() == ["What?"]
+    assert out.rejected.height == 1
+
+
+ODD_COLUMNS = {
+    "dates": pa.array([0], pa.timestamp("us", "UTC")),
+    "decimals": pa.array([1], pa.decimal128(10, 2)),
+    "maps": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+    "dictionary": pa.array(["x"]).dictionary_encode(),
+    "lists of lists of bytes": pa.array([[[b"x"]]]),
+    "bytes that are a text": pa.array([{"bytes": "x"}]),
+    "null": pa.nulls(1),
+    "durations": pa.array([5], pa.duration("ms")),
+    "fixed bytes": pa.array([b"ab"], pa.binary(2)),
+    "bytes": pa.array([b"not a picture"]),
+    "struct in list": pa.array([[{"a": b"x", "b": 1}]]),
+    "half floats": pa.array([1.5], pa.float16()),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_COLUMNS)
+@pytest.mark.parametrize("name", ["extra", "image", "id", "prompt"])
+def test_odd_columns_of_parquet_are_no_traceback(tmp_path, take_in, kind, name):
+    columns = {"prompt": pa.array(["x"]), name: ODD_COLUMNS[kind]}
+    good = {key: pa.nulls(1, values.type) for key, values in columns.items()} | {
+        "question": pa.array(["fine"])
+    }
+    tables = [pa.table({**columns, "question": pa.nulls(1, pa.string())}), pa.table(good)]
+    pq.write_table(pa.concat_tables(tables), tmp_path / "t.parquet")
+    out = take_in(tmp_path / "t.parquet")
+    assert "fine" in out.samples["prompt"].to_list()
+    assert out.report["rows_in"] == 2
+    if name == "extra":
+        assert out.samples.height == 2
+
+
+def test_a_bad_picture_in_a_cell(tmp_path, take_in):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = [b"", bomb(), PICTURES[0].read_bytes()[:300], b"GIF", PICTURES[0].read_bytes()]
+    table = {
+        "image": pa.array([{"bytes": c, "path": "a.png"} for c in images], kind),
+        "question": pa.array([f"{n}?" for n in range(5)]),
+    }
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    out = take_in(tmp_path / "t.parquet")
+    assert out.samples["prompt"].to_list() == ["4?"]
+    reasons = ["unreadable_media", "too_many_pixels", "truncated_media", "unreadable_media"]
+    assert out.rejected["reason"].to_list() == reasons
+
+
+WHOLE_FILES = {
+    "absent": None,
+    "empty.jsonl": b"",
+    "blank.jsonl": b"\n\n  \n",
+    "noise.bin": bytes(range(256)) * 8,
+    "damaged.parquet": b"PAR1" + b"x" * 100 + b"PAR1",
+    "array.json": b"[]",
+    "header.csv": b"id,question\n",
+    "text.gz": gzip.compress(b"hello"),
+    "broken.jsonl.gz": b"\x1f\x8b" + b"x" * 50,
+    "broken.jsonl.zst": b"\x28\xb5\x2f\xfd" + b"x" * 50,
+    "packed.tar.gz": "tar",
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_FILES)
+def test_a_source_without_a_record_is_one_clear_error(tmp_path, take_in, name):
+    content = WHOLE_FILES[name]
+    if content == "tar":
+        content = gzip.compress(write_tar(tmp_path / "t", {"a.txt": b"What?"}).read_bytes())
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        take_in(tmp_path / name)
+    assert name in str(raised.value)
+
+
+def test_an_empty_source_beside_a_good_one_is_one_clear_error(tmp_path, take_in):
+    good = lines(tmp_path / "good.jsonl", GOOD)
+    (tmp_path / "blank.jsonl").write_bytes(b"\n")
+    with pytest.raises(InputError, match=r"blank\.jsonl"):
+        take_in(good, tmp_path / "blank.jsonl")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InputError, match="nothing"):
+        take_in(good, tmp_path / "nothing")
+
+
+def test_no_source_and_sources_of_one_name(tmp_path, take_in):
+    with pytest.raises(InputError, match="no source"):
+        take_in()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        lines(tmp_path / folder / "x.jsonl", GOOD)
+    both = [tmp_path / folder / "x.jsonl" for folder in ("a", "b")]
+    with pytest.raises(ConfigError, match="name"):
+        take_in(*both)
+    out = take_in(*(SourceConfig(path=str(p), name=p.parent.name) for p in both))
+    assert out.samples["id"].to_list() == ["a:good", "b:good"]
+
+
+def test_a_rotten_run_stops_early(tmp_path, take_in):
+    rotten = lines(tmp_path / "x.jsonl", *(["broken"] * 50 + [{"prompt": "x"}] * 150) * 1000)
+    with pytest.raises(InputError, match="broken_record") as raised:
+        take_in(rotten, max_bad="5%")
+    assert "20" not in str(raised.value).split(" rows")[0].replace(",", "")[:3]
+    assert "hint" in str(raised.value)
+    assert take_in(rotten, max_bad="25%").rejected.height == 50_000
+    few = lines(tmp_path / "few.jsonl", "broken", *[{"prompt": "x"}] * 9)
+    with pytest.raises(InputError, match=r"1 of 10 rows"):
+        take_in(few, max_bad="5%")
+    assert take_in(few, max_bad="10%").samples.height == 9
+
+
+@pytest.mark.parametrize("share", ["five", "150%", "-1%", "nan"])
+def test_a_share_that_is_none(share):
+    with pytest.raises(MmrlhfError):
+        IngestConfig(max_bad=share)
+
+
+@given(
+    content=st.binary(max_size=300), head=st.sampled_from([b"", b"[", b"{", b'{"prompt":"x"}\n'])
+)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_bytes_cause_a_traceback(tmp_path, stage, content, head):
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(head + content)
+    try:
+        take_in(stage, file)
+    except MmrlhfError as error:
+        assert "x.jsonl" in str(error)
+
+
+def test_what_the_demo_plants_is_found(tmp_path, take_in):
+    from mmrlhf_engine.demo import corpus
+
+    made = corpus.build(tmp_path)
+    out = take_in(*(tmp_path / name for name in corpus.SOURCES))
+    found = set(out.rejected.select("source", "position", "reason").iter_rows())
+    planted = {(p.source, p.position, p.expected) for p in made.planted}
+    bad = {row for row in planted if row[2] not in ("exact", "near")}
+    assert bad
+    assert found == bad
+    ids = set(out.samples.select("source", "source_id").iter_rows())
+    assert {row[:2] for row in planted - bad} <= ids
+    assert pl.Series(out.report["sources"].values()).struct.field("samples").sum() > 4000
