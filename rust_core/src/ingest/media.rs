@@ -23,7 +23,7 @@ pub enum MediaSource {
         names: Vec<String>,
     },
     /// Ranges of files, or content handed over.
-    Located(Locations),
+    Located(Box<Locations>),
 }
 
 /// What a media file is.
@@ -67,9 +67,10 @@ pub fn inspect_media(
     };
     map_rows(rows, threads, interrupt, |row| match source {
         MediaSource::Named { names, .. } => inspect_named(&root, &names[row], max_pixels),
-        MediaSource::Located(locations) => {
-            locations.read(row).and_then(|bytes| inspect_bytes(&bytes, max_pixels)).map_err(reject)
-        }
+        MediaSource::Located(locations) => locations
+            .read(row)
+            .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
+            .map_err(|error| reject(&error)),
     })
 }
 
@@ -120,7 +121,7 @@ fn media_file(
     MediaFile { hash, kind, format, width, height, frames, bytes, path }
 }
 
-fn reject(error: PictureError) -> Rejection {
+fn reject(error: &PictureError) -> Rejection {
     Rejection::new(error.reason(), error.to_string())
 }
 
@@ -135,7 +136,7 @@ fn inspect_named(root: &Path, name: &str, max_pixels: u64) -> Outcome<MediaFile>
             PictureError::Truncated(what) => PictureError::Truncated(format!("{name}: {what}")),
             other => other,
         };
-        inspect_file(&path, max_pixels).map_err(|error| reject(named(error)))?
+        inspect_file(&path, max_pixels).map_err(|error| reject(&named(error)))?
     };
     Ok(MediaFile { path: Some(text), ..media })
 }

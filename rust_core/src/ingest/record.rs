@@ -76,9 +76,9 @@ pub fn fields() -> Vec<&'static str> {
 /// Read a record from its JSON text.
 pub fn read_record(json: &[u8], columns: &ColumnMap) -> Result<Record, Rejection> {
     let text =
-        std::str::from_utf8(json).map_err(|error| broken(json, format!("not UTF-8: {error}")))?;
+        std::str::from_utf8(json).map_err(|error| broken(json, &format!("not UTF-8: {error}")))?;
     let value: Value =
-        serde_json::from_str(text).map_err(|error| broken(json, error.to_string()))?;
+        serde_json::from_str(text).map_err(|error| broken(json, &error.to_string()))?;
     let Value::Object(fields) = value else {
         return Err(wrong_type("the record", &value, "an object"));
     };
@@ -96,7 +96,7 @@ pub fn read_record(json: &[u8], columns: &ColumnMap) -> Result<Record, Rejection
     Ok(Record { id: fields.id()?, is_pair, media, turns: turns(&fields)? })
 }
 
-fn broken(json: &[u8], what: String) -> Rejection {
+fn broken(json: &[u8], what: &str) -> Rejection {
     let start = String::from_utf8_lossy(json.get(..SHOWN).unwrap_or(json));
     Rejection::new("broken_record", format!("{what}; it begins {start:?}"))
 }

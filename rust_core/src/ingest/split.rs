@@ -41,8 +41,17 @@ struct Scan {
     depth: usize,
     in_string: bool,
     escaped: bool,
-    closed: bool,
-    follows: bool,
+    progress: Progress,
+}
+
+/// How far the array is.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Open,
+    Closed,
+    /// Something stands behind the end.
+    Followed,
 }
 
 impl RecordSplitter {
@@ -60,7 +69,7 @@ impl RecordSplitter {
             Layout::Array => self.feed_array(block, &mut records),
         }
         if last {
-            if self.scan.follows {
+            if self.scan.progress == Progress::Followed {
                 self.waiting.extend_from_slice(AFTER_ARRAY);
             }
             self.end_record(&mut records);
@@ -80,8 +89,10 @@ impl RecordSplitter {
 
     fn feed_array(&mut self, block: &[u8], records: &mut Vec<RawRecord>) {
         for &byte in block {
-            if self.scan.closed {
-                self.scan.follows |= !byte.is_ascii_whitespace();
+            if self.scan.progress != Progress::Open {
+                if !byte.is_ascii_whitespace() {
+                    self.scan.progress = Progress::Followed;
+                }
                 continue;
             }
             if self.scan.in_string {
@@ -98,7 +109,9 @@ impl RecordSplitter {
             self.scan.in_string = byte == b'"';
             let between = byte == b',' && self.scan.depth == 1;
             if between || self.scan.depth == 0 && byte == b']' {
-                self.scan.closed = !between;
+                if !between {
+                    self.scan.progress = Progress::Closed;
+                }
                 self.end_record(records);
             } else if self.scan.depth > 1 || !matches!(byte, b'[') {
                 self.waiting.push(byte);

@@ -81,9 +81,7 @@ def _to_records(source: Source, batch: pa.RecordBatch, first: int) -> RawBatch:
         elif _is_plain(values.type):
             columns.append(pl.Series(name, pl.from_arrow(values)))
         else:
-            # Says what is there, should the record need this column.
-            kind = pl.Series("type", [str(values.type)] * len(values))
-            columns.append(kind.to_frame().to_struct(name))
+            columns.append(_foreign(name, values))
     text = pl.DataFrame(columns).select(pl.struct(pl.all()).struct.json_encode()).to_series()
     keys = [str(first + index) for index in range(batch.num_rows)]
     return RawBatch(
@@ -121,6 +119,12 @@ def _is_plain(kind: pa.DataType) -> bool:
     return bool(text or number or time or types.is_boolean(kind) or types.is_null(kind))
 
 
+def _foreign(name: str, values: pa.Array) -> pl.Series:
+    """What cannot be written as JSON, as ``{type}``: the core refuses it where it is needed."""
+    kinds = [{"type": str(values.type)} if value.is_valid else None for value in values]
+    return pl.Series(name, kinds, dtype=pl.Struct({"type": pl.String()}))
+
+
 def _references(
     source: Source, name: str, values: pa.Array, first: int, cells: list[dict[str, object]]
 ) -> pl.Series:
@@ -149,6 +153,6 @@ def _references(
                     "inline": content,
                 }
             )
-        references.append(places)
+        references.append(places or None)
     kind = pl.List(pl.Struct({"cell": pl.UInt32(), "path": pl.String()}))
     return pl.Series(name, references, dtype=kind)

@@ -90,8 +90,10 @@ def _add(group: _Group, suffix: str, member: dict[str, Any]) -> None:
 
 
 def _to_records(source: Source, groups: list[_Group]) -> RawBatch:
-    """A group whose picture may have been lost to damage is none: its text alone means another thing."""
-    troubles, keys, records = [], [], []
+    """A group whose picture may be lost to damage is no record: its text alone is another."""
+    troubles: list[tuple[str, str, str]] = []
+    keys: list[str] = []
+    records: list[bytes] = []
     cells: list[dict[str, object]] = []
     for group in groups:
         trouble = group.trouble
