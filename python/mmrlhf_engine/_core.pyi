@@ -81,7 +81,7 @@ def hash_images(
 ) -> ArrowArray:
     """large_string, uint64, uint64 and large_binary in; inline wins where it is not null.
 
-    Out: ``struct{phash: uint64, colour: fixed_size_list<uint8>[48], reason, detail}``.
+    Out: ``struct{phash: uint64, colour: fixed_size_list<uint8>[192], reason, detail}``.
     """
 
 def decode_images(
@@ -123,7 +123,7 @@ def find_duplicates(
     settings: Mapping[str, Any],
     threads: int,
 ) -> tuple[ArrowArray, ArrowArray, int]:
-    """large_string, large_list<uint32>, uint32, uint32, uint64 and uint8 (48 a picture) in.
+    """large_string, large_list<uint32>, uint32, uint32, uint64 and uint8 (192 a picture) in.
 
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming}``, near misses
     ``struct{row, other, text_jaccard, image_hamming}``, and the number of pairs measured.
