@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import struct
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ import polars as pl
 from mmrlhf_engine.curate import ingest
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 
+# JSON that no parser of bounded depth reads.
+DEEP = '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}"
 PICTURES = [Path(path) for path in easy_vqa.get_train_image_paths().values()][:8]
 
 
@@ -99,3 +103,14 @@ def digest(folder):
         file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*.parquet"))
     }
+
+
+def bomb(width=30_000, height=30_000):
+    """A valid PNG of many pixels with next to nothing in it."""
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
