@@ -1,14 +1,20 @@
 """Damage to a file of any format costs what is damaged, by name, and nothing else."""
 
+import contextlib
+import io
 import json
 import os
+import tarfile
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from intake import DEEP, PICTURES, bomb, picture, take_in, write_tar
+from mmrlhf_engine._core import TarReader
 
 
 @pytest.fixture(name="take_in")
@@ -52,6 +58,32 @@ def test_a_quote_that_never_closes_is_named(tmp_path, take_in):
     out = take_in(tmp_path / "x.csv")
     assert out.prompts["x:a"] == "first"
     assert out.report["rows_in"] >= 2
+
+
+NAMES = st.text(st.characters(exclude_characters="/.", exclude_categories=["C"]), min_size=1)
+
+
+@given(
+    st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=4), st.binary(max_size=99))),
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_members_of_a_tar_are_what_the_standard_library_finds(tmp_path, files, kind):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=kind) as tar:
+        for parts, content in files:
+            info = tarfile.TarInfo("/".join(parts) + ".txt")
+            info.size = len(content)
+            # A name that is too long for the oldest format cannot be written at all.
+            with contextlib.suppress(ValueError):
+                tar.addfile(info, io.BytesIO(content))
+    with tarfile.open(path) as tar:
+        expected = [(m.name, m.offset_data, m.size, tar.extractfile(m).read()) for m in tar]
+    reader, found = TarReader(path), []
+    while batch := pa.array(reader.next_members(2, ["txt"])).to_pylist():
+        assert all(member["reason"] is None for member in batch)
+        found += [(m["name"], m["offset"], m["length"], m["text"]) for m in batch]
+    assert found == expected
 
 
 def broken_tar(path, change):

@@ -238,3 +238,84 @@ fn text_field(field: &[u8]) -> String {
     let end = memchr::memchr(0, field).unwrap_or(field.len());
     String::from_utf8_lossy(field.get(..end).unwrap_or_default()).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn members(content: &[u8]) -> Vec<Member> {
+        let folder = std::env::temp_dir().join(format!("mmrlhf_tar_{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = folder.join(format!("{:?}.tar", std::thread::current().id()));
+        std::fs::write(&path, content).expect("a file");
+        let mut reader = TarReader::open(&path).expect("an open tar");
+        let mut found = Vec::new();
+        loop {
+            let batch = reader.next_members(3, &["txt".into()], &Interrupt::default());
+            match batch.expect("members") {
+                batch if batch.is_empty() => return found,
+                batch => found.extend(batch),
+            }
+        }
+    }
+
+    fn member(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut block = vec![0; BLOCK as usize];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        block[156] = b'0';
+        block[257..263].copy_from_slice(b"ustar\0");
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|&byte| u32::from(byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        block.extend_from_slice(content);
+        block.resize(block.len().next_multiple_of(BLOCK as usize), 0);
+        block
+    }
+
+    proptest! {
+        #[test]
+        fn members_come_back_with_their_bytes(
+            files in prop::collection::vec(("[a-z]{1,20}\\.(txt|png)", any::<Vec<u8>>()), 0..6),
+            zeros in 0_usize..3,
+        ) {
+            let mut tar = Vec::new();
+            for (name, content) in &files {
+                tar.extend(member(name, content));
+                tar.resize(tar.len() + zeros * BLOCK as usize, 0);
+            }
+            let found = members(&tar);
+            prop_assert_eq!(found.len(), files.len());
+            for (member, (name, content)) in found.iter().zip(&files) {
+                let start = member.offset as usize;
+                prop_assert_eq!(&member.name, name);
+                prop_assert_eq!(&tar[start..start + member.length as usize], content.as_slice());
+                prop_assert_eq!(member.text.is_some(), name.ends_with("txt"));
+                prop_assert!(member.text.as_ref().is_none_or(|text| text == content));
+                prop_assert_eq!(&member.rejection, &None);
+            }
+        }
+
+        #[test]
+        fn damage_hides_no_member_behind_it(at in 0_usize..512, flip in 1_u8..=255) {
+            let mut tar = member("a.txt", b"first");
+            tar[at] ^= flip;
+            tar.extend(member("b.txt", b"second"));
+            let found = members(&tar);
+            prop_assert_eq!(found.last().map(|member| member.name.as_str()), Some("b.txt"));
+        }
+
+        #[test]
+        fn no_bytes_cause_a_panic(
+            mut content in prop::collection::vec(any::<u8>(), 0..2000),
+            start in prop::option::of("[a-z]{1,9}"),
+        ) {
+            if let Some(name) = start {
+                content.splice(..0, member(&name, b"x"));
+            }
+            members(&content);
+        }
+    }
+}
