@@ -249,7 +249,7 @@ class _Intake:
         named = references.filter(pl.col("name").is_not_null())
         celled = references.filter(pl.col("cell").is_not_null())
         names = self._inspect_names(source, named["name"])
-        cells = self._inspect_cells(batch.cells)
+        cells = self._inspect_cells(batch)
         found = pl.concat(
             [
                 named.join(names, on="name", how="left"),
@@ -282,20 +282,18 @@ class _Intake:
         rows = [{"name": name, **self.names[source.root, name]} for name in wanted]
         return pl.DataFrame(rows, schema={"name": pl.String(), **_INSPECTED})
 
-    def _inspect_cells(self, cells: pl.DataFrame) -> pl.DataFrame:
+    def _inspect_cells(self, batch: RawBatch) -> pl.DataFrame:
         """One row a cell, with its place."""
-        inline = pl.col("inline").is_not_null()
-        places = cells.with_columns(readable=pl.when(inline).then(None).otherwise("path"))
+        cells = batch.cells
         inspected = inspect_located_media(
-            places["readable"].to_arrow().cast(pa.large_string()),
-            places["offset"].to_arrow().cast(pa.uint64()),
-            places["length"].to_arrow().cast(pa.uint64()),
-            places["inline"].to_arrow().cast(pa.large_binary()),
+            cells["path"].to_arrow().cast(pa.large_string()),
+            cells["offset"].to_arrow().cast(pa.uint64()),
+            cells["length"].to_arrow().cast(pa.uint64()),
+            pa.nulls(cells.height, pa.large_binary()) if batch.contents is None else batch.contents,
             max_pixels=self.config.max_pixels,
             threads=self.stage.threads,
         )
-        found = _frame(inspected).drop("path")
-        return pl.concat([places.drop("readable", "inline"), found], how="horizontal")
+        return pl.concat([cells, _frame(inspected).drop("path")], how="horizontal")
 
     def _reject_known_ids(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows whose id has come by before, in this batch or an earlier one, are rejected.

@@ -24,7 +24,7 @@ __all__ = [
     "read",
 ]
 
-RECORDS_PER_BATCH = 4096
+RECORDS_PER_BATCH = 16_384
 
 CELLS: dict[str, pl.DataType] = {
     "record": pl.UInt32(),  # the record of the batch it belongs to: no other may point to it
@@ -35,7 +35,6 @@ CELLS: dict[str, pl.DataType] = {
     "column": pl.String(),  # cell of a Parquet file: column, row, item of the list
     "row": pl.UInt64(),
     "item": pl.UInt32(),
-    "inline": pl.Binary(),  # the content of a Parquet cell, while it is at hand
 }
 
 BESIDE: dict[str, pl.DataType] = {
@@ -77,6 +76,8 @@ class RawBatch:
     """large_binary [n], JSON text."""
     cells: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CELLS))
     """CELLS: media within the source; a record may point to its own as ``{"cell": number}``."""
+    contents: pa.Array | None = None
+    """large_binary, one a row of ``cells``: what is at hand; None where the core reads it."""
     beside: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BESIDE))
     """BESIDE: media that lie beside their record; they count, not what the record names."""
     troubles: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TROUBLES))

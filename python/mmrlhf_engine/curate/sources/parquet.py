@@ -6,10 +6,12 @@ make use of.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmrlhf_engine._core import record_fields
@@ -74,10 +76,20 @@ def _damaged(source: Source, first: int, end: int, error: Exception) -> RawBatch
 
 def _to_records(source: Source, batch: pa.RecordBatch, first: int) -> RawBatch:
     columns = []
-    cells: list[dict[str, object]] = []
+    cells = pl.DataFrame(schema=CELLS)
+    contents = [pa.array([], pa.large_binary())]
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
         if _holds_bytes(values.type):
-            columns.append(_references(source, name, values, first, cells))
+            pictures = _Pictures.of(values)
+            columns.append(pl.Series(name, pl.from_arrow(pictures.references(cells.height))))
+            places = pictures.places().with_columns(
+                cell=pl.int_range(pl.len(), dtype=pl.UInt32) + cells.height,
+                path=pl.lit(str(source.path)),
+                column=pl.lit(name),
+                row=pl.col("record").cast(pl.UInt64) + first,
+            )
+            cells = pl.concat([cells, places], how="diagonal")
+            contents.append(pictures.contents.drop_null())
         elif _is_plain(values.type):
             columns.append(pl.Series(name, pl.from_arrow(values)))
         else:
@@ -88,19 +100,29 @@ def _to_records(source: Source, batch: pa.RecordBatch, first: int) -> RawBatch:
         positions=[f"{source.path.name}:{key}" for key in keys],
         keys=keys,
         records=text.to_arrow().cast(pa.large_binary()),
-        cells=pl.DataFrame(cells, schema=CELLS),
+        cells=cells,
+        contents=pa.concat_arrays(contents),
     )
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
     """Whether values are bytes, ``{bytes, path}``, or lists of these."""
-    types = pa.types
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if _is_list(kind):
         return _holds_bytes(kind.value_type)
-    if types.is_struct(kind):
+    if pa.types.is_struct(kind):
         return any(field.name == "bytes" for field in kind.fields)
-    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
-    return bool(binary or types.is_fixed_size_binary(kind))
+    return _is_binary(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    types = pa.types
+    variable = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(variable or types.is_fixed_size_binary(kind))
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -110,8 +132,7 @@ def _is_plain(kind: pa.DataType) -> bool:
         return all(_is_plain(field.type) for field in kind.fields)
     if types.is_map(kind):
         return _is_plain(kind.key_type) and _is_plain(kind.item_type)
-    nested = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    if nested or types.is_dictionary(kind):
+    if _is_list(kind) or types.is_dictionary(kind):
         return _is_plain(kind.value_type)
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal128(kind)
@@ -125,34 +146,60 @@ def _foreign(name: str, values: pa.Array) -> pl.Series:
     return pl.Series(name, kinds, dtype=pl.Struct({"type": pl.String()}))
 
 
-def _references(
-    source: Source, name: str, values: pa.Array, first: int, cells: list[dict[str, object]]
-) -> pl.Series:
-    """A column of lists of ``{cell, path}``, and the content they stand for added to ``cells``."""
-    references = []
-    for record, value in enumerate(values.to_pylist()):
-        places: list[dict[str, Any]] = []
-        for index, item in enumerate(value if isinstance(value, list) else [value]):
-            fields = item if isinstance(item, dict) else {"bytes": item}
-            content, path = fields.get("bytes"), fields.get("path")
-            if item is None or (content is None and path is None):
-                continue
-            if not isinstance(content, bytes):
-                # Without a path, this is a reference to nothing, which the core will name.
-                places.append({"cell": None, "path": path if isinstance(path, str) else None})
-                continue
-            places.append({"cell": len(cells), "path": None})
-            cells.append(
-                {
-                    "record": record,
-                    "cell": len(cells),
-                    "path": str(source.path),
-                    "column": name,
-                    "row": first + record,
-                    "item": index if isinstance(value, list) else None,
-                    "inline": content,
-                }
-            )
-        references.append(places or None)
-    kind = pl.List(pl.Struct({"cell": pl.UInt32(), "path": pl.String()}))
-    return pl.Series(name, references, dtype=kind)
+@dataclass(frozen=True)
+class _Pictures:
+    """The items of a column that holds bytes: m of them in n rows."""
+
+    rows: int
+    parents: np.ndarray
+    """int64 [m]: the row of each item."""
+    items: np.ndarray | None
+    """int64 [m]: its place in the list of the row; None where the column has no lists."""
+    contents: pa.Array
+    """large_binary [m], null where an item has none."""
+    paths: pa.Array
+    """string [m], null where an item has none or its content is here."""
+    strange: np.ndarray
+    """bool [m]: items that are neither content nor path."""
+
+    @classmethod
+    def of(cls, values: pa.Array) -> "_Pictures":
+        rows, parents, items = len(values), np.arange(len(values)), None
+        if _is_list(values.type):
+            parents = pc.list_parent_indices(values).to_numpy()
+            starts = np.searchsorted(parents, parents, side="left")
+            items = np.arange(len(parents)) - starts
+            values = values.flatten()
+        contents, paths = values, pa.nulls(len(values), pa.string())
+        if pa.types.is_struct(values.type):
+            fields = values.flatten()
+            contents = fields[values.type.get_field_index("bytes")]
+            place = values.type.get_field_index("path")
+            if place >= 0 and pa.types.is_string(fields[place].type):
+                paths = fields[place]
+        strange = np.zeros(len(values), bool)
+        if not _is_binary(contents.type):
+            strange = contents.is_valid().to_numpy(zero_copy_only=False)
+            contents = pa.nulls(len(values), pa.large_binary())
+        contents = contents.cast(pa.large_binary())
+        paths = pc.if_else(contents.is_valid(), pa.scalar(None, pa.string()), paths)
+        return cls(rows, parents, items, contents, paths, strange)
+
+    def references(self, first_cell: int) -> pa.Array:
+        """A list of ``{cell, path}`` a row, null where empty; cells count from ``first_cell``."""
+        here = self.contents.is_valid().to_numpy(zero_copy_only=False)
+        numbers = pa.array(np.cumsum(here) - 1 + first_cell, pa.uint32(), mask=~here)
+        # A reference without a cell and a path is one that the core refuses.
+        kept = here | self.paths.is_valid().to_numpy(zero_copy_only=False) | self.strange
+        places = pa.StructArray.from_arrays([numbers, self.paths], ["cell", "path"]).filter(kept)
+        counts = np.bincount(self.parents[kept], minlength=self.rows)
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        empty = pa.array(counts == 0)
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), places, mask=empty)
+
+    def places(self) -> pl.DataFrame:
+        """Record and item of every content, in order."""
+        here = self.contents.is_valid().to_numpy(zero_copy_only=False)
+        items = [None] * int(here.sum()) if self.items is None else self.items[here]
+        schema = {"record": pl.UInt32(), "item": pl.UInt32()}
+        return pl.DataFrame({"record": self.parents[here], "item": items}, schema=schema)

@@ -17,7 +17,7 @@ from mmrlhf_engine.errors import InputError
 __all__ = ["compression", "open_text", "opening", "read"]
 
 _PIECE = 64 << 10
-_PIECES = 64
+_PIECES = 256
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
