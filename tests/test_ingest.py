@@ -271,6 +271,16 @@ def test_names_of_sources(tmp_path, take_in):
     ]
 
 
+def test_a_link_to_a_source_is_named_and_rooted_where_it_lies(tmp_path, take_in):
+    (tmp_path / "blobs").mkdir()
+    real = lines(tmp_path / "blobs/3f2a", {"image": "a.png", "prompt": "x"})
+    picture(tmp_path / "snapshot", "a.png")
+    (tmp_path / "snapshot/train.jsonl").symlink_to(real)
+    out = take_in(tmp_path / "snapshot/train.jsonl")
+    assert out.samples["id"].to_list() == ["train:1"]
+    assert out.media.height == 1
+
+
 def test_order_and_threads_change_nothing(tmp_path, take_in):
     folder = tmp_path / "in"
     names = [picture(folder, f"{n}.png", n) for n in range(4)]

@@ -11,10 +11,9 @@ Bytes are never copied into the tables: `media` says where they lie.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -27,37 +26,17 @@ from mmrlhf_engine._core import (
     read_records,
 )
 from mmrlhf_engine.config import Section
-from mmrlhf_engine.curate.sources import RawBatch, Source, detect, folder, read
+from mmrlhf_engine.curate.sources import RawBatch, Source, read
+from mmrlhf_engine.curate.sources.resolve import SourceConfig, files_of, resolve
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.store import Stage, TableWriter
 from mmrlhf_engine.tables import MEDIA, REJECTED, SAMPLES
 
 __all__ = ["IngestConfig", "SourceConfig", "describe", "outside", "run"]
 
-_TEXT_SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
 _ENOUGH_TO_JUDGE = 1000
 # Records that share a picture stand near each other; about 200 MB.
 _NAMES_REMEMBERED = 200_000
-
-
-Column = Literal["id", "image", "video", "prompt", "answer"]
-
-
-class SourceConfig(Section):
-    """One raw corpus."""
-
-    path: str
-    """A file (JSON, JSONL, CSV, Parquet, WebDataset tar) or a folder of pictures."""
-    name: str | None = None
-    """Name in the tables; the file name without suffixes when null."""
-    tags: list[str] = Field(default_factory=list)
-    """Carried along with every sample, for example ``[safety]``."""
-    format: Literal["auto", "jsonl", "json", "csv", "parquet", "webdataset", "folder"] = "auto"
-    """``auto`` looks at the content."""
-    root: str | None = None
-    """Media named in records must lie below this folder; the source's own when null."""
-    columns: dict[Column, str] = Field(default_factory=dict)
-    """Which field holds what, where the usual names do not: ``{prompt: q, image: picture}``."""
 
 
 class IngestConfig(Section):
@@ -90,16 +69,16 @@ def run(config: IngestConfig, stage: Stage) -> None:
         InputError: a source is missing, empty or of no known format; more rows are bad than
             ``max_bad`` allows; or no row is good.
     """
-    sources = resolve(config)
+    sources = resolve(config.sources)
     with (
         stage.table("samples", SAMPLES) as samples,
         stage.table("media", MEDIA) as media,
         stage.table("rejected", REJECTED) as rejected,
     ):
         intake = _Intake(config, stage, samples, media, rejected)
-        for source, settings in sources:
+        for source in sources:
             for batch in read(source):
-                intake.take(source, settings, batch)
+                intake.take(source, batch)
                 intake.check_share(config.max_bad)
                 stage.progress(f"reading {source.name}", intake.rows)
             if source.name not in intake.by_source:
@@ -114,61 +93,6 @@ def run(config: IngestConfig, stage: Stage) -> None:
     )
 
 
-def resolve(config: IngestConfig) -> list[tuple[Source, SourceConfig]]:
-    """The sources in the order of their names, each with its format and root.
-
-    Raises:
-        InputError: there is none, or one is missing, empty or of no known format.
-        ConfigError: two have the same name.
-    """
-    if not config.sources:
-        raise InputError("no source given", hint="mmrlhf-engine curate FILE_OR_FOLDER... --out RUN")
-    names = _names(config.sources)
-    resolved = []
-    for settings, name in zip(config.sources, names, strict=True):
-        path = Path(settings.path).resolve()
-        if not path.exists():
-            raise InputError(f"{settings.path}: no such file or folder")
-        if path.is_file() and path.stat().st_size == 0:
-            raise InputError(f"{settings.path}: the file is empty")
-        format = settings.format if settings.format != "auto" else detect(path)
-        if format is None:
-            raise InputError(
-                f"{settings.path}: its content is of no known format",
-                hint="JSON, JSONL, CSV, Parquet, WebDataset tar or a folder; or set `format`",
-            )
-        own = path if path.is_dir() else path.parent
-        root = Path(settings.root).resolve() if settings.root else own
-        fields = tuple(settings.columns.values())
-        resolved.append((Source(name, path, format, root, fields), settings))
-    return sorted(resolved, key=lambda pair: pair[0].name)
-
-
-def _names(sources: list[SourceConfig]) -> list[str]:
-    """A name each: as given, else the stem; the whole file name where two stems are the same."""
-    stems = Counter(source.name or _stem(source.path) for source in sources)
-    names = [
-        source.name
-        or (_stem(source.path) if stems[_stem(source.path)] == 1 else Path(source.path).name)
-        for source in sources
-    ]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ConfigError(
-            f"two sources are named {twice[0]!r}",
-            hint="give each a name: ingest: {sources: [{path: ..., name: ...}]}",
-        )
-    return names
-
-
-def _stem(path: str) -> str:
-    place = Path(path).resolve()
-    name = place.name
-    while not place.is_dir() and name.lower().endswith(_TEXT_SUFFIXES):
-        name = name[: name.rindex(".")]
-    return name or place.name
-
-
 def outside(config: IngestConfig) -> list[object]:
     """What ingest reads from outside the run: every file of a source, with size and time.
 
@@ -177,29 +101,14 @@ def outside(config: IngestConfig) -> list[object]:
     """
     if not config.sources:
         return []
-    files = (file for source, _ in resolve(config) for file in _files(source))
+    files = (file for source in resolve(config.sources) for file in files_of(source))
     return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
 
 
 def describe(config: IngestConfig) -> dict[str, int]:
     """Number of source files and their bytes, for ``--dry-run``."""
-    files = [file for source, _ in resolve(config) for file in _files(source)]
+    files = [file for source in resolve(config.sources) for file in files_of(source)]
     return {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
-
-
-def _files(source: Source) -> Iterator[Path]:
-    if source.format != "folder":
-        yield source.path
-        return
-    index = folder.find_index(source.path)
-    if index is not None:
-        yield index
-    for file in folder.media_files(source.path):
-        yield from (
-            beside
-            for beside in (file, file.with_suffix(".json"), file.with_suffix(".txt"))
-            if beside.is_file()
-        )
 
 
 @dataclass
@@ -218,12 +127,11 @@ class _Intake:
     contents: FirstSeen = field(default_factory=FirstSeen)
     names: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
 
-    def take(self, source: Source, settings: SourceConfig, batch: RawBatch) -> None:
+    def take(self, source: Source, batch: RawBatch) -> None:
         """Turn one batch of records into rows of the three tables."""
         threads = self.stage.threads
-        columns = {str(field): name for field, name in settings.columns.items()}
         turns, references = (
-            _frame(table) for table in read_records(batch.records, columns, threads)
+            _frame(table) for table in read_records(batch.records, source.columns, threads)
         )
         rows = _name_rows(source, batch, turns)
         media = self._inspect(source, batch, references)
@@ -238,7 +146,7 @@ class _Intake:
         rows = self._reject_known_ids(rows)
         bad = _bad_rows(rows, batch.troubles)
         good = rows.filter(pl.col("reason").is_null())
-        self._write(source, settings, good, bad)
+        self._write(source, good, bad)
         self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
 
     def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
@@ -328,10 +236,8 @@ class _Intake:
         new = pa.array(self.ids.insert(ids.to_arrow().cast(pa.large_string())))
         return pl.Series(pl.from_arrow(new), dtype=pl.Boolean)
 
-    def _write(
-        self, source: Source, settings: SourceConfig, good: pl.DataFrame, bad: pl.DataFrame
-    ) -> None:
-        tags = pl.lit(settings.tags, pl.List(pl.String()))
+    def _write(self, source: Source, good: pl.DataFrame, bad: pl.DataFrame) -> None:
+        tags = pl.lit(source.tags, pl.List(pl.String()))
         self.samples.write(good.with_columns(source=pl.lit(source.name), tags=tags))
         self.rejected.write(bad.with_columns(source=pl.lit(source.name)))
         if good.height + bad.height:

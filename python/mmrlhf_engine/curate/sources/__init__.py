@@ -60,8 +60,9 @@ class Source:
     """jsonl, json, csv, parquet, webdataset or folder."""
     root: Path
     """Names of media in the records may point below this folder only."""
-    fields: tuple[str, ...] = ()
-    """Fields of records that the user named."""
+    columns: dict[str, str]
+    """Which field of a record holds what, where the user said so: ``{"prompt": "q"}``."""
+    tags: list[str]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def read(source: Source) -> Iterator[RawBatch]:
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.path}: cannot be read as Parquet: {error}") from None
     with file:
-        known = {*record_fields(), *source.fields}
+        known = {*record_fields(), *source.columns.values()}
         columns = [name for name in file.schema_arrow.names if name in known]
         first = 0
         for group in range(file.num_row_groups):
