@@ -30,6 +30,12 @@ class RecordSplitter:
         """``struct{number: uint64, record: large_binary}``"""
 
 @final
+class TarReader:
+    def __new__(cls, path: Path) -> TarReader: ...
+    def next_members(self, limit: int, texts: list[str]) -> ArrowArray:
+        """``struct{name, offset: uint64, length: uint64, text: large_binary, reason, detail}``"""
+
+@final
 class FirstSeen:
     def __new__(cls) -> FirstSeen: ...
     def insert(self, texts: pa.Array) -> ArrowArray:
@@ -44,6 +50,7 @@ def read_records(
     reason, detail}``; a row a media reference: ``struct{record, name, cell}``.
     """
 
+def record_fields() -> list[str]: ...
 def inspect_named_media(
     root: Path, names: pa.Array, *, max_pixels: int, threads: int
 ) -> ArrowArray:

@@ -11,14 +11,13 @@ Bytes are never copied into the tables: `media` says where they lie.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 
 from mmrlhf_engine._core import (
     FirstSeen,
@@ -27,35 +26,17 @@ from mmrlhf_engine._core import (
     read_records,
 )
 from mmrlhf_engine.config import Section
-from mmrlhf_engine.curate.sources import RawBatch, Source, detect, folder, read
+from mmrlhf_engine.curate.sources import RawBatch, Source, read
+from mmrlhf_engine.curate.sources.resolve import SourceConfig, files_of, resolve
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.store import Stage, TableWriter
 from mmrlhf_engine.tables import MEDIA, REJECTED, SAMPLES
 
 __all__ = ["IngestConfig", "SourceConfig", "describe", "outside", "run"]
 
-_TEXT_SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
 _ENOUGH_TO_JUDGE = 1000
-
-
-Column = Literal["id", "image", "video", "prompt", "answer"]
-
-
-class SourceConfig(Section):
-    """One raw corpus."""
-
-    path: str
-    """A file (JSON, JSONL, CSV, Parquet, WebDataset tar) or a folder of pictures."""
-    name: str | None = None
-    """Name in the tables; the file name without suffixes when null."""
-    tags: list[str] = Field(default_factory=list)
-    """Carried along with every sample, for example ``[safety]``."""
-    format: Literal["auto", "jsonl", "json", "csv", "parquet", "webdataset", "folder"] = "auto"
-    """``auto`` looks at the content."""
-    root: str | None = None
-    """Media named in records must lie below this folder; the source's own when null."""
-    columns: dict[Column, str] = Field(default_factory=dict)
-    """Which field holds what, where the usual names do not: ``{prompt: q, image: picture}``."""
+# Records that share a picture stand near each other; about 200 MB.
+_NAMES_REMEMBERED = 200_000
 
 
 class IngestConfig(Section):
@@ -67,6 +48,11 @@ class IngestConfig(Section):
     """Share of rejected rows, for example ``1%``, at which the run stops; null never stops it."""
     max_pixels: int = Field(default=89_478_485, ge=1)
     """Pictures of more pixels are rejected before they are decoded (the default is Pillow's)."""
+
+    @field_serializer("sources")
+    def _in_order(self, sources: list[SourceConfig]) -> list[SourceConfig]:
+        """The order in which sources are given plays no part, so it is no part of the settings."""
+        return sorted(sources, key=lambda source: (source.path, source.name or ""))
 
     @field_validator("max_bad")
     @classmethod
@@ -83,18 +69,20 @@ def run(config: IngestConfig, stage: Stage) -> None:
         InputError: a source is missing, empty or of no known format; more rows are bad than
             ``max_bad`` allows; or no row is good.
     """
-    sources = resolve(config)
+    sources = resolve(config.sources)
     with (
         stage.table("samples", SAMPLES) as samples,
         stage.table("media", MEDIA) as media,
         stage.table("rejected", REJECTED) as rejected,
     ):
         intake = _Intake(config, stage, samples, media, rejected)
-        for source, settings in sources:
+        for source in sources:
             for batch in read(source):
-                intake.take(source, settings, batch)
+                intake.take(source, batch)
                 intake.check_share(config.max_bad)
                 stage.progress(f"reading {source.name}", intake.rows)
+            if source.name not in intake.by_source:
+                raise InputError(f"{source.path}: no record in it", hint="leave it out")
         intake.check_share(config.max_bad, final=True)
     stage.finish(
         rows_in=intake.rows,
@@ -105,60 +93,6 @@ def run(config: IngestConfig, stage: Stage) -> None:
     )
 
 
-def resolve(config: IngestConfig) -> list[tuple[Source, SourceConfig]]:
-    """The sources in the order of their names, each with its format and root.
-
-    Raises:
-        InputError: there is none, or one is missing, empty or of no known format.
-        ConfigError: two have the same name.
-    """
-    if not config.sources:
-        raise InputError("no source given", hint="mmrlhf-engine curate FILE_OR_FOLDER... --out RUN")
-    names = _names(config.sources)
-    resolved = []
-    for settings, name in zip(config.sources, names, strict=True):
-        path = Path(settings.path).resolve()
-        if not path.exists():
-            raise InputError(f"{settings.path}: no such file or folder")
-        if path.is_file() and path.stat().st_size == 0:
-            raise InputError(f"{settings.path}: the file is empty")
-        format = settings.format if settings.format != "auto" else detect(path)
-        if format is None:
-            raise InputError(
-                f"{settings.path}: its content is of no known format",
-                hint="JSON, JSONL, CSV, Parquet, WebDataset tar or a folder; or set `format`",
-            )
-        own = path if path.is_dir() else path.parent
-        root = Path(settings.root).resolve() if settings.root else own
-        resolved.append((Source(name, path, format, root), settings))
-    return sorted(resolved, key=lambda pair: pair[0].name)
-
-
-def _names(sources: list[SourceConfig]) -> list[str]:
-    """A name each: as given, else the stem; the whole file name where two stems are the same."""
-    stems = Counter(source.name or _stem(source.path) for source in sources)
-    names = [
-        source.name
-        or (_stem(source.path) if stems[_stem(source.path)] == 1 else Path(source.path).name)
-        for source in sources
-    ]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ConfigError(
-            f"two sources are named {twice[0]!r}",
-            hint="give each a name: ingest: {sources: [{path: ..., name: ...}]}",
-        )
-    return names
-
-
-def _stem(path: str) -> str:
-    place = Path(path).resolve()
-    name = place.name
-    while not place.is_dir() and name.lower().endswith(_TEXT_SUFFIXES):
-        name = name[: name.rindex(".")]
-    return name or place.name
-
-
 def outside(config: IngestConfig) -> list[object]:
     """What ingest reads from outside the run: every file of a source, with size and time.
 
@@ -167,29 +101,14 @@ def outside(config: IngestConfig) -> list[object]:
     """
     if not config.sources:
         return []
-    files = (file for source, _ in resolve(config) for file in _files(source))
+    files = (file for source in resolve(config.sources) for file in files_of(source))
     return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
 
 
 def describe(config: IngestConfig) -> dict[str, int]:
     """Number of source files and their bytes, for ``--dry-run``."""
-    files = [file for source, _ in resolve(config) for file in _files(source)]
+    files = [file for source in resolve(config.sources) for file in files_of(source)]
     return {"files": len(files), "bytes": sum(file.stat().st_size for file in files)}
-
-
-def _files(source: Source) -> Iterator[Path]:
-    if source.format != "folder":
-        yield source.path
-        return
-    index = folder.find_index(source.path)
-    if index is not None:
-        yield index
-    for file in folder.media_files(source.path):
-        yield from (
-            beside
-            for beside in (file, file.with_suffix(".json"), file.with_suffix(".txt"))
-            if beside.is_file()
-        )
 
 
 @dataclass
@@ -208,12 +127,11 @@ class _Intake:
     contents: FirstSeen = field(default_factory=FirstSeen)
     names: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
 
-    def take(self, source: Source, settings: SourceConfig, batch: RawBatch) -> None:
+    def take(self, source: Source, batch: RawBatch) -> None:
         """Turn one batch of records into rows of the three tables."""
         threads = self.stage.threads
-        columns = {str(field): name for field, name in settings.columns.items()}
         turns, references = (
-            _frame(table) for table in read_records(batch.records, columns, threads)
+            _frame(table) for table in read_records(batch.records, source.columns, threads)
         )
         rows = _name_rows(source, batch, turns)
         media = self._inspect(source, batch, references)
@@ -221,22 +139,29 @@ class _Intake:
         rows = rows.with_columns(
             pl.col("modality").fill_null("text"),
             pl.col("media").fill_null([]),
-            pl.coalesce("reason", "media_reason").alias("reason"),
-            pl.coalesce("detail", "media_detail").alias("detail"),
+            pl.coalesce("media_reason", "reason").alias("reason"),
+            pl.coalesce("media_detail", "detail").alias("detail"),
             whole=pl.col("media_reason").is_not_null(),
         )
         rows = self._reject_known_ids(rows)
-        self._write(source, settings, rows, media)
+        bad = _bad_rows(rows, batch.troubles)
+        good = rows.filter(pl.col("reason").is_null())
+        self._write(source, good, bad)
+        self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
 
     def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
+        own = references.filter(~pl.col("record").is_in(batch.beside["record"].implode()))
+        references = pl.concat([own, batch.beside]).sort("record", maintain_order=True)
         references = references.with_row_index("order")
         named = references.filter(pl.col("name").is_not_null())
         celled = references.filter(pl.col("cell").is_not_null())
+        names = self._inspect_names(source, named["name"])
+        cells = self._inspect_cells(batch)
         found = pl.concat(
             [
-                named.join(self._inspect_names(source, named["name"]), on="name", how="left"),
-                celled.join(self._inspect_cells(batch.cells), on="cell", how="left"),
+                named.join(names, on="name", how="left"),
+                celled.join(cells, on=["record", "cell"], how="left"),
             ],
             how="diagonal_relaxed",
         )
@@ -244,13 +169,13 @@ class _Intake:
         return found.sort("order").with_columns(
             reason=pl.when(nowhere).then(pl.lit("wrong_type")).otherwise("reason"),
             detail=pl.when(nowhere)
-            .then(pl.lit("the record points to a cell that is not there"))
+            .then(pl.lit("the record points to a cell that is not its own"))
             .otherwise("detail"),
         )
 
     def _inspect_names(self, source: Source, names: pl.Series) -> pl.DataFrame:
         """One row a name; names seen before are remembered, since records share pictures."""
-        if len(self.names) > 1_000_000:
+        if len(self.names) > _NAMES_REMEMBERED:
             self.names.clear()
         wanted = names.unique(maintain_order=True)
         new = [name for name in wanted if (source.root, name) not in self.names]
@@ -265,24 +190,18 @@ class _Intake:
         rows = [{"name": name, **self.names[source.root, name]} for name in wanted]
         return pl.DataFrame(rows, schema={"name": pl.String(), **_INSPECTED})
 
-    def _inspect_cells(self, cells: pl.DataFrame) -> pl.DataFrame:
+    def _inspect_cells(self, batch: RawBatch) -> pl.DataFrame:
         """One row a cell, with its place."""
-        inline = pl.col("inline").is_not_null()
-        places = cells.with_row_index("cell").select(
-            *("cell", "path", "offset", "length", "column", "row", "item"),
-            readable=pl.when(inline).then(None).otherwise("path"),
-            content="inline",
-        )
+        cells = batch.cells
         inspected = inspect_located_media(
-            places["readable"].to_arrow().cast(pa.large_string()),
-            places["offset"].to_arrow().cast(pa.uint64()),
-            places["length"].to_arrow().cast(pa.uint64()),
-            places["content"].to_arrow().cast(pa.large_binary()),
+            cells["path"].to_arrow().cast(pa.large_string()),
+            cells["offset"].to_arrow().cast(pa.uint64()),
+            cells["length"].to_arrow().cast(pa.uint64()),
+            pa.nulls(cells.height, pa.large_binary()) if batch.contents is None else batch.contents,
             max_pixels=self.config.max_pixels,
             threads=self.stage.threads,
         )
-        found = _frame(inspected).drop("path")
-        return pl.concat([places.drop("readable", "content"), found], how="horizontal")
+        return pl.concat([cells, _frame(inspected).drop("path")], how="horizontal")
 
     def _reject_known_ids(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows whose id has come by before, in this batch or an earlier one, are rejected.
@@ -291,50 +210,44 @@ class _Intake:
         several turns, the id of each: ``a`` with a turn ``a#1``, and a record ``a#1``, never share.
         """
         good = rows.filter(pl.col("reason").is_null())
-        records = good.unique("record", maintain_order=True)
-        known = records.filter(~self._are_new(records["record_id"]))["record"]
-        turns = good.filter(pl.col("turn").is_not_null() & ~pl.col("record").is_in(known.implode()))
-        known_turns = turns.filter(~self._are_new(turns["id"]))["id"]
-        whole = pl.col("reason").is_null() & pl.col("record").is_in(known.implode())
-        part = pl.col("reason").is_null() & pl.col("id").is_in(known_turns.implode())
+        records = good.unique("record", keep="first", maintain_order=True)
+        claims = pl.concat(
+            [
+                records.select("record", turn=pl.lit(0, pl.UInt32), claim="record_id"),
+                good.drop_nulls("turn").select("record", "turn", claim="id"),
+            ]
+        ).sort("record", "turn")
+        known = claims.filter(~self._are_new(claims["claim"])).select("record", "turn")
+        by_record = pl.col("record").is_in(known.filter(turn=0)["record"].implode())
+        by_turn = pl.struct("record", "turn").is_in(known.to_struct().implode())
+        known_whole = pl.col("reason").is_null() & by_record
+        known_part = pl.col("reason").is_null() & by_turn
         return rows.with_columns(
-            reason=pl.when(whole | part).then(pl.lit("duplicate_id")).otherwise("reason"),
-            detail=pl.when(whole | part)
-            .then(pl.format("{} has come before", "source_id"))
+            reason=pl.when(known_whole | known_part)
+            .then(pl.lit("duplicate_id"))
+            .otherwise("reason"),
+            detail=pl.when(known_whole | known_part)
+            .then(pl.format("{} has come before", "id"))
             .otherwise("detail"),
-            whole=pl.col("whole") | whole,
+            whole=pl.col("whole") | known_whole,
         )
 
     def _are_new(self, ids: pl.Series) -> pl.Series:
         new = pa.array(self.ids.insert(ids.to_arrow().cast(pa.large_string())))
         return pl.Series(pl.from_arrow(new), dtype=pl.Boolean)
 
-    def _write(
-        self, source: Source, settings: SourceConfig, rows: pl.DataFrame, media: pl.DataFrame
-    ) -> None:
-        good = rows.filter(pl.col("reason").is_null()).with_columns(
-            source=pl.lit(source.name), tags=pl.lit(settings.tags, pl.List(pl.String()))
-        )
-        bad = rows.filter(pl.col("reason").is_not_null())
-        # A defect of the whole record is one row, however many turns it has.
-        bad = pl.concat(
-            [
-                bad.filter("whole").unique("record", maintain_order=True),
-                bad.filter(~pl.col("whole")).with_columns(
-                    position=pl.col("position") + _turn_mark()
-                ),
-            ]
-        ).sort("record", "turn", nulls_last=False)
-        self.samples.write(good)
+    def _write(self, source: Source, good: pl.DataFrame, bad: pl.DataFrame) -> None:
+        tags = pl.lit(source.tags, pl.List(pl.String()))
+        self.samples.write(good.with_columns(source=pl.lit(source.name), tags=tags))
         self.rejected.write(bad.with_columns(source=pl.lit(source.name)))
-        self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
-        counts = self.by_source.setdefault(source.name, Counter())
-        counts.update(samples=good.height, rejected=bad.height)
+        if good.height + bad.height:
+            counts = self.by_source.setdefault(source.name, Counter())
+            counts.update(samples=good.height, rejected=bad.height)
         self.reasons.update(bad["reason"])
         self.rows += good.height + bad.height
 
     def _write_media(self, media: pl.DataFrame) -> None:
-        media = media.unique("hash", maintain_order=True)
+        media = media.unique("hash", keep="first", maintain_order=True)
         new = pa.array(self.contents.insert(media["hash"].to_arrow().cast(pa.large_string())))
         rows = media.filter(pl.Series(pl.from_arrow(new), dtype=pl.Boolean))
         missing = [name for name in MEDIA if name not in rows.columns]
@@ -345,7 +258,8 @@ class _Intake:
         bad = sum(self.reasons.values())
         most = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common(3))
         if final and bad == self.rows:
-            raise InputError(f"none of {self.rows:,} rows can be used: {most or 'there is none'}")
+            names = ", ".join(Path(source.path).name for source in self.config.sources)
+            raise InputError(f"{names}: none of {self.rows:,} rows can be used: {most}")
         judged = final or self.rows >= _ENOUGH_TO_JUDGE
         if max_bad is not None and judged and bad > _share(max_bad) * self.rows:
             raise InputError(
@@ -397,6 +311,15 @@ def _literal(text: str) -> str:
 def _turn_mark() -> pl.Expr:
     """``#2`` for the second turn of several, nothing for the only one."""
     return pl.when(pl.col("turn").is_null()).then(pl.lit("")).otherwise(pl.format("#{}", "turn"))
+
+
+def _bad_rows(rows: pl.DataFrame, troubles: pl.DataFrame) -> pl.DataFrame:
+    """What goes into `rejected`: a defect of the whole record is one row, of a turn one each."""
+    bad = rows.filter(pl.col("reason").is_not_null())
+    whole = bad.filter("whole").unique("record", keep="first", maintain_order=True)
+    turns = bad.filter(~pl.col("whole")).with_columns(position=pl.col("position") + _turn_mark())
+    ordered = pl.concat([whole, turns]).sort("record", "turn", nulls_last=False)
+    return pl.concat([ordered.select("position", "reason", "detail"), troubles])
 
 
 def _media_by_record(media: pl.DataFrame) -> pl.DataFrame:

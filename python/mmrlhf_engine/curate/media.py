@@ -98,7 +98,7 @@ def _add_pictures(
     cells: "CellReader",
 ) -> None:
     if row["kind"] == "frames":
-        files = sorted(path for path in Path(row["path"]).iterdir() if path.is_file())
+        files = _frame_files(Path(row["path"]))
         for number in _frame_numbers(len(files), positions):
             pictures.add(index, str(files[number]))
         return
@@ -114,6 +114,14 @@ def _add_pictures(
         pictures.add(index, row["path"], (row["offset"], row["length"]))
 
 
+def _frame_files(folder: Path) -> list[Path]:
+    """The frames of a folder as ingest counts them: by name, hidden files left out."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
 def _frame_numbers(count: int, positions: tuple[float, ...]) -> list[int]:
     """The frames at ``positions`` of ``count``, ascending, without repeats."""
     return sorted({min(int(position * count), count - 1) for position in positions if count})
@@ -123,31 +131,49 @@ class CellReader:
     """Reads binary cells of Parquet files; the last row group of one file is kept at hand."""
 
     def __init__(self) -> None:
-        self._at: tuple[str, str, int] | None = None
-        self._values: pa.Array | None = None
-        self._first = 0
-        self._file: tuple[str, pq.ParquetFile] | None = None
+        self._file: tuple[str, pq.ParquetFile | None] | None = None
+        self._ends = np.empty(0, dtype=np.int64)
+        self._at: tuple[str, int] | None = None
+        self._values: pa.ChunkedArray | None = None
 
     def read(self, path: str, column: str, row: int, item: int | None) -> bytes | None:
-        """The bytes in ``column`` of ``row`` (``item`` of a list), or None where there are none."""
+        """The bytes in ``column`` of ``row`` (``item`` of a list), or None where there are none.
+
+        A file that has gone or changed since it was taken in has no bytes either.
+        """
         if self._file is None or self._file[0] != path:
-            self._file = (path, pq.ParquetFile(path))
-            self._at = None
-        file = self._file[1]
-        first, group = 0, 0
-        while row >= first + file.metadata.row_group(group).num_rows:
-            first += file.metadata.row_group(group).num_rows
-            group += 1
-        if self._at != (path, column, group):
-            table = file.read_row_group(group, columns=[column])
-            self._values = table.column(column).combine_chunks()
-            self._at, self._first = (path, column, group), first
-        assert self._values is not None
-        value = self._values[row - self._first].as_py()
+            self._open(path)
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        if group == len(self._ends):
+            return None
+        if self._at != (column, group):
+            self._values = self._read_column(column, group)
+            self._at = (column, group)
+        if self._values is None:
+            return None
+        value = self._values[row - (int(self._ends[group - 1]) if group else 0)].as_py()
         if item is not None:
-            value = value[item]
-        content = value["bytes"] if isinstance(value, dict) else value
+            value = value[item] if isinstance(value, list) and item < len(value) else None
+        content = value.get("bytes") if isinstance(value, dict) else value
         return content if isinstance(content, bytes) else None
+
+    def _open(self, path: str) -> None:
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowException):
+            file = None
+        groups = range(file.num_row_groups) if file is not None else range(0)
+        rows = [file.metadata.row_group(group).num_rows for group in groups]
+        self._file, self._ends, self._at = (path, file), np.cumsum(rows, dtype=np.int64), None
+
+    def _read_column(self, column: str, group: int) -> pa.ChunkedArray | None:
+        file = self._file[1] if self._file is not None else None
+        if file is None or column not in file.schema_arrow.names:
+            return None
+        try:
+            return file.read_row_group(group, columns=[column]).column(column)
+        except (OSError, pa.ArrowException):
+            return None
 
 
 def _video_frames(
@@ -158,12 +184,12 @@ def _video_frames(
         return
     import av
 
-    if content is None and row["offset"] is not None:
-        with Path(row["path"]).open("rb") as file:
-            file.seek(row["offset"])
-            content = file.read(row["length"])
-    source = io.BytesIO(content) if content is not None else row["path"]
     try:
+        if content is None and row["offset"] is not None:
+            with Path(row["path"]).open("rb") as file:
+                file.seek(row["offset"])
+                content = file.read(row["length"])
+        source = io.BytesIO(content) if content is not None else row["path"]
         with av.open(source) as container:
             stream = container.streams.video[0]
             count = stream.frames or sum(1 for _ in container.decode(stream))

@@ -7,8 +7,8 @@ use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder, UInt32Builder
 use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray};
 use mmrlhf_core::image::Locations;
 use mmrlhf_core::ingest::{
-    ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Record, Rejection,
-    inspect_media, read_record,
+    ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Member, Record,
+    Rejection, inspect_media, read_record,
 };
 use pyo3::prelude::*;
 
@@ -70,6 +70,12 @@ pub(crate) fn read_records(
         })?;
         Ok((sample_table(&outcomes), reference_table(&outcomes)))
     })
+}
+
+/// Every field name a record may hold something under.
+#[pyfunction]
+pub(crate) fn record_fields() -> Vec<&'static str> {
+    mmrlhf_core::ingest::record::fields()
 }
 
 type Outcome<T> = std::result::Result<T, Rejection>;
@@ -204,6 +210,57 @@ fn media_table(outcomes: &[Outcome<MediaFile>]) -> ArrowArray {
         columns.push((name, Arc::new(column.finish())));
     }
     ArrowArray::table(columns)
+}
+
+/// Reads the members of a tar.
+#[pyclass]
+pub(crate) struct TarReader(mmrlhf_core::ingest::TarReader);
+
+#[pymethods]
+impl TarReader {
+    #[new]
+    #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+    fn new(path: PathBuf) -> PyResult<Self> {
+        mmrlhf_core::ingest::TarReader::open(&path).map(Self).map_err(to_python)
+    }
+
+    /// At most `limit` members as `struct{name, offset, length, text, reason, detail}`, the bytes of
+    /// those read along whose names end in one of `texts`; an empty array at the end.
+    #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+    fn next_members(
+        &mut self,
+        py: Python<'_>,
+        limit: usize,
+        texts: Vec<String>,
+    ) -> PyResult<ArrowArray> {
+        enter(py, |interrupt| {
+            let members = self.0.next_members(limit, &texts, interrupt)?;
+            Ok(member_table(&members))
+        })
+    }
+}
+
+fn member_table(members: &[Member]) -> ArrowArray {
+    let (mut names, mut contents) = (LargeStringBuilder::new(), LargeBinaryBuilder::new());
+    let (mut reasons, mut details) = (LargeStringBuilder::new(), LargeStringBuilder::new());
+    let (mut offsets, mut lengths) = (UInt64Builder::new(), UInt64Builder::new());
+    for member in members {
+        let rejection = member.rejection.as_ref();
+        names.append_value(&member.name);
+        offsets.append_value(member.offset);
+        lengths.append_value(member.length);
+        contents.append_option(member.text.as_deref());
+        reasons.append_option(rejection.map(|rejection| rejection.reason));
+        details.append_option(rejection.map(|rejection| rejection.detail.as_str()));
+    }
+    ArrowArray::table(vec![
+        ("name", Arc::new(names.finish())),
+        ("offset", Arc::new(offsets.finish())),
+        ("length", Arc::new(lengths.finish())),
+        ("text", Arc::new(contents.finish())),
+        ("reason", Arc::new(reasons.finish())),
+        ("detail", Arc::new(details.finish())),
+    ])
 }
 
 /// Remembers texts, in 16 bytes each.

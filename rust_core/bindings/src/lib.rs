@@ -31,7 +31,8 @@ mod _core {
     use crate::image::{decode_images, hash_images, thumbnail_images};
     #[pymodule_export]
     use crate::ingest::{
-        FirstSeenTexts, RecordSplitter, inspect_located_media, inspect_named_media, read_records,
+        FirstSeenTexts, RecordSplitter, TarReader, inspect_located_media, inspect_named_media,
+        read_records, record_fields,
     };
     #[pymodule_export]
     use crate::select::{select_queries, share_by_ratio};

@@ -3,11 +3,12 @@
 //! A name in a record is data from strangers. It may point only below the root of its source, also
 //! after every symbolic link is followed; anything else is rejected before it is opened.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use super::Rejection;
 use crate::error::Result;
-use crate::image::location::read_range;
 use crate::image::{Format, Locations, PictureError, probe};
 use crate::parallel::{Interrupt, map_rows};
 
@@ -73,6 +74,53 @@ pub fn inspect_media(
     })
 }
 
+/// The head of a file, by which a video is told from a picture.
+const HEAD: u64 = 4096;
+
+/// Bytes for what a picture carries beside its pixels: colour profile, preview, comments.
+const SIDE_DATA: u64 = 1 << 26;
+
+/// Look at a file: a picture is read whole, a video streamed, anything else left alone.
+fn inspect_file(path: &Path, max_pixels: u64) -> std::result::Result<MediaFile, PictureError> {
+    let named =
+        |error: std::io::Error| PictureError::Missing(format!("{}: {error}", path.display()));
+    let metadata = path.metadata().map_err(named)?;
+    if !metadata.is_file() {
+        // Opening a pipe or a device could wait forever.
+        return Err(PictureError::Unreadable("neither a file nor a folder".into()));
+    }
+    let mut file = File::open(path).map_err(named)?;
+    let mut bytes = Vec::new();
+    (&mut file).take(HEAD).read_to_end(&mut bytes).map_err(named)?;
+    if Format::of(&bytes).is_none()
+        && let Some(format) = video_format(&bytes)
+    {
+        let mut content = blake3::Hasher::new();
+        content.update(&bytes).update_reader(&mut file).map_err(named)?;
+        return Ok(media_file(&content.finalize(), "video", format, content.count()));
+    }
+    // No picture within the limit needs more than eight bytes a pixel.
+    if metadata.len() > max_pixels.saturating_mul(8).saturating_add(SIDE_DATA) {
+        let detail = format!("{} bytes, more than a picture can have", metadata.len());
+        return Err(PictureError::Unreadable(detail));
+    }
+    if Format::of(&bytes).is_some() {
+        file.read_to_end(&mut bytes).map_err(named)?;
+    }
+    inspect_bytes(&bytes, max_pixels)
+}
+
+fn media_file(
+    hash: &blake3::Hash,
+    kind: &'static str,
+    format: &'static str,
+    bytes: u64,
+) -> MediaFile {
+    let hash = hash.to_hex().get(..32).unwrap_or_default().to_owned();
+    let (width, height, frames, path) = (None, None, None, None);
+    MediaFile { hash, kind, format, width, height, frames, bytes, path }
+}
+
 fn reject(error: &PictureError) -> Rejection {
     Rejection::new(error.reason(), error.to_string())
 }
@@ -88,9 +136,7 @@ fn inspect_named(root: &Path, name: &str, max_pixels: u64) -> Outcome<MediaFile>
             PictureError::Truncated(what) => PictureError::Truncated(format!("{name}: {what}")),
             other => other,
         };
-        read_range(&text, None)
-            .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
-            .map_err(|error| reject(&named(error)))?
+        inspect_file(&path, max_pixels).map_err(|error| reject(&named(error)))?
     };
     Ok(MediaFile { path: Some(text), ..media })
 }
@@ -108,6 +154,7 @@ fn resolve(root: &Path, name: &str) -> Outcome<PathBuf> {
     match joined.canonicalize() {
         Ok(real) if real.starts_with(root) => Ok(real),
         Ok(_) => Err(outside()),
+        // What does not exist can point outside as well.
         Err(_) if !flatten(&joined).starts_with(root) => Err(outside()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Err(Rejection::new("missing_media", format!("{name} is not there")))
@@ -132,16 +179,7 @@ fn flatten(path: &Path) -> PathBuf {
 }
 
 fn inspect_bytes(bytes: &[u8], max_pixels: u64) -> std::result::Result<MediaFile, PictureError> {
-    let media = |kind, format| MediaFile {
-        hash: blake3::hash(bytes).to_hex()[..32].to_owned(),
-        kind,
-        format,
-        width: None,
-        height: None,
-        frames: None,
-        bytes: bytes.len() as u64,
-        path: None,
-    };
+    let media = |kind, format| media_file(&blake3::hash(bytes), kind, format, bytes.len() as u64);
     if Format::of(bytes).is_none()
         && let Some(format) = video_format(bytes)
     {
@@ -157,11 +195,18 @@ fn inspect_bytes(bytes: &[u8], max_pixels: u64) -> std::result::Result<MediaFile
     })
 }
 
-/// The container of a video by its first bytes.
+/// The container of a video by its first bytes; HEIF pictures wear that of MP4.
 fn video_format(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
-        [_, _, _, _, b'f', b't', b'y', b'p', ..] => Some("mp4"),
-        [0x1A, 0x45, 0xDF, 0xA3, ..] => Some("webm"),
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4)? {
+            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1" | b"avif"
+            | b"avis" => None,
+            _ => Some("mp4"),
+        },
+        [0x1A, 0x45, 0xDF, 0xA3, ..] => {
+            let head = bytes.get(..64).unwrap_or(bytes);
+            Some(if memchr::memmem::find(head, b"webm").is_some() { "webm" } else { "matroska" })
+        }
         [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' ', ..] => Some("avi"),
         _ => None,
     }
@@ -174,7 +219,10 @@ fn inspect_frames(root: &Path, folder: &Path, max_pixels: u64) -> Outcome<MediaF
     };
     let mut files = Vec::new();
     for entry in folder.read_dir().map_err(unreadable)? {
-        files.push(entry.map_err(unreadable)?.path());
+        let entry = entry.map_err(unreadable)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            files.push(entry.path()); // systems leave hidden files in folders
+        }
     }
     files.sort();
     let mut content = blake3::Hasher::new();
@@ -183,11 +231,13 @@ fn inspect_frames(root: &Path, folder: &Path, max_pixels: u64) -> Outcome<MediaF
     for file in files {
         let relative = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
         let real = resolve(root, &relative)?;
-        let frame = read_range(&real.to_string_lossy(), None)
-            .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
-            .map_err(|error| {
-                Rejection::new(error.reason(), format!("frame {relative}: {error}"))
-            })?;
+        let frame = inspect_file(&real, max_pixels).map_err(|error| {
+            Rejection::new(error.reason(), format!("frame {relative}: {error}"))
+        })?;
+        if frame.kind != "image" {
+            let detail = format!("frame {relative} is a {}", frame.kind);
+            return Err(Rejection::new("unreadable_media", detail));
+        }
         content.update(frame.hash.as_bytes());
         frames += 1;
         bytes += frame.bytes;

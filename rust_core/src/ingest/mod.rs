@@ -3,6 +3,7 @@
 //! - [`split`] cuts lines, or the elements of one JSON array, out of blocks of a file;
 //! - [`record`] finds id, media and conversation in a record of any of the layouts people use, and
 //!   splits the conversation into single turns;
+//! - [`tar`] finds the members of a tar, also behind damage;
 //! - [`media`] finds the file a record points to, hashes its content and reads its header;
 //! - [`seen`] remembers which ids and contents have come by.
 //!
@@ -13,11 +14,13 @@ pub mod media;
 pub mod record;
 pub mod seen;
 pub mod split;
+pub mod tar;
 
 pub use media::{MediaFile, MediaSource, inspect_media};
 pub use record::{ColumnMap, MediaReference, Record, Sample, read_record};
 pub use seen::FirstSeen;
 pub use split::{Layout, RecordSplitter};
+pub use tar::{Member, TarReader};
 
 /// Why a record, or one turn of it, is no sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +31,20 @@ pub struct Rejection {
     pub detail: String,
 }
 
+/// Longest detail in characters: what was found may be a name of a megabyte.
+const LONGEST_DETAIL: usize = 300;
+
 impl Rejection {
-    fn new(reason: &'static str, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+    fn new(reason: &'static str, detail: impl AsRef<str>) -> Self {
+        let detail = shorten(detail.as_ref(), LONGEST_DETAIL);
+        Self { reason, detail }
+    }
+}
+
+/// At most `longest` characters of a text, with a mark where some were left out.
+fn shorten(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }

@@ -28,6 +28,9 @@ const ANSWER: [&str; 5] = ["answer", "response", "output", "chosen", "solution"]
 const IMAGE: [&str; 4] = ["image", "images", "image_path", "file_name"];
 const VIDEO: [&str; 2] = ["video", "videos"];
 
+/// Bytes of a broken record that its rejection shows.
+const SHOWN: usize = 60;
+
 /// Answers longer than this many characters are long (paper MM-RLHF, section 2.2).
 pub const LONG_ANSWER: usize = 128;
 
@@ -64,10 +67,18 @@ pub struct Record {
     pub turns: Vec<Result<Sample, Rejection>>,
 }
 
+/// Every field name under which [`read_record`] looks without being told.
+pub fn fields() -> Vec<&'static str> {
+    let lists = [&ID[..], &PROMPT, &ANSWER, &IMAGE, &VIDEO, &["conversations", "messages"]];
+    lists.into_iter().flatten().copied().chain(["rejected"]).collect()
+}
+
 /// Read a record from its JSON text.
 pub fn read_record(json: &[u8], columns: &ColumnMap) -> Result<Record, Rejection> {
-    let text = std::str::from_utf8(json).map_err(|error| broken(format!("not UTF-8: {error}")))?;
-    let value: Value = serde_json::from_str(text).map_err(|error| broken(error.to_string()))?;
+    let text =
+        std::str::from_utf8(json).map_err(|error| broken(json, &format!("not UTF-8: {error}")))?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| broken(json, &error.to_string()))?;
     let Value::Object(fields) = value else {
         return Err(wrong_type("the record", &value, "an object"));
     };
@@ -79,11 +90,15 @@ pub fn read_record(json: &[u8], columns: &ColumnMap) -> Result<Record, Rejection
             collect_media(name, value, &mut media)?;
         }
     }
+    if media.is_empty() {
+        collect_message_media(&fields, &mut media)?;
+    }
     Ok(Record { id: fields.id()?, is_pair, media, turns: turns(&fields)? })
 }
 
-fn broken(detail: String) -> Rejection {
-    Rejection::new("broken_record", detail)
+fn broken(json: &[u8], what: &str) -> Rejection {
+    let start = String::from_utf8_lossy(json.get(..SHOWN).unwrap_or(json));
+    Rejection::new("broken_record", format!("{what}; it begins {start:?}"))
 }
 
 fn wrong_type(what: &str, found: &Value, expected: &str) -> Rejection {
@@ -118,10 +133,20 @@ impl<'a> Fields<'a> {
     fn id(&self) -> Result<Option<String>, Rejection> {
         match self.find("id", &ID) {
             None => Ok(None),
-            Some((_, Value::String(id))) if !id.is_empty() => Ok(Some(id.clone())),
+            Some((_, Value::String(id))) => Ok(Some(id.clone()).filter(|id| !id.is_empty())),
             Some((_, Value::Number(id))) => Ok(Some(id.to_string())),
             Some((name, other)) => Err(wrong_type(name, other, "a text or a number")),
         }
+    }
+
+    fn no_text(&self) -> Rejection {
+        let names: Vec<&str> = self.fields.keys().map(String::as_str).collect();
+        let among = names.join(", ");
+        let detail = match self.columns.get("prompt") {
+            Some(name) => format!("no {name} among the fields: {among}"),
+            None => format!("no conversation, question or prompt among the fields: {among}"),
+        };
+        Rejection::new("no_text", detail)
     }
 
     fn text(&self, what: &str, names: &[&'a str]) -> Result<Option<String>, Rejection> {
@@ -162,6 +187,27 @@ fn collect_media(
     Ok(())
 }
 
+/// Media named within the messages of a chat: `{"type": "image", "image": ".."}` and its kin.
+fn collect_message_media(
+    fields: &Fields<'_>,
+    media: &mut Vec<MediaReference>,
+) -> Result<(), Rejection> {
+    let messages = fields.fields.get("messages").and_then(Value::as_array);
+    let parts = messages.into_iter().flatten().filter_map(|message| message.get("content"));
+    for part in parts.filter_map(Value::as_array).flatten() {
+        for name in ["image", "image_url", "video", "video_url"] {
+            match part.get(name) {
+                None | Some(Value::Null) => {}
+                Some(Value::Object(place)) if place.contains_key("url") => {
+                    collect_media(name, place.get("url").unwrap_or(&Value::Null), media)?;
+                }
+                Some(value) => collect_media(name, value, media)?,
+            }
+        }
+    }
+    Ok(())
+}
+
 fn turns(fields: &Fields<'_>) -> Result<Vec<Result<Sample, Rejection>>, Rejection> {
     let asked_for = fields.columns.contains_key("prompt");
     let layouts = [("conversations", "from", "value"), ("messages", "role", "content")];
@@ -172,7 +218,9 @@ fn turns(fields: &Fields<'_>) -> Result<Vec<Result<Sample, Rejection>>, Rejectio
             Some(other) => return Err(wrong_type(name, other, "a list of messages")),
         }
     }
-    let prompt = fields.text("prompt", &PROMPT)?.unwrap_or_default();
+    let Some(prompt) = fields.text("prompt", &PROMPT)? else {
+        return Err(fields.no_text());
+    };
     let answer = fields.text("answer", &ANSWER)?;
     Ok(vec![sample(&prompt, answer)])
 }
@@ -202,7 +250,7 @@ fn split_turns(
                     }
                 }
             }
-            Some("system") => {}
+            Some("system" | "developer") => {}
             _ => return Err(wrong_type(&format!("{what}.{speaker}"), role, "human or gpt")),
         }
     }
@@ -246,22 +294,23 @@ pub fn question_type(prompt: &str, answer: Option<&str>) -> &'static str {
     }
 }
 
-/// Whether options A and B stand in the text, each at the start of a line or after a space, written
-/// `A.`, `A)`, `A:` or `(A)`.
+/// Whether an option A stands in the text and an option B behind it, each at the start of a line or
+/// after a space, written `A.`, `A)`, `A:` or `(A)`.
 fn offers_options(prompt: &str) -> bool {
     let bytes = prompt.as_bytes();
-    let offers = |letter: u8| {
-        memchr::memchr_iter(letter, bytes).any(|at| {
-            let before = at.checked_sub(1).map_or(b'\n', |place| bytes[place]);
-            let after = bytes.get(at + 1).copied().unwrap_or(b' ');
+    let option_after = |letter: u8, start: usize| {
+        let rest = bytes.get(start..).unwrap_or_default();
+        memchr::memchr_iter(letter, rest).map(|at| start + at).find(|&at| {
+            let before = at.checked_sub(1).and_then(|place| bytes.get(place)).unwrap_or(&b'\n');
+            let after = bytes.get(at + 1).unwrap_or(&b' ');
             match before {
-                b'(' => after == b')',
+                b'(' => *after == b')',
                 b'\n' | b' ' | b'\t' => matches!(after, b'.' | b')' | b':'),
                 _ => false,
             }
         })
     };
-    offers(b'A') && offers(b'B')
+    option_after(b'A', 0).and_then(|at| option_after(b'B', at)).is_some()
 }
 
 #[cfg(test)]
@@ -274,7 +323,7 @@ mod tests {
         {
             assert_eq!(question_type(prompt, None), "mcq", "{prompt}");
         }
-        for prompt in ["Who is A. Lincoln?", "A bird, B-side", "Is (A) true?"] {
+        for prompt in ["Who is A. Lincoln?", "A bird, B-side", "Is (A) true?", "B. or A. Lee?"] {
             assert_eq!(question_type(prompt, None), "short", "{prompt}");
         }
     }

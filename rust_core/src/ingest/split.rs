@@ -2,7 +2,8 @@
 //!
 //! A file is read in blocks of any size; what is left of the last record waits for the next block.
 //! Elements of an array are found by counting brackets outside of strings, not by parsing, so that
-//! an element that is broken inside costs only itself.
+//! an element that is broken inside costs only itself. Whatever follows the array is one record more,
+//! which no parser will accept: it must not vanish.
 
 /// How a file holds its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,9 @@ pub struct RawRecord {
     pub bytes: Vec<u8>,
 }
 
+/// Stands for what follows the array, and is no JSON.
+const AFTER_ARRAY: &[u8] = b"(more data after the end of the array)";
+
 /// Cuts records out of blocks.
 #[derive(Debug)]
 pub struct RecordSplitter {
@@ -37,7 +41,17 @@ struct Scan {
     depth: usize,
     in_string: bool,
     escaped: bool,
-    closed: bool,
+    progress: Progress,
+}
+
+/// How far the array is.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Open,
+    Closed,
+    /// Something stands behind the end.
+    Followed,
 }
 
 impl RecordSplitter {
@@ -55,6 +69,9 @@ impl RecordSplitter {
             Layout::Array => self.feed_array(block, &mut records),
         }
         if last {
+            if self.scan.progress == Progress::Followed {
+                self.waiting.extend_from_slice(AFTER_ARRAY);
+            }
             self.end_record(&mut records);
         }
         records
@@ -72,8 +89,11 @@ impl RecordSplitter {
 
     fn feed_array(&mut self, block: &[u8], records: &mut Vec<RawRecord>) {
         for &byte in block {
-            if self.scan.closed {
-                return; // nothing that follows the array is a record
+            if self.scan.progress != Progress::Open {
+                if !byte.is_ascii_whitespace() {
+                    self.scan.progress = Progress::Followed;
+                }
+                continue;
             }
             if self.scan.in_string {
                 self.scan.in_string = self.scan.escaped || byte != b'"';
@@ -89,7 +109,9 @@ impl RecordSplitter {
             self.scan.in_string = byte == b'"';
             let between = byte == b',' && self.scan.depth == 1;
             if between || self.scan.depth == 0 && byte == b']' {
-                self.scan.closed = !between;
+                if !between {
+                    self.scan.progress = Progress::Closed;
+                }
                 self.end_record(records);
             } else if self.scan.depth > 1 || !matches!(byte, b'[') {
                 self.waiting.push(byte);

@@ -10,10 +10,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 
-from mmrlhf_engine.curate.sources import RECORDS_PER_BATCH, RawBatch, Source, cells_frame, read
-from mmrlhf_engine.curate.sources.webdataset import IMAGE_SUFFIXES, MEDIA_SUFFIXES, with_sidecars
+from mmrlhf_engine.curate.sources import (
+    BESIDE,
+    RECORDS_PER_BATCH,
+    TROUBLES,
+    RawBatch,
+    Source,
+    read,
+)
+from mmrlhf_engine.curate.sources.webdataset import MEDIA_SUFFIXES, sidecar_record
 
 __all__ = ["find_index", "media_files", "read_folder"]
 
@@ -28,15 +36,36 @@ def read_folder(source: Source) -> Iterator[RawBatch]:
         return
     files = media_files(source.path)
     for start in range(0, len(files), RECORDS_PER_BATCH):
-        part = files[start : start + RECORDS_PER_BATCH]
-        names = [file.relative_to(source.path).as_posix() for file in part]
-        records = [_record(source.root, file, name) for file, name in zip(part, names, strict=True)]
-        yield RawBatch(
-            positions=[f"{source.path.name}/{name}" for name in names],
-            keys=names,
-            records=pa.array(records, pa.large_binary()),
-            cells=cells_frame([]),
-        )
+        yield _to_records(source, files[start : start + RECORDS_PER_BATCH])
+
+
+def _to_records(source: Source, files: list[Path]) -> RawBatch:
+    names, records, troubles = [], [], []
+    for file in files:
+        name = file.relative_to(source.path).as_posix()
+        if _is_text(name):
+            names.append(name)
+            records.append(sidecar_record(_texts_beside(source.root, file)))
+        else:
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            troubles.append((shown, "missing_media", "the name of the file is not UTF-8"))
+    beside = {"record": range(len(names)), "name": names, "cell": [None] * len(names)}
+    return RawBatch(
+        positions=[f"{source.path.name}/{name}" for name in names],
+        keys=names,
+        records=pa.array(records, pa.large_binary()),
+        beside=pl.DataFrame(beside, schema=BESIDE),
+        troubles=pl.DataFrame(troubles, schema=TROUBLES, orient="row"),
+    )
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name is UTF-8; Python writes other bytes as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def find_index(folder: Path) -> Path | None:
@@ -57,13 +86,11 @@ def media_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _record(root: Path, file: Path, name: str) -> bytes:
-    suffix = file.suffix[1:].lower()
-    kind = "image" if suffix in IMAGE_SUFFIXES else "video"
+def _texts_beside(root: Path, file: Path) -> dict[str, bytes]:
     texts = {}
-    for sidecar in ("json", "txt"):
-        beside = file.with_suffix(f".{sidecar}")
+    for suffix in ("json", "txt"):
+        beside = file.with_suffix(f".{suffix}")
         # A link beside a picture must not pull a file from elsewhere into a prompt.
-        if beside.is_file() and beside.resolve().is_relative_to(root.resolve()):
-            texts[sidecar] = beside.read_bytes()
-    return with_sidecars(name, {kind: [name]}, texts)
+        if beside.is_file() and beside.resolve().is_relative_to(root):
+            texts[suffix] = beside.read_bytes()
+    return texts

@@ -1,4 +1,4 @@
-"""JSONL, one JSON array, and CSV; plain, gzip or zstd.
+"""JSONL and one JSON array; plain, gzip or zstd.
 
 Lines and elements are cut out of blocks by the core, so that a file of any size, and a line of any
 length, passes in little memory.
@@ -11,12 +11,13 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine._core import RecordSplitter
-from mmrlhf_engine.curate.sources import RECORDS_PER_BATCH, RawBatch, Source, cells_frame
+from mmrlhf_engine.curate.sources import RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["json_batch", "opening", "read_csv", "read_json"]
+__all__ = ["compression", "open_text", "opening", "read"]
 
-_BLOCK = 4 << 20
+_PIECE = 64 << 10
+_PIECES = 256
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -27,73 +28,65 @@ def opening(path: Path) -> bytes:
         InputError: the file begins as a compressed one and is none.
     """
     try:
-        with _open(path) as stream:
+        with open_text(path) as stream:
             return bytes(stream.read(1 << 16))
     except OSError as error:
         raise InputError(f"{path}: cannot be decompressed: {error}") from None
 
 
-def read_json(source: Source) -> Iterator[RawBatch]:
+def read(source: Source) -> Iterator[RawBatch]:
     """Lines of a JSONL file, or elements of a JSON array.
 
-    Raises:
-        InputError: a compressed file ends too early or is damaged.
+    Compressed data that end too early, or are damaged, give what can be had and one trouble.
     """
     splitter = RecordSplitter("array" if source.format == "json" else "lines")
-    with _open(source.path) as stream:
+    with open_text(source.path) as stream:
         last = False
         while not last:
-            try:
-                block = stream.read(_BLOCK)
-            except OSError as error:
-                raise InputError(f"{source.path}: cannot be decompressed: {error}") from None
-            last = len(block) == 0
-            found = pa.array(splitter.feed(bytes(block), last))
-            for start in range(0, len(found), RECORDS_PER_BATCH):
-                part = found[start : start + RECORDS_PER_BATCH]
-                keys = [str(number) for number in part.field("number").to_pylist()]
-                yield RawBatch(
-                    positions=[f"{source.path.name}:{key}" for key in keys],
-                    keys=keys,
-                    records=part.field("record"),
-                    cells=cells_frame([]),
-                )
+            block, damage = _read_block(stream)
+            last = not block or damage is not None
+            yield from _batches(source, pa.array(splitter.feed(block, last)))
+            if damage is not None:
+                yield _damaged(source, damage)
 
 
-def read_csv(source: Source) -> Iterator[RawBatch]:
-    """Rows of a CSV or TSV file with a header; every value is a text.
-
-    Raises:
-        InputError: the file is not valid CSV.
-    """
-    separator = "\t" if ".tsv" in source.path.suffixes else ","
+def _read_block(stream: pa.NativeFile) -> tuple[bytes, OSError | None]:
+    """The next few megabytes, in pieces, so that damage costs no more than the piece it is in."""
+    pieces: list[bytes] = []
     try:
-        with _open(source.path) as stream:
-            rows = pl.read_csv(bytes(stream.read()), separator=separator, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{source.path}: not valid CSV: {error}") from None
-    for start in range(0, rows.height, RECORDS_PER_BATCH):
-        part = rows.slice(start, RECORDS_PER_BATCH)
-        # The header is line 1; a quoted line break within a value makes later numbers too small.
-        yield json_batch(source, part, first=start + 2, cells=cells_frame([]))
+        while len(pieces) < _PIECES and (piece := stream.read(_PIECE)):
+            pieces.append(piece)
+    except OSError as error:
+        return b"".join(pieces), error
+    return b"".join(pieces), None
 
 
-def json_batch(source: Source, rows: pl.DataFrame, first: int, cells: pl.DataFrame) -> RawBatch:
-    """Rows of a table as records; ``first`` is the number of the first one."""
-    text = rows.select(pl.struct(pl.all()).struct.json_encode()).to_series()
-    keys = [str(first + index) for index in range(rows.height)]
+def _batches(source: Source, found: pa.Array) -> Iterator[RawBatch]:
+    for start in range(0, len(found), RECORDS_PER_BATCH):
+        part = found[start : start + RECORDS_PER_BATCH]
+        keys = [str(number) for number in part.field("number").to_pylist()]
+        positions = [f"{source.path.name}:{key}" for key in keys]
+        yield RawBatch(positions, keys, part.field("record"))
+
+
+def _damaged(source: Source, error: OSError) -> RawBatch:
+    detail = f"the compressed data cannot be read further: {error}"
+    trouble = [(f"{source.path.name}:end", "broken_record", detail)]
     return RawBatch(
-        positions=[f"{source.path.name}:{key}" for key in keys],
-        keys=keys,
-        records=text.to_arrow().cast(pa.large_binary()),
-        cells=cells,
+        positions=[],
+        keys=[],
+        records=pa.array([], pa.large_binary()),
+        troubles=pl.DataFrame(trouble, schema=TROUBLES, orient="row"),
     )
 
 
-def _open(path: Path) -> pa.NativeFile:
+def open_text(path: Path) -> pa.NativeFile:
+    """The file as a stream of bytes, decompressed if its first bytes say so."""
+    return pa.input_stream(str(path), compression=compression(path))
+
+
+def compression(path: Path) -> str | None:
+    """``gzip``, ``zstd`` or None, by the first bytes of a file."""
     with path.open("rb") as file:
         start = file.read(4)
-    for magic, compression in _COMPRESSIONS.items():
-        if start.startswith(magic):
-            return pa.input_stream(str(path), compression=compression)
-    return pa.input_stream(str(path), compression=None)
+    return next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)

@@ -1,152 +1,137 @@
-"""WebDataset tar: members of one base name are one record.
+"""WebDataset tar: neighbouring members of one base name are one record.
 
 ``000017.jpg``, ``000017.json`` and ``000017.txt`` belong together: the record is the JSON, the text
 is its prompt where it has none, the pictures are its media. Pictures stay in the tar and are known
 by their byte range.
 """
 
-import itertools
 import json
-import tarfile
 from collections.abc import Iterator
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 
-from mmrlhf_engine.curate.sources import RECORDS_PER_BATCH, RawBatch, Source, cells_frame
-from mmrlhf_engine.errors import InputError
+from mmrlhf_engine._core import TarReader
+from mmrlhf_engine.curate.sources import (
+    BESIDE,
+    CELLS,
+    RECORDS_PER_BATCH,
+    TROUBLES,
+    RawBatch,
+    Source,
+)
 
-__all__ = ["MEDIA_SUFFIXES", "read", "with_sidecars"]
+__all__ = ["MEDIA_SUFFIXES", "read", "sidecar_record"]
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
-VIDEO_SUFFIXES = frozenset({"mp4", "webm", "mov", "avi", "mkv"})
-MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-_TEXT_SUFFIXES = ("txt", "caption")
+MEDIA_SUFFIXES = frozenset(
+    {"jpg", "jpeg", "png", "webp", "gif", "bmp", "mp4", "webm", "mov", "avi", "mkv"}
+)
+_TEXT_SUFFIXES = ["json", "txt", "caption"]
 
-Group = tuple[str, list[tuple[str, tarfile.TarInfo]]]
+
+@dataclass
+class _Group:
+    """The members of one record."""
+
+    key: str
+    media: list[dict[str, Any]] = field(default_factory=list)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    trouble: tuple[str, str] | None = None
+    beside_damage: bool = False
 
 
 def read(source: Source) -> Iterator[RawBatch]:
-    """Groups of members as records, in the order of the tar.
-
-    A tar that ends too early gives what it holds whole, and one broken record for the rest.
-
-    Raises:
-        InputError: the tar is compressed, or none.
-    """
-    with _open(source) as tar:
-        groups = _groups(tar)
-        while batch := list(itertools.islice(groups, RECORDS_PER_BATCH)):
-            yield _to_records(source, tar, batch)
+    """Groups of members as records, in the order of the tar; damage is a trouble of its own."""
+    groups = _groups(_members(source))
+    while batch := list(islice(groups, RECORDS_PER_BATCH)):
+        yield _to_records(source, batch)
 
 
-def _open(source: Source) -> tarfile.TarFile:
-    try:
-        return tarfile.open(source.path, "r:")
-    except tarfile.TarError as error:
-        raise InputError(
-            f"{source.path}: cannot be read as a tar: {error}",
-            hint="a compressed tar must be decompressed first",
-        ) from None
+def _members(source: Source) -> Iterator[dict[str, Any]]:
+    tar = TarReader(source.path)
+    while found := pa.array(tar.next_members(RECORDS_PER_BATCH, _TEXT_SUFFIXES)).to_pylist():
+        yield from found
 
 
-def _groups(tar: tarfile.TarFile) -> Iterator[Group]:
-    """Neighbouring members that share folder and base name up to its first dot."""
-    key: str | None = None
-    members: list[tuple[str, tarfile.TarInfo]] = []
-    for member in _members(tar):
-        place = PurePosixPath(member.name)
-        stem, _, suffix = place.name.partition(".")
-        found = str(place.parent / stem)
-        if found != key and members and key is not None:
-            yield key, members
-            members = []
-        key = found
-        members.append((suffix.lower(), member))
-    if members and key is not None:
-        yield key, members
+def _groups(members: Iterator[dict[str, Any]]) -> Iterator[_Group]:
+    """Neighbours that share folder and base name up to its first dot; others are passed over."""
+    group: _Group | None = None
+    damage = False
+    for member in members:
+        folder, slash, name = member["name"].rpartition("/")
+        stem, dot, suffixes = name.partition(".")
+        suffix = suffixes.rpartition(".")[2].lower()
+        if member["reason"] is None and (
+            not stem or suffix not in {*MEDIA_SUFFIXES, *_TEXT_SUFFIXES}
+        ):
+            continue
+        key = folder + slash + stem
+        if group is None or key != group.key:
+            if group is not None:
+                group.beside_damage |= not dot
+                yield group
+            group = _Group(key, beside_damage=damage)
+        damage = not dot  # a damaged stretch has no name but its place
+        _add(group, suffix, member)
+    if group is not None:
+        yield group
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files of the tar; one of size -1 stands for a tar that is cut off."""
-    while True:
-        try:
-            member = tar.next()
-        except tarfile.TarError as error:
-            end = tarfile.TarInfo(f"(end of the tar: {error})")
-            end.size = -1
-            yield end
-            return
-        if member is None:
-            return
-        if member.isfile():
-            yield member
+def _add(group: _Group, suffix: str, member: dict[str, Any]) -> None:
+    if member["reason"] is not None:
+        group.trouble = (member["reason"], member["detail"])
+    elif suffix in MEDIA_SUFFIXES:
+        group.media.append({"offset": member["offset"], "length": member["length"]})
+    else:
+        group.texts[suffix] = member["text"]
 
 
-def _to_records(source: Source, tar: tarfile.TarFile, groups: list[Group]) -> RawBatch:
+def _to_records(source: Source, groups: list[_Group]) -> RawBatch:
+    """A group whose picture may be lost to damage is no record: its text alone is another."""
+    troubles: list[tuple[str, str, str]] = []
+    keys: list[str] = []
     records: list[bytes] = []
     cells: list[dict[str, object]] = []
-    for key, members in groups:
-        texts: dict[str, bytes] = {}
-        media = []
-        for suffix, member in members:
-            if suffix in MEDIA_SUFFIXES:
-                media.append((suffix, len(cells)))
-                cells.append(
-                    {
-                        "path": str(source.path),
-                        "offset": member.offset_data,
-                        "length": member.size,
-                    }
-                )
-            elif suffix == "json" or suffix in _TEXT_SUFFIXES or member.size < 0:
-                texts[suffix] = _content(tar, member)
-        found = {
-            "image": [{"cell": cell} for suffix, cell in media if suffix in IMAGE_SUFFIXES],
-            "video": [{"cell": cell} for suffix, cell in media if suffix in VIDEO_SUFFIXES],
-        }
-        records.append(with_sidecars(key, found, texts))
+    for group in groups:
+        trouble = group.trouble
+        if trouble is None and group.beside_damage and not group.media:
+            trouble = ("broken_record", "the tar is damaged beside it, where its picture may be")
+        if trouble is not None:
+            troubles.append((f"{source.path.name}:{group.key}", *trouble))
+            continue
+        for place in group.media:
+            owner = {"record": len(records), "cell": len(cells), "path": str(source.path)}
+            cells.append({**owner, **place})
+        keys.append(group.key)
+        records.append(sidecar_record(group.texts))
+    frame = pl.DataFrame(cells, schema=CELLS)
     return RawBatch(
-        positions=[f"{source.path.name}:{key}" for key, _ in groups],
-        keys=[key for key, _ in groups],
+        positions=[f"{source.path.name}:{key}" for key in keys],
+        keys=keys,
         records=pa.array(records, pa.large_binary()),
-        cells=cells_frame(cells),
+        cells=frame,
+        beside=frame.select("record", "cell", name=pl.lit(None, pl.String())).select(*BESIDE),
+        troubles=pl.DataFrame(troubles, schema=TROUBLES, orient="row"),
     )
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """The bytes of a member; where the tar is cut off, something that is no record."""
-    if member.size < 0:
-        return b"\x00"
-    try:
-        file = tar.extractfile(member)
-        return file.read() if file is not None else b"\x00"
-    except tarfile.TarError:
-        return b"\x00"
+def sidecar_record(texts: dict[str, bytes]) -> bytes:
+    """The record that texts by suffix (``json``, ``txt``, ``caption``) make up together.
 
-
-def with_sidecars(key: str, media: dict[str, list[Any]], texts: dict[str, bytes]) -> bytes:
-    """One record of media and the texts beside them, by suffix (``json``, ``txt``).
-
-    Media that lie there win over names inside the JSON; the text is the prompt where the JSON has
-    no conversation of its own.
+    What is no JSON object, or no UTF-8, is handed on as it is: the core says what is wrong with it.
     """
-    record: dict[str, Any] = {"id": key}
-    for suffix, content in texts.items():
-        if suffix == "json":
-            try:
-                sidecar = json.loads(content)
-            except ValueError:
-                return content  # the core says what is wrong with it
-            if not isinstance(sidecar, dict):
-                return content
-            record |= sidecar
-        elif suffix not in _TEXT_SUFFIXES:
-            return content
-    record |= {name: places for name, places in media.items() if places}
-    if not {"conversations", "messages", "prompt", "question"} & record.keys():
-        for suffix in _TEXT_SUFFIXES:
-            if suffix in texts:
-                record["prompt"] = texts[suffix].decode("utf-8", errors="replace")
-    return json.dumps(record).encode()
+    plain = texts.get("txt", texts.get("caption"))
+    if plain is None:
+        return texts.get("json", b"{}")
+    try:
+        record = json.loads(texts["json"]) if "json" in texts else {}
+        prompt = plain.decode("utf-8")
+    except (ValueError, RecursionError):
+        return texts.get("json", plain)
+    if not isinstance(record, dict):
+        return texts["json"]
+    has_own = {"conversations", "messages", "prompt", "question"} & record.keys()
+    return texts["json"] if has_own else json.dumps({**record, "prompt": prompt}).encode()
