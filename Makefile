@@ -28,7 +28,8 @@ check: $(VENV)/.dev ## Format, clippy, ruff, mypy, stubtest, import rules
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
-	MYPYPATH=python $(BIN)/stubtest mmrlhf_engine._core --concise --ignore-missing-stub
+	MYPYPATH=python $(BIN)/stubtest mmrlhf_engine._core --concise --ignore-missing-stub \
+		--mypy-config-file pyproject.toml
 	$(BIN)/lint-imports --no-cache | tail -n 12
 
 format: $(VENV)/.dev ## Format Rust and Python in place

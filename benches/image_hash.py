@@ -14,9 +14,9 @@ from pathlib import Path
 import imagehash
 import pyarrow as pa
 from PIL import Image
-from record import write_record
 
 from mmrlhf_engine._core import hash_images
+from record import write_record
 
 ROUNDS = 7
 COPIES = 24

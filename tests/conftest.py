@@ -1,6 +1,8 @@
-"""What tests share: a stage of a fresh run folder, as the pipeline would hand it over."""
+"""What tests share: a begun stage, the demo's corpus, and a tiny real encoder."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +29,39 @@ def stage(tmp_path) -> Callable[..., Stage]:
         return begun
 
     return begin
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """The demo's corpus: four formats, with planted duplicates and bad rows."""
+    from mmrlhf_engine.demo.corpus import build
+
+    return build(tmp_path_factory.mktemp("corpus")).folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> str:
+    """A CLIP of a few thousand random weights, saved as a Hugging Face folder."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "projection_dim": 24}
+    config = CLIPConfig(
+        vision_config={**small, **heads, "image_size": 32, "patch_size": 16},
+        text_config={**small, **heads, "vocab_size": 99, "max_position_embeddings": 8},
+        projection_dim=24,
+    )
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    CLIPModel(config).save_pretrained(folder)
+    size = {"shortest_edge": 32}
+    crop = {"height": 32, "width": 32}
+    CLIPImageProcessor(size=size, crop_size=crop).save_pretrained(folder)
+    return f"transformers:{folder}"
+
+
+@pytest.fixture
+def own_corpus(corpus, tmp_path) -> Path:
+    """A copy of the corpus that a test may change."""
+    return Path(shutil.copytree(corpus, tmp_path / "corpus"))

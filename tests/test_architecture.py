@@ -22,7 +22,7 @@ LONGEST_FUNCTION = 40
 
 
 def functions(path):
-    """(name, number of lines) of every function of a file, from its ``def`` or ``fn`` to its end."""
+    """(name, number of lines) of every function of a file, from ``def`` or ``fn`` to its end."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):

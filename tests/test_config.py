@@ -58,7 +58,9 @@ def test_resolved_settings_survive_yaml():
     assert CurateConfig.model_validate(yaml.safe_load(to_yaml(config))) == config
 
 
-@given(st.integers(1, 2**20), st.sampled_from([("", 0), ("k", 1), ("M", 2), ("GiB", 3), (" tb", 4)]))
+@given(
+    st.integers(1, 2**20), st.sampled_from([("", 0), ("k", 1), ("M", 2), ("GiB", 3), (" tb", 4)])
+)
 def test_sizes_are_powers_of_1024(number, unit):
     suffix, power = unit
     assert parse_bytes(f"{number}{suffix}") == number * 1024**power

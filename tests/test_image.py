@@ -150,9 +150,7 @@ def test_resize_equals_pillow_to_the_byte(width, height, size, name, seed):
     )
     assert pa.array(errors).to_pylist()[0]["reason"] is None
     expected = np.asarray(image.resize((size, size), Image.Resampling[name.upper()]))
-    np.testing.assert_array_equal(
-        np.frombuffer(buffer, np.uint8).reshape(size, size, 3), expected
-    )
+    np.testing.assert_array_equal(np.frombuffer(buffer, np.uint8).reshape(size, size, 3), expected)
 
 
 @pytest.mark.parametrize("size", [(300, 200), (201, 333), (224, 224), (101, 100), (64, 1000)])

@@ -119,7 +119,7 @@ def test_the_report_says_what_it_took(stage):
 
 def test_a_missing_upstream_table_says_what_to_do(stage):
     begun = stage("dedup", Settings())
-    with pytest.raises(InputError, match="needs samples.*\n\nhint: run the stages before it first"):
+    with pytest.raises(InputError, match=r"needs samples.*\n\nhint: run the stages before it"):
         begun.scan("samples")
 
 

@@ -25,7 +25,15 @@ from mmrlhf_engine.errors import ConfigError, StageError
 from mmrlhf_engine.log import Progress
 from mmrlhf_engine.store import Run, Stage
 
-__all__ = ["CURATE", "CurateConfig", "StageState", "curate", "plan", "with_sources"]
+__all__ = [
+    "CURATE",
+    "CurateConfig",
+    "StageState",
+    "curate",
+    "describe_plan",
+    "plan",
+    "with_sources",
+]
 
 STAGES: dict[str, ModuleType] = {
     "ingest": ingest,
@@ -35,6 +43,14 @@ STAGES: dict[str, ModuleType] = {
     "select": select,
 }
 CURATE = tuple(STAGES)
+
+# For --dry-run. Disk: the tables of all five stages, and a float16 row of 512 to 1,280 values an
+# image. Memory: the interpreter with torch and an encoder, and the columns dedup holds at once.
+_BYTES_PER_ROW = 500
+_DISK_PER_ROW = 400
+_DISK_PER_IMAGE = 2_600
+_MEMORY_BASE = 1 << 30
+_MEMORY_PER_ROW = 1_200
 
 
 class CurateConfig(Section):
@@ -106,6 +122,56 @@ def curate(
             if after_stage is not None:
                 after_stage(name)
     return run
+
+
+def describe_plan(config: CurateConfig, folder: Path, stages: tuple[str, ...] = CURATE) -> str:
+    """What ``curate`` would do, without doing it: stages, sources, disk and memory, as text.
+
+    Numbers of rows are those of the finished stages of the run where there are any, else a guess
+    from the size of the sources, and marked as such.
+    """
+    run = Run(folder)
+    lines = [f"run folder  {folder}{'' if folder.exists() else ' (new)'}"]
+    if "ingest" in stages:
+        sources = ingest.describe(config.ingest)
+        lines.append(f"sources     {sources['files']:,} files, {_size(sources['bytes'])}")
+    for state in plan(config, run, stages):
+        action = "finished and unchanged, skipped" if state.finished else "runs"
+        lines.append(f"{state.name:11} {action}")
+    curve = [
+        f"{jaccard:.2f}: {config.dedup.candidate_probability(jaccard):.3f}"
+        for jaccard in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
+    ]
+    lines += ["", "chance that two texts are compared, by their Jaccard index"]
+    lines += [f"  {'   '.join(curve)}", "", *_needs(config, run)]
+    return "\n".join(lines)
+
+
+def _needs(config: CurateConfig, run: Run) -> list[str]:
+    """Disk and memory, from measured bytes a row."""
+    report = run.report("ingest")
+    if report is not None:
+        rows, media, origin = report["rows_out"], report["media"], "by the finished ingest"
+    else:
+        size = ingest.describe(config.ingest)["bytes"]
+        rows = media = size // _BYTES_PER_ROW
+        origin = f"guessed at {_BYTES_PER_ROW} bytes a row; known once ingest has run"
+    disk = rows * _DISK_PER_ROW + media * _DISK_PER_IMAGE
+    memory = _MEMORY_BASE + rows * _MEMORY_PER_ROW
+    budget = parse_bytes(config.memory) if config.memory else available_memory()
+    return [
+        f"rows        about {rows:,} samples, {media:,} distinct media ({origin})",
+        f"disk        about {_size(disk)} in the run folder",
+        f"memory      about {_size(memory)} of {_size(budget)} allowed",
+    ]
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
 
 
 def stage_slice(first: str, last: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ __all__ = [
     "EMBEDDING_IDS",
     "KEPT",
     "MEDIA",
+    "NEAR_PAIRS",
     "QUERIES",
     "REJECTED",
     "SAMPLES",
@@ -68,6 +69,14 @@ DUPLICATES: TableSchema = {
     "text_jaccard": pl.Float32(),  # of the shingle sets of these two; null where text had no say
     "image_hamming": pl.UInt32(),  # bits of 64, the largest over the media; null likewise
     "policy": pl.String(),
+}
+
+NEAR_PAIRS: TableSchema = {
+    "id": pl.String(),
+    "other_id": pl.String(),
+    "text_jaccard": pl.Float32(),
+    "image_hamming": pl.UInt32(),
+    "verdict": pl.String(),  # removed (other_id stays), or kept: both stay, by a little
 }
 
 EMBEDDING_IDS: TableSchema = {

@@ -38,6 +38,9 @@ _TEXT_SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", "
 _ENOUGH_TO_JUDGE = 1000
 
 
+Column = Literal["id", "image", "video", "prompt", "answer"]
+
+
 class SourceConfig(Section):
     """One raw corpus."""
 
@@ -45,20 +48,20 @@ class SourceConfig(Section):
     """A file (JSON, JSONL, CSV, Parquet, WebDataset tar) or a folder of pictures."""
     name: str | None = None
     """Name in the tables; the file name without suffixes when null."""
-    tags: list[str] = []
+    tags: list[str] = Field(default_factory=list)
     """Carried along with every sample, for example ``[safety]``."""
     format: Literal["auto", "jsonl", "json", "csv", "parquet", "webdataset", "folder"] = "auto"
     """``auto`` looks at the content."""
     root: str | None = None
     """Media named in records must lie below this folder; the source's own when null."""
-    columns: dict[Literal["id", "image", "video", "prompt", "answer"], str] = {}
+    columns: dict[Column, str] = Field(default_factory=dict)
     """Which field holds what, where the usual names do not: ``{prompt: q, image: picture}``."""
 
 
 class IngestConfig(Section):
     """Where the raw rows come from, and how much may be wrong with them."""
 
-    sources: list[SourceConfig] = []
+    sources: list[SourceConfig] = Field(default_factory=list)
     """The corpora; those of the command line are added."""
     max_bad: str | None = None
     """Share of rejected rows, for example ``1%``, at which the run stops; null never stops it."""
@@ -159,8 +162,8 @@ def _stem(path: str) -> str:
 def outside(config: IngestConfig) -> list[object]:
     """What ingest reads from outside the run: every file of a source, with size and time.
 
-    Pictures that records only name are not listed: there may be millions, and a changed one is found
-    by its content when the stage runs again.
+    Pictures that records only name are not listed: there may be millions, and a changed one is
+    found by its content when the stage runs again.
     """
     if not config.sources:
         return []
@@ -208,9 +211,9 @@ class _Intake:
     def take(self, source: Source, settings: SourceConfig, batch: RawBatch) -> None:
         """Turn one batch of records into rows of the three tables."""
         threads = self.stage.threads
+        columns = {str(field): name for field, name in settings.columns.items()}
         turns, references = (
-            _frame(table)
-            for table in read_records(batch.records, dict(settings.columns), threads)
+            _frame(table) for table in read_records(batch.records, columns, threads)
         )
         rows = _name_rows(source, batch, turns)
         media = self._inspect(source, batch, references)
@@ -225,9 +228,7 @@ class _Intake:
         rows = self._reject_known_ids(rows)
         self._write(source, settings, rows, media)
 
-    def _inspect(
-        self, source: Source, batch: RawBatch, references: pl.DataFrame
-    ) -> pl.DataFrame:
+    def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
         references = references.with_row_index("order")
         named = references.filter(pl.col("name").is_not_null())
@@ -272,7 +273,7 @@ class _Intake:
             readable=pl.when(inline).then(None).otherwise("path"),
             content="inline",
         )
-        found = inspect_located_media(
+        inspected = inspect_located_media(
             places["readable"].to_arrow().cast(pa.large_string()),
             places["offset"].to_arrow().cast(pa.uint64()),
             places["length"].to_arrow().cast(pa.uint64()),
@@ -280,21 +281,19 @@ class _Intake:
             max_pixels=self.config.max_pixels,
             threads=self.stage.threads,
         )
-        found = _frame(found).drop("path")
+        found = _frame(inspected).drop("path")
         return pl.concat([places.drop("readable", "content"), found], how="horizontal")
 
     def _reject_known_ids(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows whose id has come by before, in this batch or an earlier one, are rejected.
 
         Only rows that are good so far use up their id. A record takes its own id and, if it has
-        several turns, the id of each: ``a`` with a turn ``a#1`` and a record ``a#1`` are told apart.
+        several turns, the id of each: ``a`` with a turn ``a#1``, and a record ``a#1``, never share.
         """
         good = rows.filter(pl.col("reason").is_null())
         records = good.unique("record", maintain_order=True)
         known = records.filter(~self._are_new(records["record_id"]))["record"]
-        turns = good.filter(
-            pl.col("turn").is_not_null() & ~pl.col("record").is_in(known.implode())
-        )
+        turns = good.filter(pl.col("turn").is_not_null() & ~pl.col("record").is_in(known.implode()))
         known_turns = turns.filter(~self._are_new(turns["id"]))["id"]
         whole = pl.col("reason").is_null() & pl.col("record").is_in(known.implode())
         part = pl.col("reason").is_null() & pl.col("id").is_in(known_turns.implode())

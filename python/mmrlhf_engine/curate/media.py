@@ -129,7 +129,7 @@ class CellReader:
         self._file: tuple[str, pq.ParquetFile] | None = None
 
     def read(self, path: str, column: str, row: int, item: int | None) -> bytes | None:
-        """The bytes in ``column`` of ``row`` (``item`` of its list), or None where there are none."""
+        """The bytes in ``column`` of ``row`` (``item`` of a list), or None where there are none."""
         if self._file is None or self._file[0] != path:
             self._file = (path, pq.ParquetFile(path))
             self._at = None

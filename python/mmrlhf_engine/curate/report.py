@@ -200,7 +200,7 @@ def _clusters(tables: _Tables) -> list[dict[str, Any]]:
     chosen: dict[int, int] = {}
     if tables.queries is not None:
         chosen = dict(tables.queries["cluster"].value_counts().iter_rows())
-    largest = max(sizes["count"].max() or 1, 1)  # type: ignore[type-var]
+    largest = max(sizes["count"].max() or 1, 1)
     return [
         {
             "cluster": cluster,

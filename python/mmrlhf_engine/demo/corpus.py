@@ -245,36 +245,25 @@ def _plant_bad_rows(corpus: Corpus) -> None:
     pictures = corpus.folder / "pictures"
     whole = (corpus.folder / good["image"]).read_bytes()
     (pictures / "truncated.png").write_bytes(whole[: len(whole) // 2])
-    (pictures / "not_a_picture.png").write_bytes(b"<html>404 Not Found</html>")
+    (pictures / "page.png").write_bytes(b"<html>404 Not Found</html>")
     (pictures / "bomb.png").write_bytes(_bomb())
     talk = good["conversations"][:2]
     empty = [{"from": "human", "value": "<image>\n  "}, talk[1]]
-    for what, bad, reason in [
+    repeated = {"id": good["id"], "conversations": good["conversations"]}
+    bad: list[tuple[str, str | dict[str, Any], str]] = [
         ("line cut short", corpus.lines[1][:80], "broken_record"),
         ("a list where an object belongs", "[1, 2, 3]", "wrong_type"),
         ("picture not there", {"image": "pictures/absent.png"}, "missing_media"),
         ("picture cut short", {"image": "pictures/truncated.png"}, "truncated_media"),
-        (
-            "a web page saved as picture",
-            {"image": "pictures/not_a_picture.png"},
-            "unreadable_media",
-        ),
+        ("a web page saved as picture", {"image": "pictures/page.png"}, "unreadable_media"),
         ("decompression bomb", {"image": "pictures/bomb.png"}, "too_many_pixels"),
         ("path that leaves the folder", {"image": "../../etc/passwd"}, "outside_root"),
         ("empty prompt", {"conversations": empty}, "empty_prompt"),
-        ("id used before", {}, "duplicate_id"),
-    ]:
-        record: dict[str, Any] | str = (
-            bad
-            if isinstance(bad, str)
-            else {
-                "id": good["id"] if reason == "duplicate_id" else f"bad_{reason}",
-                "image": good["image"],
-                "conversations": good["conversations"] if reason == "duplicate_id" else talk,
-                **bad,
-            }
-        )
-        line = corpus.add_line(record)
+        ("id used before", repeated, "duplicate_id"),
+    ]
+    for what, change, reason in bad:
+        plain = {"id": f"bad_{reason}", "image": good["image"], "conversations": talk}
+        line = corpus.add_line(change if isinstance(change, str) else {**plain, **change})
         corpus.planted.append(Planted(what, "shapes.jsonl", f"shapes.jsonl:{line}", reason))
 
 

@@ -21,6 +21,8 @@ mod _core {
     #[pymodule_export]
     use crate::arrow::ArrowArray;
     #[pymodule_export]
+    use crate::dedup::find_duplicates;
+    #[pymodule_export]
     use crate::errors::{CoreError, InputError};
     #[pymodule_export]
     use crate::image::{decode_images, hash_images, thumbnail_images};

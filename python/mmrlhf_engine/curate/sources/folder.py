@@ -1,8 +1,8 @@
 """A folder of pictures, with a text file beside each, or with an index of them all.
 
-``dogs/1.jpg`` belongs with ``dogs/1.txt`` (its prompt) and ``dogs/1.json`` (a record). If the folder
-holds ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``, its rows are the records instead
-and their ``file_name`` is the picture, as in Hugging Face's image folders.
+``dogs/1.jpg`` belongs with ``dogs/1.txt`` (its prompt) and ``dogs/1.json`` (a record). If the
+folder holds ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``, its rows are the records
+instead and their ``file_name`` is the picture, as in Hugging Face's image folders.
 """
 
 import os
@@ -30,9 +30,7 @@ def read_folder(source: Source) -> Iterator[RawBatch]:
     for start in range(0, len(files), RECORDS_PER_BATCH):
         part = files[start : start + RECORDS_PER_BATCH]
         names = [file.relative_to(source.path).as_posix() for file in part]
-        records = [
-            _record(source.root, file, name) for file, name in zip(part, names, strict=True)
-        ]
+        records = [_record(source.root, file, name) for file, name in zip(part, names, strict=True)]
         yield RawBatch(
             positions=[f"{source.path.name}/{name}" for name in names],
             keys=names,

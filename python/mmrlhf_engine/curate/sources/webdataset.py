@@ -35,22 +35,26 @@ def read(source: Source) -> Iterator[RawBatch]:
     Raises:
         InputError: the tar is compressed, or none.
     """
-    try:
-        tar = tarfile.open(source.path, "r:")
-    except tarfile.TarError as error:
-        raise InputError(
-            f"{source.path}: cannot be read as a tar: {error}",
-            hint="a compressed tar must be decompressed first",
-        ) from None
-    with tar:
+    with _open(source) as tar:
         groups = _groups(tar)
         while batch := list(itertools.islice(groups, RECORDS_PER_BATCH)):
             yield _to_records(source, tar, batch)
 
 
+def _open(source: Source) -> tarfile.TarFile:
+    try:
+        return tarfile.open(source.path, "r:")
+    except tarfile.TarError as error:
+        raise InputError(
+            f"{source.path}: cannot be read as a tar: {error}",
+            hint="a compressed tar must be decompressed first",
+        ) from None
+
+
 def _groups(tar: tarfile.TarFile) -> Iterator[Group]:
     """Neighbouring members that share folder and base name up to its first dot."""
-    key, members = None, []
+    key: str | None = None
+    members: list[tuple[str, tarfile.TarInfo]] = []
     for member in _members(tar):
         place = PurePosixPath(member.name)
         stem, _, suffix = place.name.partition(".")
@@ -146,4 +150,3 @@ def with_sidecars(key: str, media: dict[str, list[Any]], texts: dict[str, bytes]
             if suffix in texts:
                 record["prompt"] = texts[suffix].decode("utf-8", errors="replace")
     return json.dumps(record).encode()
-

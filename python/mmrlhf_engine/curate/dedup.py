@@ -1,0 +1,258 @@
+"""Duplicates out, each with its twin and the measures that say so.
+
+A duplicate is a near image *and* a near text (policy ``joint``): one picture with many questions
+stays, up to ``max_per_image``, and one question on many pictures stays. The work, in order:
+
+1. Every distinct picture is decoded once and hashed (chunks of this survive a kill).
+2. Samples whose picture turns out to be broken are rejected; a header does not show everything.
+3. The samples are put in keep order: more pixels, then longer answer, then smaller id.
+4. The core walks them in this order: a sample goes if it is near to one that stays.
+
+The text compared is the prompt: two answers to one question are one question.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import pyarrow as pa
+from pydantic import Field
+
+from mmrlhf_engine._core import find_duplicates, hash_images
+from mmrlhf_engine.config import Section
+from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.store import Stage
+from mmrlhf_engine.tables import DUPLICATES, KEPT, NEAR_PAIRS, REJECTED
+
+__all__ = ["DedupConfig", "run"]
+
+# A header that passed ingest is trusted here: its pixel limit was the user's.
+_MAX_PIXELS = 2**32
+# Of a video, the frames at these places stand for the whole.
+_FRAME_POSITIONS = (0.25, 0.5, 0.75)
+_MEDIA_PER_CHUNK = 8192
+_PAGE_PAIRS = 200
+
+
+class DedupConfig(Section):
+    """What counts as a duplicate."""
+
+    policy: Literal["joint", "image", "text", "exact"] = "joint"
+    """``joint``: near image and near text, and text alone where there is no picture; ``image``:
+    near image; ``text``: near text; ``exact``: equal picture bytes and equal normalised text."""
+    text_threshold: float = Field(default=0.8, gt=0, le=1)
+    """Jaccard index of the shingle sets from which two texts are near."""
+    image_radius: int = Field(default=4, ge=0, le=16)
+    """Bits of the 64-bit pHash in which near pictures may differ. At ten million random hashes two
+    lie within 4 bits by chance about twice, within 10 half a million times."""
+    colour_tolerance: int | None = Field(default=32, ge=0, le=255)
+    """Largest difference of mean colours on a 4 by 4 grid, of 255: the hash sees luma alone. Null
+    looks at the hash alone."""
+    max_per_image: int | None = Field(default=32, ge=1)
+    """Samples that may stay on one picture; null for any number."""
+    shingle_words: int = Field(default=3, ge=1)
+    """Words in a shingle (characters in scripts without spaces)."""
+    bands: int = Field(default=16, ge=1)
+    """MinHash bands; with s the Jaccard index, a pair is found with 1 - (1 - s^rows)^bands."""
+    rows_per_band: int = Field(default=4, ge=1)
+    """MinHash values in a band."""
+
+    def candidate_probability(self, jaccard: float) -> float:
+        """The chance that two texts of this Jaccard index are compared (Leskovec, Rajaraman,
+        Ullman, Mining of Massive Datasets, 3.4)."""  # noqa: D205, D209
+        return float(1 - (1 - jaccard**self.rows_per_band) ** self.bands)
+
+
+def run(config: DedupConfig, stage: Stage) -> None:
+    """Read `samples` and `media`; write `kept`, `duplicates`, `near_pairs` and `rejected`."""
+    columns = ("id", "prompt", "answer", "media")
+    samples = stage.scan("samples").select(columns).collect().sort("id")
+    media = stage.scan("media").collect().sort("hash")
+    media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
+    needs_pictures = config.policy in ("joint", "image")
+    pictures = _hash_pictures(media, stage) if needs_pictures else _NO_PICTURES
+    samples, rejected = _reject_broken(samples, media, pictures)
+    samples = _in_keep_order(samples, media)
+    found, misses, compared = _find(config, stage, samples, pictures)
+    duplicates = _with_ids(found, samples, "row", "kept").rename({"other_id": "kept_id"})
+    duplicates = duplicates.with_columns(policy=pl.lit(config.policy))
+    kept = samples.filter(~pl.col("id").is_in(duplicates["id"].implode()))
+    with stage.table("kept", KEPT) as table:
+        table.write(_with_hashes(kept, pictures))
+    with stage.table("duplicates", DUPLICATES) as table:
+        table.write(duplicates)
+    with stage.table("rejected", REJECTED) as table:
+        table.write(rejected)
+    with stage.table("near_pairs", NEAR_PAIRS) as table:
+        table.write(_page_pairs(duplicates, _with_ids(misses, samples, "row", "other")))
+    stage.finish(
+        rows_in=kept.height + duplicates.height + rejected.height,
+        rows_out=kept.height,
+        dropped=_counts(duplicates["kind"]) | _counts(rejected["reason"]),
+        pictures=pictures["phash"].count(),
+        media_without_pictures=media.height - pictures["number"].n_unique(),
+        pairs_compared=compared,
+    )
+
+
+_PICTURES: dict[str, pl.DataType] = {
+    "number": pl.UInt32(),
+    "phash": pl.UInt64(),
+    "colour": pl.Array(pl.UInt8(), 48),
+    "reason": pl.String(),
+    "detail": pl.String(),
+}
+_NO_PICTURES = pl.DataFrame(schema=_PICTURES)
+
+
+def _hash_pictures(media: pl.DataFrame, stage: Stage) -> pl.DataFrame:
+    """One row a picture, ascending by the number of its media: hash and colours, or what is wrong.
+
+    Chunks of media that were hashed before a kill are read back.
+    """
+    chunks = []
+    for start in range(0, media.height, _MEDIA_PER_CHUNK):
+        file = stage.scratch / f"pictures-{start // _MEDIA_PER_CHUNK:05d}.parquet"
+        if not file.exists():
+            part = media.slice(start, _MEDIA_PER_CHUNK)
+            hashed = [_NO_PICTURES, *_hash_chunk(part, stage, start, media.height)]
+            _appear(pl.concat(hashed), file)
+        chunks.append(pl.read_parquet(file))
+    return pl.concat([_NO_PICTURES, *chunks])
+
+
+def _hash_chunk(part: pl.DataFrame, stage: Stage, start: int, total: int) -> Iterator[pl.DataFrame]:
+    for batch in picture_batches(part, 256, _FRAME_POSITIONS):
+        hashed = hash_images(
+            *(batch.paths, batch.offsets, batch.lengths, batch.inline),
+            max_pixels=_MAX_PIXELS,
+            threads=stage.threads,
+        )
+        rows = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(hashed))))
+        numbers = part["number"].gather(batch.rows)
+        yield rows.with_columns(number=numbers).select(*_PICTURES).cast(_PICTURES)  # type: ignore[arg-type]
+        stage.progress("hashing pictures", start + int(batch.rows[-1]) + 1, total)
+
+
+def _appear(rows: pl.DataFrame, file: Path) -> None:
+    """Write a chunk so that it is there whole or not at all."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    rows.write_parquet(temporary)
+    temporary.replace(file)
+
+
+def _reject_broken(
+    samples: pl.DataFrame, media: pl.DataFrame, pictures: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Samples whose media decode (with the numbers of their media), and the rejected others."""
+    broken = (
+        pictures.filter(pl.col("reason").is_not_null())
+        .unique("number", keep="first", maintain_order=True)
+        .select("number", "reason", "detail")
+    )
+    numbers = media.select("hash", "number").join(broken, on="number", how="left")
+    exploded = (
+        samples.with_row_index("sample")
+        .select("sample", pl.col("media").alias("hash"))
+        .explode("hash", empty_as_null=False)
+        .join(numbers, on="hash", how="left", maintain_order="left")
+    )
+    bad = pl.col("reason").is_not_null()
+    grouped = exploded.group_by("sample", maintain_order=True).agg(
+        pl.col("number").alias("numbers"),
+        pl.col("reason").filter(bad).first(),
+        pl.col("detail").filter(bad).first(),
+    )
+    joined = samples.with_row_index("sample").join(
+        grouped, on="sample", how="left", maintain_order="left"
+    )
+    good = joined.filter(~bad).drop("sample", "reason", "detail")
+    good = good.with_columns(pl.col("numbers").fill_null([]))
+    rejected = joined.filter(bad).with_columns(
+        source=pl.col("id").str.extract(r"^([^:]*):"), position=pl.col("id")
+    )
+    return good, rejected
+
+
+def _in_keep_order(samples: pl.DataFrame, media: pl.DataFrame) -> pl.DataFrame:
+    """With ``rank``: more pixels first, then the longer answer, then the smaller id."""
+    pixels = media.select(
+        "number", pixels=pl.col("width").cast(pl.UInt64) * pl.col("height").cast(pl.UInt64)
+    )
+    totals = (
+        samples.select("id", number="numbers")
+        .explode("number", empty_as_null=False)
+        .join(pixels, on="number", how="left")
+        .group_by("id")
+        .agg(pl.col("pixels").sum())
+    )
+    ranked = (
+        samples.select("id", length=pl.col("answer").str.len_chars().fill_null(0))
+        .join(totals, on="id", how="left")
+        .with_columns(pl.col("pixels").fill_null(0))
+        .sort("pixels", "length", "id", descending=[True, True, False])
+        .select("id")
+        .with_row_index("rank")
+    )
+    return samples.join(ranked, on="id", how="left", maintain_order="left")
+
+
+def _find(
+    config: DedupConfig, stage: Stage, samples: pl.DataFrame, pictures: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Duplicates and near misses, by row of ``samples``."""
+    readable = pictures.filter(pl.col("phash").is_not_null())
+    duplicates, misses, compared = find_duplicates(
+        samples["prompt"].to_arrow().cast(pa.large_string()),
+        samples["numbers"].to_arrow().cast(pa.large_list(pa.uint32())),
+        samples["rank"].to_arrow().cast(pa.uint32()),
+        readable["number"].to_arrow().cast(pa.uint32()),
+        readable["phash"].to_arrow().cast(pa.uint64()),
+        readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
+        settings=config.model_dump(),
+        threads=stage.threads,
+    )
+    tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
+    found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
+    return found, missed, compared
+
+
+def _with_ids(pairs: pl.DataFrame, samples: pl.DataFrame, row: str, other: str) -> pl.DataFrame:
+    """Row numbers as ids; sorted by the first."""
+    ids = samples["id"]
+    named = pairs.with_columns(id=ids.gather(pairs[row]), other_id=ids.gather(pairs[other]))
+    return named.drop(row, other).sort("id", "other_id")
+
+
+def _with_hashes(kept: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
+    """Kept samples with the hash of the first picture of each of their media."""
+    first = pictures.unique("number", keep="first", maintain_order=True).select("number", "phash")
+    hashes = (
+        kept.select("id", number="numbers")
+        .explode("number", empty_as_null=False)
+        .join(first, on="number", how="left", maintain_order="left")
+        .group_by("id", maintain_order=True)
+        .agg("phash")
+    )
+    joined = kept.select("id").join(hashes, on="id", how="left", maintain_order="left")
+    return joined.with_columns(pl.col("phash").fill_null([]))
+
+
+def _page_pairs(duplicates: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
+    """Pairs for people to look at: removed ones nearest to the threshold, then near misses."""
+    near = duplicates.filter(pl.col("kind") == "near").rename({"kept_id": "other_id"})
+    near = near.sort(
+        *("text_jaccard", "image_hamming", "id"), descending=[False, True, False], nulls_last=True
+    )
+    columns = ("id", "other_id", "text_jaccard", "image_hamming")
+    return pl.concat(
+        [
+            near.head(_PAGE_PAIRS).select(*columns, verdict=pl.lit("removed")),
+            misses.head(_PAGE_PAIRS).select(*columns, verdict=pl.lit("kept")),
+        ]
+    )
+
+
+def _counts(values: pl.Series) -> dict[str, int]:
+    return dict(values.value_counts().iter_rows())

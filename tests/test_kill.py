@@ -1,0 +1,80 @@
+"""Killed at any moment and started again, a run ends with the same bytes."""
+
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from mmrlhf_engine.pipeline import CURATE
+from mmrlhf_engine.store import Run
+from walk import curate, start, tables
+
+KILLS_PER_STAGE = 10
+RUNS_PER_STAGE = 5
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus, tiny_encoder):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(str(folder), str(corpus), tiny_encoder)
+    process.join()
+    assert process.exitcode == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", CURATE)
+def test_resumes_to_the_same_bytes(stage, undisturbed, corpus, tiny_encoder, tmp_path):
+    """Ten kills in each of the five stages, two a run: 50 in all."""
+    randomness = random.Random(stage)
+    seconds = Run(undisturbed).report(stage)["seconds"]
+    expected = tables(undisturbed)
+    kills = 0
+    for _ in range(RUNS_PER_STAGE):
+        folder = tmp_path / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(KILLS_PER_STAGE // RUNS_PER_STAGE):
+            process = start(str(folder), str(corpus), tiny_encoder)
+            wait_for(Run(folder).stage_folder(stage), process)
+            time.sleep(randomness.uniform(0, seconds))
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+        resumed = start(str(folder), str(corpus), tiny_encoder)
+        resumed.join()
+        assert resumed.exitcode == 0
+        assert tables(folder) == expected
+    # A run that was faster than the kill proves nothing; most are not.
+    assert kills >= KILLS_PER_STAGE // 2
+
+
+def wait_for(folder, process):
+    """Until the stage has begun (again), or the run is over."""
+    known = begun(folder)
+    while process.is_alive() and begun(folder) in (known, None):
+        time.sleep(0.001)
+
+
+def begun(folder):
+    try:
+        return (folder / "started.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def test_interrupt_ends_soon_and_leaves_the_run_consistent(corpus, tiny_encoder, tmp_path):
+    for stage in CURATE:
+        folder = tmp_path / stage
+        process = start(str(folder), str(corpus), tiny_encoder)
+        wait_for(Run(folder).stage_folder(stage), process)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(30)
+        assert process.exitcode is not None
+        assert not list(folder.rglob("*.tmp"))
+        finished = [name for name in CURATE if Run(folder).manifest(name) is not None]
+        assert finished == list(CURATE[: len(finished)])
+    curate(folder, corpus, tiny_encoder)
+    assert Run(folder).manifest("select") is not None

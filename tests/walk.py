@@ -1,0 +1,49 @@
+"""Running the whole of ``curate`` in a process of its own, so that it can be killed."""
+
+import hashlib
+import multiprocessing
+import os
+from pathlib import Path
+
+from mmrlhf_engine.config import load_config
+from mmrlhf_engine.demo.corpus import SOURCES
+
+# One process imports the heavy packages; each run is forked from it in milliseconds.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["torch", "transformers", "faiss", "mmrlhf_engine.pipeline", "mmrlhf_engine.models.encoder"]
+)
+
+
+def curate(folder, corpus, encoder, *, sources=SOURCES, threads=2, last="select", count=60):
+    """Run the pipeline in this process."""
+    from mmrlhf_engine import pipeline
+
+    settings = {"threads": threads, "embed.encoder": encoder, "select.count": count}
+    overrides = [f"{key}={value}" for key, value in {**settings, "cluster.clusters": 12}.items()]
+    config = load_config(pipeline.CurateConfig, overrides=overrides)
+    config = pipeline.with_sources(config, [Path(corpus) / name for name in sources])
+    return pipeline.curate(config, Path(folder), last=last)
+
+
+def start(folder, corpus, encoder, **options):
+    """Run it in a process of its own; returns the process."""
+    process = SERVER.Process(target=_quietly, args=(folder, corpus, encoder), kwargs=options)
+    process.start()
+    return process
+
+
+def _quietly(*arguments, **options):
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    curate(*arguments, **options)
+
+
+def tables(folder) -> dict[str, str]:
+    """SHA-256 of every file a run has made, but for reports (they hold times) and the page."""
+    made = {}
+    for path in sorted(Path(folder).rglob("*")):
+        kept = path.suffix in {".parquet", ".npy"} and "scratch" not in path.parts
+        if path.is_file() and kept:
+            name = path.relative_to(folder).as_posix()
+            made[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return made
