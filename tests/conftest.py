@@ -48,9 +48,10 @@ def tiny_encoder(tmp_path_factory) -> str:
     torch.manual_seed(0)
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "projection_dim": 24}
+    ends = {"max_position_embeddings": 8, "bos_token_id": 97, "eos_token_id": 98}
     config = CLIPConfig(
         vision_config={**small, **heads, "image_size": 32, "patch_size": 16},
-        text_config={**small, **heads, "vocab_size": 99, "max_position_embeddings": 8},
+        text_config={**small, **heads, "vocab_size": 99, **ends},
         projection_dim=24,
     )
     folder = tmp_path_factory.mktemp("tiny_clip")

@@ -40,7 +40,7 @@ def test_resumes_to_the_same_bytes(stage, undisturbed, corpus, tiny_encoder, tmp
             process = start(str(folder), str(corpus), tiny_encoder)
             wait_for(Run(folder).stage_folder(stage), process)
             time.sleep(randomness.uniform(0, seconds))
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.join()
             kills += process.exitcode == -signal.SIGKILL
         resumed = start(str(folder), str(corpus), tiny_encoder)

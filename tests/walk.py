@@ -11,7 +11,7 @@ from mmrlhf_engine.demo.corpus import SOURCES
 # One process imports the heavy packages; each run is forked from it in milliseconds.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "transformers", "faiss", "mmrlhf_engine.pipeline", "mmrlhf_engine.models.encoder"]
+    ["torch", "transformers.models.clip", "faiss", "mmrlhf_engine.pipeline", "walk"]
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
+import numpy as np
 import pyarrow as pa
 
 __version__: str
@@ -73,7 +74,7 @@ def hash_images(
 ) -> ArrowArray:
     """large_string, uint64, uint64 and large_binary in; inline wins where it is not null.
 
-    Out: ``struct{phash: uint64, colour: fixed_size_list<uint8>[48], reason, detail}``.
+    Out: ``struct{phash: uint64, colour: fixed_size_list<uint8>[192], reason, detail}``.
     """
 
 def decode_images(
@@ -115,8 +116,33 @@ def find_duplicates(
     settings: Mapping[str, Any],
     threads: int,
 ) -> tuple[ArrowArray, ArrowArray, int]:
-    """large_string, large_list<uint32>, uint32, uint32, uint64 and uint8 (48 a picture) in.
+    """large_string, large_list<uint32>, uint32, uint32, uint64 and uint8 (192 a picture) in.
 
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming}``, near misses
     ``struct{row, other, text_jaccard, image_hamming}``, and the number of pairs measured.
     """
+
+# select
+
+def select_queries(
+    candidates: pa.Array,
+    embeddings: pa.Array | None,
+    *,
+    count: int,
+    ratios: list[float],
+    modality_bounds: list[tuple[int, int]],
+    source_bounds: list[tuple[int, int]],
+    order: str,
+    seed: int,
+    semantic_threshold: float | None,
+    threads: int,
+) -> tuple[ArrowArray, ArrowArray]:
+    """``struct{id, question_type, modality, source, cluster, row}`` in (large_string, uint32 but for
+    the int32 cluster), and fixed_size_list<uint16>[d], the bits of float16 unit rows.
+
+    Out: picks in order ``struct{candidate, floor_modality, floor_source}``, and the semantic
+    duplicates met ``struct{candidate, close_to, cosine}``.
+    """
+
+def share_by_ratio(amount: int, ratios: list[float], limits: list[int]) -> list[int]:
+    """``amount`` in whole parts by ratio, none above its limit."""

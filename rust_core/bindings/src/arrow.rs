@@ -6,9 +6,11 @@
 #![expect(unsafe_code, reason = "the Arrow C data interface is made of raw structs")]
 
 use std::ffi::CStr;
+use std::sync::Arc;
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
-use arrow_array::{Array, ArrayRef, make_array};
+use arrow_array::{Array, ArrayRef, StructArray, make_array};
+use arrow_schema::Field;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods, PyTuple};
@@ -61,7 +63,18 @@ pub(crate) struct ArrowArray(ArrayRef);
 
 impl ArrowArray {
     pub(crate) fn new(array: impl Array + 'static) -> Self {
-        Self(std::sync::Arc::new(array))
+        Self(Arc::new(array))
+    }
+
+    /// A struct array of nullable columns: how a table leaves.
+    pub(crate) fn table(columns: Vec<(&str, ArrayRef)>) -> Self {
+        let columns: Vec<(Arc<Field>, ArrayRef)> = columns
+            .into_iter()
+            .map(|(name, array)| {
+                (Arc::new(Field::new(name, array.data_type().clone(), true)), array)
+            })
+            .collect();
+        Self::new(StructArray::from(columns))
     }
 }
 

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
-    Array, ArrayRef, Float32Array, LargeListArray, LargeStringArray, StructArray, UInt8Array,
-    UInt32Array, UInt64Array,
+    Array, Float32Array, LargeListArray, LargeStringArray, UInt8Array, UInt32Array, UInt64Array,
 };
-use arrow_schema::Field;
 use mmrlhf_core::dedup::{
     Closeness, Duplicate, Kind, NearMiss, Pictures, Policy, Samples, Settings, find,
 };
@@ -68,8 +66,6 @@ impl DedupSettings {
 /// image_hamming}` and the number of pairs measured.
 #[pyfunction]
 #[pyo3(signature = (prompts, media, rank, picture_media, phash, colour, *, settings, threads))]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
-#[expect(clippy::too_many_arguments, reason = "six columns and two settings")]
 pub(crate) fn find_duplicates(
     py: Python<'_>,
     prompts: ArrowIn,
@@ -113,14 +109,6 @@ fn samples(prompts: &ArrowIn, media: &ArrowIn, rank: &ArrowIn) -> PyResult<Sampl
     })
 }
 
-fn table(columns: Vec<(&str, ArrayRef)>) -> ArrowArray {
-    let columns: Vec<(Arc<Field>, ArrayRef)> = columns
-        .into_iter()
-        .map(|(name, array)| (Arc::new(Field::new(name, array.data_type().clone(), true)), array))
-        .collect();
-    ArrowArray::new(StructArray::from(columns))
-}
-
 fn duplicate_table(duplicates: &[Duplicate]) -> ArrowArray {
     let mut kinds = StringBuilder::new();
     for duplicate in duplicates {
@@ -134,7 +122,7 @@ fn duplicate_table(duplicates: &[Duplicate]) -> ArrowArray {
     let kept: UInt32Array = duplicates.iter().map(|duplicate| Some(duplicate.kept)).collect();
     let jaccard: Float32Array = duplicates.iter().map(|duplicate| duplicate.jaccard).collect();
     let hamming: UInt32Array = duplicates.iter().map(|duplicate| duplicate.hamming).collect();
-    table(vec![
+    ArrowArray::table(vec![
         ("row", Arc::new(rows)),
         ("kept", Arc::new(kept)),
         ("kind", Arc::new(kinds.finish())),
@@ -148,7 +136,7 @@ fn miss_table(misses: &[NearMiss]) -> ArrowArray {
     let others: UInt32Array = misses.iter().map(|miss| Some(miss.other)).collect();
     let jaccard: Float32Array = misses.iter().map(|miss| miss.jaccard).collect();
     let hamming: UInt32Array = misses.iter().map(|miss| miss.hamming).collect();
-    table(vec![
+    ArrowArray::table(vec![
         ("row", Arc::new(rows)),
         ("other", Arc::new(others)),
         ("text_jaccard", Arc::new(jaccard)),

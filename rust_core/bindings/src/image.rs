@@ -48,7 +48,6 @@ fn error_columns<T>(
 /// Perceptual hash and colour layout of every picture, with reason and detail where it has none.
 #[pyfunction]
 #[pyo3(signature = (paths, offsets, lengths, inline, *, max_pixels, threads))]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 pub(crate) fn hash_images(
     py: Python<'_>,
     paths: ArrowIn,
@@ -84,8 +83,6 @@ pub(crate) fn hash_images(
 /// Pixels for an encoder, uint8 `[n, size, size, 3]` (zeros where there are none), and their errors.
 #[pyfunction]
 #[pyo3(signature = (paths, offsets, lengths, inline, *, size, fit, filter, max_pixels, threads))]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
-#[expect(clippy::too_many_arguments, reason = "four columns and five settings, by keyword")]
 pub(crate) fn decode_images<'py>(
     py: Python<'py>,
     paths: ArrowIn,
@@ -133,8 +130,6 @@ fn encoder_settings(size: usize, fit: &str, filter: &str) -> Result<(Fit, Filter
 /// Every picture as a small JPEG, longer side `edge` pixels; null where it cannot be made.
 #[pyfunction]
 #[pyo3(signature = (paths, offsets, lengths, inline, *, edge, max_pixels, threads))]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
-#[expect(clippy::too_many_arguments, reason = "four columns and three settings, by keyword")]
 pub(crate) fn thumbnail_images(
     py: Python<'_>,
     paths: ArrowIn,

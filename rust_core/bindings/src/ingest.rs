@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder, UInt32Builder, UInt64Builder};
-use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray, StructArray};
-use arrow_schema::Field;
-use mmrlhf_core::Result;
+use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray};
 use mmrlhf_core::image::Locations;
 use mmrlhf_core::ingest::{
     ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Record, Rejection,
@@ -17,15 +15,6 @@ use pyo3::prelude::*;
 use crate::arrow::{ArrowArray, ArrowIn};
 use crate::door::enter;
 use crate::errors::{InputError, to_python};
-
-/// A struct array of nullable columns.
-fn table(columns: Vec<(&str, ArrayRef)>) -> ArrowArray {
-    let columns: Vec<(Arc<Field>, ArrayRef)> = columns
-        .into_iter()
-        .map(|(name, array)| (Arc::new(Field::new(name, array.data_type().clone(), true)), array))
-        .collect();
-    ArrowArray::new(StructArray::from(columns))
-}
 
 /// Cuts records out of the blocks of a file.
 #[pyclass]
@@ -57,7 +46,10 @@ impl RecordSplitter {
             numbers.append_value(record.number);
             contents.append_value(&record.bytes);
         }
-        table(vec![("number", Arc::new(numbers.finish())), ("record", Arc::new(contents.finish()))])
+        ArrowArray::table(vec![
+            ("number", Arc::new(numbers.finish())),
+            ("record", Arc::new(contents.finish())),
+        ])
     }
 }
 
@@ -65,7 +57,6 @@ impl RecordSplitter {
 ///
 /// Returns two struct arrays: one row a turn (or one rejected record), one row a media reference.
 #[pyfunction]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 pub(crate) fn read_records(
     py: Python<'_>,
     records: ArrowIn,
@@ -115,7 +106,7 @@ fn sample_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
     for (name, mut column) in names.into_iter().zip(texts) {
         columns.push((name, Arc::new(column.finish())));
     }
-    table(columns)
+    ArrowArray::table(columns)
 }
 
 fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
@@ -136,7 +127,7 @@ fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
             }
         }
     }
-    table(vec![
+    ArrowArray::table(vec![
         ("record", Arc::new(records.finish())),
         ("name", Arc::new(names.finish())),
         ("cell", Arc::new(cells.finish())),
@@ -146,7 +137,6 @@ fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
 /// What the files of these names below `root` are: hash, kind, format, size; or reason and detail.
 #[pyfunction]
 #[pyo3(signature = (root, names, *, max_pixels, threads))]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 pub(crate) fn inspect_named_media(
     py: Python<'_>,
     root: PathBuf,
@@ -157,13 +147,12 @@ pub(crate) fn inspect_named_media(
     let names: LargeStringArray = names.typed("names")?;
     let names = names.iter().map(|name| name.unwrap_or_default().to_owned()).collect();
     let source = MediaSource::Named { root, names };
-    enter(py, |interrupt| media_table(&inspect_media(&source, max_pixels, threads, interrupt)?))
+    enter(py, |interrupt| Ok(media_table(&inspect_media(&source, max_pixels, threads, interrupt)?)))
 }
 
 /// The same for ranges of files and for content handed over.
 #[pyfunction]
 #[pyo3(signature = (paths, offsets, lengths, inline, *, max_pixels, threads))]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 pub(crate) fn inspect_located_media(
     py: Python<'_>,
     paths: ArrowIn,
@@ -173,19 +162,17 @@ pub(crate) fn inspect_located_media(
     max_pixels: u64,
     threads: usize,
 ) -> PyResult<ArrowArray> {
-    let source = MediaSource::Located(
-        Locations::new(
-            paths.typed("paths")?,
-            offsets.typed("offsets")?,
-            lengths.typed("lengths")?,
-            inline.typed("inline")?,
-        )
-        .map_err(to_python)?,
+    let locations = Locations::new(
+        paths.typed("paths")?,
+        offsets.typed("offsets")?,
+        lengths.typed("lengths")?,
+        inline.typed("inline")?,
     );
-    enter(py, |interrupt| media_table(&inspect_media(&source, max_pixels, threads, interrupt)?))
+    let source = MediaSource::Located(Box::new(locations.map_err(to_python)?));
+    enter(py, |interrupt| Ok(media_table(&inspect_media(&source, max_pixels, threads, interrupt)?)))
 }
 
-fn media_table(outcomes: &[Outcome<MediaFile>]) -> Result<ArrowArray> {
+fn media_table(outcomes: &[Outcome<MediaFile>]) -> ArrowArray {
     let mut texts: [LargeStringBuilder; 6] = std::array::from_fn(|_| LargeStringBuilder::new());
     let mut sizes: [UInt32Builder; 3] = std::array::from_fn(|_| UInt32Builder::new());
     let mut bytes = UInt64Builder::new();
@@ -216,7 +203,7 @@ fn media_table(outcomes: &[Outcome<MediaFile>]) -> Result<ArrowArray> {
     for (name, mut column) in ["width", "height", "frames"].into_iter().zip(sizes) {
         columns.push((name, Arc::new(column.finish())));
     }
-    Ok(table(columns))
+    ArrowArray::table(columns)
 }
 
 /// Remembers texts, in 16 bytes each.
@@ -232,7 +219,6 @@ impl FirstSeenTexts {
     }
 
     /// Whether each text is new; a text that comes twice in `texts` is new the first time.
-    #[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
     fn insert(&self, py: Python<'_>, texts: ArrowIn) -> PyResult<ArrowArray> {
         let texts: LargeStringArray = texts.typed("texts")?;
         let new: BooleanArray = py.detach(|| {

@@ -3,6 +3,9 @@
 //! This crate holds no algorithm. `lib.rs` only registers, [`door`] is the one way in, [`errors`]
 //! the one mapping of errors, and each other file translates one module of the core.
 
+#![allow(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
+#![allow(clippy::too_many_arguments, reason = "columns and settings, by keyword on the other side")]
+
 mod arrow;
 mod dedup;
 mod door;

@@ -26,8 +26,6 @@ use crate::errors::InputError;
 #[pyfunction]
 #[pyo3(signature = (candidates, embeddings, *, count, ratios, modality_bounds, source_bounds, order,
     seed, semantic_threshold, threads))]
-#[expect(clippy::too_many_arguments, reason = "each is one setting of its own")]
-#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 pub(crate) fn select_queries(
     py: Python<'_>,
     candidates: ArrowIn,

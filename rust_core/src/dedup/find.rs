@@ -190,20 +190,10 @@ fn collapse_exact(
         .into_par_iter()
         .map_init(
             || Shingler::new(settings.shingle_words),
-            |shingler, row| {
+            |reader, row| {
                 interrupt.check()?;
-                let mut key = Vec::new();
-                if policy.text_counts() {
-                    key.extend(shingler.exact_key(samples.prompt(row)).to_le_bytes());
-                }
-                if policy.images_count() {
-                    key.extend(samples.media_of(row).iter().flat_map(|media| media.to_le_bytes()));
-                }
-                if key.is_empty() {
-                    key.extend(row.to_be_bytes()); // nothing to compare: equal to none
-                    key.push(0);
-                }
-                Ok((xxh3_128(&key), samples.rank[row as usize], row))
+                let key = exact_key(samples, policy, reader, row);
+                Ok((key, samples.rank[row as usize], row))
             },
         )
         .collect::<Result<_>>()?;
@@ -220,6 +210,22 @@ fn collapse_exact(
     }
     survivors.sort_unstable();
     Ok(survivors)
+}
+
+/// Equal for samples that are equal in all the policy looks at.
+fn exact_key(samples: &Samples, policy: Policy, reader: &mut Shingler, row: u32) -> u128 {
+    let mut key = Vec::new();
+    if policy.text_counts() {
+        key.extend(reader.exact_key(samples.prompt(row)).to_le_bytes());
+    }
+    if policy.images_count() {
+        key.extend(samples.media_of(row).iter().flat_map(|media| media.to_le_bytes()));
+    }
+    if key.is_empty() {
+        key.extend(row.to_be_bytes()); // nothing to compare: equal to none
+        key.push(0);
+    }
+    xxh3_128(&key)
 }
 
 struct Finder<'a> {
@@ -269,13 +275,13 @@ impl Finder<'_> {
         interrupt: &Interrupt,
     ) -> Result<Vec<u64>> {
         let rows_per_band = self.settings.rows_per_band;
-        let hasher = MinHasher::new(bands * rows_per_band);
+        let minhash = MinHasher::new(bands * rows_per_band);
         let keys: Vec<Vec<u64>> = survivors
             .par_chunks(1024)
             .map(|rows| {
                 interrupt.check()?;
-                let mut shingler = Shingler::new(self.settings.shingle_words);
-                let (mut shingles, mut signature) = (Vec::new(), Vec::new());
+                let mut reader = Shingler::new(self.settings.shingle_words);
+                let (mut hashes, mut signature) = (Vec::new(), Vec::new());
                 let mut keys = Vec::with_capacity(rows.len() * bands);
                 for &row in rows {
                     let images = self.image_key(row);
@@ -283,8 +289,8 @@ impl Finder<'_> {
                         keys.push(images);
                         continue;
                     }
-                    shingler.shingles(self.samples.prompt(row), &mut shingles);
-                    hasher.sign(&shingles, &mut signature);
+                    reader.shingles(self.samples.prompt(row), &mut hashes);
+                    minhash.sign(&hashes, &mut signature);
                     let band_values = signature.chunks_exact(rows_per_band).take(bands);
                     keys.extend(band_values.map(|values| {
                         values.iter().fold(images, |key, &value| {
@@ -319,20 +325,15 @@ impl Finder<'_> {
     /// Step 3 for one component.
     fn walk(&self, group: &Component, survivors: &[u32], interrupt: &Interrupt) -> Result<Found> {
         let mut found = Found::default();
-        let mut shingler = Shingler::new(self.settings.shingle_words);
+        let mut reader = Shingler::new(self.settings.shingle_words);
         let mut buckets: HashMap<u32, Vec<u32>> = HashMap::new();
         let mut kept_shingles: HashMap<u32, Box<[u64]>> = HashMap::new();
-        let mut members: Vec<(u32, u32, &[(u32, u32)])> = group
-            .members
-            .chunk_by(|a, b| a.0 == b.0)
-            .map(|run| {
-                let row = survivors[run[0].0 as usize];
-                (self.samples.rank[row as usize], row, run)
-            })
-            .collect();
-        members.sort_unstable_by_key(|&(rank, ..)| rank);
-        for (_, row, run) in members {
+        let mut members: Vec<&[(u32, u32)]> = group.members.chunk_by(|a, b| a.0 == b.0).collect();
+        let row_of = |run: &[(u32, u32)]| survivors[run[0].0 as usize];
+        members.sort_unstable_by_key(|run| self.samples.rank[row_of(run) as usize]);
+        for run in members {
             interrupt.check()?;
+            let row = row_of(run);
             let mut candidates: Vec<u32> = run
                 .iter()
                 .filter_map(|(_, bucket)| buckets.get(bucket))
@@ -340,7 +341,7 @@ impl Finder<'_> {
                 .collect();
             candidates.sort_unstable_by_key(|&kept| self.samples.rank[kept as usize]);
             candidates.dedup();
-            let shingles = shingler.shingle_set(self.samples.prompt(row));
+            let shingles = reader.shingle_set(self.samples.prompt(row));
             let near = candidates.into_iter().find_map(|kept| {
                 found.compared += 1;
                 self.compare(row, &shingles, kept, &kept_shingles, &mut found.misses)

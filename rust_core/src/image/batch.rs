@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::parallel::{Interrupt, map_rows};
 
 /// Cells of the colour layout along each side.
-pub const COLOUR_GRID: usize = 4;
+pub const COLOUR_GRID: usize = 8;
 /// Bytes of a colour layout.
 pub const COLOUR_BYTES: usize = COLOUR_GRID * COLOUR_GRID * 3;
 
@@ -16,7 +16,7 @@ pub const COLOUR_BYTES: usize = COLOUR_GRID * COLOUR_GRID * 3;
 pub struct Signature {
     /// The perceptual hash of its luma.
     pub phash: u64,
-    /// The mean red, green and blue of each cell of a 4 by 4 grid, row by row.
+    /// The mean red, green and blue of each cell of an 8 by 8 grid, row by row.
     pub colour: [u8; COLOUR_BYTES],
 }
 

@@ -13,6 +13,7 @@
 
 pub mod batch;
 mod bitmap;
+mod dct;
 pub mod decode;
 pub mod location;
 pub mod phash;

@@ -22,7 +22,7 @@ pub enum MediaSource {
         names: Vec<String>,
     },
     /// Ranges of files, or content handed over.
-    Located(Locations),
+    Located(Box<Locations>),
 }
 
 /// What a media file is.
@@ -66,13 +66,14 @@ pub fn inspect_media(
     };
     map_rows(rows, threads, interrupt, |row| match source {
         MediaSource::Named { names, .. } => inspect_named(&root, &names[row], max_pixels),
-        MediaSource::Located(locations) => {
-            locations.read(row).and_then(|bytes| inspect_bytes(&bytes, max_pixels)).map_err(reject)
-        }
+        MediaSource::Located(locations) => locations
+            .read(row)
+            .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
+            .map_err(|error| reject(&error)),
     })
 }
 
-fn reject(error: PictureError) -> Rejection {
+fn reject(error: &PictureError) -> Rejection {
     Rejection::new(error.reason(), error.to_string())
 }
 
@@ -89,7 +90,7 @@ fn inspect_named(root: &Path, name: &str, max_pixels: u64) -> Outcome<MediaFile>
         };
         read_range(&text, None)
             .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
-            .map_err(|error| reject(named(error)))?
+            .map_err(|error| reject(&named(error)))?
     };
     Ok(MediaFile { path: Some(text), ..media })
 }
