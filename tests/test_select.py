@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmrlhf_engine._core import select_queries, share_by_ratio
 
+from mmrlhf_engine._core import select_queries, share_by_ratio
 from mmrlhf_engine.config import Section, load_config
 from mmrlhf_engine.curate import select
 from mmrlhf_engine.curate.select import SelectConfig

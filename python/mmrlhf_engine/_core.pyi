@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
-import numpy as np
 import pyarrow as pa
 
 __version__: str
@@ -137,8 +136,8 @@ def select_queries(
     semantic_threshold: float | None,
     threads: int,
 ) -> tuple[ArrowArray, ArrowArray]:
-    """``struct{id, question_type, modality, source, cluster, row}`` in (large_string, uint32 but for
-    the int32 cluster), and fixed_size_list<uint16>[d], the bits of float16 unit rows.
+    """``struct{id, question_type, modality, source, cluster, row}`` in (large_string, int32 for the
+    cluster, else uint32), and fixed_size_list<uint16>[d], the bits of float16 unit rows.
 
     Out: picks in order ``struct{candidate, floor_modality, floor_source}``, and the semantic
     duplicates met ``struct{candidate, close_to, cosine}``.

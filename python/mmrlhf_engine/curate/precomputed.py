@@ -70,11 +70,11 @@ def _map(file: Path) -> np.ndarray:
     if not file.is_file():
         raise InputError(f"embed.encoder: {file}: no such file")
     try:
-        rows = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        rows: np.ndarray = np.lib.format.open_memmap(file, mode="r")
+    except ValueError as error:
         raise InputError(f"{file}: not an array saved by numpy: {error}") from None
-    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.dtype.kind not in "fiu":
-        found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else "an archive"
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
+        found = f"{rows.dtype} {list(rows.shape)}"
         raise InputError(f"{file}: found {found}, expected an array of numbers [n, d]")
     return rows
 

@@ -104,8 +104,8 @@ def load_encoder(name: str) -> Encoder:
     except ModuleNotFoundError as error:
         package = error.name or family
         raise MissingExtraError(package, extra="curate", needed_for=f"the encoder {name}") from None
-    # What the libraries raise where weights are absent or do not fit differs by version and cause.
-    except (AttributeError, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+    # What the libraries raise for weights that are absent or broken differs by version and cause.
+    except Exception as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
         raise InputError(f"{name}: cannot be loaded: {reason}", hint=_ALTERNATIVES) from None
 
