@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
-import numpy as np
 import pyarrow as pa
 
 __version__: str
@@ -133,7 +132,7 @@ def find_duplicates(
 
 def select_queries(
     candidates: pa.Array,
-    embeddings: np.ndarray[Any, np.dtype[np.float16]] | None,
+    embeddings: pa.Array | None,
     *,
     count: int,
     ratios: list[float],
@@ -144,7 +143,12 @@ def select_queries(
     semantic_threshold: float | None,
     threads: int,
 ) -> tuple[ArrowArray, ArrowArray]:
-    """Picks and skips among candidates; see the stage file for the columns."""
+    """``struct{id, question_type, modality, source, cluster, row}`` in (large_string, int32 for the
+    cluster, else uint32), and fixed_size_list<uint16>[d], the bits of float16 unit rows.
+
+    Out: picks in order ``struct{candidate, floor_modality, floor_source}``, and the semantic
+    duplicates met ``struct{candidate, close_to, cosine}``.
+    """
 
 def share_by_ratio(amount: int, ratios: list[float], limits: list[int]) -> list[int]:
     """``amount`` in whole parts by ratio, none above its limit."""

@@ -1,20 +1,24 @@
-"""What the pictures show: one unit vector for each distinct picture that a kept sample begins with.
+"""Stage ``embed``: what the pictures show, as one unit vector for each distinct first picture.
 
-Samples that share their first picture share a row, so a picture with thirty questions is encoded
-once. The core decodes and resizes while the encoder works on the batches before, so that it is
-never without work. Batches have fixed borders and each is computed on one thread: rows do not
-depend on the number of threads, nor on whether the run was killed between two chunks.
+Samples that begin with the same picture share a row, so a picture with thirty questions is encoded
+once. The core decodes and resizes outside the interpreter while the encoder works on the batches
+before, so that the encoder is never without work. Of a video the first frame stands for the whole,
+as in the paper MM-RLHF, or the mean of several.
 
-Of a video the first frame stands for the whole, as in the paper MM-RLHF, or the mean of several.
+Rows do not depend on the number of threads, nor on kills. A sum that is split differently adds up
+differently, so on a CPU each batch is computed on one thread (several batches at a time), and the
+borders of batches are those of fixed chunks of the media. A finished chunk lies in the scratch
+folder; a run that was killed goes on with those that are missing.
 """
 
+import contextlib
+import itertools
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,44 +27,53 @@ from pydantic import Field
 
 from mmrlhf_engine._core import decode_images
 from mmrlhf_engine.config import Section
-from mmrlhf_engine.curate.media import PictureBatch, picture_batches
-from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.curate.precomputed import open_precomputed, unit_blocks
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
 from mmrlhf_engine.store import Stage
 from mmrlhf_engine.tables import EMBEDDING_IDS
 
 __all__ = ["EmbedConfig", "run"]
 
-_MAX_PIXELS = 2**32
-_MEDIA_PER_CHUNK = 2048
+CHUNK = 512
+"""Media rows of one chunk."""
+AHEAD = 2
+"""Batches that wait while every encoding thread has one."""
+MAX_PIXELS = 2**32
+"""Ingest has already refused what is over the limit of the run."""
+
+Rows = np.ndarray
+"""int64 [n]: the row of the media frame that each picture of a batch belongs to."""
 
 
 class EmbedConfig(Section):
-    """How pictures become vectors."""
+    """Settings of ``embed``."""
 
     encoder: str = "open_clip:ViT-B-32/openai"
-    """open_clip:MODEL/WEIGHTS, transformers:NAME, lite0, or precomputed:FILE.npy (rows in the order
-    of FILE.ids, one sample id a line; without that file, of the kept samples by id)."""
+    """open_clip:MODEL/WEIGHTS, transformers:NAME, lite0, or precomputed:FILE.npy (its rows in the
+    order of FILE.ids, one sample id a line; without that file, of the kept samples by id)."""
     frames: int = Field(default=1, ge=1)
-    """Frames of a video: the first, or the mean over this many at even distances."""
-    batch: int = Field(default=32, ge=1)
-    """Pictures the encoder takes at once."""
+    """Frames of a video: the first, or the mean over so many at even distances."""
+    batch: int | None = Field(default=None, ge=1)
+    """Pictures the encoder takes at once; null: 8 on a CPU, whose caches hold no more, and 128 on a
+    GPU. The last digits of a row depend on it."""
 
 
 def run(config: EmbedConfig, stage: Stage) -> None:
-    """Write `embeddings.npy` (float16 [pictures, d], unit rows) and the table `embedding_ids`.
+    """Write ``embeddings.npy`` (float16 [pictures, d], unit rows) and the table ``embedding_ids``.
 
     Raises:
         InputError: the weights cannot be had, or precomputed rows do not fit.
         MissingExtraError: the encoder's package is not installed.
     """
-    kept = stage.scan("kept").select("id").collect()
-    samples = stage.scan("samples").select("id", "media").collect()
-    samples = samples.join(kept, on="id", how="semi").sort("id")
+    kept = stage.scan("kept").select("id")
     if config.encoder.startswith("precomputed:"):
+        samples = kept.collect().sort("id")
         ids, facts = _take_precomputed(config, stage, samples["id"])
     else:
-        ids, facts = _encode(config, stage, samples)
+        media = stage.scan("samples").select("id", hash=pl.col("media").list.first())
+        samples = kept.join(media, on="id", how="inner").collect().sort("id")
+        ids, facts = _encode(config, stage, samples.drop_nulls())
     with stage.table("embedding_ids", EMBEDDING_IDS) as table:
         table.write(ids)
     stage.finish(
@@ -73,183 +86,202 @@ def run(config: EmbedConfig, stage: Stage) -> None:
     )
 
 
+def _take_precomputed(
+    config: EmbedConfig, stage: Stage, kept: pl.Series
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Rows made elsewhere, for the kept samples they name."""
+    file = Path(config.encoder.removeprefix("precomputed:"))
+    rows, found = open_precomputed(file, kept)
+    shape = (found.height, rows.shape[1])
+    _write_rows(stage.folder / "embeddings.npy", shape, unit_blocks(file, rows, found))
+    return found.select("id").with_row_index("row"), {"images": found.height}
+
+
 def _encode(
-    config: EmbedConfig, stage: Stage, samples: pl.DataFrame
-) -> tuple[pl.DataFrame, dict[str, object]]:
-    """Encode the first pictures of the samples; their ids with rows, and facts for the report."""
-    first = samples.select("id", hash=pl.col("media").list.first()).drop_nulls()
-    wanted = first.select("hash").unique()
-    media = stage.scan("media").collect().join(wanted, on="hash", how="semi").sort("hash")
-    work = _Work(config, stage, media.height)
-    chunks = [
-        work.chunk(media.slice(start, _MEDIA_PER_CHUNK), start)
-        for start in range(0, media.height, _MEDIA_PER_CHUNK)
+    config: EmbedConfig, stage: Stage, first: pl.DataFrame
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Encode the distinct pictures of ``first`` (id, hash); ids with rows, facts for the report."""
+    wanted = first.lazy().select("hash").unique()
+    media = stage.scan("media").join(wanted, on="hash", how="semi").collect().sort("hash")
+    files = [
+        stage.scratch / f"chunk-{number:05d}.npz" for number in range(-(-media.height // CHUNK))
     ]
-    width = max((rows.shape[1] for _, rows in chunks), default=0)
-    found = np.concatenate([np.empty(0, np.int64), *(numbers for numbers, _ in chunks)])
-    _write_embeddings(stage.folder, [rows for _, rows in chunks if len(rows)], width)
-    rows = media.select("hash").select(pl.all().gather(found)).with_row_index("row")
+    facts = _encode_missing(config, stage, media, files)
+    found = _join_chunks(stage.folder / "embeddings.npy", files)
+    rows = media.select("hash")[found].with_row_index("row")
     ids = first.join(rows, on="hash", how="inner").select("id", "row").sort("id")
-    return ids, {"images": len(found), **work.facts()}
+    return ids, {"images": len(found), **facts}
 
 
-@dataclass
+def _encode_missing(
+    config: EmbedConfig, stage: Stage, media: pl.DataFrame, files: list[Path]
+) -> dict[str, Any]:
+    """Encode the chunks that have no file; the facts are of this attempt, none if it had no work.
+
+    A chunk's file holds ``numbers`` int64 [m], the media rows that could be encoded, and ``rows``
+    float16 [m, d].
+    """
+    missing = [number for number, file in enumerate(files) if not file.exists()]
+    if not missing:
+        return {}
+    encoder = load_encoder(config.encoder)
+    work = _Work(encoder, stage.threads)
+    pictures = 0
+    batches = _decoded(config, stage, encoder, media, missing)
+    with contextlib.closing(work.run(batches)) as encoded:
+        for number, results in itertools.groupby(encoded, key=lambda result: result[0][0]):
+            parts = [(rows, features) for (_, rows), features in results]
+            numbers, rows = _mean_of_frames(
+                np.concatenate([rows for rows, _ in parts]), np.concatenate([f for _, f in parts])
+            )
+            _save_chunk(files[number], numbers + number * CHUNK, rows)
+            pictures += sum(len(rows) for rows, _ in parts)
+            stage.progress("pictures", min((number + 1) * CHUNK, media.height), media.height)
+    return {
+        "device": encoder.device,
+        "images_per_second": round(pictures / work.seconds, 1),
+        "encoder_busy": round(work.busy, 3),
+    }
+
+
+def _decoded(
+    config: EmbedConfig, stage: Stage, encoder: Encoder, media: pl.DataFrame, chunks: list[int]
+) -> Iterator[tuple[tuple[int, Rows], np.ndarray]]:
+    """((chunk, rows), pixels uint8 [n, size, size, 3]) of each batch; at least one a chunk."""
+    batch = config.batch or (8 if encoder.device == "cpu" else 128)
+    positions = tuple(index / config.frames for index in range(config.frames))
+    side = encoder.size
+    for chunk in chunks:
+        yield (chunk, np.empty(0, np.int64)), np.empty((0, side, side, 3), np.uint8)
+        for pictures in picture_batches(media.slice(chunk * CHUNK, CHUNK), batch, positions):
+            buffer, errors = decode_images(
+                *(pictures.paths, pictures.offsets, pictures.lengths, pictures.inline),
+                size=side,
+                fit=encoder.fit,
+                filter=encoder.filter,
+                max_pixels=MAX_PIXELS,
+                threads=stage.threads,
+            )
+            pixels = np.frombuffer(buffer, np.uint8).reshape(-1, side, side, 3)
+            good = pa.array(errors).field("reason").is_null().to_numpy(zero_copy_only=False)
+            yield (chunk, pictures.rows[good]), pixels[good]
+
+
 class _Work:
-    """The encoder at work, and how busy it was."""
+    """An encoder on its threads, and how busy it was.
 
-    config: EmbedConfig
-    stage: Stage
-    total: int
-    encoded: int = 0
-    busy: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    Attributes:
+        seconds: How long the work took.
+        busy: Share of that time in which a thread of the encoder had a batch.
+    """
 
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Loaded when the first chunk needs it: a run that only has to be put together does not."""
-        return load_encoder(self.config.encoder)
-
-    @property
-    def workers(self) -> int:
-        """Batches encoded at the same time."""
+    def __init__(self, encoder: Encoder, threads: int) -> None:
         import torch
 
-        return 1 if self.encoder.device == "cuda" else self.stage.threads or torch.get_num_threads()
+        self.encoder = encoder
+        self.workers = (threads or torch.get_num_threads()) if encoder.device == "cpu" else 1
+        self.seconds = self._busy_seconds = 0.0
 
-    def chunk(self, media: pl.DataFrame, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """Media numbers int64 [m] and unit rows float16 [m, d]; read back if a kill left them."""
-        file = self.stage.scratch / f"chunk-{start // _MEDIA_PER_CHUNK:05d}.npz"
-        if not file.exists():
-            numbers, rows = _mean_of_frames(*self._encode_chunk(media, start))
-            temporary = file.with_name(f".{file.name}.tmp")
-            with temporary.open("wb") as stream:
-                np.savez(stream, numbers=numbers + start, rows=rows)
-            temporary.replace(file)
-        with np.load(file) as saved:
-            return saved["numbers"], saved["rows"]
+    @property
+    def busy(self) -> float:
+        return min(self._busy_seconds / (self.seconds * self.workers), 1.0)
 
-    def _encode_chunk(self, media: pl.DataFrame, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the media frame int64 [k] and features float32 [k, d] of its pictures."""
-        count = self.config.frames
-        positions = tuple(index / count for index in range(count))
+    def run(
+        self, batches: Iterable[tuple[Any, np.ndarray]]
+    ) -> Generator[tuple[Any, np.ndarray], None, None]:
+        """(key, features float32 [n, d]) of each (key, pixels), in their order."""
+        import torch
+
+        threads = torch.get_num_threads()
         began = time.monotonic()
-        waiting: deque[tuple[np.ndarray, Future[np.ndarray]]] = deque()
-        done: list[tuple[np.ndarray, np.ndarray]] = []
-        with ThreadPoolExecutor(self.workers) as pool:
-            for numbers, pixels in self._decoded(media, positions):
-                waiting.append((numbers, pool.submit(self._timed_encode, pixels)))
-                # A few batches ahead keep the encoder busy; more would only hold memory.
-                while len(waiting) > self.workers + 2:
-                    done.append(self._next(waiting, start))
-            while waiting:
-                done.append(self._next(waiting, start))
-        self.seconds += time.monotonic() - began
-        if not done:
-            return np.empty(0, np.int64), np.empty((0, 0), np.float32)
-        return np.concatenate([n for n, _ in done]), np.concatenate([f for _, f in done])
+        try:
+            # The number of threads of an operation is a setting of the thread that calls torch.
+            with (
+                ThreadPoolExecutor(self.workers, "encode", torch.set_num_threads, (1,)) as pool,
+                contextlib.closing(
+                    _ahead(pool, self._encode, batches, self.workers + AHEAD)
+                ) as results,
+            ):
+                for key, (features, seconds) in results:
+                    self._busy_seconds += seconds
+                    self.seconds = time.monotonic() - began
+                    yield key, features
+        finally:
+            torch.set_num_threads(threads)
 
-    def _decoded(
-        self, media: pl.DataFrame, positions: tuple[float, ...]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for batch in picture_batches(media, self.config.batch, positions):
-            yield _decode(batch, self.encoder, self.stage.threads)
-
-    def _timed_encode(self, pixels: np.ndarray) -> np.ndarray:
+    def _encode(self, pixels: np.ndarray) -> tuple[np.ndarray, float]:
         began = time.monotonic()
-        features = self.encoder.encode(pixels) if len(pixels) else np.empty((0, 0), np.float32)
-        self.busy.append(time.monotonic() - began)
-        return features
-
-    def _next(
-        self, waiting: "deque[tuple[np.ndarray, Future[np.ndarray]]]", start: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        numbers, future = waiting.popleft()
-        features = future.result()
-        self.encoded += len(numbers)
-        if len(numbers):
-            self.stage.progress("encoding pictures", start + int(numbers[-1]) + 1, self.total)
-        return numbers, features
-
-    def facts(self) -> dict[str, object]:
-        """For the report: speed, and the share of the time in which the encoder had work."""
-        if not self.encoded:
-            return {}
-        share = sum(self.busy) / (self.seconds * self.workers)
-        return {
-            "device": self.encoder.device,
-            "images_per_second": round(self.encoded / self.seconds, 1),
-            "encoder_busy": round(min(share, 1.0), 3),
-        }
+        return self.encoder.encode(pixels), time.monotonic() - began
 
 
-def _decode(batch: PictureBatch, encoder: Encoder, threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the media frame and pixels uint8 [n, size, size, 3] of the pictures that decode."""
-    buffer, errors = decode_images(
-        *(batch.paths, batch.offsets, batch.lengths, batch.inline),
-        size=encoder.size,
-        fit=encoder.fit,
-        filter=encoder.filter,
-        max_pixels=_MAX_PIXELS,
-        threads=threads,
-    )
-    pixels = np.frombuffer(buffer, np.uint8).reshape(-1, encoder.size, encoder.size, 3)
-    good = pa.array(errors).field("reason").is_null().to_numpy(zero_copy_only=False)
-    return batch.rows[good], pixels[good]
+def _ahead(
+    pool: ThreadPoolExecutor,
+    work: Callable[[np.ndarray], Any],
+    batches: Iterable[tuple[Any, np.ndarray]],
+    waiting: int,
+) -> Generator[tuple[Any, Any], None, None]:
+    """(key, work(batch)) in order; up to ``waiting`` batches are handed to the pool ahead."""
+    handed: deque[tuple[Any, Future[Any]]] = deque()
+    try:
+        for key, batch in batches:
+            handed.append((key, pool.submit(work, batch)))
+            if len(handed) > waiting:
+                done, future = handed.popleft()
+                yield done, future.result()
+        while handed:
+            done, future = handed.popleft()
+            yield done, future.result()
+    finally:
+        for _, future in handed:
+            future.cancel()
 
 
-def _mean_of_frames(numbers: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One unit row float16 a media: of its picture, or of the mean of its frames' unit rows.
+def _mean_of_frames(numbers: Rows, features: np.ndarray) -> tuple[Rows, np.ndarray]:
+    """One float16 unit row a media: of its picture, or of the mean of its frames' unit rows.
 
-    A picture whose features are all zero has no direction, and no row.
+    Features without a direction (all zero, or not finite) have no row.
     """
-    lengths = np.linalg.norm(features, axis=1)
-    numbers, features = numbers[lengths > 0], features[lengths > 0]
-    unit = features / lengths[lengths > 0, None]
+    numbers, unit = _unit(numbers, features)
     media, starts = np.unique(numbers, return_index=True)
     if len(media) < len(numbers):
-        unit = np.add.reduceat(unit, starts, axis=0)
-        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        media, unit = _unit(media, np.add.reduceat(unit, starts, axis=0))
     return media, unit.astype(np.float16)
 
 
-def _write_embeddings(folder: Path, chunks: list[np.ndarray], width: int) -> None:
-    temporary = folder / ".embeddings.npy.tmp"
-    shape = (sum(len(rows) for rows in chunks), width)
-    if not shape[0]:
-        # An empty file cannot be mapped; a table without pictures has no vectors.
-        with temporary.open("wb") as stream:
-            np.save(stream, np.empty(shape, np.float16))
-    else:
-        out = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-        start = 0
-        for rows in chunks:
-            out[start : start + len(rows)] = rows
-            start += len(rows)
-        out.flush()
-    temporary.replace(folder / "embeddings.npy")
-
-
-def _take_precomputed(
-    config: EmbedConfig, stage: Stage, ids: pl.Series
-) -> tuple[pl.DataFrame, dict[str, object]]:
-    """Rows made elsewhere, for the kept samples they name."""
-    file = Path(config.encoder.removeprefix("precomputed:"))
-    if not file.is_file():
-        raise InputError(f"embed.encoder: {file}: no such file")
-    given = np.load(file, mmap_mode="r")
-    names = file.with_suffix(".ids")
-    known = names.read_text(encoding="utf-8").split() if names.is_file() else ids.to_list()
-    if given.ndim != 2 or len(given) != len(known):
-        raise InputError(
-            f"{file}: found shape {list(given.shape)}, expected [{len(known)}, d]",
-            hint=f"one row an id of {names.name}, or without it one row a kept sample, by id",
-        )
-    numbers = pl.DataFrame({"id": known}).with_row_index("number")
-    joined = pl.DataFrame({"id": ids}).join(numbers, on="id", how="inner").sort("id")
-    features = np.asarray(given[joined["number"].to_numpy()], dtype=np.float32)
+def _unit(numbers: Rows, features: np.ndarray) -> tuple[Rows, np.ndarray]:
     lengths = np.linalg.norm(features, axis=1)
-    if not np.all(np.isfinite(lengths) & (lengths > 0)):
-        raise InputError(f"{file}: {int((~(lengths > 0)).sum())} rows are zero or not finite")
-    unit = (features / lengths[:, None]).astype(np.float16)
-    _write_embeddings(stage.folder, [unit] if len(unit) else [], features.shape[1])
-    return joined.select("id").with_row_index("row"), {"images": len(unit)}
+    good = np.isfinite(lengths) & (lengths > 0)
+    return numbers[good], features[good] / lengths[good, None]
+
+
+def _save_chunk(file: Path, numbers: Rows, rows: np.ndarray) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("wb") as stream:
+        np.savez(stream, numbers=numbers, rows=rows)
+    temporary.replace(file)
+
+
+def _join_chunks(path: Path, files: list[Path]) -> Rows:
+    """Write the rows of all chunks to ``path``, one chunk in memory at a time; their numbers."""
+    numbers = [_load(file, "numbers") for file in files]
+    width = _load(files[0], "rows").shape[1] if files else 0
+    found = np.concatenate([np.empty(0, np.int64), *numbers])
+    _write_rows(path, (len(found), width), (_load(file, "rows") for file in files))
+    return found
+
+
+def _load(file: Path, name: str) -> np.ndarray:
+    with np.load(file) as chunk:
+        array: np.ndarray = chunk[name]
+    return array
+
+
+def _write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> None:
+    """Write float16 [n, d] block by block; the file appears when it is complete."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for rows in blocks:
+            stream.write(rows.astype("<f2", copy=False).tobytes())
+    temporary.replace(path)

