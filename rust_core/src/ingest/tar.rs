@@ -76,8 +76,7 @@ impl TarReader {
         let mut members = Vec::new();
         let mut read = 0;
         while members.len() < limit && read < BATCH_TEXT {
-            interrupt.check()?;
-            let Some(mut member) = self.next_member()? else { break };
+            let Some(mut member) = self.next_member(interrupt)? else { break };
             let suffix = member.name.rsplit('.').next().unwrap_or_default().to_lowercase();
             if member.rejection.is_none() && texts.contains(&suffix) {
                 if member.length > LONGEST_TEXT {
@@ -95,9 +94,10 @@ impl TarReader {
     }
 
     /// The next regular file, or the next trouble.
-    fn next_member(&mut self) -> Result<Option<Member>> {
+    fn next_member(&mut self, interrupt: &Interrupt) -> Result<Option<Member>> {
         let (mut long_name, mut long_size) = (None, None);
         loop {
+            interrupt.check()?;
             if self.at >= self.size {
                 return Ok(None);
             }
@@ -108,7 +108,7 @@ impl TarReader {
                 continue;
             }
             let Some(header) = parse_header(&block) else {
-                return self.skip_damage(start).map(Some);
+                return self.skip_damage(start, interrupt).map(Some);
             };
             let size = long_size.filter(|_| is_file(header.kind)).unwrap_or(header.size);
             let offset = start + BLOCK;
@@ -135,8 +135,9 @@ impl TarReader {
     }
 
     /// Walk on to the next sound header, or to the end.
-    fn skip_damage(&mut self, start: u64) -> Result<Member> {
+    fn skip_damage(&mut self, start: u64, interrupt: &Interrupt) -> Result<Member> {
         loop {
+            interrupt.check()?;
             self.at += BLOCK;
             if self.at >= self.size {
                 break;
