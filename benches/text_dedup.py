@@ -1,9 +1,9 @@
 """Near-duplicate texts, from raw strings to the decision: ours beside rensa and datasketch.
 
-Everybody gets the same Python strings, the same word 3-grams and one thread; the peers 128 values as
-32 bands of 4 (and 16 of 8), ours its default of 16 bands of 4.
-The peers get shingles as their users write them in Python. Time is processor time, which other work
-on the machine does not stretch. Ours compares every candidate exactly,
+Everybody gets the same Python strings, the same word 3-grams and one thread; the peers 128 values
+as 32 bands of 4 (and 16 of 8), ours its default of 16 bands of 4. The peers get shingles as their
+users write them in Python. Time is processor time, which other work on the machine does not
+stretch. Ours compares every candidate exactly,
 the peers report what meets in a bucket. All are judged by exact Jaccard indices of all pairs.
 """
 
@@ -21,11 +21,11 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 from datasketch import MinHash, MinHashLSH
-from record import write_record
 from rensa import RMinHash, RMinHashLSH
 
 from mmrlhf_engine._core import find_duplicates
 from mmrlhf_engine.curate.dedup import DedupConfig
+from record import write_record
 
 THRESHOLD = 0.8
 BANDS, ROWS = 32, 4

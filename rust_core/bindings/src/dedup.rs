@@ -79,8 +79,9 @@ pub(crate) fn find_duplicates(
 ) -> PyResult<(ArrowArray, ArrowArray, u64)> {
     let settings = settings.translate()?;
     let samples = samples(&prompts, &media, &rank)?;
-    let distinct = samples.media.iter().max().map_or(0, |&largest| largest as usize + 1);
     let picture_media: UInt32Array = picture_media.typed("picture_media")?;
+    let largest = samples.media.iter().chain(picture_media.values()).max();
+    let distinct = largest.map_or(0, |&largest| largest as usize + 1);
     let phash: UInt64Array = phash.typed("phash")?;
     let colour: UInt8Array = colour.typed("colour")?;
     let pictures = Pictures::new(distinct, picture_media.values(), phash.values(), colour.values())

@@ -1,4 +1,4 @@
-//! Candidates: rows that share a key, gathered into buckets, and buckets into components.
+//! Candidates: rows that share a key meet in a bucket.
 //!
 //! Nearly all keys are had by one row alone. A small table of counts finds most of these without
 //! sorting; what is left of a band is sorted, and runs of equal keys become buckets. One band at a
@@ -6,41 +6,45 @@
 
 use rayon::prelude::*;
 
-use super::union_find::UnionFind;
-
-/// Rows that may be near each other, and the buckets that say so.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Component {
-    /// `(row, bucket)`, ascending; no other component has these rows or buckets.
-    pub members: Vec<(u32, u32)>,
+/// The buckets of every row.
+#[derive(Debug, Default)]
+pub struct Buckets {
+    starts: Vec<u32>,
+    numbers: Vec<u32>,
+    /// Number of buckets.
+    pub count: usize,
 }
 
-/// Buckets of equal keys; row r has the keys `keys[r * bands..(r + 1) * bands]`.
-pub fn components(keys: &[u64], bands: usize) -> Vec<Component> {
-    let rows = keys.len() / bands;
-    let mut forest = UnionFind::new(rows);
-    let mut members: Vec<(u32, u32)> = Vec::new();
-    let mut buckets = 0;
-    for band in 0..bands {
-        let mut shared = shared_keys(keys, bands, band);
-        shared.par_sort_unstable();
-        for run in shared.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
-            for &(_, row) in run {
-                forest.union(run[0].1, row);
-                members.push((row, buckets));
+impl Buckets {
+    /// Buckets of equal keys; row r has the keys `keys[r * bands..(r + 1) * bands]`.
+    pub fn new(keys: &[u64], bands: usize) -> Self {
+        let mut members: Vec<(u32, u32)> = Vec::new();
+        let mut count = 0;
+        for band in 0..bands {
+            let mut shared = shared_keys(keys, bands, band);
+            shared.par_sort_unstable();
+            for run in shared.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
+                members.extend(run.iter().map(|&(_, row)| (row, count)));
+                count += 1;
             }
-            buckets += 1;
+        }
+        members.par_sort_unstable();
+        let rows = (keys.len() / bands) as u32;
+        let start = |row: u32| members.partition_point(|&(found, _)| found < row) as u32;
+        Self {
+            starts: (0..=rows).into_par_iter().map(start).collect(),
+            numbers: members.into_iter().map(|(_, bucket)| bucket).collect(),
+            count: count as usize,
         }
     }
-    let mut rooted: Vec<(u32, u32, u32)> =
-        members.into_iter().map(|(row, bucket)| (forest.root(row), row, bucket)).collect();
-    rooted.par_sort_unstable();
-    rooted
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|run| Component {
-            members: run.iter().map(|&(_, row, bucket)| (row, bucket)).collect(),
-        })
-        .collect()
+
+    /// The buckets of a row; none for a row that shares no key.
+    pub fn of(&self, row: usize) -> &[u32] {
+        match (self.starts.get(row), self.starts.get(row + 1)) {
+            (Some(&start), Some(&end)) => &self.numbers[start as usize..end as usize],
+            _ => &[],
+        }
+    }
 }
 
 /// `(key, row)` of all rows whose key another row has, and of a few others.
@@ -59,13 +63,24 @@ fn shared_keys(keys: &[u64], bands: usize, band: usize) -> Vec<(u64, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn rows_are_connected_through_any_band() {
-        // Band 0 joins 0 and 1, band 1 joins 1 and 2; row 3 is alone.
-        let keys = [[1, 5], [1, 6], [2, 6], [3, 7]].map(|row| row.map(|key: u64| key << 32));
-        let found = components(keys.as_flattened(), 2);
-        assert_eq!(found, vec![Component { members: vec![(0, 0), (1, 0), (1, 1), (2, 1)] }]);
+    proptest! {
+        #[test]
+        fn rows_share_a_bucket_if_and_only_if_they_share_a_key(
+            keys in prop::collection::vec([0_u64..6, 0_u64..6], 1..30),
+        ) {
+            let spread: Vec<[u64; 2]> = keys.iter().map(|row| row.map(|key| key << 32)).collect();
+            let buckets = Buckets::new(spread.as_flattened(), 2);
+            for a in 0..keys.len() {
+                for b in 0..a {
+                    let meet = buckets.of(a).iter().any(|bucket| buckets.of(b).contains(bucket));
+                    let same = keys[a].iter().zip(&keys[b]).any(|(x, y)| x == y);
+                    prop_assert_eq!(meet, same);
+                }
+            }
+        }
     }
 }

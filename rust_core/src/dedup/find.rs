@@ -3,12 +3,11 @@
 //! 1. Exact duplicates collapse onto the best of each group; the rest of the work sees only these.
 //! 2. Bands propose: rows that share a MinHash band of their text and, where images count, whose
 //!    images have connected hashes. So one template question on a million pictures never meets.
-//! 3. Within a component, rows are walked in keep order. A row is compared with the kept rows of its
-//!    buckets, image first, then text; the first that is near removes it and is its evidence.
-//!    Otherwise it is kept, and may remove others.
-//! 4. Of the samples on one image, those beyond the cap are dropped.
+//! 3. Rows are walked in keep order. A row is compared with the kept rows of its buckets, image
+//!    first, then text; the first that is near removes it and is its evidence. If its image has as
+//!    many samples as may stay, it is dropped. Otherwise it is kept, and may remove others.
 //!
-//! Step 3 is the definition of the result: a row goes only if it is near to one that stays.
+//! Step 3 is the definition of the result: a row goes only because of one that stays.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +15,7 @@ use arrow_array::LargeStringArray;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::bands::{Component, components};
+use super::bands::Buckets;
 use super::minhash::MinHasher;
 use super::pictures::{Closeness, NearMedia, Pictures};
 use super::text::{Shingler, jaccard};
@@ -144,6 +143,11 @@ pub struct Found {
 const LEADERS: usize = 512;
 const MISS_MARGIN: f32 = 0.15;
 const MISSES: usize = 200;
+/// Near misses remembered on the way.
+const MISSES_SEEN: usize = 100_000;
+
+/// Rows whose shingles are made ahead of the walk, on all threads.
+const BLOCK: usize = 4096;
 
 /// Find the duplicates; see the top of the file.
 pub fn find(
@@ -160,22 +164,30 @@ pub fn find(
             Policy::Text | Policy::Exact => NearMedia::default(),
         };
         interrupt.check()?;
-        let mut found = Found::default();
         let finder = Finder { samples, pictures, settings, components: &near_media.components };
         let keys = finder.keys(interrupt)?;
-        let survivors = collapse_exact(samples, policy, keys.exact, &mut found.duplicates);
-        if policy != Policy::Exact {
-            finder.remove_near(&survivors, &keys.bands, interrupt, &mut found)?;
-        }
+        let mut exact = Vec::new();
+        let mut order = collapse_exact(samples, policy, keys.exact, &mut exact);
+        order.sort_unstable_by_key(|&row| samples.rank[row as usize]);
+        let buckets = finder.buckets(&order, &keys.bands);
+        let mut found = Walk::new(&finder, buckets.count).run(&order, &buckets, interrupt)?;
+        found.duplicates.extend(exact);
         found.duplicates.sort_unstable_by_key(|duplicate| duplicate.row);
-        if let Some(cap) = settings.max_per_image {
-            finder.cap_images(cap, &mut found.duplicates);
-        }
-        let stays: HashSet<u32> = finder.staying(&found.duplicates).collect();
-        found.misses.retain(|miss| stays.contains(&miss.row) && stays.contains(&miss.other));
-        finder.name_media_misses(&near_media, &mut found);
+        point_to_what_stays(&mut found.duplicates);
+        finder.finish_misses(&near_media, &mut found);
         Ok(found)
     })?
+}
+
+/// What is equal to a removed sample went for the same reason as that one.
+fn point_to_what_stays(duplicates: &mut [Duplicate]) {
+    let removed: HashMap<u32, Duplicate> =
+        duplicates.iter().map(|duplicate| (duplicate.row, *duplicate)).collect();
+    for duplicate in duplicates {
+        if let Some(of) = removed.get(&duplicate.kept) {
+            *duplicate = Duplicate { row: duplicate.row, ..*of };
+        }
+    }
 }
 
 /// Groups of equal samples: the best stays, the rest are exact duplicates of it.
@@ -199,7 +211,6 @@ fn collapse_exact(
         let exact = |row| Duplicate { row, kept, kind: Kind::Exact, jaccard, hamming };
         duplicates.extend(group[1..].iter().map(|&(_, _, row)| exact(row)));
     }
-    survivors.sort_unstable();
     survivors
 }
 
@@ -220,40 +231,15 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    fn remove_near(
-        &self,
-        survivors: &[u32],
-        keys: &[u64],
-        interrupt: &Interrupt,
-        found: &mut Found,
-    ) -> Result<()> {
+    /// Where the rows of `order` meet, by their place in it.
+    fn buckets(&self, order: &[u32], keys: &[u64]) -> Buckets {
         let bands = self.bands();
-        let lone = |row: u32| {
-            self.settings.policy == Policy::Image && self.samples.media_of(row).is_empty()
-        };
-        let rows: Vec<u32> = survivors.iter().copied().filter(|&row| !lone(row)).collect();
-        let keys: Vec<u64> = rows
-            .iter()
-            .flat_map(|&row| &keys[row as usize * bands..(row as usize + 1) * bands])
-            .copied()
-            .collect();
-        let groups = components(&keys, bands);
-        drop(keys);
-        let walked: Vec<Found> = groups
-            .par_iter()
-            .map(|group| self.walk(group, &rows, interrupt))
-            .collect::<Result<_>>()?;
-        for part in walked {
-            found.duplicates.extend(part.duplicates);
-            found.misses.extend(part.misses);
-            found.compared += part.compared;
+        if self.settings.policy == Policy::Exact {
+            return Buckets::default();
         }
-        let margin = |miss: &NearMiss| 1.0 - miss.jaccard.unwrap_or(0.0);
-        found.misses.sort_by(|a, b| {
-            margin(a).total_cmp(&margin(b)).then((a.row, a.other).cmp(&(b.row, b.other)))
-        });
-        found.misses.truncate(MISSES);
-        Ok(())
+        let of_row = |&row: &u32| &keys[row as usize * bands..(row as usize + 1) * bands];
+        let ordered: Vec<u64> = order.iter().flat_map(of_row).copied().collect();
+        Buckets::new(&ordered, bands)
     }
 
     /// Keys a row; where text plays no part, the images are the one key.
@@ -273,14 +259,13 @@ impl Finder<'_> {
                 let (mut shingles, mut signature) = (Vec::new(), Vec::new());
                 let mut keys = Keys::default();
                 for &row in rows {
-                    let images = self.image_key(row);
                     let mut exact = None;
                     if self.settings.policy.text_counts() {
                         exact = Some(reader.read(self.samples.prompt(row), &mut shingles));
                         minhash.sign(&shingles, &mut signature);
                     }
                     keys.exact.push(self.exact_key(row, exact));
-                    self.push_bands(images, &signature, &mut keys.bands);
+                    self.push_bands(row, &signature, &mut keys.bands);
                 }
                 Ok(keys)
             })
@@ -290,9 +275,12 @@ impl Finder<'_> {
         Ok(Keys { exact: exact.concat(), bands: bands.concat() })
     }
 
-    fn push_bands(&self, images: u64, signature: &[u32], keys: &mut Vec<u64>) {
+    fn push_bands(&self, row: u32, signature: &[u32], keys: &mut Vec<u64>) {
+        let images = self.image_key(row);
         if self.settings.policy == Policy::Image {
-            keys.push(images);
+            // A sample without images meets none: its key is its own.
+            let lone = self.samples.media_of(row).is_empty();
+            keys.push(if lone { xxh3_64(&row.to_le_bytes()) } else { images });
             return;
         }
         let values = signature.chunks_exact(self.settings.rows_per_band).take(self.bands());
@@ -332,68 +320,6 @@ impl Finder<'_> {
         self.components.get(media as usize).copied().unwrap_or(media)
     }
 
-    /// Step 3 for one component.
-    fn walk(&self, group: &Component, survivors: &[u32], interrupt: &Interrupt) -> Result<Found> {
-        let mut found = Found::default();
-        let mut reader = Shingler::new(self.settings.shingle_words);
-        let mut buckets: HashMap<u32, Vec<u32>> = HashMap::new();
-        let mut kept_shingles: HashMap<u32, Box<[u64]>> = HashMap::new();
-        let mut members: Vec<&[(u32, u32)]> = group.members.chunk_by(|a, b| a.0 == b.0).collect();
-        let row_of = |run: &[(u32, u32)]| survivors[run[0].0 as usize];
-        members.sort_unstable_by_key(|run| self.samples.rank[row_of(run) as usize]);
-        for run in members {
-            interrupt.check()?;
-            let row = row_of(run);
-            let mut candidates: Vec<u32> = run
-                .iter()
-                .filter_map(|(_, bucket)| buckets.get(bucket))
-                .flat_map(|kept| kept.iter().take(LEADERS).copied())
-                .collect();
-            candidates.sort_unstable_by_key(|&kept| self.samples.rank[kept as usize]);
-            candidates.dedup();
-            let shingles = reader.shingle_set(self.samples.prompt(row));
-            let near = candidates.into_iter().find_map(|kept| {
-                found.compared += 1;
-                self.compare(row, &shingles, kept, &kept_shingles, &mut found.misses)
-            });
-            if let Some(duplicate) = near {
-                found.duplicates.push(duplicate);
-                continue;
-            }
-            for (_, bucket) in run {
-                buckets.entry(*bucket).or_default().push(row);
-            }
-            kept_shingles.insert(row, shingles);
-        }
-        Ok(found)
-    }
-
-    fn compare(
-        &self,
-        row: u32,
-        shingles: &[u64],
-        kept: u32,
-        kept_shingles: &HashMap<u32, Box<[u64]>>,
-        misses: &mut Vec<NearMiss>,
-    ) -> Option<Duplicate> {
-        let policy = self.settings.policy;
-        let has_media = policy.images_count() && !self.samples.media_of(row).is_empty();
-        let hamming = if policy.images_count() { Some(self.hamming(row, kept)?) } else { None };
-        let hamming = hamming.filter(|_| has_media);
-        let mut similarity = None;
-        if policy.text_counts() {
-            let exact = jaccard(shingles, kept_shingles.get(&kept)?);
-            if exact < self.settings.text_threshold {
-                if exact >= self.settings.text_threshold - MISS_MARGIN && misses.len() < MISSES {
-                    misses.push(NearMiss { row, other: kept, jaccard: Some(exact), hamming });
-                }
-                return None;
-            }
-            similarity = Some(exact);
-        }
-        Some(Duplicate { row, kept, kind: Kind::Near, jaccard: similarity, hamming })
-    }
-
     /// The largest distance over the media of two samples, if each is near its counterpart.
     fn hamming(&self, a: u32, b: u32) -> Option<u32> {
         let (a, b) = (self.samples.media_of(a), self.samples.media_of(b));
@@ -407,46 +333,14 @@ impl Finder<'_> {
         Some(farthest)
     }
 
-    /// Step 4. Images count as one if near to the first of their kind, so that no chain of small
-    /// differences makes one image of many.
-    fn cap_images(&self, cap: usize, duplicates: &mut Vec<Duplicate>) {
-        let mut order: Vec<u32> = self.staying(duplicates).collect();
-        order.sort_unstable_by_key(|&row| self.samples.rank[row as usize]);
-        let mut leaders: HashMap<u64, Vec<(u32, usize)>> = HashMap::new();
-        for row in order {
-            if self.samples.media_of(row).is_empty() {
-                continue;
-            }
-            let alike = leaders.entry(self.media_key(row)).or_default();
-            let known = alike
-                .iter_mut()
-                .take(LEADERS)
-                .find(|(leader, _)| self.hamming(row, *leader).is_some());
-            match known {
-                Some((_, count)) if *count < cap => *count += 1,
-                Some((leader, _)) => duplicates.push(Duplicate {
-                    row,
-                    kept: *leader,
-                    kind: Kind::MaxPerImage,
-                    jaccard: None,
-                    hamming: self.hamming(row, *leader),
-                }),
-                None => alike.push((row, 1)),
-            }
-        }
-        duplicates.sort_unstable_by_key(|duplicate| duplicate.row);
-    }
-
-    /// Rows that are not among the duplicates (which ascend by row).
-    fn staying(&self, duplicates: &[Duplicate]) -> impl Iterator<Item = u32> {
-        let removed: Vec<u32> = duplicates.iter().map(|duplicate| duplicate.row).collect();
-        (0..self.samples.rank.len() as u32).filter(move |row| removed.binary_search(row).is_err())
-    }
-
-    /// Pairs of images just beyond the radius, each by one sample that stays.
-    fn name_media_misses(&self, near_media: &NearMedia, found: &mut Found) {
+    /// Misses of which both stay, and pairs of images just beyond the radius, each by one sample.
+    fn finish_misses(&self, near_media: &NearMedia, found: &mut Found) {
+        let removed: HashSet<u32> = found.duplicates.iter().map(|d| d.row).collect();
+        found.misses.retain(|m| !removed.contains(&m.row) && !removed.contains(&m.other));
+        found.misses.sort_by(|a, b| b.jaccard.unwrap_or(0.0).total_cmp(&a.jaccard.unwrap_or(0.0)));
+        found.misses.truncate(MISSES);
         let mut of_media: HashMap<u32, u32> = HashMap::new();
-        for row in self.staying(&found.duplicates) {
+        for row in (0..self.samples.rank.len() as u32).filter(|row| !removed.contains(row)) {
             if let [media] = self.samples.media_of(row) {
                 of_media.entry(*media).or_insert(row);
             }
@@ -456,5 +350,125 @@ impl Finder<'_> {
             Some(NearMiss { row, other, jaccard: None, hamming: Some(*distance) })
         });
         found.misses.extend(named);
+    }
+}
+
+/// Step 3: what has been kept so far, and where it is met.
+struct Walk<'a> {
+    finder: &'a Finder<'a>,
+    kept_in: Vec<Vec<u32>>,
+    kept_shingles: HashMap<u32, Box<[u64]>>,
+    /// By the components of their media: the first sample that stays of an image, and how many do.
+    founders: HashMap<u64, Vec<(u32, usize)>>,
+    found: Found,
+}
+
+impl<'a> Walk<'a> {
+    fn new(finder: &'a Finder<'a>, buckets: usize) -> Self {
+        Self {
+            finder,
+            kept_in: vec![Vec::new(); buckets],
+            kept_shingles: HashMap::new(),
+            founders: HashMap::new(),
+            found: Found::default(),
+        }
+    }
+
+    fn run(mut self, order: &[u32], buckets: &Buckets, interrupt: &Interrupt) -> Result<Found> {
+        let samples = self.finder.samples;
+        let width = self.finder.settings.shingle_words;
+        let text_counts = self.finder.settings.policy.text_counts();
+        for (number, block) in order.chunks(BLOCK).enumerate() {
+            interrupt.check()?;
+            let places = number * BLOCK..number * BLOCK + block.len();
+            let shingles: Vec<Box<[u64]>> = places
+                .clone()
+                .into_par_iter()
+                .map_init(
+                    || Shingler::new(width),
+                    |reader, place| match buckets.of(place) {
+                        [_, ..] if text_counts => reader.shingle_set(samples.prompt(order[place])),
+                        _ => Box::default(),
+                    },
+                )
+                .collect();
+            for (place, shingles) in places.zip(shingles) {
+                self.decide(order[place], buckets.of(place), shingles);
+            }
+        }
+        Ok(self.found)
+    }
+
+    fn decide(&mut self, row: u32, buckets: &[u32], shingles: Box<[u64]>) {
+        let removal = self.near(row, buckets, &shingles).or_else(|| self.beyond_the_cap(row));
+        if let Some(duplicate) = removal {
+            self.found.duplicates.push(duplicate);
+            return;
+        }
+        for &bucket in buckets {
+            self.kept_in[bucket as usize].push(row);
+        }
+        if !buckets.is_empty() {
+            self.kept_shingles.insert(row, shingles);
+        }
+    }
+
+    /// The first kept sample, in keep order, that is near to this one.
+    fn near(&mut self, row: u32, buckets: &[u32], shingles: &[u64]) -> Option<Duplicate> {
+        let lists = buckets.iter().map(|&bucket| &self.kept_in[bucket as usize]);
+        let mut candidates: Vec<u32> =
+            lists.flat_map(|kept| kept.iter().take(LEADERS)).copied().collect();
+        let rank = &self.finder.samples.rank;
+        candidates.sort_unstable_by_key(|&kept| rank[kept as usize]);
+        candidates.dedup();
+        candidates.into_iter().find_map(|kept| self.compare(row, shingles, kept))
+    }
+
+    fn compare(&mut self, row: u32, shingles: &[u64], kept: u32) -> Option<Duplicate> {
+        self.found.compared += 1;
+        let Finder { samples, settings, .. } = *self.finder;
+        let mut hamming = None;
+        if settings.policy.images_count() {
+            let distance = self.finder.hamming(row, kept)?;
+            hamming = Some(distance).filter(|_| !samples.media_of(row).is_empty());
+        }
+        let mut similarity = None;
+        if settings.policy.text_counts() {
+            let exact = jaccard(shingles, self.kept_shingles.get(&kept)?);
+            if exact < settings.text_threshold {
+                let close = exact >= settings.text_threshold - MISS_MARGIN;
+                if close && self.found.misses.len() < MISSES_SEEN {
+                    let miss = NearMiss { row, other: kept, jaccard: Some(exact), hamming };
+                    self.found.misses.push(miss);
+                }
+                return None;
+            }
+            similarity = Some(exact);
+        }
+        Some(Duplicate { row, kept, kind: Kind::Near, jaccard: similarity, hamming })
+    }
+
+    /// Counts a sample on its image, or drops it if as many as may stay are there.
+    ///
+    /// Images count as one if near to the first of their kind, so that no chain of small differences
+    /// makes one image of many.
+    fn beyond_the_cap(&mut self, row: u32) -> Option<Duplicate> {
+        let finder = self.finder;
+        let cap = finder.settings.max_per_image?;
+        if finder.samples.media_of(row).is_empty() {
+            return None;
+        }
+        let alike = self.founders.entry(finder.media_key(row)).or_default();
+        for (founder, count) in alike.iter_mut().take(LEADERS) {
+            let Some(distance) = finder.hamming(row, *founder) else { continue };
+            if *count < cap {
+                *count += 1;
+                return None;
+            }
+            let (kept, hamming) = (*founder, Some(distance));
+            return Some(Duplicate { row, kept, kind: Kind::MaxPerImage, jaccard: None, hamming });
+        }
+        alike.push((row, 1));
+        None
     }
 }

@@ -1,0 +1,385 @@
+"""Duplicates: found as all pairs would find them, removed on evidence, the same on every run."""
+
+import io
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmrlhf_engine._core import InputError, find_duplicates
+from PIL import Image
+
+from mmrlhf_engine.config import Section
+from mmrlhf_engine.curate import dedup
+from mmrlhf_engine.curate.dedup import DedupConfig
+from mmrlhf_engine.tables import MEDIA, SAMPLES
+
+WORDS = ["red", "blue", "cat", "dog", "sees", "near"]
+FLAT = bytes(48)
+
+
+def shingles(text, size=3):
+    """Plain word shingles of ASCII text, as sets of tuples."""
+    tokens = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    if len(tokens) <= size:
+        return {tuple(tokens)}
+    return {tuple(tokens[at : at + size]) for at in range(len(tokens) - size + 1)}
+
+
+def jaccard(a, b):
+    return len(shingles(a) & shingles(b)) / len(shingles(a) | shingles(b))
+
+
+def find(prompts, media=None, hashes=(), colours=None, **changes):
+    """(removals, pairs, candidates, verified) of the core; one picture a media item."""
+    options = {
+        "policy": "joint",
+        "text_threshold": 0.8,
+        "shingle_words": 3,
+        "bands": 32,
+        "rows_per_band": 4,
+        "image_radius": 4,
+        "colour_tolerance": 24,
+        "max_per_image": None,
+        "threads": 2,
+        **changes,
+    }
+    removals, pairs, candidates, verified = find_duplicates(
+        pa.array(prompts, pa.large_string()),
+        pa.array(media or [[]] * len(prompts), pa.large_list(pa.uint32())),
+        pa.array([[h] for h in hashes], pa.large_list(pa.uint64())),
+        pa.array(colours or [FLAT] * len(hashes), pa.binary(48)),
+        **options,
+    )
+    return pa.array(removals).to_pylist(), pa.array(pairs).to_pylist(), candidates, verified
+
+
+def look_alike(a, b, hashes, colours):
+    """Whether two lists of media show the same, position by position."""
+    return len(a) == len(b) and all(
+        x == y
+        or (
+            (hashes[x] ^ hashes[y]).bit_count() <= 4
+            and max(abs(p - q) for p, q in zip(colours[x], colours[y], strict=True)) <= 24
+        )
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def naive(prompts, media, hashes, colours, policy, most):
+    """Every sample against every one that stays, in keep order; the rows that go."""
+
+    def normal(row):
+        return " ".join(prompts[row].lower().split())
+
+    def like(a, b):
+        return look_alike(media[a], media[b], hashes, colours)
+
+    def duplicate(a, b):
+        text = jaccard(prompts[a], prompts[b]) >= 0.8
+        if policy == "exact":
+            return normal(a) == normal(b) and media[a] == media[b]
+        if policy == "text":
+            return text
+        if policy == "image":
+            return bool(media[a]) and like(a, b)
+        return text and like(a, b)
+
+    kept, founders, gone = [], [], set()
+    for row in range(len(prompts)):
+        founder = next((f for f in founders if media[row] and like(row, f[0])), None)
+        full = most is not None and founder is not None and founder[1] >= most
+        if full or any(duplicate(row, other) for other in kept):
+            gone.add(row)
+        else:
+            kept.append(row)
+            if founder is not None:
+                founder[1] += 1
+            elif media[row]:
+                founders.append([row, 1])
+    return gone
+
+
+@st.composite
+def corpora(draw):
+    """Prompts of few words over few pictures, so that near ones abound."""
+    rows = draw(st.integers(1, 14))
+    base = [0, 0b1111, 0b11111111, 2**64 - 1]
+    hashes = draw(st.lists(st.sampled_from(base), min_size=3, max_size=3))
+    colours = [bytes([draw(st.sampled_from([0, 20, 40]))] * 48) for _ in hashes]
+    text = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)
+    pool = draw(st.lists(text, min_size=1, max_size=4))
+    noisy = st.sampled_from(pool).flatmap(
+        lambda p: st.sampled_from([p, p.upper(), f"  {p} ", f"{p}!", f"{p} now"])
+    )
+    prompts = draw(st.lists(noisy, min_size=rows, max_size=rows))
+    media = draw(st.lists(st.lists(st.integers(0, 2), max_size=2), min_size=rows, max_size=rows))
+    return prompts, media, hashes, colours
+
+
+@pytest.mark.parametrize("policy", ["joint", "image", "text", "exact"])
+@pytest.mark.parametrize("most", [None, 2])
+@settings(max_examples=60, deadline=None)
+@given(corpus=corpora())
+def test_what_goes_is_what_all_pairs_say(policy, most, corpus):
+    removals, *_ = find(*corpus, policy=policy, max_per_image=most)
+    assert {r["row"] for r in removals} == naive(*corpus, policy, most)
+    gone = {r["row"] for r in removals}
+    for removal in removals:
+        assert removal["other"] not in gone
+        assert removal["other"] < removal["row"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpus=corpora())
+def test_the_measures_are_those_of_exactly_the_pair(corpus):
+    prompts, media, hashes, _ = corpus
+    for removal in find(*corpus)[0]:
+        row, other = removal["row"], removal["other"]
+        assert removal["jaccard"] == pytest.approx(jaccard(prompts[row], prompts[other]))
+        distances = [
+            (hashes[a] ^ hashes[b]).bit_count()
+            for a, b in zip(media[row], media[other], strict=True)
+        ]
+        assert removal["hamming"] == (max(distances) if distances else None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(corpus=corpora(), threads=st.integers(1, 4))
+def test_threads_change_nothing(corpus, threads):
+    assert find(*corpus, threads=threads) == find(*corpus, threads=1)
+
+
+def test_nearly_every_near_pair_of_natural_length_is_found():
+    generator = np.random.default_rng(0)
+    prompts = []
+    for _ in range(300):
+        words = [f"w{n}" for n in generator.integers(0, 5000, 40)]
+        prompts.append(" ".join(words))
+        words[int(generator.integers(0, 40))] = "changed"
+        prompts.append(" ".join(words))
+    near = {row for row in range(1, 600, 2) if jaccard(prompts[row - 1], prompts[row]) >= 0.8}
+    found = {r["row"] for r in find(prompts, policy="text")[0]}
+    assert len(near) > 200
+    assert found <= near
+    assert len(found) >= 0.99 * len(near)
+
+
+def test_no_chain_takes_away_what_is_near_to_nothing_that_stays():
+    hashes = [0, 0b1111, 0b11111111]  # each within 4 bits of the next, the ends 8 apart
+    removals, *_ = find(["what is it"] * 3, [[0], [1], [2]], hashes)
+    assert [(r["row"], r["other"], r["hamming"]) for r in removals] == [(1, 0, 4)]
+
+
+def test_the_same_picture_in_another_colour_is_another_picture():
+    colours = [bytes([10] * 48), bytes([200] * 48)]
+    args = ["what is it"] * 2, [[0], [1]], [7, 7], colours
+    assert find(*args)[0] == []
+    assert len(find(*args, colour_tolerance=None)[0]) == 1
+
+
+def test_text_in_scripts_without_spaces_is_compared_by_character():
+    long = "这张图片里有一只黑色的猫坐在红色的沙发上面看着窗外的小鸟"
+    removals, *_ = find([long, long + "吗", "这张图片里有几个人"])
+    assert [r["row"] for r in removals] == [1]
+    assert removals[0]["jaccard"] == pytest.approx((len(long) - 2) / (len(long) - 1))
+
+
+@pytest.mark.parametrize("pictures", [0, 20_000], ids=["no picture", "a picture each"])
+def test_one_prompt_twenty_thousand_times_is_compared_once_each_at_most(pictures):
+    generator = np.random.default_rng(1)
+    hashes = generator.integers(0, 2**63, pictures).tolist()
+    media = [[n] for n in range(20_000)] if pictures else None
+    removals, _, candidates, _ = find(["Describe this image in detail."] * 20_000, media, hashes)
+    assert candidates <= 20_000
+    assert (len(removals) == 19_999) == (pictures == 0)
+
+
+def test_a_crowd_that_is_alike_but_not_near_stays_linear_and_gives_up_its_duplicates():
+    begin = "please look at this thing and then tell me about number"
+    crowd = [f"{begin} {n} of {n * 7}" for n in range(20_000)]
+    assert 0.5 < jaccard(crowd[3], crowd[4]) < 0.8
+    copies = [f"{crowd[n]} now" for n in range(0, 20_000, 100)]
+    assert jaccard(crowd[0], copies[0]) >= 0.8
+    removals, _, candidates, _ = find(crowd + copies)
+    # The crowd alone has two hundred million pairs, and nearly all of them share a bucket.
+    assert len(crowd) < candidates <= 256 * len(crowd + copies)
+    assert {r["row"] for r in removals} <= set(range(20_000, 20_200))
+    assert len(removals) >= 0.99 * len(copies)
+
+
+def test_columns_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="media"):
+        find(["a"], [[3]], [1])
+    with pytest.raises(InputError, match="policy"):
+        find(["a"], policy="some")
+    with pytest.raises(InputError, match="colours"):
+        find(["a"], [[0]], [1], colours=[FLAT, FLAT])
+
+
+def picture(seed, size=64, quality=None):
+    noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    image = Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
+    image.save(buffer, "JPEG" if quality else "PNG", **({"quality": quality} if quality else {}))
+    return buffer.getvalue()
+
+
+def corpus(stage, folder, samples, pictures, *, shuffled=0):
+    """A finished ingest: samples are (id, prompt, answer, names of pictures)."""
+    media = []
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
+        side = 128 if "large" in name else 64
+        row = {"hash": name, "kind": "image", "width": side, "height": side, "path": folder / name}
+        media.append({**dict.fromkeys(MEDIA), **row, "path": str(row["path"])})
+    rows = [
+        {**dict.fromkeys(SAMPLES), "id": i, "source": "s", "prompt": p, "answer": a, "media": m}
+        for i, p, a, m in samples
+    ]
+    order = np.random.default_rng(shuffled).permutation(len(rows)) if shuffled else range(len(rows))
+    begun = stage("ingest", Section())
+    with begun.table("samples", SAMPLES) as table:
+        table.write(pl.DataFrame([rows[at] for at in order], schema=SAMPLES))
+    with begun.table("media", MEDIA) as table:
+        table.write(pl.DataFrame(media[:: -1 if shuffled else 1], schema=MEDIA))
+    begun.finish(rows_in=len(rows), rows_out=len(rows), dropped={})
+
+
+def deduplicate(stage, threads=2, **config):
+    begun = stage("dedup", DedupConfig(**config), threads=threads)
+    dedup.run(begun.config, begun)
+    tables = ("kept", "duplicates", "rejected", "near_pairs")
+    read = {name: pl.read_parquet(begun.folder / name / "*.parquet") for name in tables}
+    return read, begun.run.report("dedup")
+
+
+SAMPLE_ROWS = [
+    ("a", "What is shown in this picture", "short", ["one.png"]),
+    ("b", "what is SHOWN in  this picture", "a longer answer", ["one.png"]),
+    ("c", "What is shown in this picture", "x", ["one_large.png"]),
+    ("d", "What is shown in this picture", "x", ["two.png"]),
+    ("e", "How many people are there", "x", ["one.png"]),
+    ("f", "How many people are there", "x", []),
+    ("g", "How many people are there", "x", []),
+    ("h", "What is shown in this picture", "x", ["one.jpg"]),
+]
+PICTURES = {
+    "one.png": picture(1),
+    "one_large.png": picture(1, 128),
+    "one.jpg": picture(1, quality=60),
+    "two.png": picture(2),
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("joint", {"c", "d", "e", "f"}),
+        ("image", {"c", "d", "f", "g"}),
+        ("text", {"c", "e"}),
+        ("exact", {"b", "c", "d", "e", "f", "h"}),
+    ],
+)
+def test_each_policy_keeps_the_best_of_its_duplicates(stage, tmp_path, policy, kept):
+    corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES)
+    tables, report = deduplicate(stage, policy=policy)
+    assert set(tables["kept"]["id"]) == kept
+    assert report["rows_in"] == 8
+    assert report["rows_out"] == len(kept)
+    duplicates = tables["duplicates"]
+    assert set(duplicates["kept_id"]) <= kept
+    assert set(duplicates["policy"]) == {policy}
+    assert Counter(duplicates["kind"]) == {k: n for k, n in report["dropped"].items() if n}
+    # What had no say has no measure.
+    assert (duplicates["text_jaccard"].null_count() == duplicates.height) == (policy == "image")
+    assert (duplicates["image_hamming"].null_count() == duplicates.height) == (policy == "text")
+
+
+def test_of_one_picture_only_so_many_stay(stage, tmp_path):
+    rows = [(f"q{n}", f"question number {n} about {n * 7}", "x", ["one.png"]) for n in range(6)]
+    corpus(stage, tmp_path, [*rows, ("t", "text alone", "x", [])], PICTURES)
+    tables, report = deduplicate(stage, max_per_image=4)
+    assert set(tables["kept"]["id"]) == {"q0", "q1", "q2", "q3", "t"}
+    assert tables["duplicates"].select("id", "kept_id", "kind").rows() == [
+        ("q4", "q0", "max_per_image"),
+        ("q5", "q0", "max_per_image"),
+    ]
+    assert report["dropped"] == {"max_per_image": 2}
+
+
+def test_a_picture_that_cannot_be_decoded_costs_only_its_samples(stage, tmp_path):
+    whole = picture(3)
+    broken = whole[:60] + bytes(len(whole) - 72) + whole[-12:]
+    corpus(
+        stage,
+        tmp_path,
+        [("bad", "what", "x", ["one.png", "broken.png"]), ("good", "what", "x", ["one.png"])],
+        {**PICTURES, "broken.png": broken},
+    )
+    tables, report = deduplicate(stage)
+    assert tables["kept"]["id"].to_list() == ["good"]
+    assert tables["kept"]["phash"].list.len().to_list() == [1]
+    assert tables["rejected"]["position"].to_list() == ["bad"]
+    (reason,) = tables["rejected"]["reason"]
+    assert report["dropped"] == {reason: 1}
+    assert reason in {"unreadable_media", "truncated_media"}
+
+
+def test_the_order_of_rows_and_the_threads_leave_the_same_bytes(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(dedup, "MEDIA_PER_CHUNK", 2)
+
+    def digest(shuffled, threads):
+        corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES, shuffled=shuffled)
+        begun = stage("dedup", DedupConfig(), threads=threads)
+        dedup.run(begun.config, begun)
+        return begun.run.manifest("dedup")["outputs"]
+
+    first = digest(0, 1)
+    assert digest(5, 3) == first
+
+
+def test_hashing_goes_on_where_it_was_killed(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(dedup, "MEDIA_PER_CHUNK", 1)
+    corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES)
+    real, calls = dedup.hash_images, []
+
+    def dies_at_third(*args, **options):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(dedup, "hash_images", dies_at_third)
+    begun = stage("dedup", DedupConfig())
+    with pytest.raises(KeyboardInterrupt):
+        dedup.run(begun.config, begun)
+    assert len(list(begun.scratch.glob("*.parquet"))) == 2
+    tables, _ = deduplicate(stage)
+    assert set(tables["kept"]["id"]) == {"c", "d", "e", "f"}
+    assert len(calls) == 5  # two before the kill, the one that died, the two that were left
+
+
+def test_near_pairs_show_both_verdicts_around_the_threshold(stage, tmp_path):
+    words = [f"word{n}" for n in range(30)]
+    near = " ".join([*words[:-1], "other"])
+    narrow = " ".join([*words[:14], "x", *words[15:-1], "y"])
+    rows = [("a", " ".join(words), "long answer", []), ("b", near, "x", []), ("c", narrow, "x", [])]
+    corpus(stage, tmp_path, rows, PICTURES)
+    tables, _ = deduplicate(stage)
+    shown = {row["id"]: row for row in tables["near_pairs"].to_dicts()}
+    assert shown["b"]["verdict"] == "removed"
+    assert shown["b"]["text_jaccard"] >= 0.8
+    assert shown["c"]["verdict"] == "kept"
+    assert shown["c"]["text_jaccard"] < 0.8
+
+
+def test_a_corpus_of_nothing_but_text_needs_no_media(stage, tmp_path):
+    corpus(stage, tmp_path, [("a", "one two", None, []), ("b", "One  two", None, [])], {})
+    tables, report = deduplicate(stage)
+    assert tables["kept"]["id"].to_list() == ["a"]
+    assert tables["kept"]["phash"].to_list() == [[]]
+    assert report["pictures"] == 0
