@@ -24,9 +24,9 @@ import easy_vqa
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from mmrlhf_engine._core import hash_images
 from PIL import Image, ImageEnhance, ImageOps
 
+from mmrlhf_engine._core import hash_images
 from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig

@@ -9,16 +9,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmrlhf_engine._core import InputError, find_duplicates
 from PIL import Image
+from pydantic import ValidationError
 
+from mmrlhf_engine._core import InputError, find_duplicates
 from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.tables import MEDIA, SAMPLES
 
 WORDS = ["red", "blue", "cat", "dog", "sees", "near"]
-FLAT = bytes(48)
+FLAT = bytes(192)
 
 
 def shingles(text, size=3):
@@ -33,28 +34,20 @@ def jaccard(a, b):
     return len(shingles(a) & shingles(b)) / len(shingles(a) | shingles(b))
 
 
-def find(prompts, media=None, hashes=(), colours=None, **changes):
-    """(removals, pairs, candidates, verified) of the core; one picture a media item."""
-    options = {
-        "policy": "joint",
-        "text_threshold": 0.8,
-        "shingle_words": 3,
-        "bands": 32,
-        "rows_per_band": 4,
-        "image_radius": 4,
-        "colour_tolerance": 24,
-        "max_per_image": None,
-        "threads": 2,
-        **changes,
-    }
-    removals, pairs, candidates, verified = find_duplicates(
+def find(prompts, media=None, hashes=(), colours=None, *, threads=2, **changes):
+    """Duplicates, near misses and the number of comparisons; one picture a media item."""
+    config = DedupConfig(**{"max_per_image": None, "colour_tolerance": 24, "bands": 32, **changes})
+    duplicates, misses, compared = find_duplicates(
         pa.array(prompts, pa.large_string()),
         pa.array(media or [[]] * len(prompts), pa.large_list(pa.uint32())),
-        pa.array([[h] for h in hashes], pa.large_list(pa.uint64())),
-        pa.array(colours or [FLAT] * len(hashes), pa.binary(48)),
-        **options,
+        pa.array(range(len(prompts)), pa.uint32()),
+        pa.array(range(len(hashes)), pa.uint32()),
+        pa.array(hashes, pa.uint64()),
+        pa.array(np.frombuffer(b"".join(colours or [FLAT] * len(hashes)), np.uint8)),
+        settings=config.model_dump(),
+        threads=threads,
     )
-    return pa.array(removals).to_pylist(), pa.array(pairs).to_pylist(), candidates, verified
+    return pa.array(duplicates).to_pylist(), pa.array(misses).to_pylist(), compared
 
 
 def look_alike(a, b, hashes, colours):
@@ -109,7 +102,7 @@ def corpora(draw):
     rows = draw(st.integers(1, 14))
     base = [0, 0b1111, 0b11111111, 2**64 - 1]
     hashes = draw(st.lists(st.sampled_from(base), min_size=3, max_size=3))
-    colours = [bytes([draw(st.sampled_from([0, 20, 40]))] * 48) for _ in hashes]
+    colours = [bytes([draw(st.sampled_from([0, 20, 40]))] * 192) for _ in hashes]
     text = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)
     pool = draw(st.lists(text, min_size=1, max_size=4))
     noisy = st.sampled_from(pool).flatmap(
@@ -129,8 +122,8 @@ def test_what_goes_is_what_all_pairs_say(policy, most, corpus):
     assert {r["row"] for r in removals} == naive(*corpus, policy, most)
     gone = {r["row"] for r in removals}
     for removal in removals:
-        assert removal["other"] not in gone
-        assert removal["other"] < removal["row"]
+        assert removal["kept"] not in gone
+        assert removal["kept"] < removal["row"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -138,13 +131,13 @@ def test_what_goes_is_what_all_pairs_say(policy, most, corpus):
 def test_the_measures_are_those_of_exactly_the_pair(corpus):
     prompts, media, hashes, _ = corpus
     for removal in find(*corpus)[0]:
-        row, other = removal["row"], removal["other"]
-        assert removal["jaccard"] == pytest.approx(jaccard(prompts[row], prompts[other]))
+        row, other = removal["row"], removal["kept"]
+        assert removal["text_jaccard"] == pytest.approx(jaccard(prompts[row], prompts[other]))
         distances = [
             (hashes[a] ^ hashes[b]).bit_count()
             for a, b in zip(media[row], media[other], strict=True)
         ]
-        assert removal["hamming"] == (max(distances) if distances else None)
+        assert removal["image_hamming"] == (max(distances) if distances else None)
 
 
 @settings(max_examples=30, deadline=None)
@@ -171,11 +164,11 @@ def test_nearly_every_near_pair_of_natural_length_is_found():
 def test_no_chain_takes_away_what_is_near_to_nothing_that_stays():
     hashes = [0, 0b1111, 0b11111111]  # each within 4 bits of the next, the ends 8 apart
     removals, *_ = find(["what is it"] * 3, [[0], [1], [2]], hashes)
-    assert [(r["row"], r["other"], r["hamming"]) for r in removals] == [(1, 0, 4)]
+    assert [(r["row"], r["kept"], r["image_hamming"]) for r in removals] == [(1, 0, 4)]
 
 
 def test_the_same_picture_in_another_colour_is_another_picture():
-    colours = [bytes([10] * 48), bytes([200] * 48)]
+    colours = [bytes([10] * 192), bytes([200] * 192)]
     args = ["what is it"] * 2, [[0], [1]], [7, 7], colours
     assert find(*args)[0] == []
     assert len(find(*args, colour_tolerance=None)[0]) == 1
@@ -185,7 +178,7 @@ def test_text_in_scripts_without_spaces_is_compared_by_character():
     long = "这张图片里有一只黑色的猫坐在红色的沙发上面看着窗外的小鸟"
     removals, *_ = find([long, long + "吗", "这张图片里有几个人"])
     assert [r["row"] for r in removals] == [1]
-    assert removals[0]["jaccard"] == pytest.approx((len(long) - 2) / (len(long) - 1))
+    assert removals[0]["text_jaccard"] == pytest.approx((len(long) - 2) / (len(long) - 1))
 
 
 @pytest.mark.parametrize("pictures", [0, 20_000], ids=["no picture", "a picture each"])
@@ -193,7 +186,7 @@ def test_one_prompt_twenty_thousand_times_is_compared_once_each_at_most(pictures
     generator = np.random.default_rng(1)
     hashes = generator.integers(0, 2**63, pictures).tolist()
     media = [[n] for n in range(20_000)] if pictures else None
-    removals, _, candidates, _ = find(["Describe this image in detail."] * 20_000, media, hashes)
+    removals, _, candidates = find(["Describe this image in detail."] * 20_000, media, hashes)
     assert candidates <= 20_000
     assert (len(removals) == 19_999) == (pictures == 0)
 
@@ -204,19 +197,19 @@ def test_a_crowd_that_is_alike_but_not_near_stays_linear_and_gives_up_its_duplic
     assert 0.5 < jaccard(crowd[3], crowd[4]) < 0.8
     copies = [f"{crowd[n]} now" for n in range(0, 20_000, 100)]
     assert jaccard(crowd[0], copies[0]) >= 0.8
-    removals, _, candidates, _ = find(crowd + copies)
+    removals, _, candidates = find(crowd + copies)
     # The crowd alone has two hundred million pairs, and nearly all of them share a bucket.
-    assert len(crowd) < candidates <= 256 * len(crowd + copies)
+    assert len(crowd) < candidates <= 16 * 512 * len(crowd + copies)
     assert {r["row"] for r in removals} <= set(range(20_000, 20_200))
     assert len(removals) >= 0.99 * len(copies)
 
 
 def test_columns_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="media"):
-        find(["a"], [[3]], [1])
-    with pytest.raises(InputError, match="policy"):
+    with pytest.raises(InputError, match="prompts, media and rank: 1, 2 and 1 rows"):
+        find(["a"], [[0], [0]], [1])
+    with pytest.raises(ValidationError, match="policy"):
         find(["a"], policy="some")
-    with pytest.raises(InputError, match="colours"):
+    with pytest.raises(InputError, match="expected equal lengths"):
         find(["a"], [[0]], [1], colours=[FLAT, FLAT])
 
 
@@ -330,7 +323,7 @@ def test_a_picture_that_cannot_be_decoded_costs_only_its_samples(stage, tmp_path
 
 
 def test_the_order_of_rows_and_the_threads_leave_the_same_bytes(stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(dedup, "MEDIA_PER_CHUNK", 2)
+    monkeypatch.setattr(dedup, "_MEDIA_PER_CHUNK", 2)
 
     def digest(shuffled, threads):
         corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES, shuffled=shuffled)
@@ -343,7 +336,7 @@ def test_the_order_of_rows_and_the_threads_leave_the_same_bytes(stage, tmp_path,
 
 
 def test_hashing_goes_on_where_it_was_killed(stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(dedup, "MEDIA_PER_CHUNK", 1)
+    monkeypatch.setattr(dedup, "_MEDIA_PER_CHUNK", 1)
     corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES)
     real, calls = dedup.hash_images, []
 

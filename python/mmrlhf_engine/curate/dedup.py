@@ -71,8 +71,9 @@ def run(config: DedupConfig, stage: Stage) -> None:
     samples = stage.scan("samples").select(columns).collect().sort("id")
     media = stage.scan("media").collect().sort("hash")
     media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
-    needs_pictures = config.policy in ("joint", "image")
-    pictures = _hash_pictures(media, stage) if needs_pictures else _NO_PICTURES
+    # The cap counts near pictures too, whatever the policy says of duplicates.
+    needed = config.policy in ("joint", "image") or config.max_per_image is not None
+    pictures = _hash_pictures(media, stage) if needed else _NO_PICTURES
     samples, rejected = _reject_broken(samples, media, pictures)
     samples = _in_keep_order(samples, media)
     found, misses, compared = _find(config, stage, samples, pictures)

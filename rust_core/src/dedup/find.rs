@@ -159,10 +159,7 @@ pub fn find(
 ) -> Result<Found> {
     with_threads(threads, || {
         let policy = settings.policy;
-        let near_media = match policy {
-            Policy::Joint | Policy::Image => pictures.search(settings.closeness.radius),
-            Policy::Text | Policy::Exact => NearMedia::default(),
-        };
+        let near_media = pictures.search(settings.closeness.radius);
         interrupt.check()?;
         let finder = Finder { samples, pictures, settings, components: &near_media.components };
         let keys = finder.keys(interrupt)?;

@@ -49,7 +49,6 @@ const COSINES: [f64; LENGTH] = [
 ];
 
 /// `cos` and `sin` of `2 pi m / 32`, made in the same way.
-#[expect(clippy::approx_constant, reason = "the last digit is pocketfft's, not the constant's")]
 const TURNS: [(f64, f64); LENGTH / 4] = [
     (1.0, 0.0),
     (0.980_785_280_403_230_4, 0.195_090_322_016_128_25),
