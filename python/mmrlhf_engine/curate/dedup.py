@@ -46,10 +46,10 @@ class DedupConfig(Section):
     image_radius: int = Field(default=4, ge=0, le=16)
     """Bits of the 64-bit pHash in which near pictures may differ. At ten million random hashes two
     lie within 4 bits by chance about twice, within 10 half a million times."""
-    colour_tolerance: int | None = Field(default=16, ge=0, le=255)
+    colour_tolerance: int | None = Field(default=24, ge=0, le=255)
     """Largest difference of mean colours on an 8 by 8 grid, of 255, for the hash sees luma alone:
-    photographs saved again differ by up to 7, drawings of another colour or place by more than 24
-    (docs/log.md). Null looks at the hash alone."""
+    photographs saved again differ by up to 7, made a tenth brighter by up to 22, drawings of
+    another colour or place nearly always by more than 24 (docs/log.md). Null looks at the hash."""
     max_per_image: int | None = Field(default=32, ge=1)
     """Samples that may stay on one picture; null for any number."""
     shingle_words: int = Field(default=3, ge=1)
