@@ -1,14 +1,15 @@
 """Whether ``embed`` keeps an encoder busy: from files to rows, beside the encoder on ready pixels.
 
-Images per second on the same 640x480 JPEG files and threads: ``bare`` is the encoder alone on pixels
-in memory, ``decode`` the decoding alone, ``embed`` the stage, ``peer`` a torch DataLoader (its
-workers already running) that decodes and resizes with Pillow in front of the same encoder.
+Images per second on the same 640x480 JPEG files and threads: ``bare`` is the encoder alone on
+pixels in memory, ``decode`` the decoding alone, ``embed`` the stage, ``peer`` a torch DataLoader
+(its workers already running) that decodes and resizes with Pillow in front of the same encoder.
 
 ``busy`` is the share of the time in which the encoder had a batch to work on. Decoding on the cores
 that also encode takes its part of them: ``possible`` is what is left of ``bare`` if nothing is lost
 between the two, 1 / (1/bare + 1/decode). On a GPU the two do not compete.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -44,10 +45,9 @@ def main() -> None:
     path = write_record(
         "encoder_starvation",
         {
-            "rounds": ROUNDS,
-            "threads": THREADS,
-            "batch": BATCH,
+            **{"rounds": ROUNDS, "threads": THREADS, "batch": BATCH},
             "figure": "median images per second",
+            "load_average_at_end": round(os.getloadavg()[0], 1),
         },
         rows,
         ["a GPU: there was none", "cold files: everything was in the page cache"],
