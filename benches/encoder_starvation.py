@@ -9,6 +9,7 @@ that also encode takes its part of them: ``possible`` is what is left of ``bare`
 between the two, 1 / (1/bare + 1/decode). On a GPU the two do not compete.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -44,10 +45,9 @@ def main() -> None:
     path = write_record(
         "encoder_starvation",
         {
-            "rounds": ROUNDS,
-            "threads": THREADS,
-            "batch": BATCH,
+            **{"rounds": ROUNDS, "threads": THREADS, "batch": BATCH},
             "figure": "median images per second",
+            "load_average_at_end": round(os.getloadavg()[0], 1),
         },
         rows,
         ["a GPU: there was none", "cold files: everything was in the page cache"],
