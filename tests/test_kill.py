@@ -13,7 +13,7 @@ from mmrlhf_engine.store import Run
 from walk import curate, start, tables
 
 KILLS_PER_STAGE = 10
-RUNS_PER_STAGE = 5
+KILLS_PER_RUN = 2
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +28,28 @@ def undisturbed(tmp_path_factory, corpus, tiny_encoder):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", CURATE)
 def test_resumes_to_the_same_bytes(stage, undisturbed, corpus, tiny_encoder, tmp_path):
-    """Ten kills in each of the five stages, two a run: 50 in all."""
+    """Ten kills that struck in each of the five stages, two a run: 50 in all."""
     randomness = random.Random(stage)
-    seconds = Run(undisturbed).report(stage)["seconds"]
+    longest = Run(undisturbed).report(stage)["seconds"]
     expected = tables(undisturbed)
-    kills = 0
-    for _ in range(RUNS_PER_STAGE):
-        folder = tmp_path / "run"
+    folder = tmp_path / "run"
+    struck = 0
+    while struck < KILLS_PER_STAGE:
         shutil.rmtree(folder, ignore_errors=True)
-        for _ in range(KILLS_PER_STAGE // RUNS_PER_STAGE):
+        for _ in range(KILLS_PER_RUN):
             process = start(str(folder), str(corpus), tiny_encoder)
             wait_for(Run(folder).stage_folder(stage), process)
-            time.sleep(randomness.uniform(0, seconds))
+            time.sleep(randomness.uniform(0, longest))
             process.kill()
             process.join()
-            kills += process.exitcode == -signal.SIGKILL
+            if process.exitcode != -signal.SIGKILL:
+                longest /= 2  # it was over before; strike earlier
+                break
+            struck += 1
         resumed = start(str(folder), str(corpus), tiny_encoder)
         resumed.join()
         assert resumed.exitcode == 0
         assert tables(folder) == expected
-    # A run that was faster than the kill proves nothing; most are not.
-    assert kills >= KILLS_PER_STAGE // 2
 
 
 def wait_for(folder, process):
@@ -73,7 +74,7 @@ def test_interrupt_ends_soon_and_leaves_the_run_consistent(corpus, tiny_encoder,
         os.kill(process.pid, signal.SIGINT)
         process.join(30)
         assert process.exitcode is not None
-        assert not list(folder.rglob("*.tmp"))
+        assert not list(folder.rglob(".*.tmp*"))
         finished = [name for name in CURATE if Run(folder).manifest(name) is not None]
         assert finished == list(CURATE[: len(finished)])
     curate(folder, corpus, tiny_encoder)

@@ -138,3 +138,4 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(path, "new \udc80")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -218,6 +218,7 @@ def _run_stage(config: CurateConfig, run: Run, name: str, progress: Progress) ->
 
 
 def _fingerprint(config: CurateConfig, run: Run, name: str) -> dict[str, Any]:
-    """The fingerprint of a stage; only ingest looks outside the run folder, at its sources."""
-    outside = ingest.outside(config.ingest) if name == "ingest" else None
-    return run.fingerprint(name, getattr(config, name), config.seed, outside)
+    """The fingerprint of a stage; some look outside of the run folder, and say at what."""
+    section = getattr(config, name)
+    outside = getattr(STAGES[name], "outside", None)
+    return run.fingerprint(name, section, config.seed, outside(section) if outside else None)

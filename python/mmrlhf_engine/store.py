@@ -34,7 +34,7 @@ from mmrlhf_engine.errors import InputError, StageError
 from mmrlhf_engine.log import Progress
 from mmrlhf_engine.tables import TableSchema
 
-__all__ = ["WALK", "Run", "Stage", "TableWriter", "folder_name", "write_atomically"]
+__all__ = ["WALK", "Run", "Stage", "TableWriter", "appearing", "folder_name", "write_atomically"]
 
 WALK = (
     *("ingest", "dedup", "embed", "cluster", "select"),
@@ -53,14 +53,26 @@ def folder_name(stage: str) -> str:
     return f"{WALK.index(stage) + 1:02d}_{stage}"
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a small file so that it is either absent, the old one, or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A place to write to; on leaving, what lies there becomes ``path``, whole.
+
+    Whatever goes wrong, ``path`` is either absent, the old file, or the whole new one.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Write a small text file by :func:`appearing`."""
+    with appearing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 class Run:
@@ -278,9 +290,8 @@ class TableWriter:
 
     def _write_part(self, rows: pl.DataFrame) -> None:
         part = self.folder / f"part-{self._parts:05d}.parquet"
-        temporary = part.with_name(f".{part.name}.tmp")
-        rows.rechunk().write_parquet(temporary, compression="zstd", compression_level=3)
-        temporary.replace(part)
+        with appearing(part) as temporary:
+            rows.rechunk().write_parquet(temporary, compression="zstd", compression_level=3)
         self._parts += 1
 
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from mmrlhf_engine.config import Section
 from mmrlhf_engine.errors import MissingExtraError
-from mmrlhf_engine.store import Stage
+from mmrlhf_engine.store import Stage, appearing
 from mmrlhf_engine.tables import CLUSTERS
 
 __all__ = ["ClusterConfig", "run"]
@@ -139,9 +139,8 @@ def _assign(
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.tmp.npy")
-    np.save(temporary, array)
-    temporary.replace(path)
+    with appearing(path) as temporary:
+        np.save(temporary, array)
 
 
 def _write_clusters(stage: Stage, labels: np.ndarray, distances: np.ndarray) -> pl.DataFrame:

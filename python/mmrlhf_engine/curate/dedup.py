@@ -12,7 +12,6 @@ The text compared is the prompt: two answers to one question are one question.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -22,7 +21,7 @@ from pydantic import Field
 from mmrlhf_engine._core import find_duplicates, hash_images
 from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate.media import picture_batches
-from mmrlhf_engine.store import Stage
+from mmrlhf_engine.store import Stage, appearing
 from mmrlhf_engine.tables import DUPLICATES, KEPT, NEAR_PAIRS, REJECTED
 
 __all__ = ["DedupConfig", "run"]
@@ -119,7 +118,8 @@ def _hash_pictures(media: pl.DataFrame, stage: Stage) -> pl.DataFrame:
         if not file.exists():
             part = media.slice(start, _MEDIA_PER_CHUNK)
             hashed = [_NO_PICTURES, *_hash_chunk(part, stage, start, media.height)]
-            _appear(pl.concat(hashed), file)
+            with appearing(file) as temporary:
+                pl.concat(hashed).write_parquet(temporary)
         chunks.append(pl.read_parquet(file))
     return pl.concat([_NO_PICTURES, *chunks])
 
@@ -135,13 +135,6 @@ def _hash_chunk(part: pl.DataFrame, stage: Stage, start: int, total: int) -> Ite
         numbers = part["number"].gather(batch.rows)
         yield rows.with_columns(number=numbers).select(*_PICTURES).cast(_PICTURES)  # type: ignore[arg-type]
         stage.progress("hashing pictures", start + int(batch.rows[-1]) + 1, total)
-
-
-def _appear(rows: pl.DataFrame, file: Path) -> None:
-    """Write a chunk so that it is there whole or not at all."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    rows.write_parquet(temporary)
-    temporary.replace(file)
 
 
 def _reject_broken(

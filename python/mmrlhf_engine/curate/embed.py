@@ -30,10 +30,10 @@ from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.precomputed import open_precomputed, unit_blocks
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
-from mmrlhf_engine.store import Stage
+from mmrlhf_engine.store import Stage, appearing
 from mmrlhf_engine.tables import EMBEDDING_IDS
 
-__all__ = ["EmbedConfig", "run"]
+__all__ = ["EmbedConfig", "outside", "run"]
 
 CHUNK = 512
 """Media rows of one chunk."""
@@ -84,6 +84,15 @@ def run(config: EmbedConfig, stage: Stage) -> None:
         encoder=config.encoder,
         **facts,
     )
+
+
+def outside(config: EmbedConfig) -> list[object]:
+    """What embed reads from outside the run: the files of precomputed rows, with size and time."""
+    if not config.encoder.startswith("precomputed:"):
+        return []
+    file = Path(config.encoder.removeprefix("precomputed:"))
+    files = [path for path in (file, file.with_suffix(".ids")) if path.is_file()]
+    return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
 
 
 def _take_precomputed(
@@ -255,10 +264,8 @@ def _unit(numbers: Rows, features: np.ndarray) -> tuple[Rows, np.ndarray]:
 
 
 def _save_chunk(file: Path, numbers: Rows, rows: np.ndarray) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as stream:
-        np.savez(stream, numbers=numbers, rows=rows)
-    temporary.replace(file)
+    with appearing(file) as temporary:
+        np.savez(temporary, numbers=numbers, rows=rows)
 
 
 def _join_chunks(path: Path, files: list[Path]) -> Rows:
@@ -278,10 +285,8 @@ def _load(file: Path, name: str) -> np.ndarray:
 
 def _write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]) -> None:
     """Write float16 [n, d] block by block; the file appears when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
+    with appearing(path) as temporary, temporary.open("wb") as stream:
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for rows in blocks:
             stream.write(rows.astype("<f2", copy=False).tobytes())
-    temporary.replace(path)
