@@ -108,6 +108,12 @@ def _select(run: Run, identifier: str) -> list[str]:
     chosen = _rows(run, "queries", pl.col("id") == identifier)
     if chosen:
         return [f"  select   chosen: {row['why']}" for row in chosen]
+    close = _rows(run, "semantic_duplicates", pl.col("id") == identifier)
+    if close:
+        return [
+            f"  select   not chosen: cosine {row['cosine']:.3f} to {row['chosen_id']}, which was"
+            for row in close
+        ]
     return ["  select   not chosen: the quotas were filled by others of its type and cluster"]
 
 
