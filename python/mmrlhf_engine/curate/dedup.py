@@ -77,7 +77,7 @@ def run(config: DedupConfig, stage: Stage) -> None:
     samples = _in_keep_order(samples, media)
     found, misses, compared = _find(config, stage, samples, pictures)
     duplicates = _with_ids(found, samples, "row", "kept").rename({"other_id": "kept_id"})
-    duplicates = duplicates.with_columns(policy=pl.lit(config.policy))
+    duplicates = duplicates.sort("id").with_columns(policy=pl.lit(config.policy))
     kept = samples.filter(~pl.col("id").is_in(duplicates["id"].implode()))
     with stage.table("kept", KEPT) as table:
         table.write(_with_hashes(kept, pictures))
@@ -214,10 +214,10 @@ def _find(
 
 
 def _with_ids(pairs: pl.DataFrame, samples: pl.DataFrame, row: str, other: str) -> pl.DataFrame:
-    """Row numbers as ids; sorted by the first."""
+    """The same pairs in the same order, their row numbers as ids."""
     ids = samples["id"]
     named = pairs.with_columns(id=ids.gather(pairs[row]), other_id=ids.gather(pairs[other]))
-    return named.drop(row, other).sort("id", "other_id")
+    return named.drop(row, other)
 
 
 def _with_hashes(kept: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
@@ -235,16 +235,24 @@ def _with_hashes(kept: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
 
 
 def _page_pairs(duplicates: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
-    """Pairs for people to look at: removed ones nearest to the threshold, then near misses."""
+    """Pairs for people to look at: removed ones nearest to a threshold, then near misses.
+
+    Those on which text decided and those on which pictures did take turns.
+    """
+    columns = ("id", "other_id", "text_jaccard", "image_hamming")
     near = duplicates.filter(pl.col("kind") == "near").rename({"kept_id": "other_id"})
     near = near.sort(
         *("text_jaccard", "image_hamming", "id"), descending=[False, True, False], nulls_last=True
     )
-    columns = ("id", "other_id", "text_jaccard", "image_hamming")
+    by_text = {"removed": pl.col("text_jaccard") < 1, "kept": pl.col("text_jaccard").is_not_null()}
     return pl.concat(
         [
-            near.head(_PAGE_PAIRS).select(*columns, verdict=pl.lit("removed")),
-            misses.head(_PAGE_PAIRS).select(*columns, verdict=pl.lit("kept")),
+            pairs.with_columns(text=by_text[verdict].fill_null(False))
+            .with_columns(turn=pl.int_range(pl.len()).over("text"))
+            .sort("turn", "text", descending=[False, True], maintain_order=True)
+            .head(_PAGE_PAIRS)
+            .select(*columns, verdict=pl.lit(verdict))
+            for pairs, verdict in ((near, "removed"), (misses, "kept"))
         ]
     )
 
