@@ -1,9 +1,49 @@
 """Kernels for preference training, usable without the engine.
 
 The import name is ``mmrlhf_kernels`` because ``kernels`` belongs to another package that
-transformers imports. This version is the face of the distribution: it exports its version only.
+transformers imports. One primitive, :func:`fused_linear_logp`, turns hidden states into
+log-probabilities without logits in memory; the losses stand on it. :mod:`mmrlhf_kernels.reference`
+holds every operation in plain PyTorch and is the specification. Importing the package imports torch
+and no Triton.
 """
 
-__all__ = ["__version__"]
+from mmrlhf_kernels.fused import fused_linear_mm_dpo
+from mmrlhf_kernels.gradient_filter import FilterReport, last_filter_report
+from mmrlhf_kernels.linear_logp import LinearLogp, fused_linear_logp
+from mmrlhf_kernels.pair_plan import PairPlan, plan_pair_schedule
+from mmrlhf_kernels.plan import Plan, plan_schedule
+from mmrlhf_kernels.preference import (
+    MMDPOOutput,
+    dynamic_beta,
+    mm_dpo_loss,
+    pair_gradients,
+    released_beta,
+)
+from mmrlhf_kernels.reward import RewardOutput, pairwise_reward_loss
+from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
+from mmrlhf_kernels.vocab_parallel import vocab_parallel_linear_logp
+
+__all__ = [
+    "FilterReport",
+    "LinearLogp",
+    "MMDPOOutput",
+    "PairPlan",
+    "Plan",
+    "RewardOutput",
+    "__version__",
+    "dynamic_beta",
+    "fused_linear_logp",
+    "fused_linear_mm_dpo",
+    "last_filter_report",
+    "mm_dpo_loss",
+    "pair_gradients",
+    "pairwise_reward_loss",
+    "plan_pair_schedule",
+    "plan_schedule",
+    "released_beta",
+    "sequence_of_row",
+    "sequence_sums",
+    "vocab_parallel_linear_logp",
+]
 
 __version__ = "0.1.0"

@@ -1,0 +1,301 @@
+"""Compiles every Triton kernel for GPUs that are not here, and counts what it costs.
+
+Kernels are launched as in production, with tensors that have shapes and no memory, against a driver
+that only names a target: so what is compiled is what a card would be given, with the settings of
+the table. Per kernel: registers and spilled bytes (``ptxas -v``), stack (``cuobjdump``), shared
+memory against the known limit, and from the disassembly the instructions of the innermost loop that
+multiplies matrices. Proves no speed.
+
+    python benches/kernel_compile.py            # all kernels; writes benches/records
+    python benches/kernel_compile.py --fast     # the two big kernels, bare and full; no record
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.runtime import driver
+
+from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.reference import PAIR_KINDS
+from mmrlhf_kernels.triton_logit_gradient import logit_gradient_launch
+from mmrlhf_kernels.triton_pair import (
+    MarginPairs,
+    Pairs,
+    dynamic_beta_pair_loss_launch,
+    pair_loss_launch,
+)
+from mmrlhf_kernels.triton_segments import segment_sum_launch
+from mmrlhf_kernels.triton_settings import INTERPRETED, SHARED_MEMORY
+from mmrlhf_kernels.triton_shifted import rebase_launch, shifted_gradient_launch
+from mmrlhf_kernels.triton_sweep import combine_launch, sweep_launch
+from mmrlhf_kernels.triton_tile import Head, Launch, head_of, settings_of, targets_of
+from record import write_record
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+ROWS, HIDDEN, VOCABULARY, CHUNK = 8192, 3584, 152_064, 8192
+"""LLaVA-OneVision-7B with two sequences of 4096."""
+MULTIPROCESSORS = 132
+PLAIN = HeadOptions()
+CAPPED = HeadOptions(softcap=30.0, logit_scale=0.5)
+FAST = set(product(("sweep", "logit_gradient"), ("plain", "softcap, statistics")))
+"""The two big kernels bare, and with all that is switched on, which has settings of its own."""
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+MULTIPLIES = re.compile(r"\b(HGMMA|HMMA|FFMA)\b")
+
+
+class NoDevice:
+    """A driver that names a target and launches nothing."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        """The GPU to compile for."""
+        return self.target
+
+    def get_current_device(self) -> int:
+        """A number of its own per target: Triton keeps compiled kernels per device."""
+        return int(re.sub(r"\D", "", str(self.target.arch)))
+
+    def get_current_stream(self, _: int) -> int:
+        """The null stream."""
+        return 0
+
+
+class Case(NamedTuple):
+    """A launch under a name."""
+
+    kernel: str
+    variant: str
+    launch: Launch
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor that has a shape and no memory."""
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def head(dtype: torch.dtype, columns: int, options: HeadOptions, inner: int, *, bias: bool) -> Head:
+    """A head of production size."""
+    target = empty(ROWS, dtype=torch.int64)
+    hidden, weight = empty(ROWS, inner, dtype=dtype), empty(columns, inner, dtype=dtype)
+    return head_of(
+        hidden, weight, empty(columns, dtype=dtype) if bias else None, target, options, 0
+    )
+
+
+def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
+    """The sweep and the logit gradient, bare and with what may be switched on."""
+    everything = {"entropy": True, "argmax": True, "tile": 256}
+    for variant, options, inner, asked in (
+        ("plain", PLAIN, HIDDEN, {}),
+        ("bias, statistics", PLAIN, HIDDEN, everything),
+        ("softcap, statistics", CAPPED, HIDDEN, everything),
+        ("ragged H", PLAIN, HIDDEN + 1, {}),
+    ):
+        bias = bool(asked)
+        h = head(dtype, VOCABULARY, options, inner, bias=bias)
+        launch = sweep_launch(h, settings_of(h, "sweep", architecture), MULTIPROCESSORS, **asked)
+        yield Case("sweep", variant, launch)
+        h = head(dtype, CHUNK, options, inner, bias=bias)
+        row, out = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
+        launch = logit_gradient_launch(
+            h, row, row, out, settings_of(h, "logit_gradient", architecture)
+        )
+        yield Case("logit_gradient", variant, launch)
+    yield from kept_cases(architecture, dtype)
+
+
+def kept_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
+    """The kernels of the schedules that keep logits."""
+    row, kept = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
+    everything = {"entropy": True, "argmax": True}
+    for variant, options, asked in (("", PLAIN, {}), (", softcap, statistics", CAPPED, everything)):
+        h = head(dtype, CHUNK, options, HIDDEN, bias=bool(asked))
+        settings = settings_of(h, "sweep", architecture)
+        launch = sweep_launch(h, settings, MULTIPROCESSORS, out=kept, **asked)
+        yield Case("sweep", f"writing logits{variant}", launch)
+    width = launch.arguments["WIDTH"]
+    yield Case("rebase", "", rebase_launch(launch.arguments["written"], row, width))
+    for variant, options in (("plain", PLAIN), ("softcap", CAPPED)):
+        kept_head = targets_of(kept, h.target, options, 0)
+        launch = shifted_gradient_launch(kept_head, kept, row, row, row, kept)
+        yield Case("shifted_gradient", variant, launch)
+
+
+def small_cases() -> Iterator[Case]:
+    """The kernels without a matrix product."""
+    h = head(torch.bfloat16, VOCABULARY, PLAIN, HIDDEN, bias=False)
+    sweep = sweep_launch(
+        h, settings_of(h, "sweep", "sm_90"), MULTIPROCESSORS, entropy=True, argmax=True
+    )
+    yield Case("combine", "entropy, argmax", combine_launch(sweep.arguments["parts"], 0))
+    boundaries = empty(513, dtype=torch.int32)
+    yield Case("segment_sum", "int32", segment_sum_launch(empty(ROWS), boundaries))
+    column, tie = empty(256), empty(256, dtype=torch.int8)
+    for kind in (*PAIR_KINDS, "bco"):
+        pairs = Pairs(column, column, tie, column, 256, 1.0, 0.0)
+        margins = MarginPairs(column, column, column, 0.1, 0.5, 0.5)
+        yield Case("pair_loss", kind, pair_loss_launch(pairs, column, kind))
+        launch = dynamic_beta_pair_loss_launch(pairs, margins, kind)
+        yield Case("dynamic_beta_pair_loss", kind, launch)
+
+
+def disassembled(cubin: Path) -> list[str]:
+    """The instructions and labels of a kernel."""
+    command = [TOOLS / "nvdisasm", "-c", cubin]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line for line in text.splitlines() if re.match(r"\s*/\*[0-9a-f]{4,}\*/|\.L", line)]
+
+
+def innermost_loop(lines: list[str]) -> list[str]:
+    """The shortest loop that multiplies matrices; empty where there is none."""
+    labels = {line.split(":")[0]: n for n, line in enumerate(lines) if line.startswith(".L")}
+    loops = []
+    for n, line in enumerate(lines):
+        jump = re.search(r"\bBRA\b.*\((\.L\w+)\)", line)
+        start = labels.get(jump[1], n) if jump else n
+        body = [one for one in lines[start : n + 1] if not one.startswith(".L")]
+        if start < n and any(MULTIPLIES.search(one) for one in body):
+            loops.append(body)
+    return min(loops, key=len, default=[])
+
+
+def count_nvidia(asm: dict[str, Any], target: GPUTarget) -> dict[str, Any]:
+    """Registers, spills, stack and instructions of a compiled kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        ptx.write_text(asm["ptx"])
+        cubin.write_bytes(asm["cubin"])
+        name = re.search(r"\.target (\w+)", asm["ptx"])
+        assert name is not None
+        assembler = get_ptxas(target.arch).path
+        command = [assembler, "-v", f"--gpu-name={name[1]}", ptx, "-o", Path(folder) / "again"]
+        verbose = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        command = [TOOLS / "cuobjdump", "--dump-resource-usage", cubin]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        lines = disassembled(cubin)
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", verbose)]
+    loop = innermost_loop(lines)
+    return {
+        "registers": max(map(int, re.findall(r"REG:(\d+)", usage))),
+        "stack_bytes": max(map(int, re.findall(r"STACK:(\d+)", usage))),
+        "spilled_bytes": sum(spills),
+        "instructions": sum(not line.startswith(".L") for line in lines),
+        "loop_instructions": len(loop),
+        "loop_multiplies": sum(bool(MULTIPLIES.search(line)) for line in loop),
+    }
+
+
+def count_amd(text: str) -> dict[str, Any]:
+    """Registers and spills, in the compiler's own words; loops are not taken apart."""
+
+    def field(name: str) -> int:
+        return max(map(int, re.findall(rf"\.{name}:\s*(\d+)", text)), default=0)
+
+    return {
+        "registers": field("vgpr_count"),
+        "stack_bytes": field("private_segment_fixed_size"),
+        "spilled_bytes": 4 * (field("vgpr_spill_count") + field("sgpr_spill_count")),
+        "instructions": len(re.findall(r"^\s+[vsdb]\w*_\w+ ", text, re.MULTILINE)),
+        "loop_instructions": None,
+        "loop_multiplies": len(re.findall(r"^\s+v_mfma", text, re.MULTILINE)),
+    }
+
+
+def compile_case(case: Case, architecture: str, dtype: str) -> dict[str, Any]:
+    """One row: what the kernel of a case costs on an architecture."""
+    target, launch = TARGETS[architecture], case.launch
+    driver.set_active(NoDevice(target))
+    begin = time.perf_counter()
+    compiled = launch.kernel.run(
+        grid=launch.grid,
+        warmup=True,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+        **launch.arguments,
+    )
+    seconds = time.perf_counter() - begin
+    asm = compiled.asm
+    counted = count_amd(asm["amdgcn"]) if "amdgcn" in asm else count_nvidia(asm, target)
+    tile = launch.arguments.get("TILE")
+    return {
+        "kernel": case.kernel,
+        "variant": case.variant,
+        "architecture": architecture,
+        "dtype": dtype,
+        "tile": None if tile is None else f"{tile.rows}x{tile.columns}x{tile.inner}",
+        "warps": launch.warps,
+        "stages": launch.stages,
+        **counted,
+        "shared_bytes": compiled.metadata.shared,
+        "shared_limit": SHARED_MEMORY[architecture],
+        "compile_s": round(seconds, 2),
+    }
+
+
+def rows_of(*, fast: bool) -> Iterator[dict[str, Any]]:
+    """A row per kernel, variant, dtype and architecture."""
+    for architecture in ("sm_80", "sm_90") if fast else TARGETS:
+        for dtype in (torch.bfloat16,) if fast else (torch.bfloat16, torch.float16, torch.float32):
+            for case in head_cases(architecture, dtype):
+                if not fast or (case.kernel, case.variant) in FAST:
+                    yield compile_case(case, architecture, str(dtype).removeprefix("torch."))
+        for case in () if fast else small_cases():
+            yield compile_case(case, architecture, "float32")
+
+
+def main() -> int:
+    """Compile, print, and write the record; the exit code says whether all kernels fit."""
+    parser = argparse.ArgumentParser(description="compile the Triton kernels without a device")
+    parser.add_argument(
+        "--fast", action="store_true", help="the two big kernels, bare and full, no record"
+    )
+    arguments = parser.parse_args()
+    if INTERPRETED:
+        print("unset TRITON_INTERPRET: interpreted kernels are not compiled", file=sys.stderr)
+        return 2
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        triton.knobs.cache.dir = cache
+        for row in rows_of(fast=arguments.fast):
+            rows.append(row)
+            print(
+                json.dumps(row) if arguments.fast else " ".join(map(str, row.values())), flush=True
+            )
+    if not arguments.fast:
+        parameters = {
+            "N": ROWS,
+            "H": HIDDEN,
+            "V": VOCABULARY,
+            "C": CHUNK,
+            "triton": triton.__version__,
+        }
+        not_measured = ["time on any GPU", "occupancy and bank conflicts", "loops of gfx942"]
+        print(write_record("kernel_compile", parameters, rows, not_measured))
+    bad = [r for r in rows if r["spilled_bytes"] or r["shared_bytes"] > r["shared_limit"]]
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

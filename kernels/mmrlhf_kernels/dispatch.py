@@ -1,0 +1,120 @@
+"""Which implementation answers a call, and why.
+
+========== ================================================= =====================================
+name       what it is                                        where it runs
+========== ================================================= =====================================
+reference  plain PyTorch that forms all logits               any device
+chunked    PyTorch, blocks of logits in cache                any device
+triton     Triton kernels                                    CUDA; the CPU under TRITON_INTERPRET
+========== ================================================= =====================================
+
+By default CUDA tensors are answered by ``triton`` where it can be imported and all others by
+``chunked``. A fallback from ``triton`` is logged once per reason, on the logger
+``mmrlhf_kernels``. The environment variable ``MMRLHF_KERNELS`` names one implementation for all
+calls; one that cannot answer then raises instead of falling back. Triton is imported at the first
+call that asks for it, never with the package.
+"""
+
+import functools
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from mmrlhf_kernels import chunked, reference
+from mmrlhf_kernels.backend import Backend, KeepingBackend
+
+__all__ = ["IMPLEMENTATIONS", "choose", "keeping_backend", "pair_loss", "row_backend"]
+
+IMPLEMENTATIONS = ("reference", "chunked", "triton")
+VARIABLE = "MMRLHF_KERNELS"
+PairLoss = Callable[
+    [Tensor, Tensor, Tensor | None, Tensor | None, str, float], tuple[Tensor, Tensor]
+]
+
+log = logging.getLogger("mmrlhf_kernels")
+
+
+def forced() -> str | None:
+    """The implementation named by the environment, or None.
+
+    Raises:
+        ValueError: The variable names no implementation.
+    """
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return None
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"{VARIABLE} is {name!r}; expected one of {', '.join(IMPLEMENTATIONS)}, or unset"
+        )
+    return name
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    """Log why a call is not answered by Triton, the first time it happens."""
+    log.warning("using the chunked PyTorch implementation: %s", reason)
+
+
+@functools.cache
+def _import_triton(module: str) -> tuple[object | None, str]:
+    """(module, "") or (None, reason)."""
+    try:
+        return importlib.import_module(f"mmrlhf_kernels.{module}"), ""
+    except (ImportError, RuntimeError) as error:
+        return None, f"mmrlhf_kernels.{module} cannot be imported: {error}"
+
+
+def _obstacle(like: Tensor) -> str:
+    """Why Triton cannot take this tensor; empty if it can."""
+    if like.dtype == torch.float64:
+        return "Triton kernels take no float64"
+    if not like.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"Triton kernels need CUDA tensors, got {like.device} (and no TRITON_INTERPRET=1)"
+    return ""
+
+
+def choose(like: Tensor, module: str = "triton_backend") -> str:
+    """Name of the implementation that answers a call on tensors like this one.
+
+    Raises:
+        RuntimeError: ``MMRLHF_KERNELS=triton`` and Triton cannot answer.
+        ValueError: ``MMRLHF_KERNELS`` names no implementation.
+    """
+    name = forced()
+    if name is not None and name != "triton":
+        return name
+    if name is None and not like.is_cuda:
+        return "chunked"
+    reason = _obstacle(like) or _import_triton(module)[1]
+    if not reason:
+        return "triton"
+    if name == "triton":
+        raise RuntimeError(f"{VARIABLE}=triton, but {reason}")
+    _say_once(reason)
+    return "chunked"
+
+
+def row_backend(like: Tensor) -> Backend:
+    """The backend for tensors like this one; ``reference`` has none and gives ``chunked``."""
+    if choose(like) == "triton":
+        return cast("Backend", vars(_import_triton("triton_backend")[0])["BACKEND"])
+    return chunked.BACKEND
+
+
+def keeping_backend(like: Tensor) -> KeepingBackend:
+    """The backend for schedules that keep logits; ``chunked`` where Triton's keeps none."""
+    backend = row_backend(like)
+    return backend if isinstance(backend, KeepingBackend) else chunked.BACKEND
+
+
+def pair_loss(like: Tensor) -> PairLoss:
+    """The function of :func:`mmrlhf_kernels.reference.pair_loss` for tensors like this one."""
+    if (like.is_cuda or forced() == "triton") and choose(like, "triton_pair") == "triton":
+        return cast("PairLoss", vars(_import_triton("triton_pair")[0])["pair_loss"])
+    return reference.pair_loss

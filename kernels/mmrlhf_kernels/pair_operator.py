@@ -1,0 +1,175 @@
+"""The custom operator behind ``fused_linear_mm_dpo``: loss and gradients in one forward pass.
+
+Its results carry no autograd of their own: :mod:`mmrlhf_kernels.fused` attaches the gradients to
+the loss. Lengths of answers are read inside it, so that a compiled graph does not break on them.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.pair import Columns, Objective
+from mmrlhf_kernels.pair_plan import PairPlan, plan_pair_schedule
+from mmrlhf_kernels.pair_schedules import Batch, run_pairs
+from mmrlhf_kernels.plan import widest_chunk
+from mmrlhf_kernels.precision import in_full_precision, statistics_dtype
+from mmrlhf_kernels.registry import define_operator
+from mmrlhf_kernels.rows import active_rows, spread, taken
+from mmrlhf_kernels.schedules import Head, Needs
+
+__all__ = ["linear_mm_dpo"]
+
+Result = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""logp [S], rows [S], then gradients of hidden, weight and bias; empty where not needed."""
+
+
+def _linear_mm_dpo(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    sequence: Tensor,
+    sequences: int,
+    chosen: Tensor,
+    rejected: Tensor,
+    columns: list[Tensor],
+    given: list[bool],
+    loss: str,
+    sft: str,
+    numbers: list[float],
+    softcap: float | None,
+    logit_scale: float,
+    ignore_index: int,
+    schedule: str | None,
+    workspace_bytes: int,
+    needs: list[bool],
+) -> Result:
+    """Columns are those that are ``given``; numbers are label smoothing, sft weight and shift."""
+    remaining = iter(columns)
+    held = [next(remaining) if there else None for there in given]
+    objective = Objective(loss, numbers[0], numbers[1], sft, numbers[2])
+    layout = _Layout(sequence, sequences, chosen, rejected)
+    head = Head(weight.contiguous(), bias, None, HeadOptions(softcap, logit_scale))
+    rows = active_rows(target, ignore_index, weight.shape[0])
+    layout.check()
+    if hidden.shape[0] == 0 or (rows is not None and rows.numel() == 0):
+        return _nothing(hidden, weight, bias, sequences, needs)
+    batch = _batch_of(hidden, target, rows, layout, held, objective)
+    plan = plan_batch(batch, head, schedule, workspace_bytes, head_needs=needs[1] or needs[2])
+    logp, found = run_pairs(batch, head, plan, Needs(needs[0], needs[1], needs[2], side=False))
+    of_hidden = None
+    if found.hidden is not None and needs[0]:
+        of_hidden = spread(found.hidden.to(hidden.dtype), rows, hidden.shape[0])
+    gradients = _rounded((of_hidden, found.weight, found.bias), (hidden, weight, bias))
+    return (logp, batch.lengths(), *gradients)
+
+
+class _Layout(NamedTuple):
+    """Which sequence each row belongs to, and which sequences each pair."""
+
+    sequence: Tensor
+    sequences: int
+    chosen: Tensor
+    rejected: Tensor
+
+    def check(self) -> None:
+        """Raise where a row or a pair names a sequence that does not exist.
+
+        Raises:
+            IndexError: One does.
+        """
+        for name, ids in (("row", self.sequence), ("pair", self.chosen), ("pair", self.rejected)):
+            if bool(((ids < 0) | (ids >= self.sequences)).any()):
+                worst = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+                raise IndexError(
+                    f"a {name} names sequence {worst}; expected 0 <= sequence < {self.sequences}"
+                )
+
+
+def _batch_of(
+    hidden: Tensor,
+    target: Tensor,
+    rows: Tensor | None,
+    layout: _Layout,
+    held: list[Tensor | None],
+    objective: Objective,
+) -> Batch:
+    """The compacted batch, with the chosen tokens of each pair counted."""
+    reference_chosen, reference_rejected, beta, tie, weight, _ = held
+    assert reference_chosen is not None
+    assert reference_rejected is not None
+    assert beta is not None
+    sequence = taken(layout.sequence, rows)
+    columns = Columns(reference_chosen, reference_rejected, beta, tie, weight, None)
+    batch = Batch(
+        taken(hidden, rows), taken(target, rows), sequence, layout.sequences,
+        layout.chosen, layout.rejected, columns, objective,
+    )  # fmt: skip
+    tokens = batch.lengths()[layout.chosen].to(beta.dtype)
+    return batch._replace(columns=columns._replace(chosen_tokens=tokens))
+
+
+def _rounded(
+    found: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients in the dtype of their inputs, empty tensors for those that are missing."""
+    assert inputs[0] is not None
+    first, second, third = (
+        inputs[0].new_empty(0) if part is None or like is None else part.to(like.dtype)
+        for part, like in zip(found, inputs, strict=True)
+    )
+    return first, second, third
+
+
+def _nothing(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, sequences: int, needs: list[bool]
+) -> Result:
+    """Zeros of the result's shapes, for a batch without rows and for tracing."""
+    wanted = tuple(
+        torch.zeros_like(like) if needed and like is not None else None
+        for like, needed in zip((hidden, weight, bias), needs, strict=True)
+    )
+    logp = hidden.new_zeros(sequences, dtype=statistics_dtype(hidden.dtype))
+    lengths = hidden.new_zeros(sequences, dtype=torch.int64)
+    return (logp, lengths, *_rounded(wanted, (hidden, weight, bias)))
+
+
+def plan_batch(
+    batch: Batch, head: Head, schedule: str | None, workspace_bytes: int, *, head_needs: bool
+) -> PairPlan:
+    """The plan for this batch: its lengths are read from the device here."""
+    lengths = batch.lengths()
+    rows_of_pair = (lengths[batch.chosen] + lengths[batch.rejected]).tolist()
+    used = torch.bincount(torch.cat([batch.chosen, batch.rejected]), minlength=batch.sequences)
+    return plan_pair_schedule(
+        rows_of_pair,
+        batch.x.shape[1],
+        head.weight.shape[0],
+        batch.x.dtype,
+        head_needs,
+        workspace_bytes,
+        shared=bool((used > 1).any()),
+        opposite=batch.objective.opposite,
+        widest=widest_chunk(batch.x.device),
+        forced=schedule,
+    )
+
+
+def _room(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    _target: Tensor,
+    _sequence: Tensor,
+    sequences: int,
+    *rest: object,
+) -> Result:
+    """Results of the operator as tracing sees them."""
+    needs = rest[-1]
+    assert isinstance(needs, list | tuple)
+    return _nothing(hidden, weight, bias, sequences, list(needs))
+
+
+linear_mm_dpo = define_operator("linear_mm_dpo", in_full_precision(_linear_mm_dpo), _room)

@@ -1,0 +1,133 @@
+"""The walk of the backward pass: E chunk by chunk, and the products every schedule forms with it.
+
+``dX += E_c W_c`` is accumulated in statistics precision; ``dW_c = E_c^T X`` is complete after one
+product, so it is written once, in the dtype of the weight. Chunks come in vocabulary order in every
+run: results are equal bit by bit.
+"""
+
+import torch
+from torch import Tensor
+
+from mmrlhf_kernels.gradient_filter import GradientFilter
+from mmrlhf_kernels.precision import accumulate_product, statistics_dtype
+from mmrlhf_kernels.schedules import ChunkGradient, Gradients, Head, Needs
+
+__all__ = ["add_gradients", "gradients", "new_gradients"]
+
+
+def new_gradients(hidden: Tensor, head: Head, needs: Needs, *, accumulate: bool) -> Gradients:
+    """Room for the gradients that are wanted.
+
+    Args:
+        hidden: [N, H + r].
+        head: The head.
+        needs: Which gradients are wanted.
+        accumulate: Zeros in statistics precision for the head's gradients, to add to; otherwise
+            uninitialised in their own dtype, to be written once.
+    """
+    dtype = statistics_dtype(hidden.dtype)
+
+    def room(like: Tensor) -> Tensor:
+        return torch.zeros_like(like, dtype=dtype) if accumulate else torch.empty_like(like)
+
+    return Gradients(
+        hidden.new_zeros(hidden.shape, dtype=dtype) if needs.hidden else None,
+        room(head.weight) if needs.weight else None,
+        room(head.bias) if needs.bias and head.bias is not None else None,
+        room(head.side) if needs.side and head.side is not None else None,
+    )
+
+
+def _head_products(
+    into: Gradients, chunk: Tensor, hidden: Tensor, begin: int, end: int, *, accumulate: bool
+) -> None:
+    """Write or add this chunk's rows of the gradients of weight, LoRA's B and bias."""
+    if into.bias is not None:
+        part = chunk.sum(dim=0, dtype=statistics_dtype(chunk.dtype))
+        into.bias[begin:end] = into.bias[begin:end] + part if accumulate else part
+    split = hidden.shape[1] if into.side is None else hidden.shape[1] - into.side.shape[1]
+    if into.weight is not None:
+        split = into.weight.shape[1]
+    for target, operand in ((into.weight, hidden[:, :split]), (into.side, hidden[:, split:])):
+        if target is None:
+            continue
+        if accumulate:
+            accumulate_product(target[begin:end], chunk.t(), operand)
+        else:
+            torch.mm(chunk.t(), operand, out=target[begin:end])
+
+
+def add_gradients(
+    into: Gradients,
+    logit_gradient: ChunkGradient,
+    hidden: Tensor,
+    head: Head,
+    chunk: int,
+    *,
+    accumulate: bool,
+    own_buffer: bool = True,
+    sieve: GradientFilter | None = None,
+) -> None:
+    """Walk the vocabulary once and fill ``into``.
+
+    Args:
+        into: From :func:`new_gradients`.
+        logit_gradient: E of one chunk.
+        hidden: [N, H + r].
+        head: The head.
+        chunk: Vocabulary rows per chunk.
+        accumulate: As in :func:`new_gradients`.
+        own_buffer: Whether E needs a buffer; not where it overwrites kept logits.
+        sieve: Filter of the gradient of the hidden states, or None.
+    """
+    rows = hidden.shape[0]
+    buffer = hidden.new_empty(rows * min(chunk, head.weight.shape[0]) if own_buffer else 0)
+    exact = any(part is not None for part in (into.weight, into.bias, into.side))
+    for begin, end in head.chunks(chunk):
+        kept = None if sieve is None else sieve.kept_rows(begin // chunk)
+        some = rows if kept is None or exact else kept.numel()
+        if some == 0:
+            continue
+        weight = head.rows(begin, end)
+        out = buffer[: some * (end - begin)].view(-1, end - begin) if own_buffer else buffer
+        block = logit_gradient(begin, end, weight, None if exact else kept, out)
+        if exact:
+            _head_products(into, block, hidden, begin, end, accumulate=accumulate)
+        if into.hidden is not None:
+            _hidden_product(into.hidden, block, weight, kept, exact=exact, sieve=sieve)
+
+
+def _hidden_product(
+    total: Tensor,
+    block: Tensor,
+    weight: Tensor,
+    kept: Tensor | None,
+    *,
+    exact: bool,
+    sieve: GradientFilter | None,
+) -> None:
+    """``dX += E W``, for the kept rows where there is a filter."""
+    if kept is not None and exact:
+        block = block.index_select(0, kept)
+    if sieve is not None:
+        sieve.tally(kept, block)
+    if kept is None:
+        accumulate_product(total, block, weight)
+    elif kept.numel():
+        part = total.index_select(0, kept)
+        accumulate_product(part, block, weight)
+        total.index_copy_(0, kept, part)
+
+
+def gradients(
+    logit_gradient: ChunkGradient,
+    hidden: Tensor,
+    head: Head,
+    needs: Needs,
+    chunk: int,
+    sieve: GradientFilter | None = None,
+) -> Gradients:
+    """One walk that fills fresh gradients; ``hidden``'s is left in statistics precision."""
+    into = new_gradients(hidden, head, needs, accumulate=False)
+    add_gradients(into, logit_gradient, hidden, head, chunk, accumulate=False, sieve=sieve)
+    return into

@@ -1,0 +1,302 @@
+"""Every operation of the package in plain PyTorch: the specification the fast paths are held to.
+
+Nothing here saves memory or time: the whole logit matrix is formed, pairs are walked one by one.
+Given float64 inputs every function computes in float64, so that it can be checked against finite
+differences. The functions are differentiable by autograd, except :func:`pair_loss`, which states
+its derivative itself because that derivative is part of its contract.
+
+**Head.** ``z = softcap * tanh(logit_scale * (h W^T + b) / softcap)``: scale first, then the
+softcap; without one, no tanh. With LoRA the weight is ``W + scale * B A``.
+
+**Pairs.** S_c and S_r are summed log-probabilities of the chosen and of the rejected answer,
+``delta = (S_c - reference_c) - (S_r - reference_r)`` and ``x = beta * delta``. The loss of a pair
+whose label is sure is
+
+* ``sigmoid``: ``l(delta) = softplus(-x)`` (DPO, arXiv 2305.18290);
+* ``ipo``: ``l(delta) = (delta - 1 / (2 beta))^2`` (arXiv 2310.12036);
+* ``hinge``: ``l(delta) = max(0, 1 - x)`` (SLiC, arXiv 2305.10425);
+* ``robust``: as ``sigmoid``, made unbiased against flipped labels (arXiv 2403.00409);
+* ``bco``: ``softplus(-(x_c - shift)) + softplus(x_r - shift)`` with the rewards
+  ``x_c = beta (S_c - reference_c)`` and ``x_r = beta (S_r - reference_r)`` (arXiv 2404.04656).
+
+A label that holds with probability q costs ``q l(chosen, rejected) + (1 - q) l(rejected, chosen)``.
+Label smoothing e sets ``q = 1 - e`` (conservative DPO) and ``q = (1 - e) / (1 - 2 e)`` for
+``robust``. A tie sets ``q = 1/2``: its label is a fair coin, so its cost is the mean of both
+directions. For ``sigmoid`` that is cross-entropy against the target probability 1/2.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = [
+    "PAIR_KINDS",
+    "dynamic_beta",
+    "label_probability",
+    "linear_logp",
+    "logits",
+    "mm_dpo_loss",
+    "pair_loss",
+    "pairwise_reward_loss",
+    "select_logp",
+    "supervised_loss",
+]
+
+PAIR_KINDS = ("sigmoid", "ipo", "hinge", "robust")
+"""Rules that see a pair through its difference alone; ``bco`` needs both sides apart."""
+
+
+def logits(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    lora: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:
+    """Logits of a language model head: scale first, then the softcap.
+
+    Args:
+        hidden: [N, H].
+        weight: [V, H].
+        bias: [V] or None.
+        softcap: Bound of the logits (Gemma 2: 30), or None.
+        logit_scale: Factor of the raw logits (Cohere; 1 / logits_scaling of Granite).
+        lora: (A [r, H], B [V, r], scale) or None.
+
+    Returns:
+        [N, V], dtype of ``hidden``.
+    """
+    raw = functional.linear(hidden, weight, bias)
+    if lora is not None:
+        low, high, scale = lora
+        raw = raw + scale * (hidden @ low.T) @ high.T
+    scaled = raw * logit_scale
+    return scaled if softcap is None else softcap * torch.tanh(scaled / softcap)
+
+
+def linear_logp(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    ignore_index: int = -100,
+    lora: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:
+    """Log-probability of each target, ``log softmax(z)[target]``; see :func:`logits` for z.
+
+    Args:
+        hidden: [N, H].
+        weight: [V, H].
+        target: [N] int64; rows that hold ``ignore_index`` give 0 and take no part.
+        bias: [V] or None.
+        softcap: See :func:`logits`.
+        logit_scale: See :func:`logits`.
+        ignore_index: The target that marks an ignored row.
+        lora: See :func:`logits`.
+
+    Returns:
+        [N], dtype of ``hidden``.
+    """
+    z = logits(hidden, weight, bias=bias, softcap=softcap, logit_scale=logit_scale, lora=lora)
+    return select_logp(z, target, ignore_index)
+
+
+def select_logp(z: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+    """``log softmax(z)[target]`` per row of logits [N, V]; 0 in ignored rows."""
+    ignored = target == ignore_index
+    chosen = target.masked_fill(ignored, 0).unsqueeze(1)
+    logp = torch.log_softmax(z, dim=1).gather(1, chosen).squeeze(1)
+    return logp.masked_fill(ignored, 0.0)
+
+
+def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) -> Tensor:
+    """MM-DPO's beta of a pair: ``beta * (1 + w * (1 - exp(-k * margin)))``, clamped.
+
+    Args:
+        margin: [P] reward of the chosen answer minus reward of the rejected one.
+        beta: The paper's beta_ori.
+        w: Largest relative increase.
+        k: How fast the increase is reached.
+
+    Returns:
+        [P] in ``[beta, (1 + w) * beta]``.
+    """
+    raised = beta * (1.0 + w * (1.0 - torch.exp(-k * margin)))
+    return raised.clamp(beta, (1.0 + w) * beta)
+
+
+def label_probability(label_smoothing: float, kind: str) -> float:
+    """The q of a pair that is no tie, from label smoothing e; above 1 for ``robust``."""
+    sure = 1.0 - label_smoothing
+    return sure / (1.0 - 2.0 * label_smoothing) if kind == "robust" else sure
+
+
+def pair_loss(
+    delta: Tensor,
+    beta: Tensor,
+    tie: Tensor | None,
+    weight: Tensor | None,
+    kind: str,
+    label_smoothing: float,
+) -> tuple[Tensor, Tensor]:
+    """Loss of each pair and its derivative with respect to ``delta``; formulas in the module.
+
+    Args:
+        delta: [P] log-ratio of the chosen answer minus log-ratio of the rejected one.
+        beta: [P].
+        tie: [P] bool or None.
+        weight: [P] factor of each pair's loss, or None.
+        kind: One of :data:`PAIR_KINDS`.
+        label_smoothing: Probability e that a label is flipped, in [0, 1/2).
+
+    Returns:
+        (loss [P], derivative [P]), both multiplied by ``weight``.
+
+    Raises:
+        ValueError: ``kind`` is not one of :data:`PAIR_KINDS`.
+    """
+    if kind not in PAIR_KINDS:
+        raise ValueError(f"unknown pair loss {kind!r}; expected one of {', '.join(PAIR_KINDS)}")
+    probability = torch.full_like(delta, label_probability(label_smoothing, kind))
+    if tie is not None:
+        probability = probability.masked_fill(tie, 0.5)
+    ahead, slope_ahead = _sure_loss(delta, beta, kind)
+    behind, slope_behind = _sure_loss(-delta, beta, kind)
+    loss = probability * ahead + (1.0 - probability) * behind
+    slope = probability * slope_ahead - (1.0 - probability) * slope_behind
+    return (loss, slope) if weight is None else (loss * weight, slope * weight)
+
+
+def _sure_loss(delta: Tensor, beta: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """(l(delta), dl/ddelta) for a label that is sure; ``robust`` shares the loss of ``sigmoid``."""
+    if kind == "ipo":
+        distance = delta - 0.5 / beta
+        return distance.square(), 2.0 * distance
+    x = beta * delta
+    if kind == "hinge":
+        return torch.relu(1.0 - x), -beta * (x < 1.0)
+    return -functional.logsigmoid(x), -beta * torch.sigmoid(-x)
+
+
+def _label_cost(argument: Tensor, probability: float) -> Tensor:
+    """Cross-entropy of a label that is 1 with the given probability, ``argument`` its logit."""
+    yes = functional.logsigmoid(argument)
+    no = functional.logsigmoid(-argument)
+    return -probability * yes - (1.0 - probability) * no
+
+
+def _one_pair(
+    chosen: Tensor, rejected: Tensor, beta: Tensor, loss: str, probability: float, shift: float
+) -> Tensor:
+    """Loss of one pair from its two log-ratios; ``probability`` is that of the label."""
+    delta = chosen - rejected
+    if loss in ("sigmoid", "robust"):
+        return _label_cost(beta * delta, probability)
+    if loss == "ipo":
+        target = 1.0 / (2.0 * beta)
+        return probability * (delta - target) ** 2 + (1.0 - probability) * (delta + target) ** 2
+    if loss == "hinge":
+        x = beta * delta
+        return probability * torch.relu(1.0 - x) + (1.0 - probability) * torch.relu(1.0 + x)
+    if loss == "bco":
+        good = _label_cost(beta * chosen - shift, probability)
+        bad = _label_cost(-(beta * rejected - shift), probability)
+        return good + bad
+    raise ValueError(f"unknown loss {loss!r}; expected one of {', '.join(PAIR_KINDS)}, bco")
+
+
+def mm_dpo_loss(
+    chosen_ratio: Tensor,
+    rejected_ratio: Tensor,
+    beta: Tensor,
+    *,
+    loss: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    tie: Tensor | None = None,
+    weight: Tensor | None = None,
+    reward_shift: float = 0.0,
+) -> Tensor:
+    """Preference part of the MM-DPO objective, ``1/P sum_j weight_j l_j``, pair after pair.
+
+    Args:
+        chosen_ratio: [P] S_c - reference_c.
+        rejected_ratio: [P] S_r - reference_r.
+        beta: [P].
+        loss: One of :data:`PAIR_KINDS` or ``bco``.
+        label_smoothing: Probability that a label is flipped.
+        tie: [P] bool or None.
+        weight: [P] or None.
+        reward_shift: BCO's shift of the rewards.
+
+    Returns:
+        The loss, a scalar.
+    """
+    pairs = chosen_ratio.numel()
+    total = chosen_ratio.new_zeros(())
+    for j in range(pairs):
+        tied = tie is not None and bool(tie[j])
+        probability = 0.5 if tied else label_probability(label_smoothing, loss)
+        cost = _one_pair(
+            chosen_ratio[j], rejected_ratio[j], beta[j], loss, probability, reward_shift
+        )
+        total = total + (cost if weight is None else cost * weight[j]) / pairs
+    return total
+
+
+def supervised_loss(chosen_logp: Tensor, chosen_tokens: Tensor, sft: str) -> Tensor:
+    """The supervised term: ``-sum_j S_c,j / sum_j n_j`` or ``-1/P sum_j S_c,j / max(1, n_j)``.
+
+    Args:
+        chosen_logp: [P] summed log-probabilities S_c.
+        chosen_tokens: [P] number of tokens n_j of each chosen answer.
+        sft: ``token`` for the first form, ``sequence`` for the second.
+
+    Returns:
+        The loss, a scalar.
+    """
+    if sft == "token":
+        return -chosen_logp.sum() / chosen_tokens.sum().clamp(min=1)
+    return -(chosen_logp / chosen_tokens.clamp(min=1)).mean()
+
+
+def pairwise_reward_loss(
+    chosen_reward: Tensor,
+    rejected_reward: Tensor,
+    *,
+    tie: Tensor | None = None,
+    tie_weight: float = 1.0,
+    margin: Tensor | None = None,
+    centring: float = 0.0,
+) -> Tensor:
+    """Loss of a reward model: Bradley-Terry for ranked pairs, squared difference for ties.
+
+    ``mean over ranked of -log sigmoid(r_c - r_r - margin) + tie_weight * mean over ties of
+    (r_c - r_r)^2 + centring * mean over all of (r_c + r_r)^2``; an empty mean is 0.
+
+    Args:
+        chosen_reward: [P].
+        rejected_reward: [P].
+        tie: [P] bool or None.
+        tie_weight: Factor of the ties.
+        margin: [P] or None; a tie has none.
+        centring: Factor of the centring term.
+
+    Returns:
+        The loss, a scalar.
+    """
+    zero = chosen_reward.new_zeros(())
+    ranked, tied, centre = [], [], []
+    for j in range(chosen_reward.numel()):
+        difference = chosen_reward[j] - rejected_reward[j]
+        centre.append((chosen_reward[j] + rejected_reward[j]) ** 2)
+        if tie is not None and bool(tie[j]):
+            tied.append(difference**2)
+        else:
+            ranked.append(-functional.logsigmoid(difference - (0 if margin is None else margin[j])))
+    means = [sum(terms, zero) / max(1, len(terms)) for terms in (ranked, tied, centre)]
+    return means[0] + tie_weight * means[1] + centring * means[2]

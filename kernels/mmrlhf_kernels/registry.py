@@ -1,0 +1,33 @@
+"""How an operator becomes known to torch: opaque to the compiler, with a shape function of its own.
+
+``torch.library.custom_op`` would do the same and import the whole compiler at the operator's first
+call, six seconds of it; these are the calls it is made of. Results must not share memory with each
+other or with an argument, which ``torch.library.opcheck`` holds in the tests.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["define_operator"]
+
+NAMESPACE = "mmrlhf_kernels"
+
+
+def define_operator(
+    name: str, function: Callable[..., Any], room: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Register ``mmrlhf_kernels::name`` for every device and return the operator.
+
+    Args:
+        name: Of the operator within the namespace.
+        function: Its body; the schema is read from the annotations. It mutates no argument.
+        room: Gives results of the right shapes and dtypes from the same arguments, for tracing.
+    """
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.define(qualified, torch.library.infer_schema(function, mutates_args=()))
+    torch.library.impl(qualified, "CompositeExplicitAutograd")(function)
+    torch.library.register_fake(qualified)(room)
+    operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    return operator

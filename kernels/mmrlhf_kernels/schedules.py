@@ -1,0 +1,284 @@
+"""The schedules, written once over the backends: which product is formed when, and what is kept.
+
+With ``p = softmax(z)``, ``E[i, v] = g_i (1[v = y_i] - p[i, v]) dz/draw``, X the hidden states and
+W_c a chunk of the weight:
+
+* ``recompute``: forward one sweep. Backward per chunk: E_c anew, ``dX += E_c W_c`` and
+  ``dW_c = E_c^T X``. Each block of dW is written once, so it needs no float32 accumulator.
+* ``keep``: forward writes the shifted logits of each chunk; backward takes E_c from them.
+* ``frozen``: forward sums ``A = sum_v exp(z_v) W_v`` with online rescaling. The gradient of logp
+  with respect to one row of X is then ``U = (1 - p_y) W_y - A' / sum_exp``, A' without the target;
+  backward is ``g U``, without a matrix product.
+
+LoRA on the head needs no case of its own: with ``u = scale * h A^T`` the logits are those of the
+hidden states [h, u] under the weight [W, B], whose chunks are put together as they are needed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmrlhf_kernels.backend import Backend, HeadOptions, KeepingBackend, Sweep
+from mmrlhf_kernels.chunked import merge_sweeps
+from mmrlhf_kernels.precision import accumulate_product, statistics_dtype
+
+__all__ = [
+    "ChunkGradient",
+    "Gradients",
+    "Head",
+    "Kept",
+    "Needs",
+    "kept_gradient",
+    "recomputed_gradient",
+    "sweep_head",
+    "sweep_keeping",
+    "unit_gradient",
+]
+
+
+class Head(NamedTuple):
+    """A language model head: weight [V, H], bias [V], LoRA's B [V, r] as ``side``."""
+
+    weight: Tensor
+    bias: Tensor | None
+    side: Tensor | None
+    options: HeadOptions
+
+    def chunks(self, width: int) -> Iterator[tuple[int, int]]:
+        """Bounds of the vocabulary chunks, in order."""
+        vocab = self.weight.shape[0]
+        for begin in range(0, vocab, width):
+            yield begin, min(vocab, begin + width)
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """[end - begin, H + r]: a view of the weight, or weight and side side by side."""
+        if self.side is None:
+            return self.weight[begin:end]
+        return torch.cat([self.weight[begin:end], self.side[begin:end]], dim=1)
+
+    def bias_rows(self, begin: int, end: int) -> Tensor | None:
+        """[end - begin] or None."""
+        return None if self.bias is None else self.bias[begin:end]
+
+
+class Needs(NamedTuple):
+    """Which gradients are wanted."""
+
+    hidden: bool
+    weight: bool
+    bias: bool
+    side: bool
+
+
+class Gradients(NamedTuple):
+    """The gradients that were wanted; ``hidden`` is [N, H + r] in statistics precision."""
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    side: Tensor | None
+
+
+class Kept(NamedTuple):
+    """Shifted logits of all chunks, each contiguous [N, C], and the maxima they are shifted by."""
+
+    shifted: Tensor
+    """[N * V], dtype of the hidden states."""
+    maximum: Tensor
+    """[N, chunks], statistics dtype."""
+
+
+ChunkGradient = Callable[[int, int, Tensor, Tensor | None, Tensor], Tensor]
+"""(begin, end, weight rows, rows or None for all, out) -> E of the chunk, in ``out``."""
+
+
+def sweep_head(
+    backend: Backend,
+    hidden: Tensor,
+    head: Head,
+    target: Tensor,
+    chunk: int,
+    *,
+    entropy: bool,
+    argmax: bool,
+    tile: int | None,
+) -> Sweep:
+    """One pass over the vocabulary; with LoRA chunk by chunk, otherwise left to the backend."""
+    vocab = head.weight.shape[0]
+    merged: Sweep | None = None
+    for begin, end in head.chunks(vocab if head.side is None else chunk):
+        part = backend.sweep(
+            hidden,
+            head.rows(begin, end),
+            head.bias_rows(begin, end),
+            target,
+            head.options,
+            first=begin,
+            entropy=entropy,
+            argmax=argmax,
+            tile=tile,
+        )
+        merged = part if merged is None else merge_sweeps(merged, part)
+    assert merged is not None
+    return merged
+
+
+def sweep_keeping(
+    backend: KeepingBackend,
+    hidden: Tensor,
+    head: Head,
+    target: Tensor,
+    chunk: int,
+    shifted: Tensor,
+    *,
+    entropy: bool,
+    argmax: bool,
+) -> tuple[Sweep, Kept]:
+    """The sweep of schedule ``keep``, writing the logits to ``shifted`` [at least N * V]."""
+    rows = hidden.shape[0]
+    merged: Sweep | None = None
+    maxima = []
+    for begin, end in head.chunks(chunk):
+        part = backend.shifted_logits(
+            hidden,
+            head.rows(begin, end),
+            head.bias_rows(begin, end),
+            target,
+            head.options,
+            first=begin,
+            entropy=entropy,
+            argmax=argmax,
+            out=_chunk_of(shifted, rows, begin, end),
+        )
+        maxima.append(part.maximum)
+        merged = part if merged is None else merge_sweeps(merged, part)
+    assert merged is not None
+    return merged, Kept(shifted, torch.stack(maxima, dim=1))
+
+
+def _chunk_of(shifted: Tensor, rows: int, begin: int, end: int) -> Tensor:
+    """[rows, end - begin] of a flat buffer in which chunk follows chunk."""
+    return shifted[rows * begin : rows * end].view(rows, end - begin)
+
+
+def unit_gradient(
+    backend: KeepingBackend,
+    hidden: Tensor,
+    head: Head,
+    target: Tensor,
+    chunk: int,
+    *,
+    entropy: bool,
+    argmax: bool,
+) -> tuple[Sweep, Tensor]:
+    """Schedule ``frozen``: the sweep, and the gradient of each logp with respect to its row.
+
+    Exponentials are taken against the largest logit so far, ``A = exp(m_old - m_new) A + e W_c``.
+    The target's own column is left out of A: it would cancel against ``W_y`` where p_y is near 1.
+
+    Returns:
+        (sweep, [N, H + r] in the dtype of ``hidden``).
+    """
+    total = hidden.new_zeros(hidden.shape, dtype=statistics_dtype(hidden.dtype))
+    buffer = hidden.new_empty(hidden.shape[0] * min(chunk, head.weight.shape[0]))
+    merged: Sweep | None = None
+    for begin, end in head.chunks(chunk):
+        weight = head.rows(begin, end)
+        z = _chunk_of(buffer, hidden.shape[0], 0, end - begin)
+        part = backend.shifted_logits(
+            hidden, weight, head.bias_rows(begin, end), target, head.options,
+            first=begin, entropy=entropy, argmax=argmax, out=z,
+        )  # fmt: skip
+        joined = part if merged is None else merge_sweeps(merged, part)
+        _exponentials(backend, z, part.maximum, joined.maximum, head.options, target, begin)
+        if merged is not None:
+            total.mul_(torch.exp(merged.maximum - joined.maximum).unsqueeze(1))
+        accumulate_product(total, z, weight)
+        merged = joined
+    assert merged is not None
+    return merged, _finish_unit(total, merged, head, target).to(hidden.dtype)
+
+
+def _exponentials(
+    backend: KeepingBackend,
+    z: Tensor,
+    maximum: Tensor,
+    largest: Tensor,
+    options: HeadOptions,
+    target: Tensor,
+    first: int,
+) -> None:
+    """Turn shifted logits into ``exp(z - largest) dz/draw``, 0 at the target, in place."""
+    nowhere = torch.full_like(target, -1)
+    minus_one = torch.full_like(largest, -1.0)
+    backend.shifted_gradient(z, maximum, nowhere, largest, minus_one, options, first=first, out=z)
+    _clear_target(z, target, first)
+
+
+def _clear_target(z: Tensor, target: Tensor, first: int) -> None:
+    """Set each row's target column to 0 where it lies in the chunk."""
+    column = target - first
+    inside = (column >= 0) & (column < z.shape[1])
+    column = column.where(inside, 0).unsqueeze(1)
+    z.scatter_(1, column, z.gather(1, column).masked_fill(inside.unsqueeze(1), 0.0))
+
+
+def _finish_unit(total: Tensor, sweep: Sweep, head: Head, target: Tensor) -> Tensor:
+    """``(1 - p_y) W_y dz/draw - A' / sum_exp``, in place of A'."""
+    logp = sweep.target_logit - sweep.maximum - sweep.sum_exp.log()
+    share = torch.expm1(logp).neg_()
+    cap = head.options.softcap
+    slope = head.options.logit_scale
+    share.mul_(slope if cap is None else slope * (1.0 - (sweep.target_logit / cap).square()))
+    own = head.weight.index_select(0, target)
+    if head.side is not None:
+        own = torch.cat([own, head.side.index_select(0, target)], dim=1)
+    return total.div_(sweep.sum_exp.neg().unsqueeze(1)).addcmul_(
+        own.to(total.dtype), share.unsqueeze(1)
+    )
+
+
+def recomputed_gradient(
+    backend: Backend, hidden: Tensor, head: Head, target: Tensor, lse: Tensor, grad: Tensor
+) -> ChunkGradient:
+    """E of a chunk from the hidden states and the weight."""
+
+    def compute(begin: int, end: int, weight: Tensor, rows: Tensor | None, out: Tensor) -> Tensor:
+        x, y, normaliser, g = (
+            held if rows is None else held.index_select(0, rows)
+            for held in (hidden, target, lse, grad)
+        )
+        bias = head.bias_rows(begin, end)
+        return backend.logit_gradient(
+            x, weight, bias, y, normaliser, g, head.options, first=begin, out=out
+        )
+
+    return compute
+
+
+def kept_gradient(
+    backend: KeepingBackend,
+    kept: Kept,
+    options: HeadOptions,
+    target: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    chunk: int,
+    *,
+    in_place: bool,
+) -> ChunkGradient:
+    """E of a chunk from kept logits; ``in_place`` overwrites them, ``out`` is then not used."""
+
+    def compute(begin: int, end: int, _: Tensor, rows: Tensor | None, out: Tensor) -> Tensor:
+        if rows is not None:
+            raise ValueError("kept logits are not filtered: their products are not recomputed")
+        shifted = _chunk_of(kept.shifted, target.shape[0], begin, end)
+        maximum = kept.maximum[:, begin // chunk]
+        place = shifted if in_place else out
+        return backend.shifted_gradient(
+            shifted, maximum, target, lse, grad, options, first=begin, out=place
+        )
+
+    return compute

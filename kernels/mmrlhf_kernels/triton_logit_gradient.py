@@ -1,0 +1,140 @@
+"""Pass 2: the gradient with respect to the logits of one vocabulary chunk, in the model's dtype.
+
+One matrix product whose epilogue turns logits into
+
+    E[n, c] = grad[n] * (1[target[n] == first + c] - exp(z[n, c] - lse[n])) * dz/draw[n, c]
+    dz/draw = logit_scale * (1 - (z / softcap)^2)      # the bracket only with a softcap
+
+before they leave the registers. The two products that consume E (``dX += E W_c`` and
+``dW_c = E^T X``) are plain ones and belong to the schedules.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.triton_settings import (
+    Settings,
+    architecture_of,
+    jit,
+    require_runnable,
+)
+from mmrlhf_kernels.triton_tile import (
+    Head,
+    Launch,
+    check_output,
+    head_of,
+    local_target,
+    logits_tile,
+    narrowed,
+    on_device,
+    settings_of,
+    tile_of,
+)
+
+__all__ = ["gradient_of", "logit_gradient", "logit_gradient_launch"]
+
+
+@jit
+def _tile_of_program(head: tl.tuple, TILE: tl.constexpr) -> tl.tuple:
+    """(row block, column block) of this program: groups of row blocks, column after column."""
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(head.rows, TILE.rows)
+    column_blocks = tl.cdiv(head.columns, TILE.columns)
+    group = program // (TILE.group * column_blocks)
+    first_block = group * TILE.group
+    size = tl.minimum(row_blocks - first_block, TILE.group)
+    inside = program - group * TILE.group * column_blocks
+    return first_block + inside % size, inside // size
+
+
+@jit
+def gradient_of(
+    z: tl.tensor, lse: tl.tensor, grad: tl.tensor, hit: tl.tensor, head: tl.tuple
+) -> tl.tensor:
+    """The formula of the module for one tile; ``hit`` marks the targets.
+
+    A row without gradient may carry any lse; an infinite one keeps its exponential at 0.
+    """
+    lse = tl.where(grad == 0.0, float("inf"), lse)
+    gradient = grad[:, None] * (tl.where(hit, 1.0, 0.0) - tl.exp(z - lse[:, None]))
+    if head.softcap is not None:
+        bounded = z / head.softcap
+        gradient *= 1.0 - bounded * bounded
+    if head.logit_scale is not None:
+        gradient *= head.logit_scale
+    return gradient
+
+
+@jit
+def _logit_gradient_kernel(
+    head: tl.tuple, lse: tl.tensor, grad: tl.tensor, out: tl.tensor, out_stride: tl.tensor,
+    TILE: tl.constexpr,
+) -> None:  # fmt: skip
+    """E of one tile."""
+    row_block, column_block = _tile_of_program(head, TILE)
+    first_row = row_block * TILE.rows
+    first_column = column_block * TILE.columns
+    z = logits_tile(head, first_row, first_column, TILE)
+    row = first_row + tl.arange(0, TILE.rows)
+    column = first_column + tl.arange(0, TILE.columns)
+    inside = row < head.rows
+    target = local_target(head, row)
+    row_grad = tl.load(grad + row, mask=inside, other=0.0)
+    row_lse = tl.load(lse + row, mask=inside, other=0.0)
+    hit = column[None, :] == target[:, None]
+    gradient = gradient_of(z, row_lse, row_grad, hit, head)
+    gradient = narrowed(gradient, out.dtype.element_ty, TILE)
+    place = out + tl.cast(first_row, tl.int64) * out_stride
+    offset = (row - first_row)[:, None] * out_stride + column[None, :]
+    tl.store(place + offset, gradient, mask=inside[:, None] & (column < head.columns)[None, :])
+
+
+def logit_gradient_launch(
+    head: Head, lse: Tensor, grad: Tensor, out: Tensor, settings: Settings
+) -> Launch:
+    """The launch of the gradient kernel; operands as in :func:`logit_gradient`."""
+    tile = tile_of(settings, head)
+    blocks = triton.cdiv(head.rows, tile.rows) * triton.cdiv(head.columns, tile.columns)
+    arguments = {
+        "head": head,
+        "lse": lse.contiguous(),
+        "grad": grad.contiguous(),
+        "out": out,
+        "out_stride": out.stride(0),
+        "TILE": tile,
+    }
+    return Launch(_logit_gradient_kernel, (blocks,), arguments, settings.warps, settings.stages)
+
+
+def logit_gradient(
+    hidden: Tensor,
+    weight_chunk: Tensor,
+    bias_chunk: Tensor | None,
+    target: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    options: HeadOptions,
+    *,
+    first: int,
+    out: Tensor,
+    settings: Settings | None = None,
+) -> Tensor:
+    """Write E of one vocabulary chunk; see the module for the formula.
+
+    Arguments are those of :meth:`mmrlhf_kernels.backend.Backend.logit_gradient` in float32,
+    float16 or bfloat16; ``grad`` is 0 for ignored rows. ``settings`` replace those of the table.
+
+    Raises:
+        RuntimeError: No GPU and no interpreter.
+        TypeError: A dtype the kernels do not take.
+        ValueError: Shapes or strides that do not fit together.
+    """
+    require_runnable(hidden, weight_chunk, bias_chunk, target, lse, grad, out)
+    head = head_of(hidden, weight_chunk, bias_chunk, target, options, first)
+    check_output(out, head)
+    settings = settings or settings_of(head, "logit_gradient", architecture_of(hidden.device))
+    with on_device(hidden.device):
+        logit_gradient_launch(head, lse, grad, out, settings).run()
+    return out

@@ -1,0 +1,115 @@
+"""The backend's two steps on their own, as the contract states them."""
+
+import pytest
+import torch
+
+from kernels_support import error, head_case
+from mmrlhf_kernels import reference
+from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.chunked import BACKEND, merge_sweeps, round_up_to_bfloat16
+from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
+
+
+def logits(case, options):
+    return reference.logits(
+        case.hidden, case.weight, bias=case.bias, softcap=options.softcap,
+        logit_scale=options.logit_scale,
+    ).detach()  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [HeadOptions(), HeadOptions(2.0, 1.5)])
+@pytest.mark.parametrize("first", [0, 100, 5000])
+def test_a_sweep_over_a_shard(options, first):
+    case = head_case(13, 8, 3001, bias=True)
+    target = case.target + 100  # some lie outside of the shard
+    with torch.no_grad():
+        found = BACKEND.sweep(
+            case.hidden, case.weight, case.bias, target, options,
+            first=first, entropy=True, argmax=True, tile=700,
+        )  # fmt: skip
+    z = logits(case, options)
+    exponential = torch.exp(z - z.amax(1, keepdim=True))
+    assert error(found.maximum, z.amax(1)) < 1e-14
+    assert error(found.sum_exp, exponential.sum(1)) < 1e-13
+    assert error(found.sum_z_exp, (z * exponential).sum(1)) < 1e-11
+    assert torch.equal(found.argmax, z.argmax(1) + first)
+    column = target - first
+    inside = (column >= 0) & (column < 3001)
+    own = z.gather(1, column.clamp(0, 3000)[:, None])[:, 0].masked_fill(~inside, 0)
+    assert error(found.target_logit, own) < 1e-13
+    tiles = torch.stack([tile.amax(1) for tile in z.split(700, dim=1)], 1)
+    assert found.tile_maximum.shape == (13, 5)
+    assert bool((found.tile_maximum.double() >= tiles).all()), "rounded up, never down"
+    assert error(found.tile_maximum, tiles) < 2**-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_kept_logits_give_the_gradient_that_recomputing_gives(dtype):
+    case = head_case(40, 8, 300, dtype=dtype)
+    options = HeadOptions(5.0, 0.5)
+    grad, first = case.grad.to(torch.float32 if dtype == torch.bfloat16 else dtype), 50
+    target = case.target + 20
+    out, kept = (torch.empty(40, 300, dtype=dtype) for _ in range(2))
+    with torch.no_grad():
+        sweep = BACKEND.shifted_logits(
+            case.hidden, case.weight, None, target, options,
+            first=first, entropy=False, argmax=False, out=kept,
+        )  # fmt: skip
+        lse = sweep.maximum + sweep.sum_exp.log() + 0.1
+        anew = BACKEND.logit_gradient(
+            case.hidden, case.weight, None, target, lse, grad, options, first=first, out=out
+        )
+        before = kept.clone()
+        fresh = BACKEND.shifted_gradient(
+            kept, sweep.maximum, target, lse, grad, options, first=first,
+            out=torch.empty_like(kept),
+        )  # fmt: skip
+        assert torch.equal(kept, before)
+        in_place = BACKEND.shifted_gradient(
+            kept, sweep.maximum, target, lse, grad, options, first=first, out=kept
+        )
+    assert torch.equal(fresh, in_place)
+    assert error(fresh, anew) < (1e-14 if dtype == torch.float64 else 2**-7)
+
+
+def test_merging_is_the_sweep_over_both():
+    case = head_case(7, 4, 900)
+    with torch.no_grad():
+        whole, left, right = (
+            BACKEND.sweep(
+                case.hidden, case.weight[part], None, case.target, HeadOptions(),
+                first=part.start, entropy=True, argmax=True, tile=300,
+            )
+            for part in (slice(0, 900), slice(0, 300), slice(300, 900))
+        )  # fmt: skip
+    for merged, wanted in zip(merge_sweeps(left, right), whole, strict=True):
+        assert error(merged, wanted) < 1e-13
+
+
+def test_rounding_up_never_falls_below():
+    values = torch.linspace(-5, 5, 1001)
+    rounded = round_up_to_bfloat16(values)
+    assert bool((rounded.float() >= values).all())
+    assert float((rounded.float() - values).max()) <= 2**-5
+
+
+def test_sequence_sums_are_segment_sums_with_a_gradient():
+    values = torch.randn(9, dtype=torch.float64, requires_grad=True)
+    sequence = torch.tensor([3, 0, 0, 3, 1, 3, 0, 1, 3])
+    sums = sequence_sums(values, sequence, 5)
+    wanted = torch.stack([values[sequence == s].sum() for s in range(5)])
+    assert error(sums, wanted) < 1e-15
+    (found,) = torch.autograd.grad(sums, [values], torch.arange(5.0).double())
+    assert found.tolist() == [float(s) for s in sequence]
+
+
+def test_the_sum_of_a_long_answer_is_rounded_once():
+    values = -11.4 - 2 * torch.rand(4096, generator=torch.Generator().manual_seed(0))
+    sums = sequence_sums(values, torch.zeros(4096, dtype=torch.int64), 1)
+    assert float(sums) == float(values.double().sum().float())
+
+
+def test_sequence_of_row_of_packed_answers():
+    assert sequence_of_row(torch.tensor([0, 2, 2, 5]), 5).tolist() == [0, 0, 2, 2, 2]
+    with pytest.raises(ValueError, match="must rise from 0 to the number of rows 4"):
+        sequence_of_row(torch.tensor([0, 2, 5]), 4)

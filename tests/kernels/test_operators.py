@@ -1,0 +1,107 @@
+"""The operators as torch sees them: schemas, shapes for tracing, graphs without a break."""
+
+import pytest
+import torch
+
+from kernels_support import head_case
+from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, mm_dpo_loss
+from mmrlhf_kernels.operators import linear_logp_forward
+from mmrlhf_kernels.pair import pair_loss
+from mmrlhf_kernels.pair_operator import linear_mm_dpo
+from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
+
+# opcheck looks at .grad of its own copies, which are no leaves.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+
+CU_SEQLENS = torch.tensor([0, 2, 5, 9, 9])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "filter_eps"),
+    [("recompute", None), ("recompute", 0.0), ("keep", None), ("frozen", None)],
+)
+def test_opcheck_of_the_primitive(schedule, filter_eps):
+    case = head_case(9, 4, 300, dtype=torch.float32, bias=True)
+    if schedule != "keep":  # which leaves room for ignored rows uninitialised
+        case.target[3] = -100
+    if schedule == "frozen":
+        case.weight.requires_grad_(False)
+        case.bias.requires_grad_(False)
+    arguments = (
+        case.hidden, case.weight, case.target, case.bias, None, None, 2.0, 0.5, -100,
+        True, True, schedule, 256, filter_eps,
+    )  # fmt: skip
+    torch.library.opcheck(linear_logp_forward, arguments)
+
+
+def test_opcheck_with_lora():
+    case = head_case(9, 4, 300, dtype=torch.float32)
+    side_hidden, side = (torch.randn(n, 2, requires_grad=True) for n in (9, 300))
+    arguments = (
+        case.hidden, case.weight, case.target, None, side_hidden, side, None, 1.0, -100,
+        False, False, "recompute", 256, None,
+    )  # fmt: skip
+    torch.library.opcheck(linear_logp_forward, arguments)
+
+
+def test_opcheck_of_the_pair_operators():
+    delta, beta = torch.randn(4), torch.rand(4)
+    torch.library.opcheck(pair_loss, (delta, beta, delta > 0, beta, "sigmoid", 0.1))
+    case = head_case(9, 4, 300, dtype=torch.float32)
+    sequence = sequence_of_row(CU_SEQLENS, 9)
+    arguments = (
+        case.hidden.detach(), case.weight.detach(), None, case.target, sequence, 4,
+        torch.tensor([0, 1]), torch.tensor([2, 3]), [torch.zeros(2), torch.zeros(2), torch.ones(2)],
+        [True, True, True, False, False, False], "sigmoid", "token", [0.0, 0.0, 0.0],
+        None, 1.0, -100, None, 1 << 20, [True, True, False],
+    )  # fmt: skip
+    torch.library.opcheck(linear_mm_dpo, arguments)
+
+
+def compiled_equals_eager(function, leaves):
+    """Compile without graph breaks (tracing and autograd, no code generation) and compare."""
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    ours, wanted = compiled(), function()
+    assert torch.equal(ours, wanted)
+    found = torch.autograd.grad(ours.sum(), leaves)
+    exact = torch.autograd.grad(wanted.sum(), leaves)
+    assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["recompute", "keep"])
+def test_the_primitive_compiles_into_one_graph(schedule):
+    case = head_case(9, 4, 300, dtype=torch.float32, bias=True)
+    case.target[3] = -100
+    low, high = torch.randn(2, 4, requires_grad=True), torch.randn(300, 2, requires_grad=True)
+
+    def call():
+        result = fused_linear_logp(
+            case.hidden.tanh(), case.weight, case.target, bias=case.bias, softcap=4.0,
+            lora=(low, high, 0.5), schedule=schedule, return_entropy=True,
+        )  # fmt: skip
+        return result.logp + result.entropy
+
+    compiled_equals_eager(call, [*case.leaves(), low, high])
+
+
+def test_the_loss_compiles_into_one_graph_from_hidden_states_on():
+    case = head_case(9, 4, 300, dtype=torch.float32)
+    zero, beta = torch.zeros(2), torch.tensor([0.1, 0.2])
+    sequence = sequence_of_row(CU_SEQLENS, 9)
+
+    def by_parts():
+        logp = fused_linear_logp(case.hidden, case.weight, case.target)
+        sums = sequence_sums(logp, sequence, 4)
+        out = mm_dpo_loss(
+            sums[:2], sums[2:], zero, zero, beta, sft_weight=0.1, chosen_tokens=zero + 3
+        )
+        return out.loss + out.margins.sum()
+
+    def at_once():
+        return fused_linear_mm_dpo(
+            case.hidden, case.weight, case.target, zero, zero, beta, cu_seqlens=CU_SEQLENS,
+            sft_weight=0.1,
+        ).loss  # fmt: skip
+
+    compiled_equals_eager(by_parts, case.leaves())
+    compiled_equals_eager(at_once, case.leaves())

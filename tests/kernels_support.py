@@ -1,0 +1,113 @@
+"""What the tests of the kernels share: cases, the float64 oracle, a count of live bytes."""
+
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mmrlhf_kernels import reference
+
+
+class HeadCase(NamedTuple):
+    """Inputs of one call of the primitive."""
+
+    hidden: Tensor
+    weight: Tensor
+    target: Tensor
+    bias: Tensor | None
+    grad: Tensor
+
+    def leaves(self, *, frozen=False):
+        """The tensors that take a gradient, hidden states first."""
+        head = [] if frozen else [self.weight, self.bias]
+        return [t for t in [self.hidden, *head] if t is not None]
+
+    def double(self):
+        """The same numbers in float64, as fresh leaves."""
+        return HeadCase(
+            *(
+                None
+                if t is None
+                else t.detach().double().requires_grad_()
+                if t.is_floating_point()
+                else t
+                for t in self
+            )
+        )
+
+
+def head_case(rows, hidden, vocab, *, dtype=torch.float64, bias=False, seed=0, spread=1.0):
+    """Random inputs; ``spread`` sets how peaked the distributions are."""
+    source = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+    states = (draw(rows, hidden) * spread).to(dtype).requires_grad_()
+    weight = (draw(vocab, hidden) / hidden**0.5).to(dtype).requires_grad_()
+    offset = draw(vocab).to(dtype).requires_grad_() if bias else None
+    target = torch.randint(0, vocab, (rows,), generator=source)
+    return HeadCase(states, weight, target, offset, draw(rows))
+
+
+def oracle(case, *, frozen=False, **options):
+    """(logp, gradients of the leaves) by plain autograd in float64."""
+    exact = case.double()
+    logp = reference.linear_logp(
+        exact.hidden, exact.weight, exact.target, bias=exact.bias, **options
+    )
+    return logp.detach(), torch.autograd.grad(logp, exact.leaves(frozen=frozen), exact.grad)
+
+
+def error(found, wanted):
+    """Largest error relative to the largest wanted value."""
+    wanted = wanted.detach().double()
+    if wanted.numel() == 0:
+        return 0.0
+    scale = max(float(wanted.abs().max()), 1e-30)
+    return float((found.detach().double() - wanted).abs().max()) / scale
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages that are made while the mode is on, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self.known = set()
+
+    def _forget(self, key, size):
+        self.known.discard(key)
+        self.live -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = {
+            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        }
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key in before or key in self.known or size == 0:
+                continue
+            self.known.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, key, size)
+        return result
+
+
+def loop_in_wide_tiles(steps):
+    """The bare loop for the interpreter, whose time is the number of tiles."""
+    from heads.training import bare_loop
+    from mmrlhf_kernels.triton_settings import Settings, use_settings
+
+    wide = Settings(rows=16, columns=128, inner=32, warps=1, stages=1, splits=2)
+    with use_settings(sweep=wide, logit_gradient=wide):
+        return bare_loop(steps)
