@@ -44,7 +44,7 @@ python-test: $(VENV)/.dev ## The stages, the walk, bad input, kills
 	$(BIN)/pytest
 
 bench: $(VENV)/.bench ## Claims of speed beside their peers; minutes, writes benches/records
-	for script in image_hash text_dedup dedup_truth encoder_starvation; do \
+	for script in image_hash text_dedup dedup_truth encoder_starvation order_permutation; do \
 		$(BIN)/python benches/$$script.py || exit 1; done
 
 develop: $(VENV)/.dev ## An environment to work in

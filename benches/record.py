@@ -18,6 +18,7 @@ PACKAGES = (
     "datasketch",
     "torch",
     "polars",
+    "grain",
 )
 
 

@@ -115,7 +115,7 @@ def corpora(draw):
 
 @pytest.mark.parametrize("policy", ["joint", "image", "text", "exact"])
 @pytest.mark.parametrize("most", [None, 2])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(corpus=corpora())
 def test_what_goes_is_what_all_pairs_say(policy, most, corpus):
     removals, *_ = find(*corpus, policy=policy, max_per_image=most)
@@ -126,7 +126,7 @@ def test_what_goes_is_what_all_pairs_say(policy, most, corpus):
         assert removal["kept"] < removal["row"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(corpus=corpora())
 def test_the_measures_are_those_of_exactly_the_pair(corpus):
     prompts, media, hashes, _ = corpus
@@ -140,7 +140,7 @@ def test_the_measures_are_those_of_exactly_the_pair(corpus):
         assert removal["image_hamming"] == (max(distances) if distances else None)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(corpus=corpora(), threads=st.integers(1, 4))
 def test_threads_change_nothing(corpus, threads):
     assert find(*corpus, threads=threads) == find(*corpus, threads=1)

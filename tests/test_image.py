@@ -272,7 +272,7 @@ def assert_pixels_and_hash_equal(content):
     assert ours["phash"] == reference(image)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(1, 90),
     st.integers(1, 90),
@@ -416,7 +416,7 @@ SEEDS = [
 ]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(SEEDS), st.data())
 def test_damaged_files_are_rows_not_panics(content, data):
     damaged = bytearray(content)
@@ -428,7 +428,6 @@ def test_damaged_files_are_rows_not_panics(content, data):
         assert (row["phash"] is None) == (row["reason"] is not None)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([content[:30] for content in SEEDS]))
 def test_arbitrary_bytes_are_rows_not_panics(content, start):
     assert len(hashes([content, start + content])) == 2

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intake import PICTURES, conversation, digest, lines, picture, take_in, write_tar
@@ -334,7 +334,7 @@ TEXTS = st.sampled_from(["", " ", "<image>", "Why?", "<image>\nWhat?", "Ja. ", "
 
 
 @given(st.lists(st.tuples(st.sampled_from(["human", "gpt", "system"]), TEXTS), max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_turns_are_split_as_the_naive_twin_does(messages):
     record = {"conversations": [{"from": who, "value": text} for who, text in messages]}
     turns, _ = core_read([json.dumps(record).encode()])
@@ -362,7 +362,7 @@ VALUES = st.recursive(
 
 
 @given(st.lists(VALUES.map(lambda v: json.dumps(v).encode()) | st.binary(max_size=20), max_size=6))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 def test_no_record_is_lost_and_none_breaks_the_mapper(records):
     turns, references = core_read(records)
     assert sorted(set(turns["record"])) == list(range(len(records)))

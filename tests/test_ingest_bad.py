@@ -250,9 +250,7 @@ def test_a_share_that_is_none(share):
 @given(
     content=st.binary(max_size=300), head=st.sampled_from([b"", b"[", b"{", b'{"prompt":"x"}\n'])
 )
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_cause_a_traceback(tmp_path, stage, content, head):
     file = tmp_path / "x.jsonl"
     file.write_bytes(head + content)

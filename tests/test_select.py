@@ -106,14 +106,14 @@ def problems(draw):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(problems(), st.integers(0, 3))
 def test_the_core_chooses_as_its_naive_twin(problem, seed):
     twin = NaiveChoice(problem, seeded_rank(len(problem.question_types), seed))
     assert core_choice(problem, seed) == twin.run()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(*(st.integers(0, n) for n in (2, 3, 4, 30))), min_size=1, max_size=400),
     st.integers(1, 400),
@@ -170,7 +170,7 @@ def test_a_type_that_can_fill_its_quota_from_few_places_goes_first():
     assert [sum(types[i] == kind for i in picks) for kind in (0, 1)] == [20, 20]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(0, 200),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), min_size=1, max_size=4),

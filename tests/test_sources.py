@@ -67,7 +67,7 @@ NAMES = st.text(st.characters(exclude_characters="/.", exclude_categories=["C"])
     st.lists(st.tuples(st.lists(NAMES, min_size=1, max_size=4), st.binary(max_size=99))),
     st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_members_of_a_tar_are_what_the_standard_library_finds(tmp_path, files, kind):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w", format=kind) as tar:

@@ -152,3 +152,299 @@ def select_queries(
 
 def share_by_ratio(amount: int, ratios: list[float], limits: list[int]) -> list[int]:
     """``amount`` in whole parts by ratio, none above its limit."""
+
+# load
+
+def preprocess_images(
+    rule: str, contents: pa.Array, *, processor: str = "{}", images: int = 1, threads: int = 0
+) -> tuple[bytes, list[int], ArrowArray]:
+    """An image rule and settings as JSON, and large_binary in; ``images`` to a sequence.
+
+    Out: the blocks of all pictures (uint8 tiles or patches), the dimensions of one block, and
+    ``struct{blocks, rows, columns, tokens: uint64, detail}``, numbers null where there is a detail.
+    """
+
+@final
+class BatchLoader:
+    def __new__(
+        cls,
+        dataset: Dataset,
+        plan: str,
+        *,
+        pair_columns: list[tuple[str, str]],
+        response_columns: list[tuple[str, str]],
+        processor: str,
+        image_token: int | None,
+        image_start_token: int | None,
+        image_end_token: int | None,
+        rank: int,
+        ranks: int,
+        balance: bool,
+        worker: int,
+        workers: int,
+        epochs: int,
+        cursor: str | None,
+        threads: int,
+        prefetch_bytes: int,
+        cache_bytes: int,
+        look_ahead: int,
+    ) -> BatchLoader:
+        """Plan, processor settings and cursor are JSON; columns are sets and fields of float32."""
+
+    def next_batch(
+        self,
+    ) -> (
+        tuple[
+            memoryview,
+            list[tuple[str, str, list[int], int]],
+            tuple[int, int, bool, bool, str],
+            list[tuple[int, str]],
+            int,
+        ]
+        | None
+    ):
+        """The next batch; none at the end.
+
+        Writable memory; name, numpy type, shape and offset of each array; step, pack, whether it
+        ends the step, whether the step has images, cursor; blank blobs and why; muted pairs.
+        """
+
+    def cursor(self) -> str:
+        """The edge between two steps to go on from."""
+
+    def stop(self) -> None:
+        """End the threads."""
+
+# shard
+
+@final
+class DatasetWriter:
+    def __new__(
+        cls,
+        path: Path,
+        *,
+        tokenizer: str,
+        shard_pairs: int = 65_536,
+        shard_bytes: int = 268_435_456,
+        blob_bytes: int = 536_870_912,
+        threads: int = 0,
+    ) -> DatasetWriter: ...
+    def add_media(self, bytes: pa.Array | None = None, paths: pa.Array | None = None) -> ArrowArray:
+        """large_binary, large_string in; bytes win where they are not null.
+
+        Out, a row each: ``struct{id: uint64, width: uint32, height: uint32, problem}``; either the
+        problem is null or the rest.
+        """
+
+    def append(self, queries: pa.Array, responses: pa.Array, pairs: pa.Array) -> None:
+        """Struct arrays; whole queries, references by row of this call.
+
+        Queries: prompt large_list<uint32>, media large_list<uint64>, media_t large_list<float32>,
+        source uint16, weight float32, prompt_text large_string. Responses: q uint32, tokens
+        large_list<uint32>, media large_list<uint64>, rank int16, score float32, critique
+        large_string, critique_tok large_list<uint32>, model uint16. Pairs: chosen uint32, rejected
+        uint32, margin float32, weight float32, flags uint16. Only prompt, q, tokens, chosen and
+        rejected are required.
+        """
+
+    def commit(self) -> int:
+        """The new version; the writer is used up."""
+
+    def abort(self) -> None: ...
+
+@final
+class Dataset:
+    def __new__(
+        cls,
+        path: Path,
+        version: int | None = None,
+        verify: Literal["off", "lazy", "open"] = "lazy",
+    ) -> Dataset: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def tokenizer(self) -> str: ...
+    @property
+    def manifest(self) -> str: ...
+    def rows(self, table: str) -> int: ...
+    def prompt(self, query: int) -> ArrowArray:
+        """uint32 [tokens]"""
+
+    def media(self, query: int) -> ArrowArray:
+        """uint64 [media], blob ids"""
+
+    def media_seconds(self, query: int) -> ArrowArray:
+        """float32 [media], or [0] for stills"""
+
+    def query(self, query: int) -> tuple[str | None, int, float]:
+        """Prompt text, source, weight."""
+
+    def ranges(self, query: int) -> tuple[int, int, int, int]:
+        """First and end of its responses, first and end of its pairs."""
+
+    def tokens(self, response: int) -> ArrowArray:
+        """uint32 [tokens]"""
+
+    def critique_tokens(self, response: int) -> ArrowArray:
+        """uint32 [tokens]"""
+
+    def response_media(self, response: int) -> ArrowArray:
+        """uint64 [media], blob ids"""
+
+    def response(self, response: int) -> tuple[int, int, int | None, float | None, str | None, int]:
+        """Query, number of tokens, rank, score, critique, model."""
+
+    def pair(self, pair: int) -> tuple[int, int, int, float | None, float, int]:
+        """Query, chosen, rejected (rows over all shards), margin, weight, flags."""
+
+    def key(self, table: str, row: int) -> bytes:
+        """qid, rid or pid; for "b" the BLAKE3 of the blob with this id."""
+
+    def blob(self, id: int) -> tuple[bytes, int, int, int, int, int]:
+        """Bytes, width, height, format, orientation, frames."""
+
+    def blob_size(self, id: int) -> tuple[int, int, int]:
+        """Width, height, orientation."""
+
+    def coverage(self) -> str:
+        """JSON: a list of ``{set, table, rev, fields, filled, rows, missing}``."""
+
+    def column(self, set: str, field: str, start: int = 0, end: int | None = None) -> ArrowArray:
+        """float32, uint32, bool or large_list<float32>, null where it is not computed."""
+
+def add_column(
+    path: Path,
+    *,
+    table: str,
+    set: str,
+    values: pa.Array,
+    provenance: str,
+    start: int = 0,
+) -> int:
+    """A struct array in, a field each; values are those of rows ``start`` on. The new version."""
+
+def verify_dataset(
+    path: Path, version: int | None = None, deep: bool = False
+) -> tuple[Literal["good", "damaged", "wrong_version"], str]:
+    """And JSON: ``{version, foreign_profile, files, bytes, damages}``."""
+
+def diff_datasets(first: Dataset, second: Dataset) -> str:
+    """JSON: ``{same_data, rows, added, removed, columns_changed, columns_removed}``."""
+
+def collect_garbage(path: Path, *, keep: int | None = None, dry_run: bool = False) -> str:
+    """JSON: ``{versions, files, bytes}``."""
+
+def rekey_column(source: Path, target: Path, set: str) -> str:
+    """JSON: ``{version, matched, rows}``."""
+
+# order
+
+def permute(
+    n: int, *, seed: int, epoch: int, stream: int, start: int, count: int, keyed: bool = False
+) -> ArrowArray:
+    """What stands at ``start .. start + count`` of the permutation of ``0..n``; uint64 out.
+
+    ``keyed`` asks for the one computed place by place, even where n is small enough to shuffle.
+    """
+
+def invert(
+    items: pa.Array, n: int, *, seed: int, epoch: int, stream: int, keyed: bool = False
+) -> ArrowArray:
+    """Where items stand in the permutation of ``0..n``; uint64 in and out."""
+
+def plan_hash(plan: str) -> tuple[str, str]:
+    """The canonical JSON of a plan, and its hash."""
+
+def plan_differences(found: str, expected: str) -> list[str]:
+    """The fields in which two plans differ, each as ``name: found, expected``."""
+
+def plan_windows(
+    plan: str,
+    text_tokens: pa.Array,
+    image_tokens: pa.Array,
+    images: pa.Array,
+    *,
+    epoch: int,
+    window: int,
+    sources: list[int] | None = None,
+) -> tuple[ArrowArray, ArrowArray, ArrowArray]:
+    """One window of an :class:`Order` made for this call."""
+
+@final
+class Order:
+    """A plan over units that cost so much (uint32 columns, a row a unit)."""
+
+    def __new__(
+        cls,
+        plan: str,
+        text_tokens: pa.Array,
+        image_tokens: pa.Array,
+        images: pa.Array,
+        *,
+        sources: list[int] | None = None,
+        dataset: str = "",
+        manifest: int = 0,
+    ) -> Order: ...
+    @property
+    def plan_hash(self) -> str: ...
+    def windows(self, epoch: int) -> int:
+        """The number of windows in an epoch."""
+
+    def window(self, epoch: int, window: int) -> tuple[ArrowArray, ArrowArray, ArrowArray]:
+        """Units, offsets of each pack and the end, and units left out; uint64."""
+
+    def summarise(self, epoch: int, *, threads: int = 0) -> ArrowArray:
+        """A row a window: ``struct{packs, units, pairs, text_tokens, image_tokens, images,
+        dropped: uint64}``.
+        """
+
+    def start(self) -> str:
+        """The cursor before the first step, as JSON."""
+
+    def steps(
+        self,
+        cursor: str,
+        *,
+        epochs: int,
+        rank: int = 0,
+        ranks: int = 1,
+        balance: bool = False,
+        before: Order | None = None,
+    ) -> Steps:
+        """One rank's steps from a cursor on, up to the end of epoch ``epochs - 1``.
+
+        With ``before``, the plan that the cursor is of, its window is finished under that plan.
+        """
+
+    def seek(
+        self, start: str, *, step: int | None = None, units: int | None = None, threads: int = 0
+    ) -> str:
+        """The cursor before a step of the epoch that ``start`` begins, or the first after which so
+        many of its units were seen.
+        """
+
+    def find(self, epoch: int, unit: int) -> tuple[int, int] | None:
+        """The window and the pack of a unit in an epoch, if it comes to it."""
+
+@final
+class Steps:
+    """Made by :meth:`Order.steps`."""
+
+    def __iter__(self) -> Steps: ...
+    def __next__(self) -> tuple[int, list[int], ArrowArray, ArrowArray, bool, str]:
+        """The number of a step, which of its packs this rank takes, their units and offsets,
+        whether any pack of the step has pictures, and the cursor after it.
+        """
+
+def image_tokens(rule: str, width: pa.Array, height: pa.Array, images: pa.Array) -> ArrowArray:
+    """Tokens of pictures and around them, uint32; null where the processor would refuse one.
+
+    uint32 columns in; ``images`` says how many pictures the sample of each has.
+    """
+
+def image_shapes(rule: str, width: pa.Array, height: pa.Array, images: pa.Array) -> ArrowArray:
+    """``struct{tokens, framing_tokens, resized_width, resized_height, canvas_width, canvas_height,
+    columns, rows, views: uint32}``, null where the processor would refuse a picture.
+    """

@@ -4,6 +4,7 @@ Results go to standard output, talk to standard error. Exit codes: 0 done, 1 the
 command was wrong. Imports are inside the commands, so that ``--help`` answers at once.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,9 @@ def cli() -> None:
     \b
     curate   raw corpora to a few thousand diverse, explained queries
     explain  the whole story of one sample
-    inspect  schema and rows of a table
+    pack     preference pairs to memory-mapped shards
+    inspect  schema and rows of a table, or of preference shards
+    verify   check every byte of shards; diff, gc, rekey and export work on them too
     config   every setting with its default, as YAML
     demo     curate a real corpus offline and write the page
     """
@@ -97,6 +100,11 @@ def _overrides(options: dict[str, Any]) -> list[str]:
     return [*options["overrides"], *given]
 
 
+def _named(options: dict[str, Any]) -> list[str]:
+    """Options that were given as overrides; JSON is YAML, so no text is taken for a number."""
+    return [f"{key}={json.dumps(v)}" for key, v in options.items() if v is not None]
+
+
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("sample_id", metavar="ID")
@@ -112,10 +120,88 @@ def explain(run: Path, sample_id: str) -> None:
 @click.argument("table", type=click.Path(path_type=Path, exists=True))
 @click.option("--rows", default=5, show_default=True, type=click.IntRange(min=0))
 def inspect(table: Path, rows: int) -> None:
-    """Print the schema, the number of rows and the first rows of TABLE (a folder or a file)."""
-    from mmrlhf_engine.curate.explain import inspect_table
+    """Print the schema, the number of rows and the first rows of TABLE.
 
-    click.echo(inspect_table(table, rows))
+    TABLE is a folder of Parquet parts, a file, or a dataset of preference shards.
+    """
+    from mmrlhf_engine.curate.explain import inspect_table
+    from mmrlhf_engine.train import dataset
+
+    shards = dataset.is_dataset(table)
+    click.echo(dataset.inspect(table, rows) if shards else inspect_table(table, rows))
+
+
+_DATASET = click.Path(path_type=Path, exists=True, file_okay=False)
+_VERSION = click.option("--version", type=click.IntRange(min=1), help="Default: the highest.")
+
+
+@cli.command()
+@click.argument("path", type=_DATASET)
+@click.option("--deep", is_flag=True, help="Compute hashes, names and references anew.")
+@_VERSION
+@click.pass_context
+def verify(context: click.Context, path: Path, deep: bool, version: int | None) -> None:
+    """Check every byte of the shards at PATH: exit code 0 good, 1 damaged, 2 another version."""
+    from mmrlhf_engine.train import dataset
+
+    found = dataset.verify(path, version=version, deep=deep)
+    click.echo(found)
+    context.exit({"good": 0, "damaged": 1, "wrong_version": 2}[found.status])
+
+
+@cli.command()
+@click.argument("path", type=_DATASET)
+@click.argument("other", required=False, type=_DATASET)
+@click.option("--first", type=click.IntRange(min=1), help="Default: the one before the second.")
+@click.option("--second", type=click.IntRange(min=1), help="Default: the highest.")
+def diff(path: Path, other: Path | None, first: int | None, second: int | None) -> None:
+    """Tell what changed between two versions at PATH, or from PATH to OTHER, as JSON."""
+    import json
+
+    from mmrlhf_engine.train import dataset
+
+    click.echo(json.dumps(dataset.diff(path, other, first=first, second=second), indent=2))
+
+
+@cli.command()
+@click.argument("path", type=_DATASET)
+@click.option("--keep", type=click.IntRange(min=1), help="Versions to keep; default: all.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed.")
+def gc(path: Path, keep: int | None, dry_run: bool) -> None:
+    """Remove from PATH what no version needs, and all but the newest versions."""
+    from mmrlhf_engine.train import dataset
+
+    removed = dataset.gc(path, keep=keep, dry_run=dry_run)
+    for file in removed.files:
+        click.echo(file)
+    verb = "would be removed" if dry_run else "removed"
+    versions = len(removed.versions)
+    click.echo(f"{verb}: {versions} versions, {len(removed.files)} files, {removed.bytes:,} bytes")
+
+
+@cli.command()
+@click.argument("source", type=_DATASET)
+@click.argument("target", type=_DATASET)
+@click.option("--set", "column_set", required=True, help="For example reflogp/qwen2.5-vl-7b.")
+def rekey(source: Path, target: Path, column_set: str) -> None:
+    """Carry a column set from SOURCE to the rows of TARGET that have the same content."""
+    from mmrlhf_engine.train import dataset
+
+    done = dataset.rekey(source, target, column_set)
+    click.echo(f"version {done.version}: {done.matched:,} of {done.rows:,} rows have values")
+
+
+@cli.command()
+@click.argument("path", type=_DATASET)
+@click.argument("out", type=_PATH)
+@click.option("--to", required=True, type=click.Choice(["parquet", "trl", "webdataset"]))
+@_VERSION
+def export(path: Path, out: Path, to: Any, version: int | None) -> None:
+    """Write the shards at PATH to OUT in a form others read."""
+    from mmrlhf_engine.train import dataset
+
+    for file in dataset.export(path, out, to=to, version=version):
+        click.echo(file)
 
 
 @cli.command(name="config")
@@ -127,6 +213,55 @@ def show_config(file: Path | None, overrides: tuple[str, ...]) -> None:
     from mmrlhf_engine.pipeline import CurateConfig
 
     click.echo(to_yaml(load_config(CurateConfig, file, overrides)), nl=False)
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, type=_PATH)
+@click.option("--out", required=True, type=_PATH, help="The dataset; it appears when complete.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path, exists=True))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting.")
+@click.option("--tokenizer", metavar="NAME|FOLDER", help="A fast tokenizer with a chat template.")
+@click.option("--chat-template", metavar="FILE", help="A Jinja template in place of its own.")
+@click.option(
+    "--image-rule",
+    metavar="RULE",
+    help="qwen2_vl, llava_onevision, internvl, none, or the folder of a processor.",
+)
+@click.option("--max-length", type=click.IntRange(min=1), help="Tokens of prompt and answer.")
+@click.option("--over-long", type=click.Choice(["error", "drop", "shrink_image", "trim_text"]))
+@click.option("--ties", type=click.Choice(["keep", "drop"]), help="Pairs of equal rank.")
+@click.option("--format", metavar="NAME", help="The format of the rows; by content when not given.")
+@click.option("--root", type=_PATH, help="Media are named from here on and lie below.")
+@click.option("--max-bad", metavar="SHARE", help="Stop when more of the rows are bad, e.g. 1%.")
+@click.option("--append", is_flag=True, default=None, help="Add to the dataset that is there.")
+@click.option("--threads", type=click.IntRange(min=0), help="Threads; 0 = one per core.")
+@click.option("--progress", type=_VOICES, default="human", show_default=True)
+def pack(
+    sources: tuple[Path, ...],
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    progress: Any,
+    **options: Any,
+) -> None:
+    """Pack preference data from SOURCES (jsonl, json, parquet) into the dataset OUT.
+
+    MM-RLHF, TRL, ms-swift and LLaMA-Factory rows are told apart by content. What is left out, and
+    why, is in OUT/reports.
+    """
+    from mmrlhf_engine.config import load_config
+    from mmrlhf_engine.log import Progress
+    from mmrlhf_engine.train import pack as packing
+
+    root = options["root"]
+    named = {
+        **options,
+        "root": str(root) if root is not None else None,
+        "sources": [str(source) for source in sources] or None,
+    }
+    config = load_config(packing.PackConfig, config_file, [*overrides, *_named(named)])
+    report = packing.run(config, out, Progress(progress))
+    click.echo(packing.describe(report, out))
 
 
 @cli.command()

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmrlhf_engine.errors import ConfigError
 
-__all__ = ["Section", "available_memory", "load_config", "parse_bytes", "to_yaml"]
+__all__ = ["Section", "available_memory", "load_config", "parse_bytes", "parse_share", "to_yaml"]
 
 
 class Section(BaseModel):
@@ -66,6 +66,22 @@ def parse_bytes(text: str | int) -> int:
     if size <= 0:
         raise ConfigError(f"memory: found {text!r}, expected a size", hint="for example 4G or 512M")
     return size
+
+
+def parse_share(text: str, setting: str) -> float:
+    """``"5%"`` or ``"0.05"`` as 0.05.
+
+    Raises:
+        ConfigError: the text is no share; ``setting`` says whose.
+    """
+    number = text.strip()
+    try:
+        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError(f"{setting}: found {text!r}, expected a share such as 1% or 0.01")
+    return share
 
 
 def available_memory() -> int:

@@ -9,6 +9,9 @@
 //! | [`image`] | `dedup`, `embed` | decode, perceptual hash, resize |
 //! | [`dedup`] | `dedup` | duplicates of text, image and both, every edge verified |
 //! | [`select`] | `select` | exactly N queries under quotas |
+//! | [`load`] | `mm_dpo` | batches of preference pairs, pictures as a model takes them |
+//! | [`shard`] | `pack`, training | preference shards: write, open, verify, side-car columns |
+//! | [`order`] | training | which units make up which step, and the tokens of a picture |
 //!
 //! Two promises hold everywhere: the result does not depend on the number of threads, and bad input
 //! is an [`Error`] or a rejected row, never a panic.
@@ -17,8 +20,11 @@ pub mod dedup;
 pub mod error;
 pub mod image;
 pub mod ingest;
+pub mod load;
+pub mod order;
 pub mod parallel;
 pub mod select;
+pub mod shard;
 
 pub use error::{Error, Result};
 pub use parallel::Interrupt;

@@ -25,10 +25,10 @@ from mmrlhf_engine._core import (
     inspect_named_media,
     read_records,
 )
-from mmrlhf_engine.config import Section
+from mmrlhf_engine.config import Section, parse_share
 from mmrlhf_engine.curate.sources import RawBatch, Source, read
 from mmrlhf_engine.curate.sources.resolve import SourceConfig, files_of, resolve
-from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.store import Stage, TableWriter
 from mmrlhf_engine.tables import MEDIA, REJECTED, SAMPLES
 
@@ -58,7 +58,7 @@ class IngestConfig(Section):
     @classmethod
     def _is_a_share(cls, value: str | None) -> str | None:
         if value is not None:
-            _share(value)
+            parse_share(value, "ingest.max_bad")
         return value
 
 
@@ -261,7 +261,11 @@ class _Intake:
             names = ", ".join(Path(source.path).name for source in self.config.sources)
             raise InputError(f"{names}: none of {self.rows:,} rows can be used: {most}")
         judged = final or self.rows >= _ENOUGH_TO_JUDGE
-        if max_bad is not None and judged and bad > _share(max_bad) * self.rows:
+        if (
+            max_bad is not None
+            and judged
+            and bad > parse_share(max_bad, "ingest.max_bad") * self.rows
+        ):
             raise InputError(
                 f"{bad:,} of {self.rows:,} rows are bad ({100 * bad / self.rows:.1f} %), "
                 f"more than --max-bad {max_bad}: {most}",
@@ -339,15 +343,3 @@ def _media_by_record(media: pl.DataFrame) -> pl.DataFrame:
         pl.col("reason").filter(bad).first().alias("media_reason"),
         pl.col("detail").filter(bad).first().alias("media_detail"),
     )
-
-
-def _share(text: str) -> float:
-    """``"5%"`` or ``"0.05"`` as 0.05."""
-    number = text.strip()
-    try:
-        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ConfigError(f"ingest.max_bad: found {text!r}, expected a share such as 1% or 0.01")
-    return share

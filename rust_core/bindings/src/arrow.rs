@@ -59,7 +59,7 @@ impl<'py> FromPyObject<'_, 'py> for ArrowIn {
 
 /// An Arrow array handed to Python; consume it with `pyarrow.array` or `pyarrow.record_batch`.
 #[pyclass(frozen)]
-pub(crate) struct ArrowArray(ArrayRef);
+pub(crate) struct ArrowArray(pub(crate) ArrayRef);
 
 impl ArrowArray {
     pub(crate) fn new(array: impl Array + 'static) -> Self {

@@ -6,13 +6,18 @@
 #![allow(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 #![allow(clippy::too_many_arguments, reason = "columns and settings, by keyword on the other side")]
 
+mod arena;
 mod arrow;
 mod dedup;
 mod door;
 mod errors;
 mod image;
 mod ingest;
+mod load;
+mod order;
+mod rule;
 mod select;
+mod shard;
 
 use pyo3::prelude::*;
 
@@ -35,7 +40,18 @@ mod _core {
         read_records, record_fields,
     };
     #[pymodule_export]
+    use crate::load::{BatchLoader, preprocess_images};
+    #[pymodule_export]
+    use crate::order::{Order, Steps, invert, permute, plan_differences, plan_hash, plan_windows};
+    #[pymodule_export]
+    use crate::rule::{image_shapes, image_tokens};
+    #[pymodule_export]
     use crate::select::{select_queries, share_by_ratio};
+    #[pymodule_export]
+    use crate::shard::{
+        Dataset, DatasetWriter, add_column, collect_garbage, diff_datasets, rekey_column,
+        verify_dataset,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,0 +1,139 @@
+"""The loader beside its peers: pairs a second, first batch, memory, disk and the time to write.
+
+``python benches/loader.py`` writes the same preference pairs (``loading/content.py``) in every
+format and reads an epoch of each in processes of their own, on one core and on two. Peers hand
+out lists of records; ours hands out packed batches. The record holds every run.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from loading.content import PAIRS
+from record import write_record
+
+HERE = Path(__file__).parent
+NAMES = ["litdata", "mosaicml-streaming", "webdataset", "grain + array_record", "datasets", "lance"]
+UNITS = ["pair", "query"]
+
+
+def main() -> None:
+    """Write, read, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--only", default="", help="Peers, by comma; ours always runs.")
+    parser.add_argument("--folder", type=Path, help="Where to write; a temporary one by default.")
+    arguments = parser.parse_args()
+    names = [name for name in NAMES if not arguments.only or name in arguments.only.split(",")]
+    base = arguments.folder or Path(tempfile.mkdtemp())
+    rows: list[dict[str, Any]] = []
+    for megapixels in (None, 0.2):
+        for name in [*names, "ours"]:
+            folder = base / f"{name.split()[0]}-{megapixels}"
+            rows.append(_report(_written(name, folder, arguments.queries, megapixels)))
+            rows += _read_all(name, folder, megapixels, arguments)
+    parameters = {k: v for k, v in vars(arguments).items() if k != "folder"}
+    parameters["pairs"] = arguments.queries * PAIRS
+    print(write_record("loader", parameters, rows, ["remote storage", "a GPU", "spdl, DALI"]))
+    if arguments.folder is None:
+        shutil.rmtree(base)
+
+
+def _written(name: str, folder: Path, count: int, megapixels: float | None) -> dict[str, Any]:
+    """Write one format in a process of its own; content is made anew in it and timed apart."""
+    shutil.rmtree(folder, ignore_errors=True)
+    code = (
+        "import sys, time; from pathlib import Path; from loading.writing import write_timed\n"
+        "write_timed(*sys.argv[1:])"
+    )
+    request = [name, str(folder), str(count), json.dumps(megapixels)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *request],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": _path()},
+    )
+    row = {"what": "write", "loader": name, "megapixels": megapixels}
+    if done.returncode:
+        return row | {"failed": done.stderr.strip().splitlines()[-1:]}
+    seconds = json.loads(done.stdout.splitlines()[-1])
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return row | seconds | {"bytes": size, "bytes_per_pair": round(size / (count * PAIRS), 1)}
+
+
+def _read_all(
+    name: str, folder: Path, megapixels: float | None, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Every combination of cores and workers, ours by unit."""
+    units = UNITS if name == "ours" else ["pair"]
+    rows = []
+    for cores, workers, unit in product((1, 2), (0, 2), units):
+        if cores == 1 and workers == 2:
+            continue
+        request = {
+            "peer": name,
+            "folder": str(folder),
+            "cores": cores,
+            "workers": workers,
+            "unit": unit,
+            "megapixels": megapixels,
+            "seconds": arguments.seconds,
+        }
+        runs = [_measured(request) for _ in range(arguments.runs)]
+        rows.append(_report({"what": "read", "loader": name, **_summary(request, runs)}))
+    return rows
+
+
+def _measured(request: dict[str, Any]) -> dict[str, Any]:
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(HERE / "loading" / "measure.py"), json.dumps(request)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": _path()},
+    )
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1:]}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result | {"process_seconds": round(time.perf_counter() - began, 2)}
+
+
+def _summary(request: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians and spreads over the runs."""
+    out: dict[str, Any] = {k: request[k] for k in ("megapixels", "cores", "workers", "unit")}
+    good = [run for run in runs if "failed" not in run]
+    if not good:
+        return out | {"failed": runs[0]["failed"]}
+    of: Callable[[str], list[float]] = lambda name: [run[name] for run in good]  # noqa: E731
+    rates = of("pairs_per_second")
+    return out | {
+        "pairs_per_second": statistics.median(rates),
+        "spread": [min(rates), max(rates)],
+        "first_batch_seconds": statistics.median(of("first_batch_seconds")),
+        "peak_pss_megabytes": round(max(of("peak_pss_bytes")) / 1e6, 1),
+    }
+
+
+def _report(row: dict[str, Any]) -> dict[str, Any]:
+    print(row, flush=True)
+    return row
+
+
+def _path() -> str:
+    return os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The room of training: preference shards, and what reads them."""

@@ -1,0 +1,111 @@
+"""Columns beside shards that a run reads: there, complete, and made under its own conditions.
+
+A log-probability of a reference model is right for one tokenizer, one chat template and one way to
+show pictures. Who writes a column says under which conditions it was made (:func:`provenance`); who
+reads it compares them with the run's, and a difference is an error before the first batch, not a
+loss that is a little off.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmrlhf_engine import __version__, _core
+from mmrlhf_engine.errors import InputError
+
+__all__ = ["ColumnRequest", "check_columns", "provenance"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnRequest:
+    """A field of a column set that batches carry, for example of ``reflogp/qwen2.5-vl-7b``."""
+
+    column_set: str
+    field: str
+    expect: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What its provenance must say, beyond what every run compares."""
+    allow_missing: bool = False
+    """Whether rows may lack a value; batches then have NaN there."""
+
+
+def provenance(
+    dataset: _core.Dataset,
+    plan: str,
+    *,
+    pictures: Mapping[str, Any] | None = None,
+    **own: Any,
+) -> dict[str, Any]:
+    """The conditions under which a run over a data set makes values, to be written beside them.
+
+    Args:
+        dataset: Its tokenizer and chat template are stated.
+        plan: The plan's JSON; its image rule, with the limits of pixels, is stated.
+        pictures: How pictures are resized and normalised, if there are any.
+        own: What else made the values: model, revision, dtype.
+    """
+    stated = {
+        "tokenizer": json.loads(dataset.tokenizer),
+        "image_rule": json.loads(plan)["image_rule"],
+        "pictures": None if pictures is None else json.loads(json.dumps(dict(pictures))),
+    }
+    return {**stated, "writer": f"mmrlhf-engine {__version__}", **own}
+
+
+def check_columns(
+    dataset: _core.Dataset,
+    requests: Mapping[str, ColumnRequest],
+    conditions: Mapping[str, Any],
+) -> dict[str, list[str]]:
+    """Names of the requests by the table they stand beside, ``p`` or ``r``.
+
+    ``conditions`` are the run's, from :func:`provenance`. Those that a column states must be equal;
+    those that a request expects must be stated.
+
+    Raises:
+        InputError: a column is not there, not of pairs or responses, not complete, or made under
+            other conditions.
+    """
+    coverage = {cover["set"]: cover for cover in json.loads(dataset.coverage())}
+    sets = {entry["set"]: entry for entry in json.loads(dataset.manifest)["columns"]}
+    tables: dict[str, list[str]] = {"p": [], "r": []}
+    for name, request in requests.items():
+        cover = coverage.get(request.column_set)
+        if cover is None:
+            raise InputError(
+                f"columns: found no set {request.column_set!r}, expected one of {sorted(coverage)}"
+            )
+        if cover["table"] not in tables:
+            raise InputError(f"{request.column_set}: beside {cover['table']}, expected p or r")
+        if cover["filled"] < cover["rows"] and not request.allow_missing:
+            raise InputError(
+                f"{request.column_set}: {cover['filled']:,} of {cover['rows']:,} rows have values",
+                hint="compute the rest, or allow_missing=True, which gives NaN there",
+            )
+        _check_provenance(request, sets[request.column_set]["provenance"], conditions)
+        tables[cover["table"]].append(name)
+    return tables
+
+
+def _check_provenance(
+    request: ColumnRequest, stated: Mapping[str, Any], conditions: Mapping[str, Any]
+) -> None:
+    compared = ("tokenizer", "image_rule", "pictures")
+    pairs = [(key, stated[key], conditions[key]) for key in compared if key in stated]
+    pairs += [(key, stated.get(key), value) for key, value in request.expect.items()]
+    differences = [line for key, made, here in pairs for line in _differences(key, made, here)]
+    if differences:
+        raise InputError(
+            f"{request.column_set}: made under other conditions than this run's: "
+            + "; ".join(differences),
+            hint="compute the column anew under these conditions, or run under those it was made",
+        )
+
+
+def _differences(name: str, made: Any, here: Any) -> Iterator[str]:
+    """Each place in which two JSON values differ."""
+    if isinstance(made, Mapping) and isinstance(here, Mapping):
+        for key in sorted({*made, *here}):
+            yield from _differences(f"{name}.{key}", made.get(key), here.get(key))
+    elif made != here:
+        yield f"{name}: found {json.dumps(made)}, expected {json.dumps(here)}"

@@ -1,0 +1,73 @@
+//! Position ids: one number a token, or three for models that tell a picture's rows and columns.
+//!
+//! Text counts on in all three. For Qwen2-VL a picture that begins at position p gives the token in
+//! row r and column c of its merged patches the positions (p, p + r, p + c); the text after it goes
+//! on behind the largest of them.
+
+use crate::order::{ImageShape, Rule};
+
+/// The position ids of a batch while it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Positions {
+    /// One line, or time, row and column.
+    lines: Vec<Vec<i32>>,
+    /// The position of the next token.
+    next: i32,
+    /// Where the sequences so far have left off.
+    ends: Vec<i32>,
+}
+
+impl Positions {
+    /// Positions as the models of a rule take them.
+    pub(super) fn of(rule: Option<&Rule>) -> Self {
+        let lines = if matches!(rule, Some(Rule::Qwen2Vl(_))) { 3 } else { 1 };
+        Self { lines: vec![Vec::new(); lines], next: 0, ends: Vec::new() }
+    }
+
+    /// A sequence begins, behind another one if it has a prefix.
+    pub(super) fn begin(&mut self, prefix: Option<usize>) {
+        self.next = prefix.and_then(|prefix| self.ends.get(prefix).copied()).unwrap_or(0);
+    }
+
+    /// The sequence ends.
+    pub(super) fn end(&mut self) {
+        self.ends.push(self.next);
+    }
+
+    /// So many tokens of text.
+    pub(super) fn text(&mut self, count: usize) {
+        let end = self.next + count as i32;
+        for line in &mut self.lines {
+            line.extend(self.next..end);
+        }
+        self.next = end;
+    }
+
+    /// The tokens of a picture.
+    pub(super) fn picture(&mut self, rule: &Rule, shape: &ImageShape) {
+        let Rule::Qwen2Vl(resize) = rule else { return self.text(shape.tokens as usize) };
+        let rows = (shape.rows / resize.merge).cast_signed();
+        let columns = (shape.columns / resize.merge).cast_signed();
+        let first = self.next;
+        if let [time, down, across] = self.lines.as_mut_slice() {
+            for row in 0..rows {
+                let count = columns as usize;
+                time.extend(std::iter::repeat_n(first, count));
+                down.extend(std::iter::repeat_n(first + row, count));
+                across.extend(first..first + columns);
+            }
+        }
+        self.next = first + rows.max(columns);
+    }
+
+    /// The dimensions of all position ids together.
+    pub(super) fn shape(&self) -> Vec<usize> {
+        let tokens = self.lines.first().map_or(0, Vec::len);
+        if self.lines.len() == 1 { vec![tokens] } else { vec![self.lines.len(), tokens] }
+    }
+
+    /// All position ids, line by line.
+    pub(super) fn rows(&self) -> impl Iterator<Item = i32> {
+        self.lines.iter().flatten().copied()
+    }
+}

@@ -1,0 +1,100 @@
+//! What a model's image processor is, beyond the rule that sizes and tokens follow.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::image::Filter;
+use crate::order::{ImageShape, Rule};
+
+/// The settings as they are written, one flat JSON object; what is left out has the processor's
+/// default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    filter: String,
+    temporal: usize,
+    background: [u8; 3],
+    max_decode_pixels: u64,
+    upright: bool,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            filter: "bicubic".into(),
+            temporal: 2,
+            background: [127; 3],
+            max_decode_pixels: 89_478_485,
+            upright: true,
+        }
+    }
+}
+
+/// Everything that decides the pixels of a picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Processor {
+    /// Sizes and tokens.
+    pub rule: Rule,
+    /// The filter of every resize.
+    pub filter: Filter,
+    /// Frames in a patch of Qwen2-VL; a still picture is repeated.
+    pub temporal: usize,
+    /// The colour LLaVA-OneVision pads a picture among several with: `int(255 * image_mean)`.
+    pub background: [u8; 3],
+    /// A picture of more pixels is refused before it is decoded; Pillow begins to warn there.
+    pub max_decode_pixels: u64,
+    /// Whether pictures are turned as their EXIF block asks, which is how data sets of Hugging Face
+    /// hand them to a processor; the processors by themselves do not.
+    pub upright: bool,
+}
+
+impl Processor {
+    /// The processor of a rule, with settings from JSON.
+    pub fn new(rule: Rule, settings: &str) -> Result<Self> {
+        let written: Written = serde_json::from_str(settings)
+            .map_err(|error| Error::invalid("processor", error, "a JSON object of settings"))?;
+        let filter = Filter::named(&written.filter).ok_or_else(|| {
+            Error::invalid("processor.filter", &written.filter, "bilinear, bicubic or lanczos")
+        })?;
+        if !(1..=16).contains(&written.temporal) {
+            return Err(Error::invalid("processor.temporal", written.temporal, "1 to 16 frames"));
+        }
+        let Written { temporal, background, max_decode_pixels, upright, .. } = written;
+        Ok(Self { rule, filter, temporal, background, max_decode_pixels, upright })
+    }
+
+    /// The dimensions of one block: a tile `[3, height, width]`, or a patch as one line of
+    /// `3 * temporal * patch * patch`.
+    pub fn block_shape(&self) -> Vec<usize> {
+        match &self.rule {
+            Rule::LlavaOnevision(rule) => vec![3, rule.tile as usize, rule.tile as usize],
+            Rule::Internvl(rule) => vec![3, rule.tile_height as usize, rule.tile_width as usize],
+            Rule::Qwen2Vl(rule) => vec![3 * self.temporal * (rule.patch as usize).pow(2)],
+        }
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(&self) -> usize {
+        self.block_shape().iter().product()
+    }
+
+    /// Blocks of a picture of this shape.
+    pub fn blocks(&self, shape: &ImageShape) -> usize {
+        match &self.rule {
+            Rule::Qwen2Vl(_) => shape.columns as usize * shape.rows as usize,
+            _ => shape.views as usize,
+        }
+    }
+
+    /// The shape of a picture; where the model's own processor would refuse it, that of a small
+    /// square, which stays blank, and false.
+    pub fn shape(&self, (width, height): (u32, u32), images: u32) -> Result<(ImageShape, bool)> {
+        match self.rule.shape(width, height, images) {
+            Ok(shape) => Ok((shape, true)),
+            Err(_) => self.rule.shape(BLANK_SIDE, BLANK_SIDE, images).map(|shape| (shape, false)),
+        }
+    }
+}
+
+/// Pixels along each side of what stands for a picture that no processor takes.
+const BLANK_SIDE: u32 = 28;

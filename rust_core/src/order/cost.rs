@@ -1,0 +1,130 @@
+//! What units cost, and who knows it.
+
+use std::ops::{Add, AddAssign};
+
+/// What one unit (a pair, a response or a query) takes up in a pack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Cost {
+    /// Tokens of text.
+    pub text_tokens: u32,
+    /// Tokens that stand for pictures.
+    pub image_tokens: u32,
+    /// Pictures, each frame of a video being one.
+    pub images: u32,
+}
+
+/// What several units cost together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Total {
+    /// Pairs of preference among the units.
+    pub pairs: u64,
+    /// Tokens of text.
+    pub text_tokens: u64,
+    /// Tokens that stand for pictures.
+    pub image_tokens: u64,
+    /// Pictures.
+    pub images: u64,
+}
+
+impl Total {
+    /// All tokens, of text and of pictures.
+    pub fn tokens(&self) -> u64 {
+        self.text_tokens + self.image_tokens
+    }
+
+    /// What one unit of `pairs` pairs costs.
+    pub fn of(cost: Cost, pairs: u32) -> Self {
+        Self {
+            pairs: u64::from(pairs),
+            text_tokens: u64::from(cost.text_tokens),
+            image_tokens: u64::from(cost.image_tokens),
+            images: u64::from(cost.images),
+        }
+    }
+}
+
+impl Add for Total {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            pairs: self.pairs + other.pairs,
+            text_tokens: self.text_tokens + other.text_tokens,
+            image_tokens: self.image_tokens + other.image_tokens,
+            images: self.images + other.images,
+        }
+    }
+}
+
+impl AddAssign for Total {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl std::iter::Sum for Total {
+    fn sum<I: Iterator<Item = Self>>(totals: I) -> Self {
+        totals.fold(Self::default(), Add::add)
+    }
+}
+
+/// A data set as an order sees it: how many units, and what each costs.
+///
+/// Answers must be the same on every rank and at every call, else the ranks' plans part.
+pub trait Costs: Send + Sync {
+    /// The number of units; they are `0..units`.
+    fn units(&self) -> u64;
+
+    /// What a unit below [`Costs::units`] costs.
+    fn cost(&self, unit: u64) -> Cost;
+
+    /// What a unit costs in one epoch, where its content changes between epochs (some pairs of a
+    /// query, chosen anew each time).
+    fn cost_in_epoch(&self, unit: u64, _epoch: u64) -> Cost {
+        self.cost(unit)
+    }
+
+    /// The pairs of preference in a unit, for the cursor's account of what was seen.
+    fn pairs_in_epoch(&self, _unit: u64, _epoch: u64) -> u32 {
+        1
+    }
+
+    /// The units of each source of a mixture, in order: source 0 has the first so many units.
+    fn sources(&self) -> Vec<u64> {
+        vec![self.units()]
+    }
+}
+
+/// Costs held in memory.
+#[derive(Debug, Clone)]
+pub struct InMemoryCosts {
+    costs: Vec<Cost>,
+    sources: Vec<u64>,
+}
+
+impl InMemoryCosts {
+    /// One source of these units.
+    pub fn new(costs: Vec<Cost>) -> Self {
+        let sources = vec![costs.len() as u64];
+        Self { costs, sources }
+    }
+
+    /// Several sources of so many units each, one after the other.
+    pub fn of_sources(costs: Vec<Cost>, sources: Vec<u64>) -> Self {
+        Self { costs, sources }
+    }
+}
+
+impl Costs for InMemoryCosts {
+    fn units(&self) -> u64 {
+        self.costs.len() as u64
+    }
+
+    fn cost(&self, unit: u64) -> Cost {
+        self.costs[unit as usize]
+    }
+
+    fn sources(&self) -> Vec<u64> {
+        self.sources.clone()
+    }
+}

@@ -1,0 +1,115 @@
+//! A place in training, between two steps: one small JSON, the same bytes on every rank.
+//!
+//! It names the data set and the plan by hash, so that going on under another is an error and not
+//! another order. Rank 0 saves it; nothing is gathered, and nothing of the number of ranks, threads
+//! or workers is in it.
+
+use serde::{Deserialize, Serialize};
+
+use super::cost::Total;
+use super::key::ORDER_VERSION;
+use super::windows::Order;
+use crate::error::{Error, Result};
+
+/// The version of the cursor's own form.
+const CURSOR_VERSION: u32 = 1;
+
+/// What training has seen since its start, over all epochs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seen {
+    /// Pairs of preference.
+    pub pairs: u64,
+    /// Tokens of text.
+    pub text_tokens: u64,
+    /// Tokens that stand for pictures.
+    pub image_tokens: u64,
+}
+
+impl Seen {
+    pub(crate) fn add(&mut self, total: &Total) {
+        self.pairs += total.pairs;
+        self.text_tokens += total.text_tokens;
+        self.image_tokens += total.image_tokens;
+    }
+}
+
+/// A place between two steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// The version of this form.
+    pub v: u32,
+    /// The hash of the data set.
+    pub dataset: String,
+    /// The version of its manifest; columns that come later do not change the order.
+    pub manifest: u64,
+    /// The version of the order's algorithms.
+    pub order: u32,
+    /// The hash of the plan.
+    pub plan: String,
+    /// The plan's seed.
+    pub seed: u64,
+    /// The epoch of the next pack.
+    pub epoch: u64,
+    /// The window of the next pack.
+    pub window: u64,
+    /// The next pack of that window.
+    pub pack: u64,
+    /// The steps taken, which is the number of the next one.
+    pub step: u64,
+    /// What those steps held.
+    pub seen: Seen,
+}
+
+impl Cursor {
+    /// The place before the first step.
+    pub fn start(order: &Order) -> Self {
+        Self {
+            v: CURSOR_VERSION,
+            dataset: order.dataset().to_owned(),
+            manifest: order.manifest(),
+            order: ORDER_VERSION,
+            plan: order.plan_hash().to_owned(),
+            seed: order.plan().seed,
+            epoch: 0,
+            window: 0,
+            pack: 0,
+            step: 0,
+            seen: Seen::default(),
+        }
+    }
+
+    /// Read a cursor.
+    pub fn from_json(json: &str) -> Result<Self> {
+        serde_json::from_str(json)
+            .map_err(|error| Error::invalid("cursor", error, "the JSON of a cursor"))
+    }
+
+    /// The bytes to save, the same on every rank.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|error| Error::invalid("cursor", error, "values that JSON can hold"))
+    }
+
+    /// An error that lists all that differs, unless the cursor belongs to this order.
+    pub fn check(&self, order: &Order) -> Result<()> {
+        let expected = Self::start(order);
+        let fields = [
+            ("v", self.v.to_string(), expected.v.to_string()),
+            ("dataset", self.dataset.clone(), expected.dataset),
+            ("order", self.order.to_string(), expected.order.to_string()),
+            ("plan", self.plan.clone(), expected.plan),
+            ("seed", self.seed.to_string(), expected.seed.to_string()),
+        ];
+        let (mut found, mut wanted) = (Vec::new(), Vec::new());
+        for (name, here, there) in fields.into_iter().filter(|(_, here, there)| here != there) {
+            found.push(format!("{name} {here}"));
+            wanted.push(format!("{name} {there}"));
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid("cursor", found.join(", "), wanted.join(", ")))
+    }
+}

@@ -1,0 +1,155 @@
+//! Packing the units of a window: best-fit decreasing under several limits, in whole numbers.
+//!
+//! ```text
+//! share of a limit  = floor(amount * 2^32 / limit)
+//! weight of a limit = 2^16 * what the window takes of it / what it takes of the scarcest, at least 1
+//! score             = sum over limits of weight * share
+//! ```
+//!
+//! Units come by score, largest first, ties by unit; each goes into the pack with the smallest score
+//! of what is left among those where it fits every limit, ties to the older pack. What fits in every
+//! measure has no larger score, so the search begins at the unit's own. The weights make the
+//! scarcest limit decide: with one limit this is plain best-fit decreasing.
+
+use std::collections::BTreeSet;
+
+use super::cost::Total;
+use super::plan::{Limits, MEASURES};
+
+/// Units put into packs; all are given as places in the list handed in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packing {
+    /// The units of each pack, in the order they were placed.
+    pub packs: Vec<Vec<u32>>,
+    /// Units that fit no pack, in order.
+    pub too_large: Vec<u32>,
+}
+
+/// Pack units that cost so much; `unit_of` names them for ties, `opens` marks those that come before
+/// all others and open a pack each.
+pub fn best_fit_decreasing(
+    totals: &[Total],
+    limits: &Limits,
+    unit_of: impl Fn(u32) -> u64,
+    opens: impl Fn(u32) -> bool,
+) -> Packing {
+    let places = 0..totals.len() as u32;
+    let (mut fitting, too_large): (Vec<u32>, Vec<u32>) =
+        places.partition(|&place| limits.hold(&totals[place as usize]));
+    let scale = Scale::of(limits, fitting.iter().map(|&place| &totals[place as usize]));
+    let amounts = |place: u32| Limits::measures(&totals[place as usize]);
+    fitting.sort_by_cached_key(|&place| {
+        let larger_first = std::cmp::Reverse(scale.score(&amounts(place)));
+        (!opens(place), larger_first, unit_of(place), place)
+    });
+
+    let mut open = OpenPacks::new(&scale, fitting.iter().map(|&place| amounts(place)));
+    let mut packs: Vec<Vec<u32>> = Vec::new();
+    for place in fitting {
+        let pack = open.take(&amounts(place), opens(place));
+        if pack == packs.len() {
+            packs.push(Vec::new());
+        }
+        packs[pack].push(place);
+    }
+    Packing { packs, too_large }
+}
+
+/// Packs with room, found by the score of their room.
+///
+/// They are kept apart by which measures are used up, that is have less room than the smallest
+/// amount that any unit takes: a full measure would else be found out pack by pack.
+struct OpenPacks<'a> {
+    scale: &'a Scale,
+    smallest: [u64; MEASURES],
+    rooms: Vec<[u64; MEASURES]>,
+    by_score: [BTreeSet<(u64, usize)>; 1 << MEASURES],
+}
+
+impl<'a> OpenPacks<'a> {
+    fn new(scale: &'a Scale, units: impl Iterator<Item = [u64; MEASURES]>) -> Self {
+        let mut smallest = [u64::MAX; MEASURES];
+        for amounts in units {
+            for (smallest, amount) in smallest.iter_mut().zip(amounts).filter(|(_, a)| *a > 0) {
+                *smallest = amount.min(*smallest);
+            }
+        }
+        Self { scale, smallest, rooms: Vec::new(), by_score: Default::default() }
+    }
+
+    /// Take this much from the best pack, or from a new one if none can give it or `new` asks for it.
+    fn take(&mut self, amounts: &[u64; MEASURES], new: bool) -> usize {
+        let found = if new { None } else { self.best(amounts) };
+        let pack = found.map_or(self.rooms.len(), |(_, pack)| pack);
+        if let Some(found) = found {
+            let used_up = self.used_up(pack);
+            self.by_score[used_up].remove(&found);
+        } else {
+            self.rooms.push(self.scale.limits);
+        }
+        let room = &mut self.rooms[pack];
+        for (room, take) in room.iter_mut().zip(amounts) {
+            *room -= take;
+        }
+        let score = self.scale.score(room);
+        let used_up = self.used_up(pack);
+        self.by_score[used_up].insert((score, pack));
+        pack
+    }
+
+    fn best(&self, amounts: &[u64; MEASURES]) -> Option<(u64, usize)> {
+        let least = (self.scale.score(amounts), 0);
+        let needs = bits(amounts.map(|amount| amount > 0));
+        let fits = |&(_, pack): &(u64, usize)| {
+            self.rooms[pack].iter().zip(amounts).all(|(room, take)| take <= room)
+        };
+        let kinds = self.by_score.iter().enumerate().filter(|(used_up, _)| used_up & needs == 0);
+        kinds.filter_map(|(_, packs)| packs.range(least..).copied().find(fits)).min()
+    }
+
+    fn used_up(&self, pack: usize) -> usize {
+        let room = &self.rooms[pack];
+        bits(std::array::from_fn(|measure| room[measure] < self.smallest[measure]))
+    }
+}
+
+fn bits(measures: [bool; MEASURES]) -> usize {
+    measures.iter().enumerate().map(|(measure, &set)| usize::from(set) << measure).sum()
+}
+
+/// Limits with their weights; a measure without limit has a boundless room and weight 0.
+struct Scale {
+    limits: [u64; MEASURES],
+    weights: [u64; MEASURES],
+}
+
+impl Scale {
+    fn of<'a>(limits: &Limits, totals: impl Iterator<Item = &'a Total>) -> Self {
+        let limits = limits.limits().map(|limit| limit.map_or(u64::MAX, u64::from));
+        let mut demands = [0_u128; MEASURES];
+        for total in totals {
+            let amounts = Limits::measures(total);
+            for ((demand, amount), limit) in demands.iter_mut().zip(amounts).zip(limits) {
+                *demand += u128::from(share(amount, limit));
+            }
+        }
+        let most = demands.iter().copied().max().unwrap_or(0).max(1);
+        let mut weights = demands.map(|demand| ((demand << 16) / most).max(1) as u64);
+        for (weight, limit) in weights.iter_mut().zip(limits) {
+            if limit == u64::MAX {
+                *weight = 0;
+            }
+        }
+        Self { limits, weights }
+    }
+
+    fn score(&self, amounts: &[u64; MEASURES]) -> u64 {
+        let shares = amounts.iter().zip(self.limits).map(|(&amount, limit)| share(amount, limit));
+        shares.zip(self.weights).map(|(share, weight)| share * weight).sum()
+    }
+}
+
+/// Of a limit, in parts of 2^32; nothing where there is no limit, or none is left to share.
+fn share(amount: u64, limit: u64) -> u64 {
+    if limit == 0 || limit == u64::MAX { 0 } else { (amount << 32) / limit }
+}
