@@ -1,8 +1,10 @@
 """The loader beside its peers: pairs a second, first batch, memory, disk and the time to write.
 
 ``python benches/loader.py`` writes the same preference pairs (``loading/content.py``) in every
-format and reads an epoch of each in processes of their own, on one core and on two. Peers hand
-out lists of records; ours hands out packed batches. The record holds every run.
+format and reads an epoch of each in processes of their own: on one core and on two, with and
+without worker processes, from a cold page cache, and by four ranks at a time. Peers hand out lists
+of records; ours hands out packed batches. A bare decoder, our code for pictures and nothing around
+it, shows what the rest of the loader costs.
 """
 
 import argparse
@@ -25,6 +27,21 @@ from record import write_record
 HERE = Path(__file__).parent
 NAMES = ["litdata", "mosaicml-streaming", "webdataset", "grain + array_record", "datasets", "lance"]
 UNITS = ["pair", "query"]
+NOT_MEASURED = [
+    "remote storage",
+    "a GPU",
+    "spdl, DALI, torchdata, lancedb",
+    "peers that divide data among ranks: each of a peer's four ranks reads all",
+    "a slow disk: a dropped page cache leaves the cache of whatever is below",
+]
+CASES: list[dict[str, Any]] = [
+    {"cores": 1, "workers": 0, "cold": False, "ranks": 1},
+    {"cores": 2, "workers": 0, "cold": False, "ranks": 1},
+    {"cores": 2, "workers": 2, "cold": False, "ranks": 1},
+    {"cores": 2, "workers": 2, "cold": True, "ranks": 1},
+    {"cores": 2, "workers": 0, "cold": False, "ranks": 4},
+]
+"""``workers`` are processes of a peer, threads of ours; 0 is a peer's own process."""
 
 
 def main() -> None:
@@ -32,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--queries", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--only", default="", help="Peers, by comma; ours always runs.")
     parser.add_argument("--folder", type=Path, help="Where to write; a temporary one by default.")
     arguments = parser.parse_args()
@@ -44,9 +61,12 @@ def main() -> None:
             folder = base / f"{name.split()[0]}-{megapixels}"
             rows.append(_report(_written(name, folder, arguments.queries, megapixels)))
             rows += _read_all(name, folder, megapixels, arguments)
+        rows += _fill(folder, megapixels)
+        if megapixels is not None:
+            rows += _bare_decoder(megapixels, arguments)
     parameters = {k: v for k, v in vars(arguments).items() if k != "folder"}
     parameters["pairs"] = arguments.queries * PAIRS
-    print(write_record("loader", parameters, rows, ["remote storage", "a GPU", "spdl, DALI"]))
+    print(write_record("loader", parameters, rows, NOT_MEASURED))
     if arguments.folder is None:
         shutil.rmtree(base)
 
@@ -76,23 +96,49 @@ def _written(name: str, folder: Path, count: int, megapixels: float | None) -> d
 def _read_all(
     name: str, folder: Path, megapixels: float | None, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Every combination of cores and workers, ours by unit."""
-    units = UNITS if name == "ours" else ["pair"]
+    """Every case, ours by unit."""
     rows = []
-    for cores, workers, unit in product((1, 2), (0, 2), units):
-        if cores == 1 and workers == 2:
-            continue
+    for case, unit in product(CASES, UNITS if name == "ours" else ["pair"]):
         request = {
             "peer": name,
             "folder": str(folder),
-            "cores": cores,
-            "workers": workers,
             "unit": unit,
             "megapixels": megapixels,
             "seconds": arguments.seconds,
+            **case,
         }
-        runs = [_measured(request) for _ in range(arguments.runs)]
+        # Ranks are there for their memory, which hardly varies.
+        runs = [_measured(request) for _ in range(1 if case["ranks"] > 1 else arguments.runs)]
         rows.append(_report({"what": "read", "loader": name, **_summary(request, runs)}))
+    return rows
+
+
+def _bare_decoder(megapixels: float, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cases that can differ without a loader."""
+    rows = []
+    for case in CASES:
+        if case["ranks"] == 1 and not case["cold"]:
+            request = {
+                "peer": "bare decoder",
+                "folder": "",
+                "unit": "query",
+                "megapixels": megapixels,
+                "seconds": arguments.seconds,
+                **case,
+            }
+            runs = [_measured(request) for _ in range(arguments.runs)]
+            rows.append(_report({"what": "decode", **_summary(request, runs)}))
+    return rows
+
+
+def _fill(folder: Path, megapixels: float | None) -> list[dict[str, Any]]:
+    from loading.ours import fill
+
+    rows = []
+    for unit in ("pair", "response", "query"):
+        request = {"unit": unit, "megapixels": megapixels, "workers": 0, "ranks": 1}
+        row = {"what": "fill", "loader": "ours", "megapixels": megapixels, "unit": unit}
+        rows.append(_report({**row, "fill": round(fill(folder, request), 4)}))
     return rows
 
 
@@ -112,7 +158,7 @@ def _measured(request: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(request: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians and spreads over the runs."""
-    out: dict[str, Any] = {k: request[k] for k in ("megapixels", "cores", "workers", "unit")}
+    out: dict[str, Any] = {k: request[k] for k in ("megapixels", "unit", *CASES[0])}
     good = [run for run in runs if "failed" not in run]
     if not good:
         return out | {"failed": runs[0]["failed"]}

@@ -139,12 +139,7 @@ def main() -> int:
         found.append(row)
         verdict = "right" if row["right"] else "WRONG"
         print(f"{row['batch']:17} {row['library']:16} {verdict:6} {row['loss']}", flush=True)
-    from importlib.metadata import version
-
-    parameters = {
-        "betas": BETAS.tolist(),
-        **{name: version(name) for name in ("trl", "liger-kernel", "transformers")},
-    }
+    parameters = {"betas": BETAS.tolist()}
     print(write_record("per_pair_beta", parameters, found, ["gradients", "any GPU"]))
     return 0
 

@@ -18,7 +18,16 @@ PACKAGES = (
     "datasketch",
     "torch",
     "polars",
+    "transformers",
+    "litdata",
+    "mosaicml-streaming",
+    "webdataset",
     "grain",
+    "array_record",
+    "datasets",
+    "pylance",
+    "trl",
+    "liger-kernel",
 )
 
 

@@ -343,7 +343,7 @@ def test_two_processes_pack_into_one_dataset(folder, tmp_path):
         for command in commands
     ]
     for process in running:
-        output, talk = process.communicate(timeout=120)
+        output, talk = process.communicate()
         assert process.returncode == 0, talk
         assert "pairs     30" in output
     assert len({pair["pid"] for pair in stored(tmp_path / "ds")}) == 60

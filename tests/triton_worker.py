@@ -78,7 +78,7 @@ def _child():
 def _end(child):
     with contextlib.suppress(OSError):
         child.stdin.close()
-    child.wait(timeout=10)
+    child.wait()
     child.stdout.close()
 
 

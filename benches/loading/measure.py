@@ -2,11 +2,13 @@
 
 Prints one line of JSON: seconds to the first batch, pairs/s from the first batch on, pairs seen,
 and the largest proportional set size of the process and its children. Memory that several
-processes map counts once in all.
+processes map counts once in all. With ``ranks`` above one it starts that many of itself, and the
+rates are their sum. With ``cold`` the files are dropped from the page cache first.
 """
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -59,16 +61,19 @@ def _proportional_set_size(process: int) -> int:
 
 def epoch(request: dict[str, Any]) -> dict[str, Any]:
     """One epoch of a peer or of ours, at most ``request["seconds"]`` after the first batch."""
+    folder = Path(request["folder"])
     if request["peer"] == "ours":
         from loading.ours import pairs_by_batch
 
-        counts = pairs_by_batch(Path(request["folder"]), request)
+        counts = pairs_by_batch(folder, request)
+    elif request["peer"] == "bare decoder":
+        from loading.ours import pairs_by_bare_decoding
+
+        counts = pairs_by_bare_decoding(request)
     else:
         from loading.peers import PEERS
 
-        reader = PEERS[request["peer"]].read(Path(request["folder"]), request["workers"])
-        counts = map(len, reader)
-    watch = Watch()
+        counts = map(len, PEERS[request["peer"]].read(folder, request["workers"]))
     began = time.perf_counter()
     iterator = iter(counts)
     first_pairs = next(iterator)
@@ -83,15 +88,46 @@ def epoch(request: dict[str, Any]) -> dict[str, Any]:
         "first_batch_seconds": round(first - began, 4),
         "pairs_per_second": round(pairs / took, 1),
         "pairs": pairs + first_pairs,
-        "peak_pss_bytes": watch.stop(),
     }
+
+
+def epochs_of_ranks(request: dict[str, Any]) -> dict[str, Any]:
+    """The same request by so many processes at a time."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, json.dumps({**request, "rank": rank, "cold": False})],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(request["ranks"])
+    ]
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    return {
+        "first_batch_seconds": max(one["first_batch_seconds"] for one in found),
+        "pairs_per_second": round(sum(one["pairs_per_second"] for one in found), 1),
+        "pairs": sum(one["pairs"] for one in found),
+    }
+
+
+def forget(folder: Path) -> None:
+    """Drop the files of a folder from the page cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main() -> None:
     """Run what the argument asks for, on as many cores as it names."""
     request = json.loads(sys.argv[1])
     os.sched_setaffinity(0, range(request["cores"]))
-    print(json.dumps(epoch(request)), flush=True)
+    if request["cold"]:
+        forget(Path(request["folder"]))
+    watch = Watch()
+    several = request["ranks"] > 1 and "rank" not in request
+    found = epochs_of_ranks(request) if several else epoch(request)
+    print(json.dumps({**found, "peak_pss_bytes": watch.stop()}), flush=True)
     # Peers leave threads and workers behind that would hold the exit for seconds.
     os._exit(0)
 

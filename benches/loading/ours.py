@@ -6,6 +6,7 @@ is more than the peers are asked for.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from loading.content import RESPONSES, Query, queries
+from loading.content import PAIRS, RESPONSES, Query, queries
 from mmrlhf_engine import _core
 from mmrlhf_engine.train.loader import PictureSettings, PreferenceLoader
 from mmrlhf_engine.train.plan import Budget, PlanSettings, plan_json
 
 SENTINEL = 0xFFFF_FFFF
 QUERIES_PER_APPEND = 512
+BUDGET = 16_384
 TOKENIZER = json.dumps({"name": "bench", "sha256": "0" * 64, "vocab": 151_936})
 QWEN = {
     "family": "qwen2_vl",
@@ -76,16 +78,20 @@ def _append(writer: Any, held: list[Query]) -> None:
 def loader(folder: Path, request: dict[str, Any]) -> PreferenceLoader:
     """The loader of a request: its unit, its number of threads, with pictures or without."""
     settings = PlanSettings(
-        budget=Budget(tokens=request.get("tokens", 16384)),
-        packs_per_step=1,
+        budget=Budget(tokens=BUDGET),
+        packs_per_step=request["ranks"],
         unit=request["unit"],
         too_large="alone",
     )
-    pictures = PICTURES if request["megapixels"] is not None else None
-    rule = QWEN if request["megapixels"] is not None else None
-    threads = request["workers"]
+    pictured = request["megapixels"] is not None
     return PreferenceLoader(
-        folder, plan_json(settings, rule), pictures=pictures, threads=threads, epochs=1
+        folder,
+        plan_json(settings, QWEN if pictured else None),
+        rank=request.get("rank", 0),
+        world_size=request["ranks"],
+        pictures=PICTURES if pictured else None,
+        threads=request["workers"],
+        epochs=1,
     )
 
 
@@ -93,3 +99,24 @@ def pairs_by_batch(folder: Path, request: dict[str, Any]) -> Iterator[int]:
     """Pairs of each batch of one epoch."""
     for batch in loader(folder, request):
         yield len(batch.pair_row)
+
+
+def pairs_by_bare_decoding(request: dict[str, Any]) -> Iterator[int]:
+    """The pictures decoded, resized and cut, and nothing else: pairs that their queries have.
+
+    By the same code on as many threads as the loader takes, from files held in memory.
+    """
+    files = [query.image for query in queries(600, request["megapixels"])]
+    settings = json.dumps({"filter": "bicubic", "temporal": 2})
+    threads = request["workers"] or max(1, (os.cpu_count() or 1) - 1)
+    while True:
+        for start in range(0, len(files), 60):
+            contents = pa.array(files[start : start + 60], pa.large_binary())
+            _core.preprocess_images(json.dumps(QWEN), contents, processor=settings, threads=threads)
+            yield PAIRS * len(contents)
+
+
+def fill(folder: Path, request: dict[str, Any]) -> float:
+    """Tokens in the packs of an epoch over what they could hold, but for the last pack."""
+    tokens = [len(batch.tokens) for batch in loader(folder, request)]
+    return sum(tokens[:-1]) / (BUDGET * (len(tokens) - 1))

@@ -83,6 +83,9 @@ pub struct PairDraft {
     standing: Standing,
 }
 
+/// How many batches more come in sight while one is made.
+const SEEN_AT_ONCE: usize = 4;
+
 /// A way through the packs of a rank, with those in sight.
 pub struct PairWalk {
     packs: Packs,
@@ -150,10 +153,12 @@ impl PairLoader {
         Ok(PairPlace { cursor: Arc::new(cursor), taken: 0, number: 0 })
     }
 
-    /// Look for batches of this worker until enough are in sight.
+    /// Look for batches of this worker until enough are in sight; a few at a time, as the first
+    /// batch would else wait for the plans of many windows.
     fn look(&self, walk: &mut PairWalk) -> Result<Vec<Vec<Key>>> {
         let mut seen = Vec::new();
-        while !walk.ended && walk.in_sight.len() < self.sight.max(1) {
+        let enough = if self.processor.is_some() { self.sight.max(1) } else { 1 };
+        while !walk.ended && walk.in_sight.len() < enough && seen.len() < SEEN_AT_ONCE {
             let Some(pack) = walk.next_pack()? else {
                 walk.ended = true;
                 break;
