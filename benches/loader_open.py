@@ -50,7 +50,8 @@ def main() -> None:
         row["pairs_before"] = middle["pairs"]
         rows.append(row)
     print(rows[-1], flush=True)
-    print(write_record("loader_open", vars(arguments), rows, NOT_MEASURED))
+    left_out = [f"{name} at {arguments.pairs:,} pairs" for name in PEERS if name not in peers]
+    print(write_record("loader_open", vars(arguments), rows, [*NOT_MEASURED, *left_out]))
 
 
 def _run(task: str, name: str, folder: Path, *more: Any) -> dict[str, Any]:

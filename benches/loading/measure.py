@@ -6,6 +6,7 @@ processes map counts once in all. With ``ranks`` above one it starts that many o
 rates are their sum. With ``cold`` the files are dropped from the page cache first.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -73,7 +74,10 @@ def epoch(request: dict[str, Any]) -> dict[str, Any]:
     else:
         from loading.peers import PEERS
 
-        counts = map(len, PEERS[request["peer"]].read(folder, request["workers"]))
+        peer = PEERS[request["peer"]]
+        for module in peer.modules:
+            importlib.import_module(module)
+        counts = map(len, peer.read(folder, request["workers"]))
     began = time.perf_counter()
     iterator = iter(counts)
     first_pairs = next(iterator)

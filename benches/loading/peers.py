@@ -38,6 +38,9 @@ class Content:
 class Peer(Protocol):
     """What a peer can do."""
 
+    modules: tuple[str, ...]
+    """What it imports, which no measurement counts."""
+
     def write(self, folder: Path, content: Content) -> None:
         """Write the pairs into ``folder``."""
 
@@ -68,6 +71,8 @@ def _itself(record: Record) -> Record:
 class LitData:
     """Lightning LitData: optimize, StreamingDataset, StreamingDataLoader."""
 
+    modules = ("litdata",)
+
     def write(self, folder: Path, content: Content) -> None:
         """One process, chunks of 64 MB, its default serialisers."""
         from litdata import optimize
@@ -96,6 +101,8 @@ class LitData:
 class MosaicStreaming:
     """MosaicML Streaming: MDSWriter, StreamingDataset in a torch DataLoader."""
 
+    modules = ("streaming", "torch.utils.data")
+
     def write(self, folder: Path, content: Content) -> None:
         """Uncompressed shards of its default 64 MB, without hashes, as by default."""
         from streaming import MDSWriter
@@ -120,6 +127,8 @@ class MosaicStreaming:
 
 class WebDataset:
     """WebDataset: tar shards, shuffle buffer of 1,000."""
+
+    modules = ("webdataset", "torch.utils.data")
 
     def write(self, folder: Path, content: Content) -> None:
         """Arrays as .npy members, pictures as .jpg."""
@@ -153,6 +162,8 @@ def _from_tar(sample: dict[str, bytes]) -> Record:
 class Grain:
     """Grain over ArrayRecord with one record a group, for random access."""
 
+    modules = ("grain.python",)
+
     def write(self, folder: Path, content: Content) -> None:
         """Pickled records, uncompressed: JPEG and random tokens do not compress."""
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -179,6 +190,8 @@ class Grain:
 
 class HuggingFaceDatasets:
     """Hugging Face datasets: Arrow on disk, mapped, in a torch DataLoader."""
+
+    modules = ("datasets", "torch.utils.data")
 
     def write(self, folder: Path, content: Content) -> None:
         """From a generator, saved to disk."""
@@ -214,6 +227,8 @@ def _rows(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 class Lance:
     """Lance: random rows by take, a batch at a time, in a torch DataLoader."""
+
+    modules = ("lance", "torch.utils.data")
 
     def write(self, folder: Path, content: Content) -> None:
         """Record batches of 1,024 rows, the newest file version by default."""

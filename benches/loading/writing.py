@@ -4,6 +4,7 @@ Content is made while it is written, so the time to make it, measured in a run o
 taken off.
 """
 
+import importlib
 import json
 import time
 from pathlib import Path
@@ -19,17 +20,20 @@ def write_timed(name: str, folder: str, count: str, megapixels: str) -> None:
     for _ in pair_records(queries(number, pixels)):
         pass
     making = time.perf_counter() - began
-    began = time.perf_counter()
+    place.parent.mkdir(parents=True, exist_ok=True)
     if name == "ours":
         from loading.ours import write
 
+        began = time.perf_counter()
         write(place, number, pixels)
     else:
         from loading.peers import PEERS, Content
 
+        for module in PEERS[name].modules:
+            importlib.import_module(module)
         if name not in ("datasets", "lance"):
-            place.mkdir(parents=True)
-        place.parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir()
+        began = time.perf_counter()
         PEERS[name].write(place, Content(number, pixels))
     taken = time.perf_counter() - began
     print(
