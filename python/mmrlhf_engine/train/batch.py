@@ -4,6 +4,7 @@ The core makes the block; every array of a :class:`PreferenceBatch` is a writabl
 torch tensor is another view.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -161,7 +162,7 @@ def assembled(
     arrays = {}
     for name, kind, shape, offset in fields:
         dtype = np.dtype(kind)
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         if not isinstance(memory, np.ndarray):
             dtype = getattr(sys.modules["torch"], kind)
         arrays[name] = memory[offset : offset + size].view(dtype).reshape(shape)

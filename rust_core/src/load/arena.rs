@@ -124,6 +124,18 @@ impl Arena {
         }
     }
 
+    /// Fill a field of 32-bit numbers with rows, one after the other; the quick way for long ones.
+    pub fn write_i32_rows<'a>(&mut self, name: &str, rows: impl IntoIterator<Item = &'a [i32]>) {
+        let mut places = self.get_mut(name).as_chunks_mut::<4>().0;
+        for row in rows {
+            let (here, after) = places.split_at_mut(row.len().min(places.len()));
+            for (place, value) in here.iter_mut().zip(row) {
+                *place = value.to_ne_bytes();
+            }
+            places = after;
+        }
+    }
+
     /// Fill a field of 64-bit numbers.
     pub fn write_i64(&mut self, name: &str, values: impl IntoIterator<Item = i64>) {
         let places = self.get_mut(name).as_chunks_mut::<8>().0;

@@ -139,11 +139,15 @@ impl<'a> Writing<'a> {
         blobs: &[u64],
         images: u32,
     ) -> Result<()> {
+        // Most texts show no picture, and looking whether one does is cheaper than looking where.
+        if blobs.is_empty() && !tokens.contains(&SENTINEL) {
+            self.append_text(tokens);
+            return Ok(());
+        }
         let mut blobs_left = blobs.iter();
         let mut runs = tokens.split(|&token| token == SENTINEL).peekable();
         while let Some(text) = runs.next() {
-            self.tokens.extend(text.iter().map(|&token| token.cast_signed()));
-            self.positions.text(text.len());
+            self.append_text(text);
             if runs.peek().is_some() {
                 let &blob = blobs_left.next().ok_or_else(|| {
                     let slots = tokens.iter().filter(|&&token| token == SENTINEL).count();
@@ -154,6 +158,11 @@ impl<'a> Writing<'a> {
         }
         let left = blobs_left.len();
         if left > 0 { Err(misfit(sequence, blobs.len() - left, blobs.len())) } else { Ok(()) }
+    }
+
+    fn append_text(&mut self, text: &[u32]) {
+        self.tokens.extend(text.iter().map(|&token| token.cast_signed()));
+        self.positions.text(text.len());
     }
 
     fn append_picture(&mut self, sequence: usize, blob: u64, images: u32) -> Result<()> {
@@ -267,8 +276,8 @@ impl<'a> Writing<'a> {
     fn write_tokens(&self, arena: &mut Arena, content: &Content) {
         let int = |number: usize| number as i32;
         let sequences = &content.sequences;
-        arena.write_i32("tokens", self.tokens.iter().copied());
-        arena.write_i32("position_ids", self.positions.rows());
+        arena.write_i32_rows("tokens", [self.tokens.as_slice()]);
+        arena.write_i32_rows("position_ids", self.positions.rows());
         arena.write_i32("cu_seqlens", self.starts.iter().copied().map(int));
         arena.write_i32("prompt_lengths", self.prompts.iter().copied().map(int));
         arena.write_i32("prefix", sequences.iter().map(|s| s.prefix.map_or(-1, int)));

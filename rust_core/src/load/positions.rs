@@ -67,7 +67,7 @@ impl Positions {
     }
 
     /// All position ids, line by line.
-    pub(super) fn rows(&self) -> impl Iterator<Item = i32> {
-        self.lines.iter().flatten().copied()
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[i32]> {
+        self.lines.iter().map(Vec::as_slice)
     }
 }
