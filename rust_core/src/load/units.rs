@@ -21,7 +21,7 @@ use super::beside::Beside;
 use super::cache::Key;
 use super::processor::Processor;
 use crate::error::{Error, Result};
-use crate::order::{Cost, Costs, Plan, Unit, choose_pairs};
+use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
 use crate::shard::Dataset;
 
 /// Stands for one picture in a list of token ids.
@@ -286,8 +286,12 @@ impl Units {
         Ok(keys.into_iter().collect())
     }
 
-    fn cost_of(&self, unit: u64, epoch: u64) -> Result<Cost> {
+    fn total_of(&self, unit: u64, epoch: u64) -> Result<Total> {
         let content = self.content(&[unit], epoch)?;
+        Ok(Total::of(self.cost_of(&content)?, content.pairs.len() as u32))
+    }
+
+    fn cost_of(&self, content: &Content) -> Result<Cost> {
         let mut cost = Cost::default();
         for sequence in &content.sequences {
             if sequence.prompt {
@@ -296,8 +300,8 @@ impl Units {
             if let Some(response) = sequence.response {
                 cost.text_tokens += self.dataset.tokens(response)?.len() as u32;
             }
-            let slots = self.slots(sequence)?;
             let Some(processor) = &self.processor else { continue };
+            let slots = self.slots(sequence)?;
             for blob in slots.iter() {
                 let size = self.size(blob, processor)?;
                 let (shape, _) = processor.shape(size, slots.pictures())?;
@@ -306,7 +310,7 @@ impl Units {
                 cost.text_tokens = (cost.text_tokens + shape.framing_tokens).saturating_sub(1);
             }
         }
-        cost.images = self.keys(&content)?.len() as u32;
+        cost.images = self.keys(content)?.len() as u32;
         Ok(cost)
     }
 
@@ -331,17 +335,13 @@ impl Costs for Units {
     }
 
     fn cost(&self, unit: u64) -> Cost {
-        self.cost_in_epoch(unit, 0)
+        let content = self.content(&[unit], 0);
+        content.and_then(|content| self.cost_of(&content)).unwrap_or_default()
     }
 
     /// A row that cannot be read costs nothing here; the error comes when its batch is made.
-    fn cost_in_epoch(&self, unit: u64, epoch: u64) -> Cost {
-        self.cost_of(unit, epoch).unwrap_or_default()
-    }
-
-    fn pairs_in_epoch(&self, unit: u64, epoch: u64) -> u32 {
-        let pairs = self.content(&[unit], epoch).map(|content| content.pairs.len());
-        pairs.unwrap_or_default() as u32
+    fn total_in_epoch(&self, unit: u64, epoch: u64) -> Total {
+        self.total_of(unit, epoch).unwrap_or_default()
     }
 }
 

@@ -78,15 +78,10 @@ pub trait Costs: Send + Sync {
     /// What a unit below [`Costs::units`] costs.
     fn cost(&self, unit: u64) -> Cost;
 
-    /// What a unit costs in one epoch, where its content changes between epochs (some pairs of a
-    /// query, chosen anew each time).
-    fn cost_in_epoch(&self, unit: u64, _epoch: u64) -> Cost {
-        self.cost(unit)
-    }
-
-    /// The pairs of preference in a unit, for the cursor's account of what was seen.
-    fn pairs_in_epoch(&self, _unit: u64, _epoch: u64) -> u32 {
-        1
+    /// What a unit comes to in one epoch, where its content changes between epochs (some pairs of a
+    /// query, chosen anew each time); its pairs are for the cursor's account of what was seen.
+    fn total_in_epoch(&self, unit: u64, _epoch: u64) -> Total {
+        Total::of(self.cost(unit), 1)
     }
 
     /// The units of each source of a mixture, in order: source 0 has the first so many units.

@@ -100,8 +100,7 @@ impl Order {
     }
 
     fn draw(&self, unit: u64, epoch: u64) -> Drawn {
-        let cost = self.costs.cost_in_epoch(unit, epoch);
-        Drawn { unit, total: Total::of(cost, self.costs.pairs_in_epoch(unit, epoch)) }
+        Drawn { unit, total: self.costs.total_in_epoch(unit, epoch) }
     }
 
     /// What each window of an epoch comes to: the table by which any step is found.
