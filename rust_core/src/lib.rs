@@ -25,6 +25,7 @@ pub mod order;
 pub mod parallel;
 pub mod select;
 pub mod shard;
+mod vector;
 
 pub use error::{Error, Result};
 pub use parallel::Interrupt;

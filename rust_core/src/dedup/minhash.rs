@@ -2,7 +2,9 @@
 //!
 //! Value i of a text is the least `a_i x + b_i` (modulo 2^32) over its shingles x, the high half of
 //! each. The loop over the values is innermost and of fixed length, which the compiler turns into
-//! vector instructions; where the processor has AVX2 the same code is run as compiled for it.
+//! vector instructions.
+
+use crate::vector::vectorised;
 
 /// The multipliers and offsets of `n` hash functions, from a fixed seed.
 #[derive(Debug, Clone)]
@@ -34,30 +36,21 @@ impl MinHasher {
     pub fn sign(&self, shingles: &[u64], signature: &mut Vec<u32>) {
         signature.clear();
         signature.resize(self.multipliers.len(), u32::MAX);
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            #[expect(unsafe_code, reason = "code compiled for AVX2 is called where it is there")]
-            // SAFETY: the processor was just asked, and the function needs nothing else.
-            unsafe {
-                self.sign_avx2(shingles, signature);
-            }
-            return;
-        }
-        self.sign_portable(shingles, signature);
+        let (multipliers, offsets) = (self.multipliers.as_chunks(), self.offsets.as_chunks());
+        take_least(multipliers.0, offsets.0, shingles, signature.as_chunks_mut().0);
     }
+}
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
-    fn sign_avx2(&self, shingles: &[u64], signature: &mut [u32]) {
-        self.sign_portable(shingles, signature);
-    }
+type Lanes = [u32; LANES];
 
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "it must be compiled anew inside the AVX2 function")]
-    fn sign_portable(&self, shingles: &[u64], signature: &mut [u32]) {
-        let multipliers = self.multipliers.as_chunks::<LANES>().0;
-        let offsets = self.offsets.as_chunks::<LANES>().0;
-        let signature = signature.as_chunks_mut::<LANES>().0;
+vectorised! {
+    /// Lower each value to the least of its function over the shingles.
+    fn take_least(
+        multipliers: &[Lanes],
+        offsets: &[Lanes],
+        shingles: &[u64],
+        signature: &mut [Lanes],
+    ) {
         for ((least, multipliers), offsets) in signature.iter_mut().zip(multipliers).zip(offsets) {
             let mut lanes = *least;
             for &shingle in shingles {

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::Pixels;
+use crate::vector::vectorised;
 
 const PRECISION: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION - 1);
@@ -130,6 +131,7 @@ fn fixed(weight: f64) -> i32 {
     (weight * f64::from(1 << PRECISION) + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
 }
 
+#[inline]
 fn round(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
@@ -151,7 +153,30 @@ fn resize_rows(pixels: Pixels, axis: &Axis, columns: Range<usize>, lines: Range<
     Pixels { width, height, channels, data }
 }
 
-/// Column by column, so that the weights of one column alone are held.
+/// Lines that are resized along each other.
+const LINES: usize = 8;
+/// Bytes of a line that are added up in registers.
+const STRETCH: usize = 32;
+
+/// The input pixels of several output pixels, and their weights.
+struct Taps {
+    /// For each output pixel, the first input pixel and where its weights begin; one more at the end.
+    first: Vec<(usize, usize)>,
+    weights: Vec<i32>,
+}
+
+impl Taps {
+    fn new(axis: &Axis, indices: Range<usize>) -> Self {
+        let (mut first, mut weights) = (Vec::with_capacity(indices.len() + 1), Vec::new());
+        for index in indices {
+            first.push((axis.covered(index).start, weights.len()));
+            weights.extend(axis.weights(index));
+        }
+        first.push((0, weights.len()));
+        Self { first, weights }
+    }
+}
+
 fn resize_colour_rows<const N: usize>(
     input: &[u8],
     stride: usize,
@@ -159,25 +184,16 @@ fn resize_colour_rows<const N: usize>(
     columns: Range<usize>,
     data: &mut [u8],
 ) {
-    let width = columns.len();
-    for (column, index) in columns.enumerate() {
-        let (covered, weights) = (axis.covered(index), axis.weights(index));
-        let rows = input.chunks_exact(stride).zip(data.chunks_exact_mut(width * N));
-        for (line, out) in rows {
-            let mut sums = [HALF; N];
-            let pixels = line[covered.start * N..covered.end * N].as_chunks::<N>().0;
-            for (pixel, weight) in pixels.iter().zip(&weights) {
-                for (sum, &value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            out[column * N..(column + 1) * N].copy_from_slice(&sums.map(round));
-        }
+    let (width, taps) = (columns.len(), Taps::new(axis, columns));
+    let mut strip = vec![[[0; N]; LINES]; axis.input];
+    let groups = input.chunks(LINES * stride).zip(data.chunks_mut(LINES * width * N));
+    for (lines, out) in groups {
+        weigh_lines(lines, stride, &taps, &mut strip, out, width * N);
     }
 }
 
 /// As [`resize_colour_rows`], with each weight in two halves of 16 bits, whose products with pixels
-/// a vector unit adds in pairs.
+/// a vector unit adds in pairs. Column by column: where grey is made small, many pixels make one.
 fn resize_grey_rows(
     input: &[u8],
     stride: usize,
@@ -190,25 +206,87 @@ fn resize_grey_rows(
         let covered = axis.covered(index);
         let (high, low): (Vec<i16>, Vec<i16>) =
             axis.weights(index).iter().map(|&w| ((w >> 8) as i16, (w & 0xFF) as i16)).unzip();
-        for (line, out) in input.chunks_exact(stride).zip(data.chunks_exact_mut(width)) {
-            // The halves may wrap around; their sum, which fits, is right all the same.
-            let sum = dot(&line[covered.clone()], &high, &low);
-            out[column] = round(HALF.wrapping_add(sum));
+        weigh_column(&input[covered.start..], stride, &high, &low, &mut data[column..], width);
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "vector units are used where the caller may use them")]
+fn add(sums: &mut [i32], values: &[u8], weight: i32) {
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        *sum += i32::from(value) * weight;
+    }
+}
+
+vectorised! {
+    /// Up to [`LINES`] lines, laid side by side in the strip: one weight is that of all of them.
+    fn weigh_lines<const N: usize>(
+        lines: &[u8],
+        stride: usize,
+        taps: &Taps,
+        strip: &mut [[[u8; N]; LINES]],
+        out: &mut [u8],
+        out_stride: usize,
+    ) {
+        for (place, line) in lines.chunks_exact(stride).enumerate() {
+            for (column, pixel) in strip.iter_mut().zip(line.as_chunks().0) {
+                column[place] = *pixel;
+            }
+        }
+        for (index, place) in taps.first.windows(2).enumerate() {
+            let ((first, begin), (_, end)) = (place[0], place[1]);
+            let mut sums = [[HALF; N]; LINES];
+            for (column, weight) in strip[first..].iter().zip(&taps.weights[begin..end]) {
+                add(sums.as_flattened_mut(), column.as_flattened(), *weight);
+            }
+            let mut rounded = [[0; N]; LINES];
+            for (out, &sum) in rounded.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                *out = round(sum);
+            }
+            for (line, pixel) in out.chunks_exact_mut(out_stride).zip(&rounded) {
+                line[index * N..][..N].copy_from_slice(pixel);
+            }
+        }
+    }
+
+    /// One output column of grey. The halves may wrap around; their sum, which fits, is right all
+    /// the same.
+    fn weigh_column(
+        input: &[u8],
+        stride: usize,
+        high: &[i16],
+        low: &[i16],
+        out: &mut [u8],
+        width: usize,
+    ) {
+        for (line, out) in input.chunks(stride).zip(out.iter_mut().step_by(width)) {
+            let (mut highs, mut lows) = (0_i32, 0_i32);
+            for ((&pixel, &high), &low) in line.iter().zip(high).zip(low) {
+                highs = highs.wrapping_add(i32::from(pixel) * i32::from(high));
+                lows = lows.wrapping_add(i32::from(pixel) * i32::from(low));
+            }
+            *out = round(HALF.wrapping_add(highs.wrapping_shl(8)).wrapping_add(lows));
+        }
+    }
+
+    /// The sum of lines, each times its weight, a stretch of them at a time.
+    fn weigh_stretches(lines: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
+        for (index, out) in out.chunks_mut(STRETCH).enumerate() {
+            let mut sums = [HALF; STRETCH];
+            for (line, weight) in lines.chunks_exact(stride).zip(weights) {
+                match line[index * STRETCH..].first_chunk::<STRETCH>() {
+                    Some(values) => add(&mut sums, values, *weight),
+                    None => add(&mut sums, &line[index * STRETCH..], *weight),
+                }
+            }
+            for (out, &sum) in out.iter_mut().zip(&sums) {
+                *out = round(sum);
+            }
         }
     }
 }
 
-fn dot(pixels: &[u8], high: &[i16], low: &[i16]) -> i32 {
-    let (mut highs, mut lows) = (0_i32, 0_i32);
-    for ((&pixel, &high), &low) in pixels.iter().zip(high).zip(low) {
-        highs = highs.wrapping_add(i32::from(pixel) * i32::from(high));
-        lows = lows.wrapping_add(i32::from(pixel) * i32::from(low));
-    }
-    highs.wrapping_shl(8).wrapping_add(lows)
-}
-
-/// Output `rows` from lines that begin at the `first` of the input. Whole lines are added up, each
-/// times its weight: the inner loop runs along memory.
+/// Output `rows` from lines that begin at the `first` of the input.
 fn resize_columns(pixels: Pixels, axis: &Axis, rows: Range<usize>, first: usize) -> Pixels {
     if axis.input == axis.output {
         let columns = 0..pixels.width;
@@ -217,19 +295,9 @@ fn resize_columns(pixels: Pixels, axis: &Axis, rows: Range<usize>, first: usize)
     let (width, height, channels) = (pixels.width, rows.len(), pixels.channels);
     let stride = width * channels;
     let mut data = vec![0; height * stride];
-    let mut sums = vec![0_i32; stride];
     for (index, out) in rows.zip(data.chunks_exact_mut(stride)) {
-        sums.fill(HALF);
         let start = axis.covered(index).start - first;
-        let lines = pixels.data[start * stride..].chunks_exact(stride);
-        for (line, weight) in lines.zip(&axis.weights(index)) {
-            for (sum, &value) in sums.iter_mut().zip(line) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = round(sum);
-        }
+        weigh_stretches(&pixels.data[start * stride..], stride, &axis.weights(index), out);
     }
     Pixels { width, height, channels, data }
 }

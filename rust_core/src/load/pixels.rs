@@ -8,6 +8,7 @@ use super::processor::Processor;
 use crate::image::{PictureError, Pixels, decode, resize};
 use crate::order::{ImageShape, Rule};
 use crate::shard::orientation::of_jpeg;
+use crate::vector::vectorised;
 
 /// A file of a picture, and how it is to be seen.
 #[derive(Debug, Clone, Copy)]
@@ -48,12 +49,13 @@ pub fn prepare(
 fn fill(processor: &Processor, pixels: Pixels, shape: &ImageShape, blocks: &mut [u8]) {
     let (width, height) = (shape.resized_width as usize, shape.resized_height as usize);
     let (canvas_width, canvas_height) = (shape.canvas_width as usize, shape.canvas_height as usize);
-    let resized = |pixels: Pixels| resize(pixels, width, height, processor.filter).into_rgb();
+    let spare = |pixels: Pixels| resize(pixels, width, height, processor.filter);
+    let resized = |pixels: Pixels| spare(pixels).into_rgb();
     let block_bytes = processor.block_bytes();
     let (tile_width, tile_height) = match &processor.rule {
         Rule::Qwen2Vl(rule) => {
             let (patch, merge) = (rule.patch as usize, rule.merge as usize);
-            return patchify(&resized(pixels), patch, merge, processor.temporal, blocks);
+            return patchify(&spare(pixels), patch, merge, processor.temporal, blocks);
         }
         Rule::LlavaOnevision(rule) => (rule.tile as usize, rule.tile as usize),
         Rule::Internvl(rule) => (rule.tile_width as usize, rule.tile_height as usize),
@@ -119,24 +121,50 @@ fn cut(picture: &Pixels, canvas: (usize, usize), tile: (usize, usize), blocks: &
 }
 
 /// Patches of `[3, temporal, patch, patch]`; the patches of a token follow each other, row by row.
+/// The picture's lines are taken apart into planes first, so that patches are made of runs.
 fn patchify(picture: &Pixels, patch: usize, merge: usize, temporal: usize, blocks: &mut [u8]) {
-    let stride = picture.width * 3;
-    let tokens_across = picture.width / (patch * merge);
-    let area = patch * patch;
-    for (index, block) in blocks.chunks_exact_mut(3 * temporal * area).enumerate() {
-        let (token, inside) = (index / (merge * merge), index % (merge * merge));
-        let row = token / tokens_across * merge + inside / merge;
-        let column = token % tokens_across * merge + inside % merge;
-        let start = row * patch * stride + column * patch * 3;
-        for (channel, frames) in block.chunks_exact_mut(temporal * area).enumerate() {
-            let (first, others) = frames.split_at_mut(area);
-            for (line, out) in first.chunks_exact_mut(patch).enumerate() {
-                let pixels = &picture.data[start + line * stride..][..patch * 3];
-                for (out, pixel) in out.iter_mut().zip(pixels.as_chunks::<3>().0) {
-                    *out = pixel[channel];
-                }
+    let (width, area) = (picture.width, patch * patch);
+    let tokens_across = width / (patch * merge);
+    let block_bytes = 3 * temporal * area;
+    let mut planes = vec![0; 3 * width];
+    for (row, pixels) in picture.data.chunks_exact(width * picture.channels).enumerate() {
+        match picture.channels {
+            1 => planes.chunks_exact_mut(width).for_each(|plane| plane.copy_from_slice(pixels)),
+            3 => take_apart(pixels.as_chunks::<3>().0, &mut planes),
+            _ => take_apart_words(pixels.as_chunks().0, &mut planes),
+        }
+        let (down, line) = (row / patch, row % patch);
+        for (channel, plane) in planes.chunks_exact(width).enumerate() {
+            for (across, run) in plane.chunks_exact(patch).enumerate() {
+                let token = down / merge * tokens_across + across / merge;
+                let index = (token * merge + down % merge) * merge + across % merge;
+                let start = index * block_bytes + channel * temporal * area + line * patch;
+                blocks[start..start + patch].copy_from_slice(run);
             }
-            others.chunks_exact_mut(area).for_each(|other| other.copy_from_slice(first));
+        }
+    }
+    for frames in blocks.chunks_exact_mut(temporal * area) {
+        let (first, others) = frames.split_at_mut(area);
+        others.chunks_exact_mut(area).for_each(|other| other.copy_from_slice(first));
+    }
+}
+
+vectorised! {
+    /// A line of pixels into three planes.
+    fn take_apart(pixels: &[[u8; 3]], planes: &mut [u8]) {
+        for (channel, plane) in planes.chunks_exact_mut(pixels.len()).enumerate() {
+            for (out, pixel) in plane.iter_mut().zip(pixels) {
+                *out = pixel[channel];
+            }
+        }
+    }
+
+    /// The same of pixels with a spare byte.
+    fn take_apart_words(pixels: &[[u8; 4]], planes: &mut [u8]) {
+        for (channel, plane) in planes.chunks_exact_mut(pixels.len()).enumerate() {
+            for (out, &pixel) in plane.iter_mut().zip(pixels) {
+                *out = (u32::from_le_bytes(pixel) >> (8 * channel)) as u8;
+            }
         }
     }
 }
