@@ -47,25 +47,26 @@ CASES: list[dict[str, Any]] = [
 def main() -> None:
     """Write, read, print and record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queries", type=int, default=2000)
+    parser.add_argument("--queries", type=int, default=1500, help="With pictures.")
+    parser.add_argument("--text-queries", type=int, default=8000, help="Of tokens alone.")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--only", default="", help="Peers, by comma; ours always runs.")
     parser.add_argument("--folder", type=Path, help="Where to write; a temporary one by default.")
     arguments = parser.parse_args()
     names = [name for name in NAMES if not arguments.only or name in arguments.only.split(",")]
     base = arguments.folder or Path(tempfile.mkdtemp())
     rows: list[dict[str, Any]] = []
-    for megapixels in (None, 0.2):
+    for megapixels, count in ((None, arguments.text_queries), (0.2, arguments.queries)):
         for name in [*names, "ours"]:
             folder = base / f"{name.split()[0]}-{megapixels}"
-            rows.append(_report(_written(name, folder, arguments.queries, megapixels)))
+            rows.append(_report(_written(name, folder, count, megapixels)))
             rows += _read_all(name, folder, megapixels, arguments)
         rows += _fill(folder, megapixels)
         if megapixels is not None:
             rows += _bare_decoder(megapixels, arguments)
     parameters = {k: v for k, v in vars(arguments).items() if k != "folder"}
-    parameters["pairs"] = arguments.queries * PAIRS
+    parameters["pairs_of_a_query"] = PAIRS
     print(write_record("loader", parameters, rows, NOT_MEASURED))
     if arguments.folder is None:
         shutil.rmtree(base)
