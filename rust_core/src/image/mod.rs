@@ -21,6 +21,7 @@ pub mod phash;
 pub mod probe;
 pub mod resize;
 mod webp;
+mod weigh;
 
 pub use decode::{Pixels, decode};
 pub use location::Locations;

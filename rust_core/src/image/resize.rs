@@ -8,10 +8,8 @@
 use std::ops::Range;
 
 use super::Pixels;
+use super::weigh::{HALF, PRECISION, Taps, round, weigh_lines, weigh_rows};
 use crate::vector::vectorised;
-
-const PRECISION: u32 = 32 - 8 - 2;
-const HALF: i32 = 1 << (PRECISION - 1);
 
 /// Which neighbours count how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,15 +123,14 @@ impl Axis {
         let sum = if sum == 0.0 { 1.0 } else { sum };
         exact.iter().map(|weight| fixed(weight / sum)).collect()
     }
+
+    fn taps(&self, indices: Range<usize>) -> Taps {
+        Taps::new(indices.map(|index| (self.covered(index).start, self.weights(index))))
+    }
 }
 
 fn fixed(weight: f64) -> i32 {
     (weight * f64::from(1 << PRECISION) + if weight < 0.0 { -0.5 } else { 0.5 }) as i32
-}
-
-#[inline]
-fn round(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
 }
 
 /// Output `columns` of the input `lines`.
@@ -147,53 +144,14 @@ fn resize_rows(pixels: Pixels, axis: &Axis, columns: Range<usize>, lines: Range<
     let mut data = vec![0; height * width * channels];
     match channels {
         1 => resize_grey_rows(input, stride, axis, columns, &mut data),
-        3 => resize_colour_rows::<3>(input, stride, axis, columns, &mut data),
-        _ => resize_colour_rows::<4>(input, stride, axis, columns, &mut data),
+        3 => weigh_rows::<3>((input, stride), &axis.taps(columns), (&mut data, width * 3)),
+        _ => weigh_rows::<4>((input, stride), &axis.taps(columns), (&mut data, width * 4)),
     }
     Pixels { width, height, channels, data }
 }
 
-/// Lines that are resized along each other.
-const LINES: usize = 8;
-/// Bytes of a line that are added up in registers.
-const STRETCH: usize = 32;
-
-/// The input pixels of several output pixels, and their weights.
-struct Taps {
-    /// For each output pixel, the first input pixel and where its weights begin; one more at the end.
-    first: Vec<(usize, usize)>,
-    weights: Vec<i32>,
-}
-
-impl Taps {
-    fn new(axis: &Axis, indices: Range<usize>) -> Self {
-        let (mut first, mut weights) = (Vec::with_capacity(indices.len() + 1), Vec::new());
-        for index in indices {
-            first.push((axis.covered(index).start, weights.len()));
-            weights.extend(axis.weights(index));
-        }
-        first.push((0, weights.len()));
-        Self { first, weights }
-    }
-}
-
-fn resize_colour_rows<const N: usize>(
-    input: &[u8],
-    stride: usize,
-    axis: &Axis,
-    columns: Range<usize>,
-    data: &mut [u8],
-) {
-    let (width, taps) = (columns.len(), Taps::new(axis, columns));
-    let mut strip = vec![[[0; N]; LINES]; axis.input];
-    let groups = input.chunks(LINES * stride).zip(data.chunks_mut(LINES * width * N));
-    for (lines, out) in groups {
-        weigh_lines(lines, stride, &taps, &mut strip, out, width * N);
-    }
-}
-
-/// As [`resize_colour_rows`], with each weight in two halves of 16 bits, whose products with pixels
-/// a vector unit adds in pairs. Column by column: where grey is made small, many pixels make one.
+/// Grey column by column: where it is made small, many pixels make one, and neighbours in a line are
+/// what a vector unit adds up.
 fn resize_grey_rows(
     input: &[u8],
     stride: usize,
@@ -210,45 +168,7 @@ fn resize_grey_rows(
     }
 }
 
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "vector units are used where the caller may use them")]
-fn add(sums: &mut [i32], values: &[u8], weight: i32) {
-    for (sum, &value) in sums.iter_mut().zip(values) {
-        *sum += i32::from(value) * weight;
-    }
-}
-
 vectorised! {
-    /// Up to [`LINES`] lines, laid side by side in the strip: one weight is that of all of them.
-    fn weigh_lines<const N: usize>(
-        lines: &[u8],
-        stride: usize,
-        taps: &Taps,
-        strip: &mut [[[u8; N]; LINES]],
-        out: &mut [u8],
-        out_stride: usize,
-    ) {
-        for (place, line) in lines.chunks_exact(stride).enumerate() {
-            for (column, pixel) in strip.iter_mut().zip(line.as_chunks().0) {
-                column[place] = *pixel;
-            }
-        }
-        for (index, place) in taps.first.windows(2).enumerate() {
-            let ((first, begin), (_, end)) = (place[0], place[1]);
-            let mut sums = [[HALF; N]; LINES];
-            for (column, weight) in strip[first..].iter().zip(&taps.weights[begin..end]) {
-                add(sums.as_flattened_mut(), column.as_flattened(), *weight);
-            }
-            let mut rounded = [[0; N]; LINES];
-            for (out, &sum) in rounded.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
-                *out = round(sum);
-            }
-            for (line, pixel) in out.chunks_exact_mut(out_stride).zip(&rounded) {
-                line[index * N..][..N].copy_from_slice(pixel);
-            }
-        }
-    }
-
     /// One output column of grey. The halves may wrap around; their sum, which fits, is right all
     /// the same.
     fn weigh_column(
@@ -268,22 +188,6 @@ vectorised! {
             *out = round(HALF.wrapping_add(highs.wrapping_shl(8)).wrapping_add(lows));
         }
     }
-
-    /// The sum of lines, each times its weight, a stretch of them at a time.
-    fn weigh_stretches(lines: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
-        for (index, out) in out.chunks_mut(STRETCH).enumerate() {
-            let mut sums = [HALF; STRETCH];
-            for (line, weight) in lines.chunks_exact(stride).zip(weights) {
-                match line[index * STRETCH..].first_chunk::<STRETCH>() {
-                    Some(values) => add(&mut sums, values, *weight),
-                    None => add(&mut sums, &line[index * STRETCH..], *weight),
-                }
-            }
-            for (out, &sum) in out.iter_mut().zip(&sums) {
-                *out = round(sum);
-            }
-        }
-    }
 }
 
 /// Output `rows` from lines that begin at the `first` of the input.
@@ -297,7 +201,7 @@ fn resize_columns(pixels: Pixels, axis: &Axis, rows: Range<usize>, first: usize)
     let mut data = vec![0; height * stride];
     for (index, out) in rows.zip(data.chunks_exact_mut(stride)) {
         let start = axis.covered(index).start - first;
-        weigh_stretches(&pixels.data[start * stride..], stride, &axis.weights(index), out);
+        weigh_lines(&pixels.data[start * stride..], stride, &axis.weights(index), out);
     }
     Pixels { width, height, channels, data }
 }
