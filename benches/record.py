@@ -16,6 +16,7 @@ PACKAGES = (
     "imagehash",
     "rensa",
     "datasketch",
+    "text-dedup",
     "torch",
     "polars",
     "transformers",

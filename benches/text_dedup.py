@@ -5,6 +5,10 @@ as 32 bands of 4 (and 16 of 8), ours its default of 16 bands of 4. The peers get
 users write them in Python. Time is processor time, which other work on the machine does not
 stretch. Ours compares every candidate exactly,
 the peers report what meets in a bucket. All are judged by exact Jaccard indices of all pairs.
+
+text-dedup is a program over a dataset on disk, run here in one process; it makes its shingles
+itself. Its time is what it says it took to sketch and to cluster, by the clock, without start,
+reading and writing. It says which texts to keep: flagged are the others.
 """
 
 import os
@@ -12,7 +16,11 @@ import os
 os.environ["RAYON_NUM_THREADS"] = "1"
 
 import random
+import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +28,7 @@ from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset, load_from_disk
 from datasketch import MinHash, MinHashLSH
 from rensa import RMinHash, RMinHashLSH
 
@@ -35,6 +44,8 @@ DATASKETCH_TEXTS = 1_000
 BINS = ((0.8, 0.85), (0.85, 0.9), (0.9, 1.0), (1.0, 1.01))
 
 Pairs = dict[tuple[int, int], float]
+Finder = Callable[[list[str]], tuple[set[int], float]]
+"""From texts to the rows flagged and the seconds it took."""
 
 
 def main() -> None:
@@ -58,22 +69,22 @@ def main() -> None:
 
 
 def measure(words: int, count: int) -> list[dict[str, object]]:
-    """One row for each of the three over the same texts."""
+    """One row for each contestant over the same texts."""
     texts = corpus(words, count)
     truth = exact_pairs(texts)
-    contestants: dict[str, tuple[Callable[[list[str]], set[int]], list[str]]] = {
-        "ours": (ours, texts),
-        "rensa 32x4": (lambda t: rensa(t, BANDS), texts),
-        "rensa 16x8": (lambda t: rensa(t, 16), texts),
-        "datasketch": (datasketch, texts[:DATASKETCH_TEXTS]),
+    contestants: dict[str, tuple[Finder, list[str]]] = {
+        "ours": (timed(ours), texts),
+        "rensa 32x4": (timed(lambda t: rensa(t, BANDS)), texts),
+        "rensa 16x8": (timed(lambda t: rensa(t, 16)), texts),
+        "datasketch": (timed(datasketch), texts[:DATASKETCH_TEXTS]),
+        "text-dedup": (text_dedup, texts),
     }
     times: dict[str, list[float]] = {who: [] for who in contestants}
     flagged: dict[str, set[int]] = {}
     for _ in range(ROUNDS):
         for who, (find, given) in contestants.items():
-            started = time.process_time()
-            flagged[who] = find(given)
-            times[who].append(time.process_time() - started)
+            flagged[who], seconds = find(given)
+            times[who].append(seconds)
     speed = {who: len(contestants[who][1]) / statistics.median(t) for who, t in times.items()}
     return [
         {
@@ -174,6 +185,41 @@ def datasketch(texts: list[str]) -> set[int]:
             flagged.add(row)
         lsh.insert(row, sketch)
     return flagged
+
+
+def text_dedup(texts: list[str]) -> tuple[set[int], float]:
+    with tempfile.TemporaryDirectory() as folder:
+        table = {"row": list(range(len(texts))), "text": texts}
+        Dataset.from_dict(table).save_to_disk(f"{folder}/texts")
+        options = {
+            "path": f"{folder}/texts", "output": f"{folder}/kept", "cache_dir": f"{folder}/cache",
+            "split": "train", "column": "text", "num_proc": "1", "ngram": "3", "min_length": "1",
+            "num_perm": str(PERMUTATIONS), "b": str(BANDS), "r": str(ROWS),
+            "hash_func": "xxh3", "hash_bits": "32",
+        }  # fmt: skip
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        done = subprocess.run(
+            [sys.executable, "-m", "text_dedup.minhash", "--local", *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COLUMNS": "200"},  # its lines must not wrap
+            check=True,
+        )
+        kept = set(load_from_disk(f"{folder}/kept")["row"])
+    parts = re.findall(r"(MinHashing|Clustering) *: ([0-9.]+)s", done.stdout + done.stderr)
+    assert [name for name, _ in parts] == ["MinHashing", "Clustering"], done.stdout
+    return set(range(len(texts))) - kept, sum(float(seconds) for _, seconds in parts)
+
+
+def timed(find: Callable[[list[str]], set[int]]) -> Finder:
+    """The rows that ``find`` flags, with the processor time it took."""
+
+    def run(texts: list[str]) -> tuple[set[int], float]:
+        started = time.process_time()
+        flagged = find(texts)
+        return flagged, time.process_time() - started
+
+    return run
 
 
 def judge(flagged: set[int], truth: Pairs, count: int) -> dict[str, object]:

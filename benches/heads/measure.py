@@ -2,14 +2,15 @@
 
 Prints one line of JSON. Memory is the high-water mark of the resident set, reset before the step,
 less what was resident then and less the two gradients: what a step needs beyond inputs and
-results. The first step is not timed, so that pages of buffers that an allocator keeps are in
-place for everybody.
+results. The first step is timed only where ``time_first`` says so, so that pages of buffers that an
+allocator keeps are in place for everybody.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def resident(field: str) -> int:
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Peak memory of the first step, seconds of each following one."""
+    """Peak memory of the first step, seconds of ``steps`` steps."""
     import torch
 
     from heads.contenders import CONTENDERS, Problem
@@ -38,19 +39,24 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    loss = step(problem)
-    loss.backward()
+    loss, first = _timed(step, problem)
     gradients = sum(t.grad.nbytes for t in (problem.hidden, problem.weight))
     peak = resident("VmHWM") - before - gradients
 
-    seconds = []
-    for _ in range(request["steps"]):
+    seconds = [first] if request["time_first"] else []
+    while len(seconds) < request["steps"]:
         problem.hidden.grad = problem.weight.grad = None
-        began = time.perf_counter()
-        loss = step(problem)
-        loss.backward()
-        seconds.append(time.perf_counter() - began)
-    return {"loss": loss.item(), "peak_bytes": max(0, peak), "seconds": seconds}
+        loss, again = _timed(step, problem)
+        seconds.append(again)
+    return {"loss": loss, "peak_bytes": max(0, peak), "seconds": seconds}
+
+
+def _timed(step: Callable[[Any], Any], problem: Any) -> tuple[float, float]:
+    """Loss of one step forward and backward, and its seconds."""
+    began = time.perf_counter()
+    loss = step(problem)
+    loss.backward()
+    return loss.item(), time.perf_counter() - began
 
 
 if __name__ == "__main__":
