@@ -21,7 +21,8 @@ beta
 pair_weight         [P], called ``weight`` there
 schedule            ``keep``, ``recompute``, ``frozen``, ``one_sum`` or ``two_sums``, as listed in
                     :mod:`mmrlhf_kernels.pair_plan`; None: ``plan_pair_schedule``
-workspace_bytes     bound of the memory beyond inputs, outputs and gradients
+workspace_bytes     bound of the memory beyond inputs, outputs and gradients; None:
+                    ``default_pair_workspace`` there
 =================== ===============================================================================
 
 The number of chosen tokens, which the supervised term needs, is counted here. In eager mode the
@@ -44,7 +45,6 @@ from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.pair import Objective, evaluate
 from mmrlhf_kernels.pair_operator import linear_mm_dpo
 from mmrlhf_kernels.pair_plan import PAIR_SCHEDULES
-from mmrlhf_kernels.plan import default_workspace
 from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.preference import (
     MMDPOOutput,
@@ -197,13 +197,12 @@ def _run(
         return _compose(rows, head, objective, pairs, beta_rule, workspace_bytes)
     like = rows.hidden.new_empty(rows.chosen.shape[0], dtype=statistics_dtype(rows.hidden.dtype))
     columns = columns_of(like, *pairs, chosen_tokens=None)
-    room = default_workspace(like.device) if workspace_bytes is None else workspace_bytes
     numbers = [objective.label_smoothing, objective.sft_weight, objective.reward_shift]
     inputs = [None if tensor is None else tensor.detach() for tensor in rows[:3]]
     logp, tokens, *gradients = linear_mm_dpo(
         *inputs, *rows[3:], [c for c in columns if c is not None],
         [c is not None for c in columns], objective.loss, objective.sft, numbers,
-        *head, schedule, room, needs,
+        *head, schedule, workspace_bytes, needs,
     )  # fmt: skip
     columns = columns._replace(chosen_tokens=tokens[rows.chosen])
     chosen, rejected = logp[rows.chosen], logp[rows.rejected]

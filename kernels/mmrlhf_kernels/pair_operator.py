@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.pair import Columns, Objective
-from mmrlhf_kernels.pair_plan import PairPlan, plan_pair_schedule
+from mmrlhf_kernels.pair_plan import PairPlan, default_pair_workspace, plan_pair_schedule
 from mmrlhf_kernels.pair_schedules import Batch, run_pairs
 from mmrlhf_kernels.plan import widest_chunk
 from mmrlhf_kernels.precision import in_full_precision, statistics_dtype
@@ -43,7 +43,7 @@ def _linear_mm_dpo(
     logit_scale: float,
     ignore_index: int,
     schedule: str | None,
-    workspace_bytes: int,
+    workspace_bytes: int | None,
     needs: list[bool],
 ) -> Result:
     """Columns are those that are ``given``; numbers are label smoothing, sft weight and shift."""
@@ -137,22 +137,25 @@ def _nothing(
 
 
 def plan_batch(
-    batch: Batch, head: Head, schedule: str | None, workspace_bytes: int, *, head_needs: bool
+    batch: Batch, head: Head, schedule: str | None, workspace_bytes: int | None, *, head_needs: bool
 ) -> PairPlan:
     """The plan for this batch: its lengths are read from the device here."""
+    x, vocab = batch.x, head.weight.shape[0]
+    if workspace_bytes is None:
+        workspace_bytes = default_pair_workspace(x.shape[0], vocab, x.dtype, x.device)
     lengths = batch.lengths()
     rows_of_pair = (lengths[batch.chosen] + lengths[batch.rejected]).tolist()
     used = torch.bincount(torch.cat([batch.chosen, batch.rejected]), minlength=batch.sequences)
     return plan_pair_schedule(
         rows_of_pair,
-        batch.x.shape[1],
-        head.weight.shape[0],
-        batch.x.dtype,
+        x.shape[1],
+        vocab,
+        x.dtype,
         head_needs,
         workspace_bytes,
         shared=bool((used > 1).any()),
         opposite=batch.objective.opposite,
-        widest=widest_chunk(batch.x.device),
+        widest=widest_chunk(x.device),
         forced=schedule,
     )
 

@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 import torch
 
-from mmrlhf_kernels.plan import WIDEST_CHUNK, chunk_width
+from mmrlhf_kernels.plan import WIDEST_CHUNK, chunk_width, default_workspace
 
-__all__ = ["PAIR_SCHEDULES", "PairPlan", "plan_pair_schedule"]
+__all__ = ["PAIR_SCHEDULES", "PairPlan", "default_pair_workspace", "plan_pair_schedule"]
 
 PAIR_SCHEDULES = ("recompute", "keep", "frozen", "one_sum", "two_sums")
 FEWEST_ROWS_PER_BLOCK = 128
@@ -47,6 +47,17 @@ class PairPlan(NamedTuple):
     """Rows whose logits fit the workspace at once, beside the sums where there are; at least 1."""
     reason: str
     """Why, in words."""
+
+
+def default_pair_workspace(rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes a call may use when the caller names no bound.
+
+    A 16th of all logits where that is more than :func:`mmrlhf_kernels.plan.default_workspace`: who
+    trains on many rows at once has the memory, and their pairs, taken one by one, cost two passes
+    over the head less than recomputing.
+    """
+    share: int = rows * vocab * dtype.itemsize // 16
+    return max(default_workspace(device), share)
 
 
 def rows_per_block(rows: int, most: int) -> int:

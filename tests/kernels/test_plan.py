@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf_kernels import plan_pair_schedule, plan_schedule
-from mmrlhf_kernels.pair_plan import rows_per_block
-from mmrlhf_kernels.plan import NARROWEST_CHUNK, WIDEST_CHUNK
+from mmrlhf_kernels.pair_plan import default_pair_workspace, rows_per_block
+from mmrlhf_kernels.plan import NARROWEST_CHUNK, WIDEST_CHUNK, default_workspace
 
 HIDDEN, VOCAB = 3584, 152_064
 GIB = 1 << 30
@@ -64,6 +64,15 @@ def test_pairs_go_in_groups_that_fit():
     assert half.schedule == "recompute", "several groups would need dW in float32"
     assert pair_plan([2000, 2000], needs=False).schedule == "frozen"
     assert pair_plan([40] * 3, room=GIB // 30).schedule == "recompute", "groups are too small"
+
+
+def test_many_rows_get_room_for_their_pairs_by_default():
+    cpu = torch.device("cpu")
+    room = default_pair_workspace(8192, 151_936, torch.float32, cpu)
+    assert pair_plan([256] * 32, room=default_workspace(cpu)).schedule == "recompute"
+    assert pair_plan([256] * 32, room=room).groups == tuple((2 * n, 2 * n + 2) for n in range(16))
+    few = default_pair_workspace(2048, 151_936, torch.float32, cpu)
+    assert few == default_workspace(cpu), "a 16th of few rows is less"
 
 
 def test_sums_are_for_one_long_pair():
