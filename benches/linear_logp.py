@@ -31,11 +31,13 @@ TOO_LARGE |= {("trl, selective_log_softmax", 8192, pairs) for pairs in (1, 32)}
 def main() -> None:
     """Measure every contender at every size, print the table, write the record."""
     arguments = _arguments()
-    chosen = [int(part) for part in arguments.rows.split(",") if part]
+    chosen = [part for part in arguments.sizes.split(",") if part]
     rows: list[dict[str, Any]] = []
     slow = set(product(arguments.without, arguments.dtypes.split(",")))
     for dtype, (count, pairs) in product(arguments.dtypes.split(","), SIZES):
-        if (chosen and count not in chosen) or (dtype != "float32" and count > arguments.half_rows):
+        if chosen and f"{count}x{pairs}" not in chosen:
+            continue
+        if dtype != "float32" and count > arguments.half_rows:
             continue
         measured = {
             name: None if (name, dtype) in slow else _measure(name, count, pairs, dtype, arguments)
@@ -56,7 +58,7 @@ def main() -> None:
     ]
     print(
         write_record(
-            "_".join(["linear_logp", *map(str, chosen)]),
+            "_".join(["linear_logp", *chosen]),
             parameters,
             rows,
             ["any GPU", "Liger under torch.compile", *left_out],
@@ -68,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtypes", default="float32,bfloat16", help="By comma.")
     parser.add_argument(
-        "--rows", default="", help="By comma: these sizes alone, in a record apart."
+        "--sizes", default="", help="ROWSxPAIRS by comma: these alone, in a record apart."
     )
     parser.add_argument("--half-rows", type=int, default=2048, help="Largest size in bfloat16.")
     parser.add_argument("--without", action="append", default=[], help="A contender; may repeat.")
