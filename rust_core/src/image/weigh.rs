@@ -1,8 +1,8 @@
 //! Weighted sums of pixels, the inner loops of `resize`: in plain Rust, and by AVX2.
 //!
 //! A weight has 22 fractional bits, too many for one product of 16 bits. Cut into two halves it is
-//! multiplied twice, and one instruction (`vpmaddwd`) makes and adds the products of two neighbours;
-//! products of 32 bits take a processor two to four times as long. Both ways give the same bytes.
+//! multiplied twice, and one instruction (`vpmaddwd`) makes and adds the products of two neighbours.
+//! Both ways give the same bytes.
 
 /// Fractional bits of a weight.
 pub(super) const PRECISION: u32 = 32 - 8 - 2;
