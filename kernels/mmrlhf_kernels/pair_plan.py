@@ -52,9 +52,9 @@ class PairPlan(NamedTuple):
 def default_pair_workspace(rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> int:
     """Bytes a call may use when the caller names no bound.
 
-    A 16th of all logits where that is more than :func:`mmrlhf_kernels.plan.default_workspace`: who
-    trains on many rows at once has the memory, and their pairs, taken one by one, cost two passes
-    over the head less than recomputing.
+    A 16th of the logits of all ``rows`` against ``vocab``, in bytes, where that is more than
+    :func:`mmrlhf_kernels.plan.default_workspace`: who trains on many rows at once has the memory,
+    and pairs that fit one by one cost a product (2NHV) less than recomputing.
     """
     share: int = rows * vocab * dtype.itemsize // 16
     return max(default_workspace(device), share)

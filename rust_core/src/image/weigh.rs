@@ -6,9 +6,8 @@
 
 /// Fractional bits of a weight.
 pub(super) const PRECISION: u32 = 32 - 8 - 2;
+/// One half, added before fractional bits are cut off.
 pub(super) const HALF: i32 = 1 << (PRECISION - 1);
-/// Lines that are weighed along each other.
-const LINES: usize = 8;
 
 /// The input pixels of several output pixels, and their weights.
 pub(super) struct Taps {
@@ -137,8 +136,10 @@ mod avx2 {
         _mm256_unpacklo_epi8,
     };
 
-    use super::{HALF, LINES, PRECISION, Taps, portable};
+    use super::{HALF, PRECISION, Taps, portable};
 
+    /// Lines that are weighed along each other.
+    const LINES: usize = 8;
     /// Bytes of a line in a register.
     const STRETCH: usize = size_of::<__m256i>();
 
