@@ -27,11 +27,11 @@ import pyarrow as pa
 from PIL import Image, ImageEnhance, ImageOps
 
 from mmrlhf_engine._core import hash_images
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
-from mmrlhf_engine.store import Run, Stage
-from mmrlhf_engine.tables import MEDIA, SAMPLES
+from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.folder import Run, Stage
 from record import write_record
 
 ICONS = Path("/usr/share/icons/oxygen/base")

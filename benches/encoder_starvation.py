@@ -22,12 +22,13 @@ import polars as pl
 import torch
 from PIL import Image
 
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate import embed
-from mmrlhf_engine.curate.embed import EmbedConfig, _decoded, _Work
+from mmrlhf_engine.curate.embed import EmbedConfig, _decoded
+from mmrlhf_engine.curate.tables import KEPT, MEDIA, SAMPLES
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
-from mmrlhf_engine.store import Run, Stage
-from mmrlhf_engine.tables import KEPT, MEDIA, SAMPLES
+from mmrlhf_engine.models.threaded_encoder import ThreadedEncoder
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.folder import Run, Stage
 from record import write_record
 
 ROUNDS = 9
@@ -120,7 +121,7 @@ def decode(stage: Stage, encoder: Encoder) -> list[np.ndarray]:
 
 
 def consume(encoder: Encoder, ready: list[np.ndarray]) -> None:
-    for _ in _Work(encoder, THREADS).run(enumerate(ready)):
+    for _ in ThreadedEncoder(encoder, THREADS).run(enumerate(ready)):
         pass
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mmrlhf_engine.config import Section
-from mmrlhf_engine.store import Run, Stage
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.folder import Run, Stage
 
 # No test has a time limit: a busy machine is not a defect.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])

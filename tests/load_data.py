@@ -10,8 +10,8 @@ import pyarrow as pa
 from PIL import Image
 
 from mmrlhf_engine._core import DatasetWriter
-from mmrlhf_engine.train.loader import PictureSettings
-from mmrlhf_engine.train.plan import PlanSettings, plan_json
+from mmrlhf_engine.shards.loader import PictureSettings
+from mmrlhf_engine.shards.plan import PlanSettings, plan_json
 
 SENTINEL = 0xFFFF_FFFF
 TOKENIZER = json.dumps({"name": "test", "sha256": "0" * 64, "vocab": 1000, "template_sha256": ""})

@@ -1,4 +1,4 @@
-"""The rules of the house that no linter holds: sizes, versions, names, what importing costs."""
+"""Rules that no linter holds: sizes, versions, names, what importing costs."""
 
 import ast
 import importlib.util
@@ -13,16 +13,16 @@ import pytest
 import mmrlhf_engine
 
 ROOT = Path(__file__).parents[1]
-SHELVES = ("python", "kernels", "rust_core", "tests", "benches")
+FOLDERS = ("python", "kernels", "rust_core", "tests", "benches")
 SOURCES = sorted(
     path
-    for shelf in SHELVES
+    for folder in FOLDERS
     for kind in ("py", "rs")
-    for path in (ROOT / shelf).rglob(f"*.{kind}")
+    for path in (ROOT / folder).rglob(f"*.{kind}")
     if "target" not in path.relative_to(ROOT).parts  # what cargo fuzz builds
 )
 LONGEST_FILE = 500
-LONGEST_FUNCTION = 40
+LONGEST_FUNCTION = 80
 
 
 def functions(path):
@@ -77,7 +77,7 @@ def test_kernels_is_not_mistaken_for_the_package_of_that_name():
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["curate", "--help"], ["pack", "--help"], ["config"]]
 )
-def test_the_front_door_imports_nothing_heavy(arguments):
+def test_the_command_line_imports_nothing_heavy(arguments):
     program = (
         "import sys\n"
         "from mmrlhf_engine.cli import cli\n"
@@ -98,13 +98,12 @@ def test_every_stage_file_opens_with_its_idea():
         assert callable(module.run)
 
 
-def test_the_compiled_core_is_imported_by_errors_and_the_rooms_alone():
+def test_the_compiled_core_is_imported_by_the_modules_that_need_it_alone():
     importers = set()
     for path in (ROOT / "python").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in getattr(node, "names", [])]
             if "_core" in f"{getattr(node, 'module', '')} {names}":
-                importers.add(path.relative_to(ROOT / "python" / "mmrlhf_engine").as_posix())
-    assert "errors.py" in importers
-    rooms = ("curate/", "train/")
-    assert {name for name in importers if not name.startswith(rooms)} == {"errors.py"}
+                importers.add(path.relative_to(ROOT / "python" / "mmrlhf_engine").parts[0])
+    assert "curate" in importers
+    assert importers <= {"curate", "pack", "shards", "sources", "errors.py"}

@@ -87,7 +87,7 @@ def test_base_stages_start_without_torch(corpus, tmp_path):
 
 
 def test_a_second_process_is_kept_out(corpus, tmp_path):
-    from mmrlhf_engine.store import Run
+    from mmrlhf_engine.run.folder import Run
 
     with Run(tmp_path / "run").locked():
         done = engine("curate", corpus / "photos.tar", "--out", tmp_path / "run", "--to", "ingest")

@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate import cluster
 from mmrlhf_engine.curate.cluster import ClusterConfig
-from mmrlhf_engine.tables import EMBEDDING_IDS, KEPT
+from mmrlhf_engine.curate.tables import EMBEDDING_IDS, KEPT
+from mmrlhf_engine.run.config import Section
 
 
 def embedded(stage, rows: np.ndarray, without: int = 0, shared: int = 0):

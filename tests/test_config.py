@@ -7,9 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf_engine.config import load_config, parse_bytes, to_yaml
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.pipeline import CurateConfig
+from mmrlhf_engine.run.config import load_config, parse_bytes, to_yaml
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.yaml"))
 

@@ -13,10 +13,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mmrlhf_engine._core import InputError, find_duplicates
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
-from mmrlhf_engine.tables import MEDIA, SAMPLES
+from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
+from mmrlhf_engine.run.config import Section
 
 WORDS = ["red", "blue", "cat", "dog", "sees", "near"]
 FLAT = bytes(192)

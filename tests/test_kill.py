@@ -9,7 +9,7 @@ import time
 import pytest
 
 from mmrlhf_engine.pipeline import CURATE
-from mmrlhf_engine.store import Run
+from mmrlhf_engine.run.folder import Run
 from walk import curate, start, tables
 
 KILLS_PER_STAGE = 10

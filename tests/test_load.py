@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from load_data import PICTURES, assert_same, plan, write
-from mmrlhf_engine.train.loader import PreferenceLoader
+from mmrlhf_engine.shards.loader import PreferenceLoader
 from naive_loader import NaiveLoader
 
 
@@ -100,7 +100,7 @@ def by_ranks(dataset, ranks, state=None, **options):
 def through_torch(dataset, rank, ranks, workers, state, **options):
     from torch.utils.data import DataLoader
 
-    from mmrlhf_engine.train.loader import PreferenceDataset
+    from mmrlhf_engine.shards.loader import PreferenceDataset
 
     one = loader(dataset, rank=rank, world_size=ranks, state=state, balance=True, **options)
     return DataLoader(PreferenceDataset(one), batch_size=None, num_workers=workers)
@@ -213,7 +213,7 @@ def test_a_batch_outlives_its_loader(dataset):
 def test_normalised_pixels_are_what_a_model_takes(dataset):
     import torch
 
-    from mmrlhf_engine.train.loader import normalise
+    from mmrlhf_engine.shards.loader import normalise
 
     pictures = PICTURES["llava_onevision"].model_copy(
         update={"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.125)}

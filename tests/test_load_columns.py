@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from load_data import PICTURES, assert_same, plan, write
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import CoreInputError, InputError
-from mmrlhf_engine.train.columns import ColumnRequest, provenance
-from mmrlhf_engine.train.dataset import add_column
-from mmrlhf_engine.train.loader import PreferenceLoader
+from mmrlhf_engine.shards.columns import ColumnRequest, provenance
+from mmrlhf_engine.shards.dataset import add_column
+from mmrlhf_engine.shards.loader import PreferenceLoader
 from naive_loader import NaiveLoader
 
 FAMILY = "qwen2_vl"
@@ -133,7 +133,7 @@ def test_a_cursor_from_before_a_deletion_is_refused(dataset):
 def test_columns_pass_through_workers_and_pickles(dataset):
     from torch.utils.data import DataLoader
 
-    from mmrlhf_engine.train.loader import PreferenceDataset
+    from mmrlhf_engine.shards.loader import PreferenceDataset
 
     values = np.arange(rows_of(dataset, "r"), dtype=np.float32)
     add(dataset, "r", "reflogp/model", logp=values)

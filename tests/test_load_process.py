@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from load_data import PICTURES, plan, write
-from mmrlhf_engine.train.loader import PreferenceLoader
+from mmrlhf_engine.shards.loader import PreferenceLoader
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_forked_child_goes_on_where_the_parent_was(dataset, taken):
 PROGRAM = """
 import sys, time
 from load_data import PICTURES, plan
-from mmrlhf_engine.train.loader import PreferenceLoader
+from mmrlhf_engine.shards.loader import PreferenceLoader
 one = PreferenceLoader(
     sys.argv[1], plan(), pictures=PICTURES["qwen2_vl"], epochs=10**9, prefetch_bytes=1
 )

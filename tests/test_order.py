@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import naive_order
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import ConfigError, CoreInputError
-from mmrlhf_engine.train.plan import (
+from mmrlhf_engine.shards.plan import (
     MixtureSettings,
     PlanSettings,
     plan_hash,

@@ -13,12 +13,11 @@ from transformers import AutoTokenizer
 
 from mmrlhf_engine._core import Dataset
 from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
-from mmrlhf_engine.store import TableWriter
-from mmrlhf_engine.tables import REJECTED
-from mmrlhf_engine.train import pack
-from mmrlhf_engine.train.gather import Gatherer, Ledger, PackedRow
-from mmrlhf_engine.train.preference import Message, Pair, Preference, Response
-from mmrlhf_engine.train.shard_rows import FLAG_TIE
+from mmrlhf_engine.pack import pack
+from mmrlhf_engine.pack.gather import Gatherer, Ledger, PackedRow
+from mmrlhf_engine.pack.shard_rows import FLAG_TIE
+from mmrlhf_engine.run.tables import REJECTED, TableWriter
+from mmrlhf_engine.sources.preferences.preference import Message, Pair, Preference, Response
 from pack_data import picture, put, stored, tokenizer_folder, words, write_lines
 
 

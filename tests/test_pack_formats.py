@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.train.formats import FORMATS, detect
-from mmrlhf_engine.train.formats.mm_rlhf import ranks_of_text
-from mmrlhf_engine.train.preference import (
+from mmrlhf_engine.sources.preferences import FORMATS, detect
+from mmrlhf_engine.sources.preferences.mm_rlhf import ranks_of_text
+from mmrlhf_engine.sources.preferences.preference import (
     BadRecordError,
     Media,
     Message,

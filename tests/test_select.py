@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf_engine._core import select_queries, share_by_ratio
-from mmrlhf_engine.config import Section, load_config
 from mmrlhf_engine.curate import select
 from mmrlhf_engine.curate.select import SelectConfig
+from mmrlhf_engine.curate.tables import CLUSTERS, EMBEDDING_IDS, KEPT, SAMPLES
 from mmrlhf_engine.errors import ConfigError, CoreInputError
-from mmrlhf_engine.tables import CLUSTERS, EMBEDDING_IDS, KEPT, SAMPLES
+from mmrlhf_engine.run.config import Section, load_config
 from naive_select import NO_ROW, NaiveChoice, Problem
 
 FREE = 2**63 - 1

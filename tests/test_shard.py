@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.cli import cli
-from mmrlhf_engine.train import dataset
+from mmrlhf_engine.shards import dataset
 
 TOKENIZER = json.dumps({"name": "small", "vocabulary": 100})
 TOKENS = pa.large_list(pa.uint32())

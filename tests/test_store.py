@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf_engine import store
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.errors import InputError, StageError
-from mmrlhf_engine.store import WALK, Run, TableWriter, folder_name, write_atomically
+from mmrlhf_engine.run import tables as table_module
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.run.folder import WALK, Run, folder_name
+from mmrlhf_engine.run.tables import TableWriter
 
 SCHEMA = {"id": pl.String(), "number": pl.UInt32()}
 
@@ -37,7 +39,7 @@ def test_folders_sort_in_the_order_of_the_walk():
 def test_parts_do_not_depend_on_the_batches_they_came_in(tmp_path_factory, batches):
     folder = tmp_path_factory.mktemp("tables")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "ROWS_PER_PART", 16)
+        patch.setattr(table_module, "ROWS_PER_PART", 16)
         with TableWriter(folder / "batched", SCHEMA) as table:
             for batch in batches:
                 table.write(rows(batch))

@@ -11,7 +11,7 @@ from mmrlhf_engine.demo import found
 from mmrlhf_engine.demo.corpus import SOURCES, Planted
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pipeline import CURATE
-from mmrlhf_engine.store import WALK
+from mmrlhf_engine.run.folder import WALK
 from walk import curate, tables
 
 

@@ -5,8 +5,8 @@ import multiprocessing
 import os
 from pathlib import Path
 
-from mmrlhf_engine.config import load_config
 from mmrlhf_engine.demo.corpus import SOURCES
+from mmrlhf_engine.run.config import load_config
 
 # One process imports the heavy packages; each run is forked from it in milliseconds.
 SERVER = multiprocessing.get_context("forkserver")

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_engine import _core
-from mmrlhf_engine.train.loader import PreferenceLoader
-from mmrlhf_engine.train.plan import Budget, PlanSettings, plan_json
+from mmrlhf_engine.shards.loader import PreferenceLoader
+from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 
 RESPONSES, TOKENS, COMPARED = 4, 8, 50
 PAIRS = RESPONSES * (RESPONSES - 1) // 2

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from loading.content import PAIRS, RESPONSES, Query, queries
 from mmrlhf_engine import _core
-from mmrlhf_engine.train.loader import PictureSettings, PreferenceLoader
-from mmrlhf_engine.train.plan import Budget, PlanSettings, plan_json
+from mmrlhf_engine.shards.loader import PictureSettings, PreferenceLoader
+from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 
 SENTINEL = 0xFFFF_FFFF
 QUERIES_PER_APPEND = 512

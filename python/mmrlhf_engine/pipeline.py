@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import Field
 
-from mmrlhf_engine.config import Section, available_memory, parse_bytes
 from mmrlhf_engine.curate import cluster, dedup, embed, ingest, select
 from mmrlhf_engine.curate.cluster import ClusterConfig
 from mmrlhf_engine.curate.dedup import DedupConfig
@@ -22,8 +21,9 @@ from mmrlhf_engine.curate.embed import EmbedConfig
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.errors import ConfigError, StageError
-from mmrlhf_engine.log import Progress
-from mmrlhf_engine.store import Run, Stage
+from mmrlhf_engine.run.config import Section, available_memory, parse_bytes
+from mmrlhf_engine.run.folder import Run, Stage
+from mmrlhf_engine.run.progress import Progress
 
 __all__ = [
     "CURATE",

@@ -1,1 +1,1 @@
-"""The room ``curate``: raw corpora to chosen queries, one file a stage."""
+"""Raw corpora to chosen queries: one file a stage."""

@@ -21,10 +21,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from mmrlhf_engine.config import Section
+from mmrlhf_engine.curate.tables import CLUSTERS
 from mmrlhf_engine.errors import MissingExtraError
-from mmrlhf_engine.store import Stage, appearing
-from mmrlhf_engine.tables import CLUSTERS
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.files import appearing
+from mmrlhf_engine.run.folder import Stage
 
 __all__ = ["ClusterConfig", "run"]
 

@@ -19,10 +19,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from mmrlhf_engine._core import find_duplicates, hash_images
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate.media import picture_batches
-from mmrlhf_engine.store import Stage, appearing
-from mmrlhf_engine.tables import DUPLICATES, KEPT, NEAR_PAIRS, REJECTED
+from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.files import appearing
+from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.tables import REJECTED
 
 __all__ = ["DedupConfig", "run"]
 

@@ -13,10 +13,7 @@ folder; a run that was killed goes on with those that are missing.
 
 import contextlib
 import itertools
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +23,19 @@ import pyarrow as pa
 from pydantic import Field
 
 from mmrlhf_engine._core import decode_images
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.precomputed import open_precomputed, unit_blocks
+from mmrlhf_engine.curate.tables import EMBEDDING_IDS
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
-from mmrlhf_engine.store import Stage, appearing
-from mmrlhf_engine.tables import EMBEDDING_IDS
+from mmrlhf_engine.models.threaded_encoder import ThreadedEncoder
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.files import appearing
+from mmrlhf_engine.run.folder import Stage
 
 __all__ = ["EmbedConfig", "outside", "run"]
 
 CHUNK = 512
 """Media rows of one chunk."""
-AHEAD = 2
-"""Batches that wait while every encoding thread has one."""
 MAX_PIXELS = 2**32
 """Ingest has already refused what is over the limit of the run."""
 
@@ -134,7 +131,7 @@ def _encode_missing(
     if not missing:
         return {}
     encoder = load_encoder(config.encoder)
-    work = _Work(encoder, stage.threads)
+    work = ThreadedEncoder(encoder, stage.threads)
     pictures = 0
     batches = _decoded(config, stage, encoder, media, missing)
     with contextlib.closing(work.run(batches)) as encoded:
@@ -174,75 +171,6 @@ def _decoded(
             pixels = np.frombuffer(buffer, np.uint8).reshape(-1, side, side, 3)
             good = pa.array(errors).field("reason").is_null().to_numpy(zero_copy_only=False)
             yield (chunk, pictures.rows[good]), pixels[good]
-
-
-class _Work:
-    """An encoder on its threads, and how busy it was.
-
-    Attributes:
-        seconds: How long the work took.
-        busy: Share of that time in which a thread of the encoder had a batch.
-    """
-
-    def __init__(self, encoder: Encoder, threads: int) -> None:
-        import torch
-
-        self.encoder = encoder
-        self.workers = (threads or torch.get_num_threads()) if encoder.device == "cpu" else 1
-        self.seconds = self._busy_seconds = 0.0
-
-    @property
-    def busy(self) -> float:
-        return min(self._busy_seconds / (self.seconds * self.workers), 1.0)
-
-    def run(
-        self, batches: Iterable[tuple[Any, np.ndarray]]
-    ) -> Generator[tuple[Any, np.ndarray], None, None]:
-        """(key, features float32 [n, d]) of each (key, pixels), in their order."""
-        import torch
-
-        threads = torch.get_num_threads()
-        began = time.monotonic()
-        try:
-            # The number of threads of an operation is a setting of the thread that calls torch.
-            with (
-                ThreadPoolExecutor(self.workers, "encode", torch.set_num_threads, (1,)) as pool,
-                contextlib.closing(
-                    _ahead(pool, self._encode, batches, self.workers + AHEAD)
-                ) as results,
-            ):
-                for key, (features, seconds) in results:
-                    self._busy_seconds += seconds
-                    self.seconds = time.monotonic() - began
-                    yield key, features
-        finally:
-            torch.set_num_threads(threads)
-
-    def _encode(self, pixels: np.ndarray) -> tuple[np.ndarray, float]:
-        began = time.monotonic()
-        return self.encoder.encode(pixels), time.monotonic() - began
-
-
-def _ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[np.ndarray], Any],
-    batches: Iterable[tuple[Any, np.ndarray]],
-    waiting: int,
-) -> Generator[tuple[Any, Any], None, None]:
-    """(key, work(batch)) in order; up to ``waiting`` batches are handed to the pool ahead."""
-    handed: deque[tuple[Any, Future[Any]]] = deque()
-    try:
-        for key, batch in batches:
-            handed.append((key, pool.submit(work, batch)))
-            if len(handed) > waiting:
-                done, future = handed.popleft()
-                yield done, future.result()
-        while handed:
-            done, future = handed.popleft()
-            yield done, future.result()
-    finally:
-        for _, future in handed:
-            future.cancel()
 
 
 def _mean_of_frames(numbers: Rows, features: np.ndarray) -> tuple[Rows, np.ndarray]:

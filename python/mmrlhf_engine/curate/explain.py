@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.store import Run
+from mmrlhf_engine.run.folder import Run
 
 __all__ = ["explain", "inspect_table"]
 

@@ -25,12 +25,13 @@ from mmrlhf_engine._core import (
     inspect_named_media,
     read_records,
 )
-from mmrlhf_engine.config import Section, parse_share
-from mmrlhf_engine.curate.sources import RawBatch, Source, read
-from mmrlhf_engine.curate.sources.resolve import SourceConfig, files_of, resolve
+from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.store import Stage, TableWriter
-from mmrlhf_engine.tables import MEDIA, REJECTED, SAMPLES
+from mmrlhf_engine.run.config import Section, parse_share
+from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.tables import REJECTED, TableWriter
+from mmrlhf_engine.sources import RawBatch, Source, read
+from mmrlhf_engine.sources.resolve import SourceConfig, files_of, resolve
 
 __all__ = ["IngestConfig", "SourceConfig", "describe", "outside", "run"]
 

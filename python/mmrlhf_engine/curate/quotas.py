@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.run.config import Section
 
 __all__ = ["NO_CAP", "Bound", "Groups"]
 

@@ -18,7 +18,8 @@ from jinja2 import Environment
 
 from mmrlhf_engine import __version__
 from mmrlhf_engine.curate.thumbnails import thumbnails
-from mmrlhf_engine.store import Run, write_atomically
+from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.run.folder import Run
 
 __all__ = ["funnel", "write"]
 

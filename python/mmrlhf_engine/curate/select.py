@@ -20,7 +20,6 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import select_queries, share_by_ratio
-from mmrlhf_engine.config import Section
 from mmrlhf_engine.curate.quotas import Bound, Groups
 from mmrlhf_engine.curate.reasons import (
     Selection,
@@ -29,9 +28,10 @@ from mmrlhf_engine.curate.reasons import (
     shortfalls,
     with_reasons,
 )
+from mmrlhf_engine.curate.tables import QUERIES, SEMANTIC_DUPLICATES
 from mmrlhf_engine.errors import StageError
-from mmrlhf_engine.store import Stage
-from mmrlhf_engine.tables import QUERIES, SEMANTIC_DUPLICATES
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.folder import Stage
 
 __all__ = ["SelectConfig", "run"]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import polars as pl
 
-from mmrlhf_engine.config import load_config
 from mmrlhf_engine.curate import report
 from mmrlhf_engine.demo.corpus import SOURCES, Corpus, Planted, build
 from mmrlhf_engine.errors import StageError
-from mmrlhf_engine.log import Progress
 from mmrlhf_engine.pipeline import CurateConfig, curate, with_sources
-from mmrlhf_engine.store import Run
+from mmrlhf_engine.run.config import load_config
+from mmrlhf_engine.run.folder import Run
+from mmrlhf_engine.run.progress import Progress
 
 __all__ = ["found", "run"]
 

@@ -1,1 +1,1 @@
-"""What weights mean; nothing of stages. The only place that imports torch."""
+"""Models behind narrow interfaces; nothing of stages."""

@@ -1,0 +1,95 @@
+"""The tables that pass from stage to stage: their columns, as a contract.
+
+A table is a folder of Parquet parts. Anything may be read with
+``pl.read_parquet("RUN/01_ingest/samples/*.parquet")``; these schemas are what one then finds.
+"""
+
+import polars as pl
+
+from mmrlhf_engine.run.tables import TableSchema
+
+__all__ = [
+    "CLUSTERS",
+    "DUPLICATES",
+    "EMBEDDING_IDS",
+    "KEPT",
+    "MEDIA",
+    "NEAR_PAIRS",
+    "QUERIES",
+    "SAMPLES",
+    "SEMANTIC_DUPLICATES",
+]
+
+SAMPLES: TableSchema = {
+    "id": pl.String(),  # unique in the run: "source:source_id", "#k" added for turn k of several
+    "source_id": pl.String(),  # as the user gave it
+    "source": pl.String(),
+    "tags": pl.List(pl.String()),
+    "modality": pl.String(),  # image, multi_image, video, text
+    "question_type": pl.String(),  # mcq, long, short
+    "prompt": pl.String(),
+    "answer": pl.String(),  # null where the source has none
+    "media": pl.List(pl.String()),  # hashes into MEDIA, in the order of the prompt
+}
+
+MEDIA: TableSchema = {
+    "hash": pl.String(),  # first 128 bits of the BLAKE3 of the content, in hex
+    "kind": pl.String(),  # image, frames (a folder of them), video
+    "format": pl.String(),
+    "width": pl.UInt32(),  # pixels; null where the header does not tell
+    "height": pl.UInt32(),
+    "frames": pl.UInt32(),
+    "bytes": pl.UInt64(),
+    "path": pl.String(),  # the file, or the tar or Parquet file it lies in
+    "offset": pl.UInt64(),  # byte range inside path; null in a Parquet cell
+    "length": pl.UInt64(),
+    "column": pl.String(),  # Parquet cell: column, row, item of the list
+    "row": pl.UInt64(),
+    "item": pl.UInt32(),
+}
+
+KEPT: TableSchema = {
+    "id": pl.String(),
+    "phash": pl.List(pl.UInt64()),  # one per media item; null where none can be had
+}
+
+DUPLICATES: TableSchema = {
+    "id": pl.String(),  # the sample removed
+    "kept_id": pl.String(),  # its twin that stays
+    "kind": pl.String(),  # exact, near, max_per_image
+    "text_jaccard": pl.Float32(),  # of the shingle sets of these two; null where text had no say
+    "image_hamming": pl.UInt32(),  # bits of 64, the largest over the media; null likewise
+    "policy": pl.String(),
+}
+
+NEAR_PAIRS: TableSchema = {
+    "id": pl.String(),
+    "other_id": pl.String(),
+    "text_jaccard": pl.Float32(),
+    "image_hamming": pl.UInt32(),
+    "verdict": pl.String(),  # removed (other_id stays), or kept: both stay, by a little
+}
+
+EMBEDDING_IDS: TableSchema = {
+    "id": pl.String(),
+    "row": pl.UInt32(),  # of embeddings.npy; samples with the same first image share a row
+}
+
+CLUSTERS: TableSchema = {
+    "id": pl.String(),
+    "cluster": pl.Int32(),  # -1 for samples that have no embedding
+    "distance": pl.Float32(),  # 1 - cosine to the centroid of its cluster
+}
+
+QUERIES: TableSchema = {
+    **SAMPLES,
+    "cluster": pl.Int32(),
+    "distance": pl.Float32(),
+    "why": pl.String(),
+}
+
+SEMANTIC_DUPLICATES: TableSchema = {
+    "id": pl.String(),  # a sample that select passed over
+    "chosen_id": pl.String(),  # the chosen sample of its cluster that it is too close to
+    "cosine": pl.Float32(),  # of their embeddings
+}

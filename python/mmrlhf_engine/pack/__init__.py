@@ -1,0 +1,1 @@
+"""Preference data of any known format to one memory-mapped dataset."""

@@ -1,0 +1,64 @@
+"""The report of a run of pack: what came in, what became of it, checked to add up."""
+
+import resource
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmrlhf_engine import __version__
+from mmrlhf_engine.errors import StageError
+from mmrlhf_engine.pack.prepare import Packer
+
+__all__ = ["describe", "make_report"]
+
+
+def make_report(packer: Packer, **facts: Any) -> dict[str, Any]:
+    """The numbers of a run, with ``facts`` beside them.
+
+    Raises:
+        StageError: rows or pairs disappeared unnamed.
+    """
+    ledger, counts = packer.ledger, asdict(packer.counts)
+    dropped, pairs_dropped = ledger.rows_dropped, ledger.pairs_dropped
+    pairs = counts.pop("pairs")
+    rows_out = ledger.rows_in - dropped.total()
+    if ledger.pairs_in != pairs + pairs_dropped.total() or rows_out > pairs:
+        raise StageError(
+            f"pack: {ledger.pairs_in} pairs in {ledger.rows_in} rows came in, {pairs} went out and "
+            f"{pairs_dropped.total()} were dropped by name"
+        )
+    if dropped.total() != ledger.rejected.rows:
+        raise StageError(
+            f"pack: {dropped.total()} rows were dropped, {ledger.rejected.rows} are in `rejected`"
+        )
+    return {
+        "stage": "pack",
+        "rows_in": ledger.rows_in,
+        "rows_out": rows_out,
+        "dropped": dict(sorted(dropped.items())),
+        "pairs_in": ledger.pairs_in,
+        "pairs_out": pairs,
+        "pairs_dropped": dict(sorted(pairs_dropped.items())),
+        **counts,
+        "changed": dict(sorted(ledger.changes.items())),
+        "tokenised_apart": packer.tokenizer.tokenised_apart,
+        "tokenizer": packer.tokenizer.identity,
+        **facts,
+        "code": __version__,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def describe(report: dict[str, Any], out: Path) -> str:
+    """The report in a few lines, for people."""
+    lines = [
+        f"rows in = out + dropped: {report['rows_in']:,} = {report['rows_out']:,} + "
+        f"{report['rows_in'] - report['rows_out']:,}",
+        *(f"  {count:>10,}  {reason}" for reason, count in report["dropped"].items()),
+        f"pairs     {report['pairs_out']:,} ({report['ties']:,} ties)",
+        f"queries   {report['queries']:,} with {report['responses']:,} responses",
+        f"tokens    {report['text_tokens']:,} of text, {report['image_tokens']:,} of images",
+        *(f"changed   {count:,} {change}" for change, count in report["changed"].items()),
+        f"dataset   {out}, version {report['version']}",
+    ]
+    return "\n".join(lines)

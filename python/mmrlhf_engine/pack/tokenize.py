@@ -1,0 +1,236 @@
+"""Messages to token ids: the prompt once, each response as what the template puts after it.
+
+1. The prompt is rendered with the opening of an answer, the whole conversation with the answer in
+   it; the text of the response is what the second has more, end of turn included.
+2. Both are tokenised, many texts at once, by the Rust tokenizers. The tokens of the prompt and of
+   the response must add up to those of the whole conversation. Where a token would span the seam
+   (an answer that begins with a line break), the response is tokenised by itself, as a model that
+   continues the prompt would write it; these are counted.
+3. A picture is one id, ``SENTINEL``, wherever the template puts it; how many tokens it becomes is
+   for the loader to say, which knows the model.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrlhf_engine.errors import ConfigError, MissingExtraError
+from mmrlhf_engine.pack.chat_template import (
+    SLOT,
+    ChatTemplate,
+    Conversation,
+    Texts,
+    seam,
+)
+from mmrlhf_engine.sources.preferences.preference import BadRecordError
+
+__all__ = [
+    "SENTINEL",
+    "ChatTokenizer",
+    "TokenizedConversation",
+    "load_tokenizer",
+]
+
+SENTINEL = 0xFFFF_FFFF
+"""Stands for one image in a list of token ids."""
+
+
+@dataclass(frozen=True)
+class TokenizedConversation:
+    """Token ids, uint32, SENTINEL for each image."""
+
+    prompt: np.ndarray
+    responses: list[np.ndarray | BadRecordError]
+    prompt_text: str
+
+
+class ChatTokenizer:
+    """A fast tokenizer with its chat template; ``identity`` is what the shards record of them."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None,
+        *,
+        identity: dict[str, Any],
+        image_mark: str | None,
+        strings: str,
+    ) -> None:
+        self.identity = identity
+        self.tokenised_apart = 0
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        # A tokenizer.json may carry the limits of the model it was trained for.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.add_special_tokens([SLOT])
+        self._slot_id = self._backend.token_to_id(SLOT)
+        self._template = ChatTemplate(tokenizer, template, image_mark, strings)
+        if template is not None:
+            self._check_seam()
+
+    def tokenize(
+        self, conversations: Sequence[Conversation]
+    ) -> list[TokenizedConversation | BadRecordError]:
+        """Tokenise many conversations at once.
+
+        Returns:
+            One item a conversation: its ids, or why the prompt cannot be used; inside it, one item
+            a response.
+        """
+        texts = [self._template.render(conversation) for conversation in conversations]
+        ids = self._encode_all(texts)
+        return [
+            text if isinstance(text, BadRecordError) else self._tokenized(text, ids)
+            for text in texts
+        ]
+
+    def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """Plain ids of texts; ``special`` adds what the tokenizer puts around a text."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=special)
+        return [encoding.ids for encoding in encodings]
+
+    def _encode_all(self, texts: Sequence["Texts | BadRecordError"]) -> dict[Any, list[int]]:
+        """(plain, text) -> ids of every text that was rendered."""
+        wanted: dict[tuple[bool, str], None] = {}
+        for text in texts:
+            if isinstance(text, Texts):
+                for one in (text.prompt, *text.whole):
+                    if isinstance(one, str):
+                        wanted[text.plain, one] = None
+        ids: dict[Any, list[int]] = {}
+        for plain in (False, True):
+            keys = [key for key in wanted if key[0] == plain]
+            if keys:
+                encoded = self.encode([key[1] for key in keys], special=plain)
+                ids.update(zip(keys, encoded, strict=True))
+        return ids
+
+    def _tokenized(self, text: Texts, ids: dict[Any, list[int]]) -> TokenizedConversation:
+        prompt = ids[text.plain, text.prompt]
+        responses: list[np.ndarray | BadRecordError] = []
+        for whole in text.whole:
+            if isinstance(whole, BadRecordError):
+                responses.append(whole)
+                continue
+            both = ids[text.plain, whole]
+            if both[: len(prompt)] == prompt:
+                answer = both[len(prompt) :]
+            else:
+                self.tokenised_apart += 1
+                answer = self.encode([whole[len(text.prompt) :]])[0]
+            responses.append(self._array(answer))
+        shown = text.prompt.replace(SLOT, "<image>")
+        return TokenizedConversation(self._array(prompt), responses, shown)
+
+    def _check_seam(self) -> None:
+        """That the tokens of prompt and answer add up, in a plain example.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        prompt, whole = self._template.probe()
+        first, both = self.encode([prompt, whole])
+        if not whole.startswith(prompt) or both[: len(first)] != first:
+            raise ConfigError(
+                "chat template: the tokens of prompt and answer do not add up to those of the "
+                f"conversation: {seam(prompt, whole)}",
+                hint="the opening of an answer (add_generation_prompt) must be how a full "
+                "conversation goes on; give another template with --chat-template FILE",
+            )
+
+    def _array(self, ids: list[int]) -> np.ndarray:
+        array = np.array(ids, dtype=np.uint32)
+        array[array == self._slot_id] = SENTINEL
+        return array
+
+
+def load_tokenizer(
+    name: str, *, chat_template: str | None, image_mark: str | None, strings: str
+) -> ChatTokenizer:
+    """A tokenizer by name or folder, with its chat template or the one in the file given.
+
+    Raises:
+        ConfigError: there is no such tokenizer, it is not a fast one, it has no chat template, or
+            it lacks the token of an image.
+        MissingExtraError: transformers is not installed.
+    """
+    tokenizer = _fast_tokenizer(name)
+    template = _template(tokenizer, name, chat_template)
+    if template is None and strings != "plain":
+        raise ConfigError(
+            f"--tokenizer {name}: it has no chat template",
+            hint="give one with --chat-template FILE, or --strings plain for bare text",
+        )
+    if image_mark and len(tokenizer.tokenize(image_mark)) != 1:
+        raise ConfigError(
+            f"--tokenizer {name}: {image_mark!r} is no token of it, as the image rule needs",
+            hint="choose the --image-rule of this model, or none",
+        )
+    identity = {
+        "name": name if not Path(name).is_dir() else Path(name).resolve().name,
+        "sha256": _sha256_of_tokenizer(tokenizer, name),
+        "vocabulary": len(tokenizer),
+        "chat_template_sha256": hashlib.sha256((template or "").encode()).hexdigest(),
+    }
+    return ChatTokenizer(
+        tokenizer, template, identity=identity, image_mark=image_mark, strings=strings
+    )
+
+
+def _fast_tokenizer(name: str) -> Any:
+    # The hub would be asked for a name like a path, for a minute where there is no network.
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ConfigError(f"--tokenizer {name}: no such folder")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MissingExtraError("transformers", extra="train", needed_for="pack") from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--tokenizer {name}: cannot be loaded: {first}", hint="a folder or a name on the hub"
+        ) from None
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"--tokenizer {name}: it has no tokenizer.json", hint="save it as a fast tokenizer"
+        )
+    return tokenizer
+
+
+def _template(tokenizer: Any, name: str, file: str | None) -> str | None:
+    """The template of the file given, of a processor beside the tokenizer, or of the tokenizer."""
+    if file is not None:
+        try:
+            return Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--chat-template {file}: {error}") from None
+    beside = Path(name) / "chat_template.json"
+    if beside.is_file():
+        template = json.loads(beside.read_text(encoding="utf-8")).get("chat_template")
+        return str(template) if template else None
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return str(template) if template else None
+
+
+def _sha256_of_tokenizer(tokenizer: Any, name: str) -> str:
+    """Of the file tokenizer.json; of what it would hold, where there is no such file."""
+    file: str | Path | None = Path(name) / "tokenizer.json"
+    if not Path(str(file)).is_file():
+        from transformers.utils import cached_file
+
+        file = None
+        if not Path(name).is_dir():
+            file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

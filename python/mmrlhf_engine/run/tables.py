@@ -1,0 +1,69 @@
+"""Tables on disk: folders of Parquet parts with a declared schema."""
+
+from pathlib import Path
+
+import polars as pl
+
+from mmrlhf_engine.errors import StageError
+from mmrlhf_engine.run.files import appearing
+
+__all__ = ["REJECTED", "ROWS_PER_PART", "TableSchema", "TableWriter"]
+
+ROWS_PER_PART = 131_072
+
+TableSchema = dict[str, pl.DataType]
+
+REJECTED: TableSchema = {
+    "source": pl.String(),
+    "position": pl.String(),  # where to look, for example "A.jsonl:17"
+    "reason": pl.String(),
+    "detail": pl.String(),
+}
+"""Rows of raw input that could not be used."""
+
+
+class TableWriter:
+    """Collects rows and writes them as Parquet parts of a fixed number of rows.
+
+    The parts depend on the rows and their order alone, never on the batches they came in, so a
+    table is byte-identical however its producer was scheduled.
+    """
+
+    def __init__(self, folder: Path, schema: TableSchema) -> None:
+        self.folder = folder
+        self.schema = schema
+        self.rows = 0
+        self._waiting: list[pl.DataFrame] = []
+        self._waiting_rows = 0
+        self._parts = 0
+
+    def __enter__(self) -> "TableWriter":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None and (self._waiting_rows or not self._parts):
+            self._write_part(self._take(self._waiting_rows))
+
+    def write(self, rows: pl.DataFrame) -> None:
+        """Append rows; columns are put in the order of the schema and cast to it."""
+        missing = [name for name in self.schema if name not in rows.columns]
+        if missing:
+            raise StageError(f"table {self.folder.name}: columns missing: {', '.join(missing)}")
+        self._waiting.append(rows.select(*self.schema).cast(self.schema))  # type: ignore[arg-type]
+        self._waiting_rows += rows.height
+        self.rows += rows.height
+        while self._waiting_rows >= ROWS_PER_PART:
+            self._write_part(self._take(ROWS_PER_PART))
+
+    def _take(self, rows: int) -> pl.DataFrame:
+        everything = pl.concat([pl.DataFrame(schema=self.schema), *self._waiting])
+        rest = everything.slice(rows)
+        self._waiting, self._waiting_rows = [rest], rest.height
+        return everything.head(rows)
+
+    def _write_part(self, rows: pl.DataFrame) -> None:
+        part = self.folder / f"part-{self._parts:05d}.parquet"
+        with appearing(part) as temporary:
+            rows.rechunk().write_parquet(temporary, compression="zstd", compression_level=3)
+        self._parts += 1

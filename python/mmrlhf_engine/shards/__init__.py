@@ -1,0 +1,1 @@
+"""Preference shards: datasets, sidecar columns, the order of training, the loader."""

@@ -1,0 +1,233 @@
+"""Batches of preference pairs out of mapped shards, in the order of a plan, made ahead by threads.
+
+A batch is one pack of the plan. Its cursor says where to go on after it: any number of ranks,
+workers and threads yields the same packs from there.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from mmrlhf_engine import _core
+from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.shards.batch import STANDING, PreferenceBatch, assembled
+from mmrlhf_engine.shards.columns import ColumnRequest, check_columns, provenance
+
+__all__ = ["ColumnRequest", "PictureSettings", "PreferenceBatch", "PreferenceLoader", "normalise"]
+
+_NEEDED_IN_CORE = {"filter", "temporal", "background", "max_decode_pixels", "upright"}
+
+
+class PictureSettings(Section):
+    """How pictures reach a model, beyond the sizes and tokens of the plan's image rule."""
+
+    image_token: NonNegativeInt
+    """The id that stands for one feature of a picture."""
+    image_start_token: NonNegativeInt | None = None
+    """Put before the features of a picture, where the packer has not written it."""
+    image_end_token: NonNegativeInt | None = None
+    """Put after them."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Taken from each channel by :func:`normalise`; pixels go from 0 to 1."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """What each channel is divided by after that."""
+    filter: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    """Of every resize."""
+    temporal: PositiveInt = Field(default=2, le=16)
+    """Frames in a patch of Qwen2-VL; a still picture is repeated."""
+    background: tuple[int, int, int] = (127, 127, 127)
+    """``int(255 * mean)``: LLaVA-OneVision pads a picture among several with it."""
+    max_decode_pixels: PositiveInt = 89_478_485
+    """A picture of more pixels stays blank; Pillow begins to warn there."""
+    upright: bool = True
+    """Turn pictures as their EXIF block asks, as ``datasets`` and ``load_image`` do."""
+
+
+def normalise(pixels: Any, settings: PictureSettings) -> Any:
+    """``(pixels / 255 - mean) / std`` of a torch tensor of tiles or patches, on its own device."""
+    import torch
+
+    by_channel = pixels.reshape(pixels.shape[0], 3, -1)
+    mean = torch.tensor(settings.mean, device=pixels.device).reshape(1, 3, 1)
+    std = torch.tensor(settings.std, device=pixels.device).reshape(1, 3, 1)
+    return (by_channel.float().div_(255).sub_(mean).div_(std)).reshape(pixels.shape)
+
+
+class PreferenceLoader:
+    """An iterator over the batches of one rank; as a torch data set, ``PreferenceDataset(loader)``.
+
+    Iterating goes on after the last batch handed out. ``state_dict`` is that place, the same on
+    every rank at the end of a step; in the middle of a step it is the step's start.
+
+    Args:
+        path: The folder of the data set.
+        plan: The plan's JSON, from :func:`mmrlhf_engine.shards.plan.plan_json`.
+        rank: Which of the processes that share a step this is.
+        world_size: How many there are.
+        pictures: Needed if the plan has an image rule.
+        columns: Columns beside pairs or responses that batches carry, by the name they get there.
+        epochs: The iterator ends before this epoch.
+        balance: Share the packs of a step out so that the ranks' work on pictures is even.
+        threads: 0 is one less than there are cores; in a torch worker, its part of that.
+        prefetch_bytes: No batch is begun while so many bytes wait to be taken.
+        cache_bytes: Kept of pictures that a later batch wants.
+        look_ahead: Batches that are looked through for pictures that come again.
+        version: Of the data set; None is the highest.
+        verify: When checksums are compared.
+        state: Where to go on, from ``state_dict``.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        plan: str,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        pictures: PictureSettings | None = None,
+        columns: Mapping[str, ColumnRequest] | None = None,
+        epochs: int = 1,
+        balance: bool = True,
+        threads: int = 0,
+        prefetch_bytes: int = 256 << 20,
+        cache_bytes: int = 256 << 20,
+        look_ahead: int = 512,
+        version: int | None = None,
+        verify: Literal["off", "lazy", "open"] = "lazy",
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._path, self._version, self._verify = Path(path), version, verify
+        self._plan, self._pictures = plan, pictures
+        self._columns = dict(columns or {})
+        self._column_names: dict[str, list[str]] = {"p": [], "r": []}
+        self._rank, self._world_size, self._balance = rank, world_size, balance
+        self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
+        self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes
+        self._cursor: str | None = None
+        self._core: _core.BatchLoader | None = None
+        if state is not None:
+            self.load_state_dict(state)
+        self._core = self._open()
+        self._cursor = self._core.cursor()
+
+    def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
+        """The batches that are left; in a torch worker, those that are this worker's."""
+        torch = sys.modules.get("torch.utils.data")
+        worker = None if torch is None else torch.get_worker_info()
+        if worker is None:
+            return self
+        if self._core is not None:
+            self._core.stop()
+        self._core = self._open(worker.id, worker.num_workers)
+        return self
+
+    def __next__(self) -> PreferenceBatch[np.ndarray]:
+        """The next batch.
+
+        Raises:
+            StopIteration: the last epoch is over.
+        """
+        if self._core is None:
+            self._core = self._open()
+        made = self._core.next_batch()
+        self._cursor = self._core.cursor()
+        if made is None:
+            raise StopIteration
+        memory, fields, (step, pack, ends_step, step_has_images, cursor), broken, muted = made
+        values = (step, pack, ends_step, step_has_images, cursor, broken, muted, self._column_names)
+        standing = dict(zip(STANDING, values, strict=True))
+        return assembled(np.frombuffer(memory, np.uint8), fields, standing)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where to go on after the last batch handed out."""
+        return dict(json.loads(self._cursor)) if self._cursor else {}
+
+    def load_state_dict(self, state: Mapping[str, Any] | str) -> None:
+        """Go on from a state, or from the cursor of a batch."""
+        self.close()
+        self._cursor = state if isinstance(state, str) else json.dumps(dict(state))
+        if self._core is not None:
+            self._core = self._open()
+
+    def close(self) -> None:
+        """End the threads; iterating begins them again."""
+        if self._core is not None:
+            self._core.stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what belongs to this process."""
+        return {**self.__dict__, "_core": None}
+
+    def _open(self, worker: int = 0, workers: int = 1) -> _core.BatchLoader:
+        pictures = self._pictures
+        settings = pictures.model_dump(include=_NEEDED_IN_CORE) if pictures else {}
+        threads = self._threads
+        if threads == 0 and workers > 1:
+            threads = max(1, (_cores() - 1) // workers)
+        for name, number in (("world_size", self._world_size), ("epochs", self._epochs)):
+            if number < 1:
+                raise InputError(f"{name}: found {number}, expected at least 1")
+        dataset = _core.Dataset(self._path, self._version, self._verify)
+        shown = None if pictures is None else pictures.model_dump(mode="json")
+        conditions = provenance(dataset, self._plan, pictures=shown)
+        self._column_names = check_columns(dataset, self._columns, conditions)
+        of_pairs, of_responses = (
+            [(self._columns[name].column_set, self._columns[name].field) for name in names]
+            for names in self._column_names.values()
+        )
+        return _core.BatchLoader(
+            dataset,
+            self._plan,
+            pair_columns=of_pairs,
+            response_columns=of_responses,
+            processor=json.dumps(settings),
+            image_token=pictures.image_token if pictures else None,
+            image_start_token=pictures.image_start_token if pictures else None,
+            image_end_token=pictures.image_end_token if pictures else None,
+            rank=self._rank,
+            ranks=self._world_size,
+            balance=self._balance,
+            worker=worker,
+            workers=workers,
+            epochs=self._epochs,
+            cursor=self._cursor,
+            threads=threads,
+            prefetch_bytes=self._prefetch_bytes,
+            cache_bytes=self._cache_bytes,
+            look_ahead=self._look_ahead if self._cache_bytes else 1,
+        )
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+def __getattr__(name: str) -> Any:
+    """``PreferenceDataset`` is made when it is asked for, so that torch is not imported before.
+
+    It is a ``torch.utils.data.IterableDataset`` for ``DataLoader(..., batch_size=None)``: with n
+    workers, worker j makes batches j, j + n, and so on, which come out in order. A batch's
+    ``cursor`` is then what to save.
+    """
+    if name != "PreferenceDataset":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torch.utils.data import IterableDataset
+
+    class PreferenceDataset(IterableDataset[Any]):  # type: ignore[misc]
+        def __init__(self, loader: PreferenceLoader) -> None:
+            self.loader = loader
+
+        def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
+            return iter(self.loader)
+
+    PreferenceDataset.__qualname__ = name
+    globals()[name] = PreferenceDataset
+    return PreferenceDataset

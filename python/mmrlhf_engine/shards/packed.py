@@ -1,0 +1,57 @@
+"""How a model reads a pack: which token sees which, and which row of hidden states predicts which.
+
+A pack holds several sequences one behind the other, and a sequence may stand behind a prompt that
+it shares with others (its ``prefix``). Both functions take a batch of numpy arrays, or of torch
+tensors on the CPU, and give numpy arrays, which ``torch.from_numpy`` takes over without a copy.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mmrlhf_engine.shards.batch import PreferenceBatch
+
+__all__ = ["AnswerRows", "answer_rows", "attention_mask"]
+
+
+class AnswerRows(NamedTuple):
+    """The rows that a head needs: one for each token of a response, sequence after sequence."""
+
+    row: npt.NDArray[np.int64]
+    """[N], the token of the pack behind whose hidden state the target is predicted."""
+    target: npt.NDArray[np.int64]
+    """[N], the id that is predicted."""
+    cu_seqlens: npt.NDArray[np.int64]
+    """[S + 1], where the rows of each sequence begin, and the end; a shared prompt has none."""
+
+
+def answer_rows(batch: PreferenceBatch[Any]) -> AnswerRows:
+    """Rows and targets of all responses of a pack, for ``mmrlhf_kernels.fused_linear_logp``.
+
+    The first token of a response is predicted at the last token of its prompt, which is the one
+    before it, or the last of the shared prompt.
+    """
+    starts, prefix = np.asarray(batch.cu_seqlens), np.asarray(batch.prefix)
+    first = starts[:-1] + np.asarray(batch.prompt_lengths)
+    counts = (starts[1:] - first).astype(np.int64)
+    cu_seqlens = np.concatenate([[0], np.cumsum(counts)])
+    sequence = np.repeat(np.arange(len(counts)), counts)
+    at = np.arange(cu_seqlens[-1]) - cu_seqlens[sequence] + first[sequence]
+    behind_prompt = (at == starts[sequence]) & (prefix[sequence] >= 0)
+    row = np.where(behind_prompt, starts[prefix[sequence] + 1] - 1, at - 1)
+    return AnswerRows(row, np.asarray(batch.tokens)[at].astype(np.int64), cu_seqlens)
+
+
+def attention_mask(batch: PreferenceBatch[Any]) -> npt.NDArray[np.bool_]:
+    """Bool [T, T]: token i sees token j, of its own sequence or its prefix, at or before itself.
+
+    T^2 bytes, for models whose attention takes a mask. Without shared prompts ``cu_seqlens`` alone
+    says the same to attention kernels for sequences of different lengths.
+    """
+    starts, prefix = np.asarray(batch.cu_seqlens), np.asarray(batch.prefix)
+    sequence = np.repeat(np.arange(len(prefix)), np.diff(starts))
+    own = sequence[:, None] == sequence[None, :]
+    before = prefix[sequence][:, None] == sequence[None, :]
+    seen: npt.NDArray[np.bool_] = (own | before) & np.tri(len(sequence), dtype=bool)
+    return seen

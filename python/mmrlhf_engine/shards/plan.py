@@ -1,0 +1,241 @@
+"""The settings that decide the order of training, and the image-token rule of a model.
+
+A plan is settings here, canonical JSON in the core, and a hash in every cursor. What image tokens a
+picture costs is a :func:`rule <rule_from_processor>`: the family of a model and the numbers of its
+Hugging Face processor.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from mmrlhf_engine import _core
+from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.run.config import Section
+
+__all__ = [
+    "Budget",
+    "MixtureSettings",
+    "MixtureStage",
+    "PlanSettings",
+    "plan_hash",
+    "plan_json",
+    "rule_from_processor",
+    "whole_weights",
+]
+
+
+class Budget(Section):
+    """The most that a pack may hold; at least one limit, null is none."""
+
+    tokens: PositiveInt | None = None
+    """Tokens of text and of pictures together."""
+    text_tokens: PositiveInt | None = None
+    """Tokens of text."""
+    image_tokens: NonNegativeInt | None = None
+    """Tokens that stand for pictures."""
+    images: NonNegativeInt | None = None
+    """Pictures, a frame of a video being one."""
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> "Budget":
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("at least one limit is needed")
+        return self
+
+
+class MixtureStage(Section):
+    """Other weights from a block on."""
+
+    from_block: PositiveInt
+    """The first block they hold for, counted in blocks of the mixture."""
+    weights: dict[str, float]
+    """A weight for each source of the mixture."""
+
+
+class MixtureSettings(Section):
+    """Shares of several sources, exact in every block."""
+
+    weights: dict[str, float]
+    """The sources in the order of the data set, each with its weight, of any sum."""
+    later: tuple[MixtureStage, ...] = ()
+    """Weights that change on the way, by rising block."""
+    block: PositiveInt = Field(default=65536, le=131072)
+    """Units in which the shares are exact; a weight is 0 or worth at least one of them."""
+    ends: Literal["restart", "stop_first", "stop_all"] = "stop_first"
+    """After ``units_per_epoch``, before the first source runs out, or once each was seen whole."""
+    units_per_epoch: PositiveInt | None = None
+    """The length of an epoch that restarts its sources; null is as many as they have together."""
+
+
+class PlanSettings(Section):
+    """What decides, with the data set, which units make up which step."""
+
+    budget: Budget
+    """The most that a pack may hold."""
+    packs_per_step: PositiveInt
+    """Packs of a step over all ranks: the global batch."""
+    unit: Literal["pair", "response", "query"] = "query"
+    """What is drawn and packed as a whole; a query shares its prompt and pictures."""
+    seed: NonNegativeInt = Field(default=0, lt=2**64)
+    """Of every random choice."""
+    window: PositiveInt = Field(default=4096, le=131072)
+    """Units that are packed together; going on from any place costs the planning of one window."""
+    pairs_per_query: PositiveInt | Literal["all"] = "all"
+    """Pairs taken of each query, chosen anew each epoch."""
+    too_large: Literal["error", "alone", "drop"] = "error"
+    """What becomes of a unit that fits no pack: a pack of its own, or left out and counted."""
+    shuffle: Literal["full", "block"] = "full"
+    """Over the whole data set, or with neighbours kept near for slow storage."""
+    modality: Literal["mixed", "separate", "image_in_each"] = "mixed"
+    """Whether the packs of a step must all have pictures or all have none."""
+    mixture: MixtureSettings | None = None
+    """Shares of the data set's sources; null draws from all units alike."""
+
+
+def plan_json(settings: PlanSettings, image_rule: Mapping[str, Any] | None = None) -> str:
+    """The canonical JSON of a plan, which the core reads and hashes.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+    """
+    return _canonical(settings, image_rule)[0]
+
+
+def plan_hash(settings: PlanSettings, image_rule: Mapping[str, Any] | None = None) -> str:
+    """The hash that a cursor carries: ``b3:`` and 64 hexadecimal digits.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+    """
+    return _canonical(settings, image_rule)[1]
+
+
+def _canonical(settings: PlanSettings, image_rule: Mapping[str, Any] | None) -> tuple[str, str]:
+    fields = settings.model_dump(mode="json", exclude={"mixture"})
+    if settings.pairs_per_query == "all":
+        fields["pairs_per_query"] = None
+    fields["mixture"] = None if settings.mixture is None else _mixture(settings.mixture)
+    fields["image_rule"] = None if image_rule is None else dict(image_rule)
+    try:
+        return _core.plan_hash(json.dumps(fields))
+    except _core.InputError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _mixture(settings: MixtureSettings) -> dict[str, Any]:
+    sources = list(settings.weights)
+    stages = [{"from_block": 0, "weights": whole_weights(list(settings.weights.values()))}]
+    for stage in settings.later:
+        if set(stage.weights) != set(sources):
+            raise ConfigError(
+                f"mixture: weights from block {stage.from_block}: found those of "
+                f"{sorted(stage.weights)}, expected those of {sorted(sources)}"
+            )
+        weights = whole_weights([stage.weights[source] for source in sources])
+        stages.append({"from_block": stage.from_block, "weights": weights})
+    return {
+        "sources": sources,
+        "stages": stages,
+        "block": settings.block,
+        "ends": settings.ends,
+        "units_per_epoch": settings.units_per_epoch,
+    }
+
+
+def whole_weights(weights: Sequence[float]) -> list[int]:
+    """Weights in whole numbers of the same ratios, as small as they can be: 0.7, 0.3 are 7, 3.
+
+    Raises:
+        ConfigError: a weight is negative or not a number, all are 0, or their ratios are not
+            simple enough for 64 bits.
+    """
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise ConfigError(
+            f"mixture: found weights {list(weights)}, expected some above 0, none below"
+        )
+    # The shortest decimal that gives the float is what the user wrote.
+    exact = [Fraction(repr(weight)) for weight in weights]
+    scale = math.lcm(*(weight.denominator for weight in exact))
+    whole = [int(weight * scale) for weight in exact]
+    divisor = math.gcd(*whole)
+    whole = [weight // divisor for weight in whole]
+    if sum(whole) >= 2**64:
+        raise ConfigError(f"mixture: weights {list(weights)} need more than 64 bits; round them")
+    return whole
+
+
+def rule_from_processor(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The image-token rule of a model from its processor's config.
+
+    ``config`` is what ``processor.to_dict()`` gives, or the ``processor_config.json`` of a model
+    laid over its ``preprocessor_config.json``.
+
+    Raises:
+        InputError: no rule is known for the processor, or a number it needs is missing.
+    """
+    config = (
+        dict(config)
+        | dict(config.get("image_processor") or {})
+        | {key: config[key] for key in ("processor_class",) if key in config}
+    )
+    names = f"{config.get('processor_class')} {config.get('image_processor_type')}".lower()
+    for family, rule in (
+        ("llavaonevision", _llava_onevision),
+        ("qwen2_5_vl", _qwen2_vl),
+        ("qwen2vl", _qwen2_vl),
+        ("internvl", _internvl),
+    ):
+        if family in names:
+            try:
+                return rule(config)
+            except KeyError as error:
+                raise InputError(f"processor config: {error.args[0]} is missing") from None
+    raise InputError(
+        f"processor config: found {names}, "
+        "expected LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL or InternVL"
+    )
+
+
+def _qwen2_vl(config: Mapping[str, Any]) -> dict[str, Any]:
+    size = config.get("size") or {}
+    least = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
+    most = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
+    return {
+        "family": "qwen2_vl",
+        "patch": config.get("patch_size", 14),
+        "merge": config.get("merge_size", 2),
+        "min_pixels": least or 56 * 56,
+        "max_pixels": most or 28 * 28 * 1280,
+    }
+
+
+def _internvl(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "family": "internvl",
+        "tile_width": config["size"]["width"],
+        "tile_height": config["size"]["height"],
+        "tile_tokens": config.get("image_seq_length", 256),
+        "min_tiles": config.get("min_patches", 1),
+        "max_tiles": config.get("max_patches", 12),
+        # The processor asks for tiles, whatever its image processor would do on its own.
+        "crop": True,
+    }
+
+
+def _llava_onevision(config: Mapping[str, Any]) -> dict[str, Any]:
+    size = config["size"]
+    edge = size.get("shortest_edge") or min(size["height"], size["width"])
+    aspect = config.get("vision_aspect_ratio") or "anyres_max_9"
+    return {
+        "family": "llava_onevision",
+        "tile": edge,
+        "tile_tokens": config["num_image_tokens"],
+        "max_tiles": int(aspect.removeprefix("anyres_max_")),
+        "drop_class_token": config.get("vision_feature_select_strategy") == "default",
+        "canvases": config["image_grid_pinpoints"],
+    }

@@ -1,0 +1,224 @@
+"""The pictures that messages name: found below the root, their headers read, made smaller.
+
+An image is one picture. A video is some of its frames, evenly spread: files of a folder, names in a
+list, or, with PyAV, frames of a video file. Nothing here decodes an image, but for shrinking it.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mmrlhf_engine._core import inspect_located_media, inspect_named_media
+from mmrlhf_engine.errors import MissingExtraError
+from mmrlhf_engine.sources.preferences.preference import BadRecordError, Media
+
+__all__ = ["FrameSettings", "Located", "Picture", "even_numbers", "find_pictures", "shrink"]
+
+Located = tuple[Path, Media]
+"""A medium and the root it must lie below."""
+
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image or frame: its place or content, and its size in pixels as stored."""
+
+    path: str | None
+    content: bytes | None
+    width: int = 0
+    height: int = 0
+    seconds: float | None = None
+    """Time of a frame in its video; None for an image."""
+
+    def read(self) -> bytes:
+        """Its bytes."""
+        return self.content if self.content is not None else Path(str(self.path)).read_bytes()
+
+
+@dataclass(frozen=True)
+class FrameSettings:
+    """How media become pictures."""
+
+    frames: int
+    """At most so many of a video."""
+    frames_per_second: float
+    """Of videos that are folders or lists of frames."""
+    max_pixels: int
+    threads: int
+
+
+def find_pictures(
+    wanted: Iterable[Located], settings: FrameSettings
+) -> dict[Located, list[Picture] | BadRecordError]:
+    """The pictures of each medium, with their sizes, or what is wrong with it.
+
+    Raises:
+        MissingExtraError: there is a video file, and PyAV is not installed.
+    """
+    found: dict[Located, list[Picture] | BadRecordError] = {}
+    for root, media in wanted:
+        if (root, media) not in found:
+            try:
+                found[root, media] = _named_pictures(root, media, settings)
+            except BadRecordError as error:
+                found[root, media] = error
+    named = {key: pictures for key, pictures in found.items() if isinstance(pictures, list)}
+    sized = _inspect(named, settings)
+    for key, pictures in named.items():
+        outcomes = [sized[key[0], picture] for picture in pictures]
+        bad = next((item for item in outcomes if isinstance(item, BadRecordError)), None)
+        good = [item for item in outcomes if isinstance(item, Picture)]
+        found[key] = good if bad is None else bad
+    return found
+
+
+def even_numbers(total: int, count: int) -> list[int]:
+    """``count`` of ``total`` numbers, evenly from the first to the last; all where they are fewer.
+
+    >>> even_numbers(100, 4)
+    [0, 33, 66, 99]
+    """
+    if total <= count:
+        return list(range(total))
+    if count == 1:
+        return [0]
+    return [number * (total - 1) // (count - 1) for number in range(count)]
+
+
+def _named_pictures(root: Path, media: Media, settings: FrameSettings) -> list[Picture]:
+    """The pictures of a medium, their sizes still unknown; paths are as the record names them."""
+    if media.kind == "image":
+        return [Picture(media.names[0] if media.names else None, media.content)]
+    names = list(media.names)
+    if len(names) == 1:
+        place = _below(root, names[0])
+        if place.is_file():
+            return _frames_of_file(root, place, names[0], settings)
+        files = sorted(file.name for file in place.iterdir() if not file.name.startswith("."))
+        names = [f"{names[0].rstrip('/')}/{name}" for name in files]
+        if not names:
+            raise BadRecordError("missing_media", f"{media.names[0]} holds no frame")
+    if not names:
+        return _video_frames(io.BytesIO(media.content or b""), "a video", settings)
+    return [
+        Picture(names[number], None, seconds=number / settings.frames_per_second)
+        for number in even_numbers(len(names), settings.frames)
+    ]
+
+
+def _frames_of_file(root: Path, place: Path, name: str, settings: FrameSettings) -> list[Picture]:
+    """A video of one file: a single frame, or what PyAV makes of it."""
+    names = pa.array([name], pa.large_string())
+    limits = {"max_pixels": settings.max_pixels, "threads": 1}
+    (row,) = pa.array(inspect_named_media(root, names, **limits)).to_pylist()
+    if row["kind"] == "image":
+        return [Picture(name, None, seconds=0.0)]
+    if row["kind"] != "video":
+        raise BadRecordError(row["reason"] or "unreadable_media", row["detail"] or name)
+    return _video_frames(str(place), name, settings)
+
+
+def _below(root: Path, name: str) -> Path:
+    """The place a name means, if it lies below the root after every link is followed."""
+    if name.startswith(("http://", "https://")):
+        raise BadRecordError("missing_media", f"{name} is an address: download it first")
+    try:
+        place = (root / name).resolve()
+        there = place.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadRecordError("missing_media", f"{name!r}: {error}") from None
+    if not place.is_relative_to(root):
+        raise BadRecordError("outside_root", f"{name} leaves {root}")
+    if not there:
+        raise BadRecordError("missing_media", f"{name} is not there")
+    return place
+
+
+def _video_frames(source: Any, name: str, settings: FrameSettings) -> list[Picture]:
+    """Frames of a video file, as PNG, with their times."""
+    try:
+        import av
+    except ImportError:
+        raise MissingExtraError("av", extra="video", needed_for=f"frames of {name}") from None
+    try:
+        with av.open(source) as container:
+            stream = container.streams.video[0]
+            total = stream.frames or sum(1 for _ in container.decode(stream))
+            wanted = set(even_numbers(total, settings.frames))
+            container.seek(0)
+            pictures = []
+            for number, frame in enumerate(container.decode(stream)):
+                if number in wanted:
+                    content = io.BytesIO()
+                    frame.to_image().save(content, "PNG", compress_level=1)
+                    pictures.append(Picture(None, content.getvalue(), seconds=frame.time))
+    except (av.FFmpegError, IndexError, OSError) as error:
+        raise BadRecordError("unreadable_media", f"{name}: {error}") from None
+    if not pictures:
+        raise BadRecordError("unreadable_media", f"{name}: no frame can be decoded")
+    return pictures
+
+
+def _inspect(
+    named: dict[Located, list[Picture]], settings: FrameSettings
+) -> dict[tuple[Path, Picture], Picture | BadRecordError]:
+    """The outcome of every picture, a root at a time; those with content by themselves."""
+    by_root: dict[Path, dict[Picture, None]] = {}
+    inline: dict[tuple[Path, Picture], None] = {}
+    for (root, _), pictures in named.items():
+        for picture in pictures:
+            if picture.content is None:
+                by_root.setdefault(root, {})[picture] = None
+            else:
+                inline[root, picture] = None
+    limits = {"max_pixels": settings.max_pixels, "threads": settings.threads}
+    outcomes: dict[tuple[Path, Picture], Picture | BadRecordError] = {}
+    for root, pictures_here in by_root.items():
+        names = pa.array([picture.path for picture in pictures_here], pa.large_string())
+        rows = pa.array(inspect_named_media(root, names, **limits)).to_pylist()
+        for picture, row in zip(pictures_here, rows, strict=True):
+            outcomes[root, picture] = _outcome(picture, row)
+    if inline:
+        nothing = pa.nulls(len(inline), pa.uint64())
+        contents = pa.array([picture.content for _, picture in inline], pa.large_binary())
+        paths = pa.nulls(len(inline), pa.large_string())
+        found = inspect_located_media(paths, nothing, nothing, contents, **limits)
+        for key, row in zip(inline, pa.array(found).to_pylist(), strict=True):
+            outcomes[key] = _outcome(key[1], row)
+    return outcomes
+
+
+def _outcome(picture: Picture, row: dict[str, Any]) -> Picture | BadRecordError:
+    if row["reason"] is not None:
+        return BadRecordError(row["reason"], row["detail"] or "")
+    if row["kind"] != "image":
+        return BadRecordError("unreadable_media", f"{picture.path}: a {row['kind']}, not an image")
+    return replace(picture, path=row["path"], width=row["width"], height=row["height"])
+
+
+def shrink(picture: Picture, width: int, height: int) -> Picture:
+    """The picture resampled (Lanczos) to a size in pixels; JPEG stays JPEG, others become PNG.
+
+    Raises:
+        BadRecordError: its pixels cannot be decoded.
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingExtraError("pillow", extra="train", needed_for="shrinking images") from None
+    try:
+        with Image.open(io.BytesIO(picture.read())) as image:
+            jpeg = image.format == "JPEG"
+            mode = "RGBA" if image.has_transparency_data and not jpeg else "RGB"
+            small = image.convert(mode).resize((width, height), Image.Resampling.LANCZOS)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadRecordError("unreadable_media", f"cannot be shrunk: {error}") from None
+    content = io.BytesIO()
+    small.save(content, "JPEG" if jpeg else "PNG", **({"quality": _JPEG_QUALITY} if jpeg else {}))
+    return replace(picture, path=None, content=content.getvalue(), width=width, height=height)

@@ -1,1 +1,0 @@
-"""The room of training: preference shards, and what reads them."""
