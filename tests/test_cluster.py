@@ -7,7 +7,6 @@ import pytest
 from mmrlhf_engine.curate import cluster
 from mmrlhf_engine.curate.cluster import ClusterConfig
 from mmrlhf_engine.curate.tables import EMBEDDING_IDS, KEPT
-from mmrlhf_engine.run.config import Section
 
 
 def embedded(stage, rows: np.ndarray, without: int = 0, shared: int = 0):
@@ -17,15 +16,10 @@ def embedded(stage, rows: np.ndarray, without: int = 0, shared: int = 0):
     kept = pl.DataFrame({"id": [*ids, *(f"t{i}" for i in range(without))]}).with_columns(
         phash=pl.lit(None, dtype=pl.List(pl.UInt64))
     )
-    dedup = stage("dedup", Section())
-    with dedup.table("kept", KEPT) as table:
-        table.write(kept)
-    dedup.finish(rows_in=kept.height, rows_out=kept.height, dropped={})
-    embed = stage("embed", Section())
-    np.save(embed.folder / "embeddings.npy", rows.astype(np.float16))
-    with embed.table("embedding_ids", EMBEDDING_IDS) as table:
-        table.write(pl.DataFrame({"id": ids, "row": numbers}, schema=EMBEDDING_IDS))
-    embed.finish(rows_in=kept.height, rows_out=kept.height, dropped={})
+    rows_of = pl.DataFrame({"id": ids, "row": numbers}, schema=EMBEDDING_IDS)
+    stage.upstream("dedup", kept=(KEPT, kept))
+    arrays = {"embeddings.npy": rows.astype(np.float16)}
+    stage.upstream("embed", **arrays, embedding_ids=(EMBEDDING_IDS, rows_of))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from mmrlhf_engine._core import InputError, find_duplicates
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
-from mmrlhf_engine.run.config import Section
 
 WORDS = ["red", "blue", "cat", "dog", "sees", "near"]
 FLAT = bytes(192)
@@ -234,12 +233,11 @@ def corpus(stage, folder, samples, pictures, *, shuffled=0):
         for i, p, a, m in samples
     ]
     order = np.random.default_rng(shuffled).permutation(len(rows)) if shuffled else range(len(rows))
-    begun = stage("ingest", Section())
-    with begun.table("samples", SAMPLES) as table:
-        table.write(pl.DataFrame([rows[at] for at in order], schema=SAMPLES))
-    with begun.table("media", MEDIA) as table:
-        table.write(pl.DataFrame(media[:: -1 if shuffled else 1], schema=MEDIA))
-    begun.finish(rows_in=len(rows), rows_out=len(rows), dropped={})
+    stage.upstream(
+        "ingest",
+        samples=(SAMPLES, pl.DataFrame([rows[at] for at in order], schema=SAMPLES)),
+        media=(MEDIA, pl.DataFrame(media[:: -1 if shuffled else 1], schema=MEDIA)),
+    )
 
 
 def deduplicate(stage, threads=2, **config):

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from mmrlhf_engine.curate import embed, precomputed
-from mmrlhf_engine.curate.embed import EmbedConfig, _ahead, _mean_of_frames
+from mmrlhf_engine.curate.embed import EmbedConfig, _mean_of_frames
 from mmrlhf_engine.curate.tables import KEPT, MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.encoder import load_encoder
-from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.models.threaded_encoder import _ahead
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,9 @@ def upstream(stage, pictures, firsts):
         for name, kind in SAMPLES.items()
         if name not in ("id", "media")
     )
-    ingest = stage("ingest", Section())
-    with ingest.table("samples", SAMPLES) as table:
-        table.write(samples)
-    with ingest.table("media", MEDIA) as table:
-        table.write(media)
-    ingest.finish(rows_in=samples.height, rows_out=samples.height, dropped={})
-    dedup = stage("dedup", Section())
-    with dedup.table("kept", KEPT) as table:
-        table.write(samples.select("id", phash=pl.lit(None, pl.List(pl.UInt64))))
-    dedup.finish(rows_in=samples.height, rows_out=samples.height, dropped={})
+    kept = samples.select("id", phash=pl.lit(None, pl.List(pl.UInt64)))
+    stage.upstream("ingest", samples=(SAMPLES, samples), media=(MEDIA, media))
+    stage.upstream("dedup", kept=(KEPT, kept))
 
 
 def embedded(stage, config, **options):

@@ -31,7 +31,7 @@ def run(folder, tmp_path):
     def packed(rows, **settings):
         source = write_lines(tmp_path / "pairs.jsonl", rows)
         defaults = {"sources": [str(source)], "tokenizer": str(folder), "image_rule": "qwen2_vl"}
-        report = pack.run(pack.PackConfig(**{**defaults, **settings}), tmp_path / "ds")
+        report = pack.pack_dataset(pack.PackConfig(**{**defaults, **settings}), tmp_path / "ds")
         return report, stored(tmp_path / "ds")
 
     return packed

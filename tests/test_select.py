@@ -263,14 +263,10 @@ def selected(stage, rows: pl.DataFrame, config: SelectConfig, shuffled=False, **
             ("cluster", "clusters", CLUSTERS, rows),
         ]
     ):
-        upstream = stage(name, Section())
-        if name == "embed":
-            np.save(upstream.folder / "embeddings.npy", embeddings.astype(np.float16))
-        with upstream.table(table, schema) as writer:
-            writer.write(
-                content.sample(fraction=1, shuffle=True, seed=number) if shuffled else content
-            )
-        upstream.finish(rows_in=rows.height, rows_out=rows.height, dropped={})
+        arrays = {"embeddings.npy": embeddings.astype(np.float16)} if name == "embed" else {}
+        if shuffled:
+            content = content.sample(fraction=1, shuffle=True, seed=number)
+        stage.upstream(name, **arrays, **{table: (schema, content)})
     begun = stage("select", config, **options)
     select.run(config, begun)
     return begun, pl.read_parquet(begun.folder / "queries" / "*.parquet")

@@ -11,7 +11,7 @@ from mmrlhf_engine.demo import found
 from mmrlhf_engine.demo.corpus import SOURCES, Planted
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pipeline import CURATE
-from mmrlhf_engine.run.folder import WALK
+from mmrlhf_engine.run.folder import STAGE_ORDER
 from walk import curate, tables
 
 
@@ -21,7 +21,7 @@ def run(tmp_path_factory, corpus, tiny_encoder):
 
 
 def read(run, name):
-    return pl.read_parquet(run.find_table(name) / "*.parquet")
+    return pl.read_parquet(run.find(name) / "*.parquet")
 
 
 def test_every_row_is_accounted_for(run):
@@ -100,7 +100,7 @@ def test_explain_tells_the_story_of_each_fate(run):
     assert "text Jaccard" in story
     unchosen = set(read(run, "kept")["id"]) - set(read(run, "queries")["id"])
     assert "not chosen" in explain(run, min(unchosen))
-    rejected = read(run, "rejected") if run.find_table("rejected") else None
+    rejected = read(run, "rejected") if run.find("rejected") else None
     assert rejected is not None
     position = pl.read_parquet(run.stage_folder("ingest") / "rejected" / "*.parquet")["position"][0]
     assert "rejected:" in explain(run, position)
@@ -113,7 +113,7 @@ def test_explain_names_ids_that_are_near(run):
 
 
 def test_inspect_prints_schema_and_rows(run):
-    text = inspect_table(run.find_table("duplicates"), 3)
+    text = inspect_table(run.find("duplicates"), 3)
     assert "text_jaccard" in text
     assert "rows in 1 file" in text
     with pytest.raises(InputError, match="no Parquet part"):
@@ -134,5 +134,5 @@ def test_a_finished_run_is_skipped_and_a_changed_setting_redoes_what_it_must(
 
 
 def manifest_time(folder, stage):
-    number = WALK.index(stage) + 1
+    number = STAGE_ORDER.index(stage) + 1
     return (folder / f"{number:02d}_{stage}" / "manifest.json").stat().st_mtime_ns

@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 import pyarrow as pa
 
+SOURCE_HASH: str
 __version__: str
 
 class CoreError(Exception): ...

@@ -260,7 +260,7 @@ def pack(
         "sources": [str(source) for source in sources] or None,
     }
     config = load_config(packing.PackConfig, config_file, [*overrides, *_named(named)])
-    report = packing.run(config, out, Progress(progress))
+    report = packing.pack_dataset(config, out, Progress(progress))
     click.echo(packing.describe(report, out))
 
 

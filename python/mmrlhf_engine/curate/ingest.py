@@ -28,12 +28,12 @@ from mmrlhf_engine._core import (
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
-from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources import RawBatch, Source, read
 from mmrlhf_engine.sources.resolve import SourceConfig, files_of, resolve
 
-__all__ = ["IngestConfig", "SourceConfig", "describe", "outside", "run"]
+__all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
 
 _ENOUGH_TO_JUDGE = 1000
 # Records that share a picture stand near each other; about 200 MB.
@@ -63,7 +63,7 @@ class IngestConfig(Section):
         return value
 
 
-def run(config: IngestConfig, stage: Stage) -> None:
+def run(config: IngestConfig, stage: StageContext) -> None:
     """Read every source into `samples`, `media` and `rejected`.
 
     Raises:
@@ -94,8 +94,8 @@ def run(config: IngestConfig, stage: Stage) -> None:
     )
 
 
-def outside(config: IngestConfig) -> list[object]:
-    """What ingest reads from outside the run: every file of a source, with size and time.
+def external(config: IngestConfig) -> list[object]:
+    """Every file of a source, with size and time.
 
     Pictures that records only name are not listed: there may be millions, and a changed one is
     found by its content when the stage runs again.
@@ -117,7 +117,7 @@ class _Intake:
     """The tables while they are filled, and what has come by."""
 
     config: IngestConfig
-    stage: Stage
+    stage: StageContext
     samples: TableWriter
     media: TableWriter
     rejected: TableWriter
@@ -344,3 +344,18 @@ def _media_by_record(media: pl.DataFrame) -> pl.DataFrame:
         pl.col("reason").filter(bad).first().alias("media_reason"),
         pl.col("detail").filter(bad).first().alias("media_detail"),
     )
+
+
+def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:
+    """Batches of records and their tables; independent of the number of rows."""
+    return (768 << 20) + threads * (64 << 20)
+
+
+STAGE = Stage(
+    name="ingest",
+    config=IngestConfig,
+    run=run,
+    writes=("samples", "media", "rejected"),
+    external=external,
+    memory=memory,
+)

@@ -55,6 +55,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("SOURCE_HASH", env!("MMRLHF_SOURCE_HASH"))?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }
