@@ -10,7 +10,7 @@ import pytest
 
 from mmrlhf_engine.pipeline import CURATE
 from mmrlhf_engine.run.folder import Run
-from walk import curate, start, tables
+from run_pipeline import curate, start, tables
 
 KILLS_PER_STAGE = 10
 KILLS_PER_RUN = 2

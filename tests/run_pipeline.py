@@ -11,7 +11,7 @@ from mmrlhf_engine.run.config import load_config
 # One process imports the heavy packages; each run is forked from it in milliseconds.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "transformers.models.clip", "faiss", "mmrlhf_engine.pipeline", "walk"]
+    ["torch", "transformers.models.clip", "faiss", "mmrlhf_engine.pipeline", "run_pipeline"]
 )
 
 

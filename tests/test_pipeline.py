@@ -12,7 +12,7 @@ from mmrlhf_engine.demo.corpus import SOURCES, Planted
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pipeline import CURATE
 from mmrlhf_engine.run.folder import WALK
-from walk import curate, tables
+from run_pipeline import curate, tables
 
 
 @pytest.fixture(scope="module")
