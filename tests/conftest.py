@@ -1,4 +1,4 @@
-"""What tests share: a begun stage, the demo's corpus, and a tiny real encoder."""
+"""Fixtures that many tests use: a started stage, the corpus of the demo, a tiny real encoder."""
 
 import shutil
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.folder import Run, Stage
 
 # No test has a time limit: a busy machine is not a defect.
-settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("house")
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture
 def stage(tmp_path) -> Callable[..., Stage]:
-    """``stage("dedup", config)`` begins a stage in ``tmp_path/run``; it ends by its ``finish``."""
+    """``stage("dedup", config)`` starts a stage in ``tmp_path/run``; its ``finish`` ends it."""
 
     def begin(name: str, config: Section, *, threads: int = 2, seed: int = 0) -> Stage:
         run = Run(tmp_path / "run")
-        begun = Stage(
+        started = Stage(
             name=name,
             run=run,
             config=config,
@@ -30,8 +30,8 @@ def stage(tmp_path) -> Callable[..., Stage]:
             memory=2**30,
             seed=seed,
         )
-        begun.begin()
-        return begun
+        started.begin()
+        return started
 
     return begin
 
