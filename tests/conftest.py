@@ -1,4 +1,4 @@
-"""What tests share: a begun stage, the demo's corpus, and a tiny real encoder."""
+"""Fixtures that many tests use: a started stage, the corpus of the demo, a tiny real encoder."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The whole of pack: files in, one dataset out, nothing lost unnamed."""
+"""``pack`` from files to a dataset, with every row accounted for."""
 
 import json
 import subprocess
@@ -93,7 +93,7 @@ def test_pairs_of_a_query_share_prompt_answers_and_picture(run, tmp_path, tokeni
     assert "<image>" in pairs[0]["query"]["prompt_text"]
 
 
-def test_the_reader_of_the_engine_sees_the_same(run, folder, tmp_path):
+def test_the_engine_reads_the_same_rows(run, folder, tmp_path):
     put(tmp_path / "short" / "1.png", picture(80, 60))
     rows = [mm_rlhf(1, margin=1.5), mm_rlhf(1, chosen="x"), {**mm_rlhf(2), "image": None}]
     report, pairs = run(write_lines(tmp_path / "pairs.jsonl", rows))
@@ -199,7 +199,7 @@ def test_the_same_input_gives_the_same_ids_in_any_order_of_sources(run, tmp_path
     assert {pair["pid"] for pair in apart} == {pair["pid"] for pair in once}
 
 
-def test_bad_rows_are_named_with_their_place(run, tmp_path):
+def test_bad_rows_are_rejected_with_their_position(run, tmp_path):
     put(tmp_path / "short" / "1.png", picture())
     put(tmp_path / "cut.png", picture()[:-30])
     put(tmp_path / "text.png", b"not a picture at all")
@@ -272,7 +272,9 @@ def test_the_same_call_again_is_skipped_and_a_changed_source_is_refused(run, tmp
         ({"root": "absent"}, "root of the media is not a folder"),
     ],
 )
-def test_one_clear_error_before_the_work(folder, tmp_path, monkeypatch, settings, message):
+def test_an_invalid_setting_is_one_clear_error_before_work_starts(
+    folder, tmp_path, monkeypatch, settings, message
+):
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     write_lines(tmp_path / "odd.jsonl", [{"question": "a", "answer": "b"}])
@@ -282,7 +284,7 @@ def test_one_clear_error_before_the_work(folder, tmp_path, monkeypatch, settings
     assert not (tmp_path / "ds").exists()
 
 
-def test_a_dataset_that_is_there_is_only_added_to_when_asked(run, tmp_path):
+def test_an_existing_dataset_is_extended_only_with_append(run, tmp_path):
     first = write_lines(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     second = write_lines(tmp_path / "b.jsonl", [{"prompt": "d", "chosen": "e", "rejected": "f"}])
     run(first)
@@ -358,8 +360,8 @@ def test_two_processes_pack_into_one_dataset(folder, tmp_path):
         for command in commands
     ]
     for process in running:
-        output, talk = process.communicate()
-        assert process.returncode == 0, talk
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
         assert "pairs     30" in output
     assert len({pair["pid"] for pair in stored(tmp_path / "ds")}) == 60
     names = sorted(path.name for path in (tmp_path / "ds" / "reports").iterdir())
@@ -382,7 +384,7 @@ def test_the_table_of_queries_is_bounded(run, tmp_path):
             preferred = preference(prompt, str(number))
             left += gatherer.add(preferred, source=0, root=tmp_path, row=row)
         left += gatherer.rest()
-    # b leaves for c, c for the second b; a was seen again in between and stays whole.
+    # c evicts b, the second b evicts c; a was used in between and stays in memory.
     assert [query.prompt[0].text for query in left] == ["b", "c", "a", "b"]
     assert [len(query.pairs) for query in left] == [1, 1, 3, 1]
 

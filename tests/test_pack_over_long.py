@@ -55,7 +55,7 @@ def row(image="cat.png", chosen=30, rejected=30):
     return {**asked, "chosen": words(1, chosen), "rejected": words(2, rejected)}
 
 
-def test_the_rule_of_a_family_counts_what_its_processor_makes(run):
+def test_the_rule_of_a_family_counts_as_its_processor(run):
     report, pairs = run([row()])
     assert report["image_tokens"] == TOKENS
     assert max(lengths(pairs[0])) > TOKENS
@@ -107,7 +107,7 @@ def test_error_names_the_row_and_where_the_tokens_are(run, tmp_path):
     assert not (tmp_path / "ds").exists()
 
 
-def test_drop_takes_what_is_too_long_and_says_so(run, tmp_path):
+def test_drop_removes_what_is_too_long_and_reports_it(run, tmp_path):
     rows = [row(chosen=1, rejected=2), row(chosen=60)]
     report, pairs = run(rows, max_length=120, over_long="drop")
     assert report["dropped"] == report["pairs_dropped"] == {"over_long": 1}
