@@ -30,8 +30,8 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
 from mmrlhf_engine.run.folder import Stage
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
-from mmrlhf_engine.sources import RawBatch, Source, read
-from mmrlhf_engine.sources.resolve import SourceConfig, files_of, resolve
+from mmrlhf_engine.sources.samples.batch import RawBatch, Source, read
+from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
 __all__ = ["IngestConfig", "SourceConfig", "describe", "outside", "run"]
 

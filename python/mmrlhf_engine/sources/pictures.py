@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mmrlhf_engine._core import inspect_located_media, inspect_named_media
 from mmrlhf_engine.errors import MissingExtraError
-from mmrlhf_engine.sources.preferences.preference import BadRecordError, Media
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media
 
 __all__ = ["FrameSettings", "Located", "Picture", "even_numbers", "find_pictures", "shrink"]
 

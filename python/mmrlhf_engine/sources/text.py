@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mmrlhf_engine._core import RecordSplitter
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources import RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
+from mmrlhf_engine.sources.samples.batch import RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
 
 __all__ = ["compression", "open_text", "opening", "read"]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from mmrlhf_engine.sources.preferences.preference import ROLES, BadRecordError, Media, Message, Pair
+from mmrlhf_engine.sources.preferences.record import ROLES, BadRecordError, Media, Message, Pair
 
 __all__ = [
     "MediaTags",

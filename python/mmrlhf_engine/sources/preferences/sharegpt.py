@@ -15,7 +15,7 @@ from mmrlhf_engine.sources.preferences.fields import (
     required,
     wrong_type,
 )
-from mmrlhf_engine.sources.preferences.preference import (
+from mmrlhf_engine.sources.preferences.record import (
     BadRecordError,
     Message,
     Preference,

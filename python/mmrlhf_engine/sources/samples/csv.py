@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources import RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
+from mmrlhf_engine.sources.samples.batch import RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
 from mmrlhf_engine.sources.text import open_text
 
 __all__ = ["read"]

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine._core import TarReader
-from mmrlhf_engine.sources import (
+from mmrlhf_engine.sources.samples.batch import (
     BESIDE,
     CELLS,
     RECORDS_PER_BATCH,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mmrlhf_engine._core import record_fields
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources import CELLS, RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
+from mmrlhf_engine.sources.samples.batch import CELLS, RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
 
 __all__ = ["read"]
 

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.sources import Source, detect
-from mmrlhf_engine.sources.folder import find_index, media_files
+from mmrlhf_engine.sources.samples.batch import Source, detect
+from mmrlhf_engine.sources.samples.folder import find_index, media_files
 
 __all__ = ["SourceConfig", "files_of", "resolve"]
 

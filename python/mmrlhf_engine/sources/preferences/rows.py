@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mmrlhf_engine._core import RecordSplitter
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["Layout", "Row", "SourceFile", "find_files", "read_rows"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from mmrlhf_engine.sources import (
+from mmrlhf_engine.sources.samples.batch import (
     BESIDE,
     RECORDS_PER_BATCH,
     TROUBLES,
@@ -21,7 +21,7 @@ from mmrlhf_engine.sources import (
     Source,
     read,
 )
-from mmrlhf_engine.sources.webdataset import MEDIA_SUFFIXES, sidecar_record
+from mmrlhf_engine.sources.samples.webdataset import MEDIA_SUFFIXES, sidecar_record
 
 __all__ = ["find_index", "media_files", "read_folder"]
 
