@@ -1,6 +1,6 @@
 """Reading fields of a record, with an error that says what was found instead.
 
-Images and videos are named beside the text in most formats, and ``<image>`` and ``<video>`` in the
+Images and videos have fields of their own in most formats, and ``<image>`` and ``<video>`` in the
 text say where each belongs. Where no tag stands at all, they belong in front of the first user
 message, as TRL and MM-RLHF have it.
 """
