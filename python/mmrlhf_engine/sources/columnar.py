@@ -1,16 +1,17 @@
-"""Record batches of Parquet files and of Arrow streams, with the row each begins at."""
+"""Parquet files and Arrow streams: record batches with the row each begins at, and single cells."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.files import Damage
 
-__all__ = ["Batch", "read_arrow", "read_parquet"]
+__all__ = ["Batch", "CellReader", "read_arrow", "read_parquet"]
 
 _FEWEST_ROWS = 16
 
@@ -83,3 +84,52 @@ def _numbered(batches: Iterator[pa.RecordBatch], first: int, last: str) -> Itera
             return
         yield Batch(first, rows)
         first += rows.num_rows
+
+
+class CellReader:
+    """Reads binary cells of Parquet files; the last column of one row group is kept."""
+
+    def __init__(self) -> None:
+        self._file: tuple[str, pq.ParquetFile | None] | None = None
+        self._ends = np.empty(0, dtype=np.int64)
+        self._at: tuple[str, int] | None = None
+        self._values: pa.ChunkedArray | None = None
+
+    def read(self, path: str, column: str, row: int, item: int | None) -> bytes | None:
+        """The bytes in ``column`` of ``row`` (``item`` of a list), or None where there are none.
+
+        A file that has gone or changed since it was ingested has no bytes either.
+        """
+        if self._file is None or self._file[0] != path:
+            self._open(path)
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        if group == len(self._ends):
+            return None
+        if self._at != (column, group):
+            self._values = self._read_column(column, group)
+            self._at = (column, group)
+        if self._values is None:
+            return None
+        value = self._values[row - (int(self._ends[group - 1]) if group else 0)].as_py()
+        if item is not None:
+            value = value[item] if isinstance(value, list) and item < len(value) else None
+        content = value.get("bytes") if isinstance(value, dict) else value
+        return content if isinstance(content, bytes) else None
+
+    def _open(self, path: str) -> None:
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowException):
+            file = None
+        groups = range(file.num_row_groups) if file is not None else range(0)
+        rows = [file.metadata.row_group(group).num_rows for group in groups]
+        self._file, self._ends, self._at = (path, file), np.cumsum(rows, dtype=np.int64), None
+
+    def _read_column(self, column: str, group: int) -> pa.ChunkedArray | None:
+        file = self._file[1] if self._file is not None else None
+        if file is None or column not in file.schema_arrow.names:
+            return None
+        try:
+            return file.read_row_group(group, columns=[column]).column(column)
+        except (OSError, pa.ArrowException):
+            return None
