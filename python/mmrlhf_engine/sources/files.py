@@ -93,7 +93,7 @@ def detect(path: Path, takes: Sequence[Format], *, advice: str | None = None) ->
     """
     check_present(path)
     found = _folder_format(path, takes) if path.is_dir() else _file_format(path)
-    if found not in takes:
+    if found is None or found not in takes:
         expected = "expected one of: " + ", ".join(DESCRIPTIONS[name] for name in takes)
         what = "its content is of no known format"
         if found is not None:
