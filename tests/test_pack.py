@@ -17,7 +17,7 @@ from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.gather import Gatherer, Ledger, PackedRow
 from mmrlhf_engine.pack.shard_rows import FLAG_TIE
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
-from mmrlhf_engine.sources.preferences.preference import Message, Pair, Preference, Response
+from mmrlhf_engine.sources.preferences.record import Message, Pair, Preference, Response
 from pack_data import picture, put, stored, tokenizer_folder, words, write_lines
 
 

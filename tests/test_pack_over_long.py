@@ -11,7 +11,7 @@ from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.shard_rows import FLAG_TRUNCATED
 from mmrlhf_engine.pack.tokenize import SENTINEL
 from mmrlhf_engine.shards.image_rule import read_rule
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 from pack_data import picture, put, stored, tokenizer_folder, words, write_lines
 
 # 280 x 196 pixels are 10 x 7 merged patches of 28.

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.pack.chat_template import Conversation
 from mmrlhf_engine.pack.tokenize import SENTINEL, load_tokenizer
-from mmrlhf_engine.sources.preferences.preference import BadRecordError, Media, Message
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message
 from pack_data import CHATML, tokenizer_folder, words
 
 QWEN = "<|image_pad|>"

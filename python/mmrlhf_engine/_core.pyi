@@ -51,6 +51,9 @@ def read_records(
     """
 
 def record_fields() -> list[str]: ...
+def role_names() -> list[tuple[str, str]]:
+    """Every name of a conversation role with the role it means: system, user, assistant, tool."""
+
 def inspect_named_media(
     root: Path, names: pa.Array, *, max_pixels: int, threads: int
 ) -> ArrowArray:

@@ -30,8 +30,9 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
-from mmrlhf_engine.sources import RawBatch, Source, read
-from mmrlhf_engine.sources.resolve import SourceConfig, files_of, resolve
+from mmrlhf_engine.sources.samples.batch import RawBatch, Source
+from mmrlhf_engine.sources.samples.read import read
+from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
 __all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
 
@@ -145,15 +146,15 @@ class _Intake:
             whole=pl.col("media_reason").is_not_null(),
         )
         rows = self._reject_known_ids(rows)
-        bad = _bad_rows(rows, batch.troubles)
+        bad = _bad_rows(rows, batch.unreadable)
         good = rows.filter(pl.col("reason").is_null())
         self._write(source, good, bad)
         self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
 
     def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
-        own = references.filter(~pl.col("record").is_in(batch.beside["record"].implode()))
-        references = pl.concat([own, batch.beside]).sort("record", maintain_order=True)
+        own = references.filter(~pl.col("record").is_in(batch.attached["record"].implode()))
+        references = pl.concat([own, batch.attached]).sort("record", maintain_order=True)
         references = references.with_row_index("order")
         named = references.filter(pl.col("name").is_not_null())
         celled = references.filter(pl.col("cell").is_not_null())
@@ -318,13 +319,13 @@ def _turn_mark() -> pl.Expr:
     return pl.when(pl.col("turn").is_null()).then(pl.lit("")).otherwise(pl.format("#{}", "turn"))
 
 
-def _bad_rows(rows: pl.DataFrame, troubles: pl.DataFrame) -> pl.DataFrame:
+def _bad_rows(rows: pl.DataFrame, unreadable: pl.DataFrame) -> pl.DataFrame:
     """What goes into `rejected`: a defect of the whole record is one row, of a turn one each."""
     bad = rows.filter(pl.col("reason").is_not_null())
     whole = bad.filter("whole").unique("record", keep="first", maintain_order=True)
     turns = bad.filter(~pl.col("whole")).with_columns(position=pl.col("position") + _turn_mark())
     ordered = pl.concat([whole, turns]).sort("record", "turn", nulls_last=False)
-    return pl.concat([ordered.select("position", "reason", "detail"), troubles])
+    return pl.concat([ordered.select("position", "reason", "detail"), unreadable])
 
 
 def _media_by_record(media: pl.DataFrame) -> pl.DataFrame:

@@ -14,7 +14,7 @@ import polars as pl
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.tables import TableWriter
-from mmrlhf_engine.sources.preferences.preference import Media, Message, Preference, Response
+from mmrlhf_engine.sources.preferences.record import Media, Message, Preference, Response
 
 __all__ = ["DROPPED_BY_CHOICE", "GatheredPair", "Gatherer", "Ledger", "PackedRow", "Query"]
 

@@ -15,7 +15,7 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pack.gather import GatheredPair, Ledger, Query
 from mmrlhf_engine.pack.tokenize import SENTINEL
 from mmrlhf_engine.sources.pictures import Picture, shrink
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["CountTokens", "OverLongPolicy", "ReadyQuery", "ReadyResponse", "fit"]
 

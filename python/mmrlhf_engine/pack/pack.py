@@ -44,8 +44,8 @@ from mmrlhf_engine.run.tables import REJECTED, TableSchema
 from mmrlhf_engine.shards.image_rule import read_rule
 from mmrlhf_engine.sources.pictures import FrameSettings
 from mmrlhf_engine.sources.preferences import FORMATS, Format, detect
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
-from mmrlhf_engine.sources.records import Row, SourceFile, find_files, read_rows
+from mmrlhf_engine.sources.preferences.record import BadRecordError
+from mmrlhf_engine.sources.preferences.rows import Row, SourceFile, find_files, read_rows
 
 __all__ = ["CHANGED", "STAGE", "PackConfig", "describe", "pack_dataset"]
 

@@ -29,7 +29,7 @@ from mmrlhf_engine.pack.over_long import (
 from mmrlhf_engine.pack.shard_rows import to_tables
 from mmrlhf_engine.pack.tokenize import ChatTokenizer
 from mmrlhf_engine.sources.pictures import FrameSettings, Located, Picture, find_pictures
-from mmrlhf_engine.sources.preferences.preference import BadRecordError, Media, Message, Response
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message, Response
 
 __all__ = ["Counts", "Packer"]
 

@@ -27,7 +27,7 @@ from mmrlhf_engine.pack.chat_template import (
     Texts,
     seam,
 )
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = [
     "SENTINEL",

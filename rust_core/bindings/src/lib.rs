@@ -37,7 +37,7 @@ mod _core {
     #[pymodule_export]
     use crate::ingest::{
         FirstSeenTexts, RecordSplitter, TarReader, inspect_located_media, inspect_named_media,
-        read_records, record_fields,
+        read_records, record_fields, role_names,
     };
     #[pymodule_export]
     use crate::load::{BatchLoader, preprocess_images};

@@ -9,11 +9,13 @@ from pydantic import Field
 
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.sources import Source, detect
-from mmrlhf_engine.sources.folder import find_index, media_files
+from mmrlhf_engine.sources.files import Format, check_present, detect
+from mmrlhf_engine.sources.samples.batch import Source
+from mmrlhf_engine.sources.samples.folder import files_of_folder, find_index
 
 __all__ = ["SourceConfig", "files_of", "resolve"]
 
+_FORMATS: tuple[Format, ...] = ("jsonl", "json", "csv", "parquet", "webdataset", "folder")
 _SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
 
 Column = Literal["id", "image", "video", "prompt", "answer"]
@@ -53,16 +55,12 @@ def resolve(given: list[SourceConfig]) -> list[Source]:
 def _resolve(settings: SourceConfig, name: str) -> Source:
     # Links are not followed: a download folder may link to files whose names mean nothing.
     path = Path(settings.path).absolute()
-    if not path.exists():
-        raise InputError(f"{settings.path}: no such file or folder")
-    if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"{settings.path}: the file is empty")
-    format = settings.format if settings.format != "auto" else detect(path)
-    if format is None:
-        raise InputError(
-            f"{settings.path}: its content is of no known format",
-            hint="JSON, JSONL, CSV, Parquet, WebDataset tar or a folder; or set `format`",
-        )
+    check_present(path)
+    format: Format = (
+        detect(path, _FORMATS, advice="or set `format`")
+        if settings.format == "auto"
+        else settings.format
+    )
     own = path if path.is_dir() else path.parent
     return Source(
         name=name,
@@ -104,10 +102,4 @@ def files_of(source: Source) -> Iterator[Path]:
         yield source.path
         return
     index = find_index(source.path)
-    if index is not None:
-        yield index
-        return
-    for file in media_files(source.path):
-        for beside in (file, file.with_suffix(".json"), file.with_suffix(".txt")):
-            if beside.is_file():
-                yield beside
+    yield from files_of_folder(source.path) if index is None else [index]

@@ -1,8 +1,8 @@
-"""Parquet as Hugging Face writes it: pictures as bytes in cells, beside text columns.
+"""Parquet as Hugging Face writes it: pictures as bytes in cells, next to text columns.
 
-Cells of bytes become references (``{"cell": 3}``) in the record, and their content is handed on
-beside it; every other column goes into the record as it is. Only columns are read that a record can
-make use of.
+Cells of bytes become references (``{"cell": 3}``) in the record, and their content goes into
+``RawBatch.contents``; every other column goes into the record as it is. Only columns are read that
+a record can make use of.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mmrlhf_engine._core import record_fields
-from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources import CELLS, RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
+from mmrlhf_engine.sources.columnar import read_parquet
+from mmrlhf_engine.sources.files import Damage
+from mmrlhf_engine.sources.samples.batch import CELLS, RECORDS_PER_BATCH, RawBatch, Source
 
 __all__ = ["read"]
 
@@ -25,53 +25,22 @@ _BATCH_BYTES = 64 << 20
 
 
 def read(source: Source) -> Iterator[RawBatch]:
-    """Rows of a Parquet file; a row group that is damaged is one trouble.
+    """Rows of a Parquet file; a row group that is damaged is one unreadable place.
 
     Raises:
         InputError: the file has no readable footer.
     """
-    try:
-        file = pq.ParquetFile(source.path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source.path}: cannot be read as Parquet: {error}") from None
-    with file:
-        known = {*record_fields(), *source.columns.values()}
-        columns = [name for name in file.schema_arrow.names if name in known]
-        first = 0
-        for group in range(file.num_row_groups):
-            yield from _read_group(source, file, group, first, columns or None)
-            first += file.metadata.row_group(group).num_rows
-
-
-def _read_group(
-    source: Source, file: pq.ParquetFile, group: int, first: int, columns: list[str] | None
-) -> Iterator[RawBatch]:
-    metadata = file.metadata.row_group(group)
-    bytes_per_row = metadata.total_byte_size // max(metadata.num_rows, 1) + 1
-    rows = min(max(_BATCH_BYTES // bytes_per_row, 16), RECORDS_PER_BATCH)
-    batches = file.iter_batches(batch_size=rows, row_groups=[group], columns=columns)
-    end = first + metadata.num_rows
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowException, OSError) as error:
-            yield _damaged(source, first, end, error)
-            return
-        if batch is None:
-            return
-        yield _to_records(source, batch, first)
-        first += batch.num_rows
-
-
-def _damaged(source: Source, first: int, end: int, error: Exception) -> RawBatch:
-    detail = f"rows {first} to {end - 1} cannot be read: {error}"
-    trouble = [(f"{source.path.name}:{first}", "broken_record", detail)]
-    return RawBatch(
-        positions=[],
-        keys=[],
-        records=pa.array([], pa.large_binary()),
-        troubles=pl.DataFrame(trouble, schema=TROUBLES, orient="row"),
+    found = read_parquet(
+        source.path,
+        max_rows=RECORDS_PER_BATCH,
+        max_bytes=_BATCH_BYTES,
+        columns={*record_fields(), *source.columns.values()},
     )
+    for batch in found:
+        if isinstance(batch, Damage):
+            yield RawBatch.of_damage(source, batch)
+        else:
+            yield _to_records(source, batch.rows, batch.first)
 
 
 def _to_records(source: Source, batch: pa.RecordBatch, first: int) -> RawBatch:
@@ -159,7 +128,7 @@ class _Pictures:
     """large_binary [m], null where an item has none."""
     paths: pa.Array
     """string [m], null where an item has none or its content is here."""
-    strange: np.ndarray
+    invalid: np.ndarray
     """bool [m]: items that are neither content nor path."""
 
     @classmethod
@@ -177,20 +146,20 @@ class _Pictures:
             place = values.type.get_field_index("path")
             if place >= 0 and pa.types.is_string(fields[place].type):
                 paths = fields[place]
-        strange = np.zeros(len(values), bool)
+        invalid = np.zeros(len(values), bool)
         if not _is_binary(contents.type):
-            strange = contents.is_valid().to_numpy(zero_copy_only=False)
+            invalid = contents.is_valid().to_numpy(zero_copy_only=False)
             contents = pa.nulls(len(values), pa.large_binary())
         contents = contents.cast(pa.large_binary())
         paths = pc.if_else(contents.is_valid(), pa.scalar(None, pa.string()), paths)
-        return cls(rows, parents, items, contents, paths, strange)
+        return cls(rows, parents, items, contents, paths, invalid)
 
     def references(self, first_cell: int) -> pa.Array:
         """A list of ``{cell, path}`` a row, null where empty; cells count from ``first_cell``."""
         here = self.contents.is_valid().to_numpy(zero_copy_only=False)
         numbers = pa.array(np.cumsum(here) - 1 + first_cell, pa.uint32(), mask=~here)
         # A reference without a cell and a path is one that the core refuses.
-        kept = here | self.paths.is_valid().to_numpy(zero_copy_only=False) | self.strange
+        kept = here | self.paths.is_valid().to_numpy(zero_copy_only=False) | self.invalid
         places = pa.StructArray.from_arrays([numbers, self.paths], ["cell", "path"]).filter(kept)
         counts = np.bincount(self.parents[kept], minlength=self.rows)
         ends = np.concatenate([[0], np.cumsum(counts)])

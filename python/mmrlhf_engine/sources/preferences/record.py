@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
-    "ROLES",
     "STRING_ROLE",
     "BadRecordError",
     "Media",
@@ -20,8 +19,6 @@ __all__ = [
     "Response",
     "pairs_of_ranks",
 ]
-
-ROLES = ("system", "user", "assistant", "tool")
 
 STRING_ROLE = "string"
 """Role of text that is tokenised as it stands, outside of every chat template."""

@@ -14,8 +14,8 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources import RECORDS_PER_BATCH, TROUBLES, RawBatch, Source
-from mmrlhf_engine.sources.text import open_text
+from mmrlhf_engine.sources.files import open_stream
+from mmrlhf_engine.sources.samples.batch import RECORDS_PER_BATCH, UNREADABLE, RawBatch, Source
 
 __all__ = ["read"]
 
@@ -27,7 +27,7 @@ def read(source: Source) -> Iterator[RawBatch]:
         InputError: the file cannot be decompressed.
     """
     suffixes = {suffix.lower() for suffix in source.path.suffixes}
-    with open_text(source.path) as stream:
+    with open_stream(source.path) as stream:
         # Bytes that are no UTF-8 become lone surrogates, which the core refuses in a record.
         text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.reader(text, delimiter="\t" if ".tsv" in suffixes else ",")
@@ -57,7 +57,7 @@ def _numbered(rows: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | str]
 def _to_records(
     source: Source, header: list[str], rows: list[tuple[int, list[str] | str]]
 ) -> RawBatch:
-    records, keys, troubles = [], [], []
+    records, keys, unreadable = [], [], []
     for line, row in rows:
         if isinstance(row, list) and len(row) == len(header):
             values = {name: value for name, value in zip(header, row, strict=True) if value}
@@ -67,10 +67,10 @@ def _to_records(
         reason, detail = "broken_record", row
         if isinstance(row, list):
             reason, detail = "wrong_type", f"{len(row)} values, the header has {len(header)}"
-        troubles.append((f"{source.path.name}:{line}", reason, detail))
+        unreadable.append((f"{source.path.name}:{line}", reason, detail))
     return RawBatch(
         positions=[f"{source.path.name}:{key}" for key in keys],
         keys=keys,
         records=pa.array(records, pa.large_binary()),
-        troubles=pl.DataFrame(troubles, schema=TROUBLES, orient="row"),
+        unreadable=pl.DataFrame(unreadable, schema=UNREADABLE, orient="row"),
     )

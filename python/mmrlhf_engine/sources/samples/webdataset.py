@@ -15,20 +15,18 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine._core import TarReader
-from mmrlhf_engine.sources import (
-    BESIDE,
+from mmrlhf_engine.sources.files import MEDIA_SUFFIXES
+from mmrlhf_engine.sources.samples.batch import (
+    ATTACHED,
     CELLS,
     RECORDS_PER_BATCH,
-    TROUBLES,
+    UNREADABLE,
     RawBatch,
     Source,
 )
 
-__all__ = ["MEDIA_SUFFIXES", "read", "sidecar_record"]
+__all__ = ["read", "record_of_texts"]
 
-MEDIA_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "png", "webp", "gif", "bmp", "mp4", "webm", "mov", "avi", "mkv"}
-)
 _TEXT_SUFFIXES = ["json", "txt", "caption"]
 
 
@@ -39,12 +37,12 @@ class _Group:
     key: str
     media: list[dict[str, Any]] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)
-    trouble: tuple[str, str] | None = None
-    beside_damage: bool = False
+    problem: tuple[str, str] | None = None
+    next_to_damage: bool = False
 
 
 def read(source: Source) -> Iterator[RawBatch]:
-    """Groups of members as records, in the order of the tar; damage is a trouble of its own."""
+    """Groups of members as records, in the order of the tar; damage is a place of its own."""
     groups = _groups(_members(source))
     while batch := list(islice(groups, RECORDS_PER_BATCH)):
         yield _to_records(source, batch)
@@ -71,9 +69,9 @@ def _groups(members: Iterator[dict[str, Any]]) -> Iterator[_Group]:
         key = folder + slash + stem
         if group is None or key != group.key:
             if group is not None:
-                group.beside_damage |= not dot
+                group.next_to_damage |= not dot
                 yield group
-            group = _Group(key, beside_damage=damage)
+            group = _Group(key, next_to_damage=damage)
         damage = not dot  # a damaged stretch has no name but its place
         _add(group, suffix, member)
     if group is not None:
@@ -82,7 +80,7 @@ def _groups(members: Iterator[dict[str, Any]]) -> Iterator[_Group]:
 
 def _add(group: _Group, suffix: str, member: dict[str, Any]) -> None:
     if member["reason"] is not None:
-        group.trouble = (member["reason"], member["detail"])
+        group.problem = (member["reason"], member["detail"])
     elif suffix in MEDIA_SUFFIXES:
         group.media.append({"offset": member["offset"], "length": member["length"]})
     else:
@@ -91,34 +89,34 @@ def _add(group: _Group, suffix: str, member: dict[str, Any]) -> None:
 
 def _to_records(source: Source, groups: list[_Group]) -> RawBatch:
     """A group whose picture may be lost to damage is no record: its text alone is another."""
-    troubles: list[tuple[str, str, str]] = []
+    unreadable: list[tuple[str, str, str]] = []
     keys: list[str] = []
     records: list[bytes] = []
     cells: list[dict[str, object]] = []
     for group in groups:
-        trouble = group.trouble
-        if trouble is None and group.beside_damage and not group.media:
-            trouble = ("broken_record", "the tar is damaged beside it, where its picture may be")
-        if trouble is not None:
-            troubles.append((f"{source.path.name}:{group.key}", *trouble))
+        problem = group.problem
+        if problem is None and group.next_to_damage and not group.media:
+            problem = ("broken_record", "the tar is damaged next to it, where its picture may be")
+        if problem is not None:
+            unreadable.append((f"{source.path.name}:{group.key}", *problem))
             continue
         for place in group.media:
             owner = {"record": len(records), "cell": len(cells), "path": str(source.path)}
             cells.append({**owner, **place})
         keys.append(group.key)
-        records.append(sidecar_record(group.texts))
+        records.append(record_of_texts(group.texts))
     frame = pl.DataFrame(cells, schema=CELLS)
     return RawBatch(
         positions=[f"{source.path.name}:{key}" for key in keys],
         keys=keys,
         records=pa.array(records, pa.large_binary()),
         cells=frame,
-        beside=frame.select("record", "cell", name=pl.lit(None, pl.String())).select(*BESIDE),
-        troubles=pl.DataFrame(troubles, schema=TROUBLES, orient="row"),
+        attached=frame.select("record", "cell", name=pl.lit(None, pl.String())).select(*ATTACHED),
+        unreadable=pl.DataFrame(unreadable, schema=UNREADABLE, orient="row"),
     )
 
 
-def sidecar_record(texts: dict[str, bytes]) -> bytes:
+def record_of_texts(texts: dict[str, bytes]) -> bytes:
     """The record that texts by suffix (``json``, ``txt``, ``caption``) make up together.
 
     What is no JSON object, or no UTF-8, is handed on as it is: the core says what is wrong with it.
