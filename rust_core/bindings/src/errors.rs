@@ -33,17 +33,14 @@ pub(crate) fn to_python(error: Error) -> PyErr {
             ErrorKind::PermissionDenied => PyPermissionError::new_err(message),
             _ => PyOSError::new_err(message),
         },
-        Error::Invalid { .. } => InputError::new_err(message),
+        Error::InvalidInput { .. } | Error::CorruptData { .. } | Error::Conflict { .. } => {
+            InputError::new_err(message)
+        }
         _ => CoreError::new_err(message),
     }
 }
 
 /// The Python exception for a panic: it names the message and asks for a report.
 pub(crate) fn from_panic(panic: &(dyn Any + Send)) -> PyErr {
-    let message = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
-    CoreError::new_err(format!("the core stopped on a defect of its own: {message}"))
+    to_python(Error::panicked(panic))
 }
