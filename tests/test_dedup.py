@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from mmrlhf_engine._core import InputError, find_duplicates
+from mmrlhf_engine._core import find_duplicates
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
+from mmrlhf_engine.errors import InputError
 
 WORDS = ["red", "blue", "cat", "dog", "sees", "near"]
 FLAT = bytes(192)

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mmrlhf_engine.errors import CoreInputError, InputError
+from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.shard_rows import FLAG_TRUNCATED
 from mmrlhf_engine.pack.tokenize import SENTINEL
@@ -184,5 +184,5 @@ def test_the_dataset_keeps_its_tokenizer(run, tmp_path):
     other = tokenizer_folder(tmp_path / "other", "{{ messages[0].content }}{% for m in messages %}"
                              "{% if not loop.first %}>{{ m.content }}{% endif %}{% endfor %}"
                              "{% if add_generation_prompt %}>{% endif %}")  # fmt: skip
-    with pytest.raises(CoreInputError, match="tokenizer"):
+    with pytest.raises(InputError, match="tokenizer"):
         run([row()], tokenizer=str(other), append=True, image_rule="none")

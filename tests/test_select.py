@@ -13,7 +13,7 @@ from mmrlhf_engine._core import select_queries, share_by_ratio
 from mmrlhf_engine.curate import select
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.curate.tables import CLUSTERS, EMBEDDING_IDS, KEPT, SAMPLES
-from mmrlhf_engine.errors import ConfigError, CoreInputError
+from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.run.config import Section, load_config
 from naive_select import NO_ROW, NaiveChoice, Problem
 
@@ -216,7 +216,7 @@ def test_invalid_arguments_are_refused(change, message):
         "threshold": None,
     }
     assert core_choice(Problem(**fits)) == ([(0, None)], [])
-    with pytest.raises(CoreInputError, match=message.replace("[", r"\[")):
+    with pytest.raises(InputError, match=message.replace("[", r"\[")):
         core_choice(Problem(**fits | change))
 
 

@@ -108,7 +108,7 @@ def verify(path: Path, *, version: int | None = None, deep: bool = False) -> Ver
     """Compare the checksums of every byte of a version; ``deep`` computes all content anew.
 
     Raises:
-        CoreInputError: nothing was committed at ``path``, or not this version.
+        InputError: nothing was committed at ``path``, or not this version.
         FileNotFoundError: there is no dataset at ``path``.
     """
     status, text = _core.verify_dataset(path, version, deep)
@@ -134,7 +134,8 @@ def diff(
     rows), ``columns_changed`` and ``columns_removed``.
 
     Raises:
-        CoreInputError: a version is not there or damaged.
+        FileNotFoundError: a version is not there.
+        CorruptDataError: its manifest is damaged.
     """
     after = _core.Dataset(other or path, second, "off")
     if first is None and other is None:
@@ -148,7 +149,7 @@ def gc(path: Path, *, keep: int | None = None, dry_run: bool = False) -> Removed
     """Remove old versions beyond the newest ``keep`` (None: none) and every file nobody needs.
 
     Raises:
-        CoreInputError: somebody is writing to the dataset.
+        ConflictError: somebody is writing to the dataset.
     """
     return Removed(**json.loads(_core.collect_garbage(path, keep=keep, dry_run=dry_run)))
 
@@ -157,7 +158,7 @@ def rekey(source: Path, target: Path, column_set: str) -> Rekeyed:
     """Give rows at ``target`` the values of ``column_set`` of rows with equal keys at ``source``.
 
     Raises:
-        CoreInputError: the source has no such set, or no row in common with the target.
+        InputError: the source has no such set, or no row in common with the target.
     """
     return Rekeyed(**json.loads(_core.rekey_column(source, target, column_set)))
 
@@ -177,7 +178,8 @@ def add_column(
     computed. The same provenance goes on filling a set, another one begins it anew.
 
     Raises:
-        CoreInputError: more rows than the table, another type, or the rows were filled meanwhile.
+        InputError: more rows than the table, or another type.
+        ConflictError: the rows were filled meanwhile.
     """
     arrow = values.to_arrow() if isinstance(values, pl.DataFrame) else values
     columns = [column.combine_chunks() for column in arrow.columns]
@@ -197,7 +199,8 @@ def table(path: Path, letter: Letter, *, version: int | None = None) -> pl.LazyF
     Checksums are not compared; :func:`verify` does that.
 
     Raises:
-        CoreInputError: the version is not there or damaged.
+        FileNotFoundError: the version is not there.
+        CorruptDataError: a file of it is damaged.
     """
     manifest = json.loads(_core.Dataset(path, version, "off").manifest)
     if letter == "b":
@@ -230,7 +233,8 @@ def inspect(path: Path, rows: int = 5, *, version: int | None = None) -> str:
     """Version, fingerprint, tokenizer, files, column sets and first rows, as text.
 
     Raises:
-        CoreInputError: the version is not there or damaged.
+        FileNotFoundError: the version is not there.
+        CorruptDataError: a file of it is damaged.
     """
     dataset = _core.Dataset(path, version, "lazy")
     manifest = json.loads(dataset.manifest)
@@ -275,7 +279,8 @@ def export(
 
     Raises:
         InputError: ``to`` is none of these.
-        CoreInputError: the version is not there or damaged.
+        FileNotFoundError: the version is not there.
+        CorruptDataError: a file of it is damaged.
     """
     writers: dict[str, Callable[[], list[Path]]] = {
         "parquet": lambda: _export_parquet(path, out, version),
