@@ -221,7 +221,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from torch.utils.data import IterableDataset
 
-    class PreferenceDataset(IterableDataset[Any]):  # type: ignore[misc]
+    class PreferenceDataset(IterableDataset[Any]):
         def __init__(self, loader: PreferenceLoader) -> None:
             self.loader = loader
 
