@@ -100,7 +100,7 @@ def by_ranks(dataset, ranks, state=None, **options):
 def through_torch(dataset, rank, ranks, workers, state, **options):
     from torch.utils.data import DataLoader
 
-    from mmrlhf_engine.shards.loader import PreferenceDataset
+    from mmrlhf_engine import PreferenceDataset
 
     one = loader(dataset, rank=rank, world_size=ranks, state=state, balance=True, **options)
     return DataLoader(PreferenceDataset(one), batch_size=None, num_workers=workers)
