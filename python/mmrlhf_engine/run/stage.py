@@ -127,6 +127,7 @@ class StageContext:
     def __post_init__(self) -> None:
         self.scratch = self.folder / "scratch"
         self._started = time.monotonic()
+        self._start_memory = current_memory()
 
     @property
     def threads(self) -> int:
@@ -242,6 +243,7 @@ class StageContext:
             "rows_out": rows_out,
             "dropped": dict(sorted(dropped.items())),
             "seconds": round(time.monotonic() - self._started, 3),
+            "start_rss_bytes": self._start_memory,
             "peak_rss_bytes": peak_memory(),
             **facts,
         }
