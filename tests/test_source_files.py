@@ -12,7 +12,7 @@ import pytest
 from intake import PICTURES, lines, picture, write_tar
 from mmrlhf_engine._core import read_records, role_names
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources.files import DESCRIPTIONS, detect
+from mmrlhf_engine.sources.files import DESCRIPTIONS, detect_format
 from mmrlhf_engine.sources.preferences.fields import normal_role
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 from mmrlhf_engine.sources.preferences.rows import find_files, read_rows
@@ -60,7 +60,7 @@ def batches_of(path):
 
 def test_every_format_is_known_by_its_content(tmp_path):
     for name, path in write_all(tmp_path).items():
-        assert detect(path, tuple(DESCRIPTIONS)) == name
+        assert detect_format(path, tuple(DESCRIPTIONS)) == name
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)

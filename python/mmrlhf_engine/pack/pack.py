@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.pack.gather import Gatherer, Ledger, PackedRow, Query
+from mmrlhf_engine.pack.gather import Gatherer, PackedRow, Query, RowAccounting
 from mmrlhf_engine.pack.over_long import OverLongPolicy
 from mmrlhf_engine.pack.prepare import Counts, Packer
 from mmrlhf_engine.pack.report import describe, make_report
@@ -187,7 +187,7 @@ def _walk(
             count_tokens=rule.count,
             max_length=config.max_length,
             over_long=config.over_long,
-            ledger=Ledger(rejected, changed),
+            accounting=RowAccounting(rejected, changed),
             counts=Counts(),
         )
         walk = _Walk(config, packer, progress)
@@ -207,7 +207,7 @@ class _Walk:
         self.fields_ignored: Counter[str] = Counter()
         self._progress = progress
         self._max_bad = parse_share(config.max_bad, "pack.max_bad") if config.max_bad else None
-        self._gatherer = Gatherer(packer.ledger, keep_ties=config.ties == "keep")
+        self._gatherer = Gatherer(packer.accounting, keep_ties=config.ties == "keep")
         self._waiting: list[Query] = []
         self._waiting_bytes = 0
 
@@ -242,8 +242,8 @@ class _Walk:
         """
         self._waiting += self._gatherer.rest()
         self._pack()
-        self.packer.ledger.check_share(self._max_bad, final=True)
-        self.packer.ledger.flush()
+        self.packer.accounting.check_share(self._max_bad, final=True)
+        self.packer.accounting.flush()
 
     def _format(self, file: SourceFile, records: list[object]) -> Format:
         if self.config.format != "auto":
@@ -261,16 +261,16 @@ class _Walk:
         position: str,
         record: dict[str, Any] | BadRecordError,
     ) -> None:
-        ledger = self.packer.ledger
-        ledger.rows_in += 1
-        self._progress.update("pack", f"reading {file.source}", ledger.rows_in, None)
+        accounting = self.packer.accounting
+        accounting.rows_in += 1
+        self._progress.update("pack", f"reading {file.source}", accounting.rows_in, None)
         try:
             if isinstance(record, BadRecordError):
                 raise record
             preference = format.parse(record)
         except BadRecordError as error:
-            ledger.reject_row(file.source, position, error.reason, error.detail)
-            ledger.check_share(self._max_bad)
+            accounting.reject_row(file.source, position, error.reason, error.detail)
+            accounting.check_share(self._max_bad)
             return
         ignored = (key for key in record if key not in format.fields and record[key] is not None)
         self.fields_ignored.update(map(str, ignored))
@@ -285,4 +285,4 @@ class _Walk:
         for start in range(0, len(self._waiting), _QUERIES_AT_ONCE):
             self.packer.pack(self._waiting[start : start + _QUERIES_AT_ONCE])
         self._waiting, self._waiting_bytes = [], 0
-        self.packer.ledger.check_share(self._max_bad)
+        self.packer.accounting.check_share(self._max_bad)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.columnar import Batch, read_arrow, read_parquet
-from mmrlhf_engine.sources.files import Damage, Format, detect, table_files
+from mmrlhf_engine.sources.files import Damage, SourceFormat, detect_format, table_files
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 from mmrlhf_engine.sources.text import read_text_records
 
@@ -23,8 +23,8 @@ __all__ = ["Row", "SourceFile", "find_files", "read_rows"]
 Row = tuple[str, dict[str, Any] | BadRecordError]
 """Where to look (``pairs.jsonl:17``), and what was found there."""
 
-_FILES: tuple[Format, ...] = ("jsonl", "json", "parquet", "arrow")
-_FOLDERS: tuple[Format, ...] = ("saved_dataset", "parquet_folder")
+_FILES: tuple[SourceFormat, ...] = ("jsonl", "json", "parquet", "arrow")
+_FOLDERS: tuple[SourceFormat, ...] = ("saved_dataset", "parquet_folder")
 _BLOCK_BYTES = 1 << 20
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 4096
@@ -40,7 +40,7 @@ class SourceFile:
     source: str
     """Name of the source it belongs to."""
     path: Path
-    format: Format
+    format: SourceFormat
     root: Path
 
 
@@ -61,7 +61,7 @@ def find_files(paths: list[str], root: str | None) -> list[SourceFile]:
     given = sorted({Path(path).absolute() for path in paths})
     times = Counter(path.name for path in given)
     for path in given:
-        format = detect(path, (*_FILES, *_FOLDERS))
+        format = detect_format(path, (*_FILES, *_FOLDERS))
         own = path if path.is_dir() else path.parent
         below = Path(root) if root is not None else own
         if not below.is_dir():
@@ -69,7 +69,9 @@ def find_files(paths: list[str], root: str | None) -> list[SourceFile]:
         name = path.name if times[path.name] == 1 else str(path)
         is_folder = format in ("saved_dataset", "parquet_folder")
         found = table_files(path, format) if is_folder else [path]
-        files += [SourceFile(name, file, detect(file, _FILES), below.resolve()) for file in found]
+        files += [
+            SourceFile(name, file, detect_format(file, _FILES), below.resolve()) for file in found
+        ]
     return files
 
 
