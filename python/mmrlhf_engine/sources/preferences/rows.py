@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.columnar import Batch, read_arrow, read_parquet
 from mmrlhf_engine.sources.files import Damage, SourceFormat, detect_format, table_files
@@ -122,9 +124,30 @@ def _read_columnar(file: SourceFile, batches: Iterator[Batch | Damage]) -> Itera
             yield _damaged(file, batch)
             continue
         for start in range(0, batch.rows.num_rows, _ROWS_AS_OBJECTS):
-            records = batch.rows.slice(start, _ROWS_AS_OBJECTS).to_pylist()
+            records = _records_of(batch.rows.slice(start, _ROWS_AS_OBJECTS))
             for number, record in enumerate(records, start=batch.first + start):
                 yield f"{file.path.name}:{number}", record
+
+
+def _records_of(rows: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows as dictionaries.
+
+    A value that Python has no object for, such as text that is not UTF-8 or a time in nanoseconds,
+    becomes an object of no type that any field accepts, so that it costs only records that need it.
+    """
+    try:
+        return list(rows.to_pylist())
+    except (ValueError, OverflowError):
+        columns = ([_value_of(scalar) for scalar in column] for column in rows.columns)
+        names = rows.schema.names
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _value_of(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return object()
 
 
 def _damaged(file: SourceFile, damage: Damage) -> Row:
