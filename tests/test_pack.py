@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from mmrlhf_engine._core import Dataset
 from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
 from mmrlhf_engine.pack import pack
-from mmrlhf_engine.pack.gather import Gatherer, Ledger, PackedRow
+from mmrlhf_engine.pack.gather import Gatherer, PackedRow, RowAccounting
 from mmrlhf_engine.pack.shard_rows import FLAG_TIE
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources.preferences.record import Message, Pair, Preference, Response
@@ -377,7 +377,7 @@ def test_the_table_of_queries_is_bounded(run, tmp_path):
         TableWriter(tmp_path / "rejected", REJECTED) as rejected,
         TableWriter(tmp_path / "changed", pack.CHANGED) as changed,
     ):
-        gatherer = Gatherer(Ledger(rejected, changed), keep_ties=True, queries=2)
+        gatherer = Gatherer(RowAccounting(rejected, changed), keep_ties=True, queries=2)
         left = []
         for number, prompt in enumerate("abacab"):
             row = PackedRow("s", str(number), 0)

@@ -16,7 +16,7 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.tables import TableWriter
 from mmrlhf_engine.sources.preferences.record import Media, Message, Preference, Response
 
-__all__ = ["DROPPED_BY_CHOICE", "GatheredPair", "Gatherer", "Ledger", "PackedRow", "Query"]
+__all__ = ["DROPPED_BY_CHOICE", "GatheredPair", "Gatherer", "PackedRow", "Query", "RowAccounting"]
 
 DROPPED_BY_CHOICE = frozenset({"tie", "duplicate_pair", "over_long"})
 """Reasons that say nothing bad about the input; the others count for ``max_bad``."""
@@ -68,8 +68,8 @@ class Query:
 
 
 @dataclass
-class Ledger:
-    """What came in and what became of it; nothing disappears unnamed."""
+class RowAccounting:
+    """How many rows and pairs were read, dropped and changed, and the tables that name them."""
 
     rejected: TableWriter
     changed: TableWriter
@@ -151,13 +151,13 @@ class Gatherer:
 
     def __init__(
         self,
-        ledger: Ledger,
+        accounting: RowAccounting,
         *,
         keep_ties: bool,
         queries: int = 1024,
         content_bytes: int = 256 << 20,
     ) -> None:
-        self._ledger = ledger
+        self._accounting = accounting
         self._keep_ties = keep_ties
         self._most_queries = queries
         self._most_bytes = content_bytes
@@ -169,10 +169,10 @@ class Gatherer:
     ) -> list[Query]:
         """Put a record to its query; the queries that had to leave for it are returned."""
         row.pairs = len(preference.pairs)
-        self._ledger.pairs_in += row.pairs
+        self._accounting.pairs_in += row.pairs
         if not row.pairs:
             detail = "no two of its responses have a rank"
-            self._ledger.reject_row(row.source, row.position, "no_pairs", detail)
+            self._accounting.reject_row(row.source, row.position, "no_pairs", detail)
             return []
         key = (source, root, preference.prompt)
         query = self._open.get(key)
@@ -207,11 +207,11 @@ class Gatherer:
                 (min(chosen, rejected), max(chosen, rejected)) if pair.tie else (chosen, rejected)
             )
             if chosen == rejected:
-                self._ledger.drop(gathered, "chosen_is_rejected", "both responses are the same")
+                self._accounting.drop(gathered, "chosen_is_rejected", "both responses are the same")
             elif pair.tie and not self._keep_ties:
-                self._ledger.drop(gathered, "tie", "the responses are of equal rank")
+                self._accounting.drop(gathered, "tie", "the responses are of equal rank")
             elif (*ends, pair.tie) in query.known:
-                self._ledger.drop(gathered, "duplicate_pair", "the same pair has come before")
+                self._accounting.drop(gathered, "duplicate_pair", "the same pair has come before")
             else:
                 query.known.add((*ends, pair.tie))
                 query.pairs.append(gathered)
