@@ -63,12 +63,13 @@ format: $(VENV)/.dev ## Format Rust and Python in place
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-# The bindings have no tests of their own in Rust; the Python tests call them.
+# The whole workspace although the bindings have no tests in Rust: another selection of packages turns on
+# other features of the dependencies, which are then compiled a second time.
 rust-test: ## The core, compared with its reference implementations
-	cargo test --release --quiet --package mmrlhf-core
+	cargo test --release --quiet --workspace
 
 rust-test-checked: ## The same, with debug assertions and overflow checks
-	cargo test --profile checked --quiet --package mmrlhf-core
+	cargo test --profile checked --quiet --workspace
 
 python-test: $(VENV)/.dev ## Python tests without the slow ones
 	$(PYTEST) -m "not slow"

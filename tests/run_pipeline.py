@@ -11,7 +11,10 @@ from mmrlhf_engine.run.config import load_config
 # One process imports the heavy packages; each run is forked from it in milliseconds.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "transformers.models.clip", "faiss", "mmrlhf_engine.pipeline", "run_pipeline"]
+    [
+        *("torch", "transformers.models.clip", "faiss", "transformers.models.auto"),
+        *("mmrlhf_engine.pipeline", "mmrlhf_engine.pack.pack", "run_pipeline", "pack_data"),
+    ]
 )
 
 
