@@ -1,4 +1,4 @@
-"""Every Python block of the package's page runs as it stands."""
+"""Every Python block of the package's README runs unchanged."""
 
 import importlib.util
 
@@ -10,7 +10,7 @@ from heads import readme
 BLOCKS = readme.blocks()
 
 
-def test_the_page_has_a_first_example_a_loop_and_a_trainer():
+def test_the_readme_has_a_first_example_a_loop_and_a_trainer():
     assert len(BLOCKS) == 3
     assert ["DPOTrainer" in block for block in BLOCKS] == [False, False, True]
 
