@@ -1,4 +1,4 @@
-"""What the tests of pack share: a small real tokenizer with a chat template, pictures, files."""
+"""Data for the tests of pack: a small real tokenizer with a chat template, pictures, files."""
 
 import io
 import json
@@ -61,7 +61,7 @@ def picture(width: int = 64, height: int = 48, *, seed: int = 0, kind: str = "PN
 
 
 def put(path: Path, content: bytes) -> str:
-    """Write a file below a folder that may not be there yet; its name is returned."""
+    """Write a file, creating its folder; returns its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path.name

@@ -92,4 +92,4 @@ def test_a_second_process_is_kept_out(corpus, tmp_path):
     with Run(tmp_path / "run").locked():
         done = engine("curate", corpus / "photos.tar", "--out", tmp_path / "run", "--to", "ingest")
     assert done.returncode == 1
-    assert "another process is working in this run folder" in done.stderr
+    assert "another process is working in this folder" in done.stderr

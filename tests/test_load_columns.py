@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from load_data import PICTURES, assert_same, plan, write
 from mmrlhf_engine import _core
-from mmrlhf_engine.errors import CoreInputError, InputError
+from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.shards.columns import ColumnRequest, provenance
 from mmrlhf_engine.shards.dataset import add_column
 from mmrlhf_engine.shards.loader import PreferenceLoader
@@ -50,7 +50,7 @@ def add(path, table, column_set, stated=None, start=0, **fields):
 def delete(path, pairs):
     marks = np.isin(np.arange(rows_of(path, "p")), list(pairs))
     frame = pl.DataFrame({"deleted": marks})
-    return add_column(path, frame, table="p", column_set="deleted", provenance={"by": "a test"})
+    return add_column(path, frame, table="pairs", column_set="deleted", provenance={"by": "a test"})
 
 
 def conditions(path, chosen=None, **own):
@@ -75,8 +75,8 @@ def test_columns_and_deletions_are_those_of_the_plain_twin(
     columns = {letter: random.random(rows_of(path, letter), np.float32) for letter in "pr"}
     if holes:
         columns["r"][random.random(len(columns["r"])) < 0.3] = np.nan
-    add(path, "p", "better/margin", margin=columns["p"])
-    add(path, "r", "reflogp/model", logp=pl.Series(columns["r"]).fill_nan(None))
+    add(path, "pairs", "better/margin", margin=columns["p"])
+    add(path, "responses", "reflogp/model", logp=pl.Series(columns["r"]).fill_nan(None))
     requests = {
         "reference": ColumnRequest("reflogp/model", "logp", allow_missing=holes),
         "margin": ColumnRequest("better/margin", "margin"),
@@ -120,10 +120,10 @@ def test_a_cursor_from_before_a_deletion_is_refused(dataset):
     one = loader(dataset)
     next(one)
     state = one.state_dict()
-    add(dataset, "p", "better/margin", margin=np.ones(rows_of(dataset, "p"), np.float32))
+    add(dataset, "pairs", "better/margin", margin=np.ones(rows_of(dataset, "p"), np.float32))
     next(loader(dataset, state=state))  # Another column changes no order.
     delete(dataset, {3})
-    with pytest.raises(CoreInputError, match=r"cursor: found dataset b3:.* without "):
+    with pytest.raises(InputError, match=r"cursor: found dataset b3:.* without "):
         loader(dataset, state=state)
     after = loader(dataset)
     next(after)
@@ -133,10 +133,10 @@ def test_a_cursor_from_before_a_deletion_is_refused(dataset):
 def test_columns_pass_through_workers_and_pickles(dataset):
     from torch.utils.data import DataLoader
 
-    from mmrlhf_engine.shards.loader import PreferenceDataset
+    from mmrlhf_engine import PreferenceDataset
 
     values = np.arange(rows_of(dataset, "r"), dtype=np.float32)
-    add(dataset, "r", "reflogp/model", logp=values)
+    add(dataset, "responses", "reflogp/model", logp=values)
     columns = {"reference": ColumnRequest("reflogp/model", "logp")}
     made = DataLoader(
         PreferenceDataset(loader(dataset, columns=columns)), batch_size=None, num_workers=2
@@ -176,18 +176,18 @@ def test_a_column_made_under_other_conditions_is_refused(dataset, path, to, said
     stated = conditions(dataset, model="tiny-2")
     values = np.zeros(rows_of(dataset, "r"), np.float32)
     request = ColumnRequest("reflogp/model", "logp", expect={"model": "tiny-2"})
-    add(dataset, "r", "reflogp/model", changed(stated, *path, to=to), logp=values)
+    add(dataset, "responses", "reflogp/model", changed(stated, *path, to=to), logp=values)
     with pytest.raises(InputError, match=f"reflogp/model: made under other.*{said}") as raised:
         loader(dataset, columns={"reference": request})
     assert "compute the column anew" in str(raised.value.hint)
-    add(dataset, "r", "reflogp/model", stated, logp=values)
+    add(dataset, "responses", "reflogp/model", stated, logp=values)
     next(loader(dataset, columns={"reference": request}))
 
 
 def test_pictures_that_the_run_lacks_are_a_difference(tmp_path):
     path = write(tmp_path / "set", queries=5, text_only=True)
     values = np.zeros(rows_of(path, "r"), np.float32)
-    add(path, "r", "reflogp/model", conditions(path), logp=values)
+    add(path, "responses", "reflogp/model", conditions(path), logp=values)
     columns = {"reference": ColumnRequest("reflogp/model", "logp")}
     with pytest.raises(InputError, match=r"image_rule: found .*expected null"):
         PreferenceLoader(path, plan("none"), columns=columns)
@@ -197,14 +197,14 @@ def test_a_column_that_is_not_there_or_not_complete_is_refused(dataset):
     rows = rows_of(dataset, "r")
     with pytest.raises(InputError, match=r"no set 'absent', expected one of \[\]"):
         loader(dataset, columns={"x": ColumnRequest("absent", "logp")})
-    add(dataset, "r", "reflogp/model", logp=np.zeros(10, np.float32))
+    add(dataset, "responses", "reflogp/model", logp=np.zeros(10, np.float32))
     request = ColumnRequest("reflogp/model", "logp")
     with pytest.raises(InputError, match=f"reflogp/model: 10 of {rows:,} rows have values"):
         loader(dataset, columns={"x": request})
-    add(dataset, "r", "reflogp/model", start=10, logp=np.zeros(rows - 10, np.float32))
+    add(dataset, "responses", "reflogp/model", start=10, logp=np.zeros(rows - 10, np.float32))
     next(loader(dataset, columns={"x": request}))
-    with pytest.raises(CoreInputError, match="other"):
+    with pytest.raises(InputError, match="other"):
         loader(dataset, columns={"x": ColumnRequest("reflogp/model", "other")})
-    add(dataset, "q", "weights/own", weight=np.zeros(rows_of(dataset, "q"), np.float32))
+    add(dataset, "queries", "weights/own", weight=np.zeros(rows_of(dataset, "q"), np.float32))
     with pytest.raises(InputError, match="weights/own: beside q, expected p or r"):
         loader(dataset, columns={"x": ColumnRequest("weights/own", "weight")})

@@ -115,7 +115,7 @@ def dataset(model, tmp_path_factory):
         model="tiny",
     )
     frame = pl.DataFrame({"logp": pl.Series(values, dtype=pl.Float32)})
-    add_column(path, frame, table="r", column_set="reflogp/tiny", provenance=stated)
+    add_column(path, frame, table="responses", column_set="reflogp/tiny", provenance=stated)
     return path
 
 

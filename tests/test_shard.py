@@ -3,7 +3,6 @@
 import base64
 import json
 import struct
-import tarfile
 import zlib
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.cli import cli
-from mmrlhf_engine.shards import dataset
+from mmrlhf_engine.errors import CorruptDataError, InputError
+from mmrlhf_engine.shards import dataset, maintenance
 
 TOKENIZER = json.dumps({"name": "small", "vocabulary": 100})
 TOKENS = pa.large_list(pa.uint32())
@@ -169,7 +169,7 @@ def test_rows_are_what_pyarrow_reads_and_what_was_packed(tmp_path_factory, group
     for i, row in enumerate(naive["p"]):
         facts = ("q", "chosen", "rejected", "margin", "weight", "flags")
         assert ours.pair(i) == tuple(row[name] for name in facts)
-    assert dataset.verify(path, deep=True).status == "good"
+    assert maintenance.verify(path, deep=True).status == "good"
 
 
 def crc32c(data):
@@ -234,7 +234,7 @@ def test_media_that_cannot_be_read_are_told_and_left_out(tmp_path):
     assert [row["width"] for row in rows] == [2, 5, None, None, None, 5]
     assert [row["problem"] is None for row in rows] == [True, True, False, False, False, True]
     writer.abort()
-    with pytest.raises(_core.InputError, match="another"):
+    with pytest.raises(InputError, match="another"):
         writer.commit()
 
 
@@ -292,7 +292,7 @@ def test_rows_that_refer_to_nothing_are_refused_before_any_is_taken(
     tmp_path, table, column, values, message
 ):
     writer = _core.DatasetWriter(tmp_path / "ds", tokenizer=TOKENIZER)
-    with pytest.raises(_core.InputError, match=f"(?s){message}"):
+    with pytest.raises(InputError, match=f"(?s){message}"):
         writer.append(*wrong(table, column, values))
     writer.append(*wrong("queries", "prompt", pa.array([[1], [2]], TOKENS)))
     writer.commit()
@@ -322,7 +322,7 @@ def test_verify_tells_good_damaged_and_another_version(packed):
     assert f"data/{victim.name}, block 0, rows 0 to 2" in done.output
     lazy = _core.Dataset(packed)
     assert listed(lazy.tokens(0)) == [4, 5]
-    with pytest.raises(_core.InputError, match=r"(?s)block 0, rows 0 to 2.*hint:"):
+    with pytest.raises(CorruptDataError, match=r"(?s)block 0, rows 0 to 2.*hint:"):
         lazy.tokens(2)
     manifest = packed / "_mmrlhf" / "manifest-0000000001.json"
     body = manifest.read_bytes().replace(b'"profile":1', b'"profile":2')
@@ -335,21 +335,21 @@ def test_verify_tells_good_damaged_and_another_version(packed):
 def test_columns_are_filled_and_shown(packed):
     values = pl.DataFrame({"logp_sum": [-1.5, None]}, schema={"logp_sum": pl.Float32})
     facts = {"model": "m"}
-    given = {"table": "r", "column_set": "reflogp/m", "provenance": facts}
+    given = {"table": "responses", "column_set": "reflogp/m", "provenance": facts}
     assert dataset.add_column(packed, values, start=1, **given) == 2
     shards = _core.Dataset(packed)
     assert listed(shards.column("reflogp/m", "logp_sum")) == [None, -1.5, None, None]
     (cover,) = json.loads(shards.coverage())
     assert (cover["filled"], cover["missing"]) == (1, [[0, 2], [2, 4]])
-    assert "reflogp/m rev 1 beside r: 1 of 4 rows" in invoke("inspect", packed).output
+    assert "reflogp/m rev 1 of responses: 1 of 4 rows" in invoke("inspect", packed).output
     assert shards.fingerprint == _core.Dataset(packed, 1).fingerprint
-    assert dataset.verify(packed, deep=True).status == "good"
+    assert maintenance.verify(packed, deep=True).status == "good"
     lists = pl.DataFrame({"logp": [[1.0], [2.0, 3.0]]}, schema={"logp": pl.List(pl.Float32)})
-    dataset.add_column(packed, lists, table="r", column_set="tok", provenance=facts)
+    dataset.add_column(packed, lists, table="responses", column_set="tok", provenance=facts)
     assert listed(_core.Dataset(packed).column("tok", "logp", 0, 2)) == [[1.0], [2.0, 3.0]]
     for name in ["../x", "", "a//b", ".x"]:
-        with pytest.raises(_core.InputError, match="column set"):
-            dataset.add_column(packed, values, table="r", column_set=name, provenance=facts)
+        with pytest.raises(InputError, match="column set"):
+            dataset.add_column(packed, values, table="responses", column_set=name, provenance=facts)
 
 
 def test_diff_and_gc(packed):
@@ -369,32 +369,15 @@ def test_diff_and_gc(packed):
 
 def test_rekey_by_command(packed, tmp_path):
     values = pl.DataFrame({"margin": [1.0, 2.0]}, schema={"margin": pl.Float32})
-    dataset.add_column(packed, values, table="p", column_set="rm", provenance={"model": "m"})
+    dataset.add_column(packed, values, table="pairs", column_set="rm", provenance={"model": "m"})
     other = tmp_path / "other"
     pack(other, [{**ONE, "media": [2], "prompt": [9]}, {**ONE, "prompt": [8]}])
     assert "1 of 2 rows" in invoke("rekey", packed, other, "--set", "rm").output
     assert listed(_core.Dataset(other).column("rm", "margin")) == [2.0, None]
 
 
-def test_export_to_what_others_read(packed, tmp_path):
-    assert invoke("export", packed, tmp_path / "tables", "--to", "parquet").exit_code == 0
-    pairs = pl.read_parquet(tmp_path / "tables" / "pairs.parquet")
-    assert pairs.select("q", "chosen", "rejected").rows() == [(0, 0, 1), (1, 2, 3)]
-    dataset.export(packed, tmp_path / "t.parquet", to="trl", decode=lambda ids: f"{ids}")
-    trl = pl.read_parquet(tmp_path / "t.parquet")
-    assert trl.row(1, named=True)["prompt"] == "[9]"
-    assert trl["images"].to_list()[0] == [png(4, 3, 0), png(4, 3, 1)]
-    assert invoke("export", packed, tmp_path / "w.tar", "--to", "webdataset").exit_code == 0
-    with tarfile.open(tmp_path / "w.tar") as tar:
-        names = tar.getnames()
-    assert names == [
-        *("000000000.0.png", "000000000.1.png", "000000000.json"),
-        *("000000001.0.png", "000000001.json"),
-    ]
-
-
 def test_a_folder_that_is_no_dataset_is_an_error_with_a_hint(tmp_path):
-    with pytest.raises(_core.InputError, match="hint:"):
+    with pytest.raises(InputError, match="hint:"):
         _core.Dataset(tmp_path)
     with pytest.raises(FileNotFoundError):
-        dataset.verify(tmp_path)
+        maintenance.verify(tmp_path)

@@ -137,8 +137,19 @@ def _stack(parts: list[Sweep]) -> Sweep:
     """Join the sweeps of consecutive row blocks."""
     if len(parts) == 1:
         return parts[0]
-    columns = zip(*parts, strict=True)
-    return Sweep(*(None if c[0] is None else torch.cat(c) for c in columns))
+    extras = zip(*(part[3:] for part in parts), strict=True)
+    return Sweep(
+        torch.cat([part.maximum for part in parts]),
+        torch.cat([part.sum_exp for part in parts]),
+        torch.cat([part.target_logit for part in parts]),
+        *(_concatenated(column) for column in extras),
+    )
+
+
+def _concatenated(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    """The parts in order; None where they were not asked for."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 class ChunkedBackend:

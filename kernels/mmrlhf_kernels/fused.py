@@ -34,13 +34,14 @@ Where no gradient is wanted, or ``beta_rule`` is ``released`` (which needs the w
 knows any beta), the loss is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mmrlhf_kernels import dispatch
 from mmrlhf_kernels.checks import check_head, check_shape, under_autocast
+from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.pair import Objective, evaluate
 from mmrlhf_kernels.pair_operator import linear_mm_dpo
@@ -198,16 +199,16 @@ def _run(
     like = rows.hidden.new_empty(rows.chosen.shape[0], dtype=statistics_dtype(rows.hidden.dtype))
     columns = columns_of(like, *pairs, chosen_tokens=None)
     numbers = [objective.label_smoothing, objective.sft_weight, objective.reward_shift]
-    inputs = [None if tensor is None else tensor.detach() for tensor in rows[:3]]
+    bias = None if rows.bias is None else rows.bias.detach()
     logp, tokens, *gradients = linear_mm_dpo(
-        *inputs, *rows[3:], [c for c in columns if c is not None],
-        [c is not None for c in columns], objective.loss, objective.sft, numbers,
-        *head, schedule, workspace_bytes, needs,
+        rows.hidden.detach(), rows.weight.detach(), bias, *rows[3:],
+        [c for c in columns if c is not None], [c is not None for c in columns],
+        objective.loss, objective.sft, numbers, *head, schedule, workspace_bytes, needs,
     )  # fmt: skip
     columns = columns._replace(chosen_tokens=tokens[rows.chosen])
     chosen, rejected = logp[rows.chosen], logp[rows.rejected]
     found = evaluate(chosen, rejected, columns, objective)
-    total = _Attached.apply(*rows[:3], found.loss, *gradients)
+    total: Tensor = _Attached.apply(*rows[:3], found.loss, *gradients)
     return output_of(total, chosen, rejected, columns, found)
 
 
@@ -248,12 +249,18 @@ def _compose(
     )  # fmt: skip
 
 
-class _Attached(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed
+class _AttachedContext(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor, Tensor]
+    compiled: bool
+    gradients: list[Tensor]
+
+
+class _Attached(torch.autograd.Function):
     """A loss with the gradients that were taken beside it; empty ones stand for none."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _AttachedContext,
         _hidden: Tensor,
         _weight: Tensor,
         _bias: Tensor | None,
@@ -270,7 +277,7 @@ class _Attached(torch.autograd.Function):  # type: ignore[misc]  # torch is not 
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _AttachedContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.compiled:
             found = [part * grad for part in ctx.saved_tensors]
         elif ctx.gradients:

@@ -108,8 +108,10 @@ def fused_linear_logp(
     extras = (return_entropy, return_argmax)
     if dispatch.choose(inputs.hidden) == "reference":
         return _by_reference(inputs, options, extras)
-    plan = _resolve(inputs, schedule, workspace_bytes, filter_eps)
-    logp, entropy, argmax = linear_logp_forward(*inputs, *options, *extras, *plan)[:3]
+    schedule, chunk, filter_eps = _resolve(inputs, schedule, workspace_bytes, filter_eps)
+    logp, entropy, argmax, *_ = linear_logp_forward(
+        *inputs, *options, *extras, schedule, chunk, filter_eps
+    )
     return _pack(logp, entropy, argmax, extras)
 
 
@@ -188,7 +190,10 @@ def _by_reference(
     logp = reference.select_logp(z, target, ignore_index)
     ignored = target == ignore_index
     with torch.no_grad():
-        distribution = torch.distributions.Categorical(logits=z, validate_args=False)
-        entropy = distribution.entropy().masked_fill(ignored, 0.0)
+        log_probability = z - z.logsumexp(dim=1, keepdim=True)
+        # Minus infinity times a probability of 0 would be no number.
+        finite = log_probability.clamp(min=torch.finfo(z.dtype).min)
+        entropy = -(finite * log_probability.softmax(dim=1)).sum(dim=1)
+        entropy = entropy.masked_fill(ignored, 0.0)
         argmax = z.argmax(dim=1).masked_fill(ignored, -1)
     return _pack(logp, entropy, argmax, extras)

@@ -4,11 +4,12 @@ Both take tensors and plain values and hand them to :mod:`mmrlhf_kernels.passes`
 ignored is seen inside them only, so a compiled graph does not break on it.
 """
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.passes import (
     Asked,
     BackwardResult,
@@ -100,16 +101,46 @@ def _backward(
     return backward_pass(grad, request, Saved(lse, kept, maxima, tiles), asked, needs)
 
 
-def _backward_room(_grad: Tensor, *arguments: Any) -> BackwardResult:
-    """Results of :func:`_backward`, uninitialised, from its arguments after the first."""
-    hidden, weight, target, bias, side_hidden, side, *_, needs = arguments
+def _backward_room(
+    _grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    side_hidden: Tensor | None,
+    side: Tensor | None,
+    *rest: object,
+) -> BackwardResult:
+    """Results of :func:`_backward`, uninitialised, from the same arguments."""
+    needs = rest[-1]
+    assert isinstance(needs, list | tuple)
     request = Request(hidden, weight, target, bias, side_hidden, side, None, 1.0, 0)
-    return gradient_room(request, needs)
+    return gradient_room(request, list(needs))
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
+class _LogpContext(Context, Protocol):
+    saved_tensors: tuple[
+        Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None,
+        Tensor, Tensor, Tensor, Tensor,
+    ]  # fmt: skip
+    """The forward operator's tensors, then lse, kept, maxima and tiles; ``frozen``: kept alone."""
+    options: tuple[float | None, float, int, str, int, float | None]
+    """softcap, logit_scale, ignore_index, schedule, chunk and filter_eps."""
+    width: int
+    dtype: torch.dtype
+
+
+_Inputs = tuple[
+    Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None,
+    float | None, float, int, bool, bool, str, int, float | None,
+]  # fmt: skip
+"""Arguments of the forward operator."""
+
+
+def _save(ctx: _LogpContext, inputs: _Inputs, output: ForwardResult) -> None:
     """Keep the inputs and what the schedule kept; ``frozen`` keeps its unit gradient alone."""
-    *tensors, softcap, logit_scale, ignore_index, _, _, schedule, chunk, filter_eps = inputs
+    softcap, logit_scale, ignore_index, _, _, schedule, chunk, filter_eps = inputs[6:]
+    tensors = inputs[:6]
     _, _, _, lse, kept, maxima, tiles = output
     ctx.set_materialize_grads(False)
     ctx.options = (softcap, logit_scale, ignore_index, schedule, chunk, filter_eps)
@@ -120,7 +151,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
         ctx.save_for_backward(*tensors, lse, kept, maxima, tiles)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+def _differentiate(
+    ctx: _LogpContext, grad: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the forward operator's arguments."""
     nothing = (None,) * 14
     if grad is None:
@@ -130,7 +163,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[An
     if ctx.options[3] == "frozen":
         if needs[1] or needs[2] or needs[4]:
             raise RuntimeError("schedule 'frozen' was run, but the head needs a gradient")
-        (unit,) = ctx.saved_tensors
+        unit = ctx.saved_tensors[0]
         both = (unit * grad.unsqueeze(1)).to(ctx.dtype)
         hidden = both[:, : ctx.width] if needs[0] else None
         side_hidden = both[:, ctx.width :] if needs[3] else None

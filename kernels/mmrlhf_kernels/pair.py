@@ -1,5 +1,6 @@
 """The objective over pairs and its gradient per sequence, in closed form and without autograd."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,15 @@ class Columns(NamedTuple):
     tie: Tensor | None
     weight: Tensor | None
     chosen_tokens: Tensor | None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Columns":
+        """``function`` of each column that is given."""
+        return Columns(
+            function(self.reference_chosen),
+            function(self.reference_rejected),
+            function(self.beta),
+            *(None if column is None else function(column) for column in self[3:]),
+        )
 
     def ratios(self, chosen_logp: Tensor, rejected_logp: Tensor) -> tuple[Tensor, Tensor]:
         """(S_c - reference_c, S_r - reference_r), without gradient, in the columns' precision."""

@@ -69,7 +69,7 @@ class Batch(NamedTuple):
         """
         part = slice(begin, end)
         chosen, rejected = self.chosen[part], self.rejected[part]
-        columns = Columns(*(None if c is None else c[part] for c in self.columns))
+        columns = self.columns.map(lambda column: column[part])
         tokens = self.columns.chosen_tokens
         totals = Totals(self.chosen.shape[0], None if tokens is None else tokens.sum())
         found = evaluate(logp[chosen], logp[rejected], columns, self.objective, totals)

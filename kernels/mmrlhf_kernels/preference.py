@@ -34,13 +34,14 @@ All arithmetic is float32, or float64 for float64 log-probabilities; results sta
 saturated margins because every logistic is taken in its stable form.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mmrlhf_kernels import reference
 from mmrlhf_kernels.checks import check_pairs
+from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.pair import Columns, Evaluation, Objective, evaluate
 from mmrlhf_kernels.precision import statistics_dtype
 
@@ -222,7 +223,7 @@ def mm_dpo_loss(
     if beta_rule == "released":
         columns = _with_released_beta(chosen_logp, rejected_logp, columns, beta, generator)
     found = evaluate(chosen_logp, rejected_logp, columns, objective)
-    total = _Attached.apply(
+    total: Tensor = _Attached.apply(
         chosen_logp, rejected_logp, found.loss, found.chosen_gradient, found.rejected_gradient
     )
     return output_of(total, chosen_logp, rejected_logp, columns, found)
@@ -241,12 +242,17 @@ def _with_released_beta(
     return columns._replace(beta=batch.expand_as(columns.beta).contiguous())
 
 
-class _Attached(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed
+class _AttachedContext(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor]
+    dtypes: tuple[torch.dtype, torch.dtype]
+
+
+class _Attached(torch.autograd.Function):
     """A loss whose gradient is known: backward multiplies it by the incoming scalar."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _AttachedContext,
         chosen: Tensor,
         rejected: Tensor,
         loss: Tensor,
@@ -258,7 +264,7 @@ class _Attached(torch.autograd.Function):  # type: ignore[misc]  # torch is not 
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _AttachedContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         chosen, rejected = ctx.saved_tensors
         first, second = ctx.dtypes
         return (grad * chosen).to(first), (grad * rejected).to(second), None, None, None
@@ -308,7 +314,7 @@ def columns_of(
     check_pairs(like.shape[0], like.device, **dict(zip(Columns._fields, columns, strict=True)))
     if tie is not None and tie.dtype != torch.bool:
         raise TypeError(f"tie is {tie.dtype}; expected torch.bool")
-    return Columns(*(c if c is None or c is tie else c.detach().to(dtype) for c in columns))
+    return columns.map(lambda c: c if c is tie else c.detach().to(dtype))
 
 
 def output_of(

@@ -6,18 +6,20 @@ other or with an argument, which ``torch.library.opcheck`` holds in the tests.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 
 __all__ = ["define_operator"]
 
 NAMESPACE = "mmrlhf_kernels"
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def define_operator(
-    name: str, function: Callable[..., Any], room: Callable[..., Any]
-) -> Callable[..., Any]:
+    name: str, function: Callable[Parameters, Result], room: Callable[..., Result]
+) -> Callable[Parameters, Result]:
     """Register ``mmrlhf_kernels::name`` for every device and return the operator.
 
     Args:
@@ -29,5 +31,5 @@ def define_operator(
     torch.library.define(qualified, torch.library.infer_schema(function, mutates_args=()))
     torch.library.impl(qualified, "CompositeExplicitAutograd")(function)
     torch.library.register_fake(qualified)(room)
-    operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    operator: Callable[Parameters, Result] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return operator

@@ -6,7 +6,7 @@ normaliser, forms the gradient of its own weight rows without talking, and the g
 hidden states are added over the group.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.checks import check_head, under_autocast
+from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.plan import chunk_width, default_workspace, widest_chunk
 from mmrlhf_kernels.precision import in_full_precision, statistics_dtype
@@ -31,7 +32,7 @@ class _Options(NamedTuple):
     softcap: float | None
     logit_scale: float
     ignore_index: int
-    group: Any
+    group: dist.ProcessGroup | None
     chunk: int
 
 
@@ -45,7 +46,7 @@ def vocab_parallel_linear_logp(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     ignore_index: int = -100,
-    group: Any = None,
+    group: dist.ProcessGroup | None = None,
     workspace_bytes: int | None = None,
 ) -> Tensor:
     """Log-probability of each target; hidden states and targets are the same in every process.
@@ -73,7 +74,8 @@ def vocab_parallel_linear_logp(
     widest = widest_chunk(states.device)
     chunk = chunk_width(states.shape[0], rows.shape[0], states.dtype.itemsize, room, widest)
     options = _Options(first, softcap, logit_scale, ignore_index, group, chunk)
-    return _VocabParallel.apply(states, rows, offset, target, options)
+    logp: Tensor = _VocabParallel.apply(states, rows, offset, target, options)
+    return logp
 
 
 @in_full_precision
@@ -113,10 +115,15 @@ def _backward(
     return found.hidden, found.weight, found.bias
 
 
-class _VocabParallel(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed
+class _VocabParallelContext(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor | None]
+    options: _Options
+
+
+class _VocabParallel(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _VocabParallelContext,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -136,13 +143,13 @@ class _VocabParallel(torch.autograd.Function):  # type: ignore[misc]  # torch is
         return spread(logp, rows, hidden.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _VocabParallelContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, target, lse, rows = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
+        needs = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]
         if lse.numel() == 0:
             nothing = (
-                torch.zeros_like(t) if n else None
-                for t, n in zip((hidden, weight, bias), needs, strict=True)
+                torch.zeros_like(tensor) if need and tensor is not None else None
+                for tensor, need in zip((hidden, weight, bias), needs, strict=True)
             )
             return (*nothing, None, None)
         inputs = (taken(hidden, rows), weight.contiguous(), bias, taken(target, rows), lse)

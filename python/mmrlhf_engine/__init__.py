@@ -1,9 +1,74 @@
 """From raw multimodal samples to an aligned model: curate, collect, train, measure.
 
-The command line is the front door (``mmrlhf-engine --help``); :mod:`mmrlhf_engine.pipeline` is the
-same walk from Python. Importing this package imports nothing heavy.
+``run_curate`` and ``run_pack`` run the pipeline, ``open_dataset`` and ``PreferenceLoader`` read
+what it wrote; the command ``mmrlhf-engine`` does the same from a shell. Importing this package
+imports nothing heavy: each name is imported when it is first used, and only ``PreferenceDataset``
+imports torch then.
 """
 
-__all__ = ["__version__"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmrlhf_engine.api import run_curate, run_pack
+    from mmrlhf_engine.errors import MmrlhfError
+    from mmrlhf_engine.shards.batch import PreferenceBatch
+    from mmrlhf_engine.shards.columns import ColumnRequest, provenance
+    from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
+    from mmrlhf_engine.shards.image_rule import ImageRule, read_rule
+    from mmrlhf_engine.shards.loader import PictureSettings, PreferenceLoader, normalise
+    from mmrlhf_engine.shards.packed import answer_rows, attention_mask
+    from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
+    from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
+
+__all__ = [
+    "Budget",
+    "ColumnRequest",
+    "ImageRule",
+    "MmrlhfError",
+    "PictureSettings",
+    "PlanSettings",
+    "PreferenceBatch",
+    "PreferenceDataset",
+    "PreferenceLoader",
+    "ShardDataset",
+    "__version__",
+    "answer_rows",
+    "attention_mask",
+    "normalise",
+    "open_dataset",
+    "plan_json",
+    "provenance",
+    "read_rule",
+    "run_curate",
+    "run_pack",
+]
 
 __version__ = "0.1.0"
+
+# Modules by string: the modules below import __version__ from here, and import nothing above them.
+_MODULES = {
+    "api": ("run_curate", "run_pack"),
+    "errors": ("MmrlhfError",),
+    "shards.batch": ("PreferenceBatch",),
+    "shards.columns": ("ColumnRequest", "provenance"),
+    "shards.dataset": ("ShardDataset", "open_dataset"),
+    "shards.image_rule": ("ImageRule", "read_rule"),
+    "shards.loader": ("PictureSettings", "PreferenceLoader", "normalise"),
+    "shards.packed": ("answer_rows", "attention_mask"),
+    "shards.plan": ("Budget", "PlanSettings", "plan_json"),
+    "shards.torch_dataset": ("PreferenceDataset",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -35,13 +35,13 @@ from mmrlhf_engine.curate.ingest_frames import (
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
-from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources.samples.batch import RawBatch, Source
 from mmrlhf_engine.sources.samples.read import read
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
-__all__ = ["IngestConfig", "SourceConfig", "describe", "outside", "run"]
+__all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
 
 _ENOUGH_TO_JUDGE = 1000
 # Records that share a picture stand near each other; about 200 MB.
@@ -71,7 +71,7 @@ class IngestConfig(Section):
         return value
 
 
-def run(config: IngestConfig, stage: Stage) -> None:
+def run(config: IngestConfig, stage: StageContext) -> None:
     """Read every source into `samples`, `media` and `rejected`.
 
     Raises:
@@ -102,8 +102,8 @@ def run(config: IngestConfig, stage: Stage) -> None:
     )
 
 
-def outside(config: IngestConfig) -> list[object]:
-    """What ingest reads from outside the run: every file of a source, with size and time.
+def external(config: IngestConfig) -> list[object]:
+    """Every file of a source, with size and time.
 
     Pictures that records only name are not listed: there may be millions, and a changed one is
     found by its content when the stage runs again.
@@ -125,7 +125,7 @@ class _Intake:
     """The tables while they are filled, and what was read so far."""
 
     config: IngestConfig
-    stage: Stage
+    stage: StageContext
     samples: TableWriter
     media: TableWriter
     rejected: TableWriter
@@ -280,3 +280,18 @@ class _Intake:
                 f"more than --max-bad {max_bad}: {most}",
                 hint="without --max-bad the run goes on, and each row is in the table `rejected`",
             )
+
+
+def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:
+    """Batches of records and their tables; independent of the number of rows."""
+    return (768 << 20) + threads * (64 << 20)
+
+
+STAGE = Stage(
+    name="ingest",
+    config=IngestConfig,
+    run=run,
+    writes=("samples", "media", "rejected"),
+    external=external,
+    memory=memory,
+)

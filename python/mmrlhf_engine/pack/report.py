@@ -1,6 +1,5 @@
 """The report of a run of pack: what came in, what became of it, checked to add up."""
 
-import resource
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ from mmrlhf_engine import __version__
 from mmrlhf_engine.errors import StageError
 from mmrlhf_engine.pack.prepare import Packer
 
-__all__ = ["describe", "make_report"]
+__all__ = ["accounts", "describe"]
 
 
-def make_report(packer: Packer, **facts: Any) -> dict[str, Any]:
-    """The numbers of a run, with ``facts`` beside them.
+def accounts(packer: Packer) -> dict[str, Any]:
+    """What came in, what went out and what was dropped, as the report has it.
 
     Raises:
         StageError: rows or pairs disappeared unnamed.
@@ -33,10 +32,9 @@ def make_report(packer: Packer, **facts: Any) -> dict[str, Any]:
             f"{accounting.rejected.rows} are in `rejected`"
         )
     return {
-        "stage": "pack",
         "rows_in": accounting.rows_in,
         "rows_out": rows_out,
-        "dropped": dict(sorted(dropped.items())),
+        "dropped": dict(dropped),
         "pairs_in": accounting.pairs_in,
         "pairs_out": pairs,
         "pairs_dropped": dict(sorted(pairs_dropped.items())),
@@ -44,9 +42,7 @@ def make_report(packer: Packer, **facts: Any) -> dict[str, Any]:
         "changed": dict(sorted(accounting.changes.items())),
         "tokenised_apart": packer.tokenizer.tokenised_apart,
         "tokenizer": packer.tokenizer.identity,
-        **facts,
         "code": __version__,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrlhf_engine.errors import ConfigError, MissingExtraError
+from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.pack.chat_template import (
     SLOT,
     ChatTemplate,
@@ -27,6 +27,7 @@ from mmrlhf_engine.pack.chat_template import (
     Texts,
     seam,
 )
+from mmrlhf_engine.shards.tokenizer import SENTINEL, load_fast_tokenizer, sha256_of_tokenizer
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = [
@@ -35,9 +36,6 @@ __all__ = [
     "TokenizedConversation",
     "load_tokenizer",
 ]
-
-SENTINEL = 0xFFFF_FFFF
-"""Stands for one image in a list of token ids."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def load_tokenizer(
             it lacks the token of an image.
         MissingExtraError: transformers is not installed.
     """
-    tokenizer = _fast_tokenizer(name)
+    tokenizer = load_fast_tokenizer(name, needed_for="pack")
     template = _template(tokenizer, name, chat_template)
     if template is None and strings != "plain":
         raise ConfigError(
@@ -174,35 +172,13 @@ def load_tokenizer(
         )
     identity = {
         "name": name if not Path(name).is_dir() else Path(name).resolve().name,
-        "sha256": _sha256_of_tokenizer(tokenizer, name),
+        "sha256": sha256_of_tokenizer(tokenizer, name),
         "vocabulary": len(tokenizer),
         "chat_template_sha256": hashlib.sha256((template or "").encode()).hexdigest(),
     }
     return ChatTokenizer(
         tokenizer, template, identity=identity, image_mark=image_mark, strings=strings
     )
-
-
-def _fast_tokenizer(name: str) -> Any:
-    # The hub would be asked for a name like a path, for a minute where there is no network.
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise ConfigError(f"--tokenizer {name}: no such folder")
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise MissingExtraError("transformers", extra="train", needed_for="pack") from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--tokenizer {name}: cannot be loaded: {first}", hint="a folder or a name on the hub"
-        ) from None
-    if not tokenizer.is_fast:
-        raise ConfigError(
-            f"--tokenizer {name}: it has no tokenizer.json", hint="save it as a fast tokenizer"
-        )
-    return tokenizer
 
 
 def _template(tokenizer: Any, name: str, file: str | None) -> str | None:
@@ -220,17 +196,3 @@ def _template(tokenizer: Any, name: str, file: str | None) -> str | None:
     if isinstance(template, dict):
         template = template.get("default")
     return str(template) if template else None
-
-
-def _sha256_of_tokenizer(tokenizer: Any, name: str) -> str:
-    """Of the file tokenizer.json; of what it would hold, where there is no such file."""
-    file: str | Path | None = Path(name) / "tokenizer.json"
-    if not Path(str(file)).is_file():
-        from transformers.utils import cached_file
-
-        file = None
-        if not Path(name).is_dir():
-            file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-    if file is None:
-        return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

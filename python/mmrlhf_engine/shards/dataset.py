@@ -1,102 +1,195 @@
-"""Datasets of preference shards, seen from Python: look, check, compare, clean, carry, export.
+"""Opening a dataset of preference shards: its tables as Polars frames, and its sidecar columns.
 
-The bytes are told in ``docs/shard-format.md``. Whatever touches a row at speed is Rust; what is
-here works on whole tables and reads the shards as anybody could, with polars.
+The format is specified in ``docs/shard-format.md``. This module reads whole tables; batches for
+training come from :class:`mmrlhf_engine.PreferenceLoader`.
 """
 
-import io
 import json
-import tarfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine import _core
-from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.run.files import appearing
+from mmrlhf_engine.shards.tables import TABLES, Table, letter, scan_table, table_name
 
 __all__ = [
     "FLAGS",
-    "Damage",
-    "Rekeyed",
-    "Removed",
-    "Verification",
+    "ColumnSet",
+    "ShardDataset",
     "add_column",
-    "diff",
-    "export",
-    "gc",
     "inspect",
     "is_dataset",
-    "rekey",
-    "table",
-    "verify",
+    "open_dataset",
 ]
 
 FLAGS = {"tie": 1, "human": 2, "synthetic": 4, "truncated": 8}
 """Bits of the column ``flags`` of pairs."""
 
-Letter = Literal["q", "r", "p", "b"]
-Format = Literal["parquet", "trl", "webdataset"]
-
-_SUFFIX = {0: "bin", 1: "jpg", 2: "png", 3: "webp", 4: "gif", 5: "bmp"}
-_NAMES = {"q": "queries", "r": "responses", "p": "pairs", "b": "blobs"}
-
 
 @dataclass(frozen=True)
-class Damage:
-    """One damaged place; ``rows`` are rows of the file, from the first to before the second."""
+class ColumnSet:
+    """A set of sidecar columns of one table."""
 
-    file: str
-    block: int | None
-    rows: tuple[int, int] | None
-    problem: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What :func:`verify` found."""
-
-    status: Literal["good", "damaged", "wrong_version"]
-    version: int
-    foreign_profile: int | None
-    files: int
-    bytes: int
-    damages: list[Damage]
-
-    def __str__(self) -> str:
-        if self.status == "wrong_version":
-            return (
-                f"profile {self.foreign_profile}, which this version does not read\n\n"
-                "hint: a newer mmrlhf-engine wrote it; upgrade"
-            )
-        lines = [f"{self.status}: version {self.version}, {self.files} files, {self.bytes:,} bytes"]
-        for damage in self.damages:
-            block = "" if damage.block is None else f", block {damage.block}"
-            rows = "" if damage.rows is None else f", rows {damage.rows[0]} to {damage.rows[1]}"
-            lines.append(f"{damage.file}{block}{rows}: {damage.problem}")
-        return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class Removed:
-    """What :func:`gc` removed, or would remove."""
-
-    versions: list[int]
-    files: list[str]
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Rekeyed:
-    """What :func:`rekey` carried: ``matched`` of ``rows`` of the target found their key."""
-
-    version: int
-    matched: int
+    name: str
+    table: str
+    revision: int
+    fields: list[str]
+    filled: int
+    """Rows of the table that have values."""
     rows: int
+    """Rows of the table."""
+
+
+class ShardDataset:
+    """One version of a dataset of preference shards.
+
+    The version is chosen when the dataset is opened and does not change afterwards: open it again
+    to see columns or rows that were added since.
+
+    Args:
+        path: Folder of the dataset.
+        version: Version to open; None is the highest.
+
+    Raises:
+        InputError: the folder has no dataset, not this version, or its manifest is damaged.
+    """
+
+    def __init__(self, path: Path | str, version: int | None = None) -> None:
+        self.path = Path(path)
+        self._core = _core.Dataset(self.path, version, "lazy")
+        self._manifest: dict[str, Any] = json.loads(self._core.manifest)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{self.rows(name):,} {name}" for name in TABLES)
+        return f"ShardDataset({str(self.path)!r}, version {self.version}: {rows})"
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is open, from 1."""
+        return self._core.version
+
+    @property
+    def fingerprint(self) -> str:
+        """``b3:`` and a hash of all shards and blobs; sidecar columns are not part of it."""
+        return self._core.fingerprint
+
+    @property
+    def tokenizer(self) -> dict[str, Any]:
+        """Tokenizer that made the ids: name, SHA-256, vocabulary, SHA-256 of the chat template."""
+        return dict(json.loads(self._core.tokenizer))
+
+    @property
+    def queries(self) -> pl.LazyFrame:
+        """A row a prompt.
+
+        ``prompt`` (ids), ``media`` (blob ids), ``media_t`` (seconds of frames), ``r0``, ``r1``,
+        ``p0``, ``p1`` (its responses and pairs, ends excluded), ``source``, ``weight``,
+        ``prompt_text``.
+        """
+        return self.table("queries")
+
+    @property
+    def responses(self) -> pl.LazyFrame:
+        """A row a response.
+
+        ``q`` (row of its query), ``tokens`` (ids), ``n_tok``, ``media`` (blob ids), ``rank``,
+        ``score``, ``critique``, ``critique_tok`` (ids), ``model``.
+        """
+        return self.table("responses")
+
+    @property
+    def pairs(self) -> pl.LazyFrame:
+        """A row a pair.
+
+        ``q`` (row of its query), ``chosen`` and ``rejected`` (rows of responses), ``margin``,
+        ``weight``, ``flags`` (see ``FLAGS``).
+        """
+        return self.table("pairs")
+
+    @property
+    def blobs(self) -> pl.LazyFrame:
+        """A row a distinct picture or frame.
+
+        ``id``, ``bytes`` (the file as it was), ``fmt``, ``w``, ``h``, ``orient``, ``frames``.
+        """
+        return self.table("blobs")
+
+    @property
+    def column_sets(self) -> list[ColumnSet]:
+        """The sets of sidecar columns of this version."""
+        return [
+            ColumnSet(
+                name=cover["set"],
+                table=table_name(cover["table"]),
+                revision=cover["rev"],
+                fields=list(cover["fields"]),
+                filled=cover["filled"],
+                rows=cover["rows"],
+            )
+            for cover in json.loads(self._core.coverage())
+        ]
+
+    def rows(self, table: Table) -> int:
+        """Number of rows of a table.
+
+        Raises:
+            InputError: there is no such table.
+        """
+        return self._core.rows(letter(table))
+
+    def table(self, table: Table) -> pl.LazyFrame:
+        """A table over all shards; references are rows over all shards, from 0.
+
+        Checksums are not compared here; ``mmrlhf-engine verify`` does that.
+
+        Raises:
+            InputError: there is no such table.
+        """
+        return scan_table(self.path, self._manifest, table)
+
+    def blob_files(self) -> list[dict[str, Any]]:
+        """Entries of the manifest for the files of pictures: ``id``, ``file``, ``rows``, ..."""
+        return list(self._manifest["blobs"])
+
+    def column(self, column_set: str, field: str) -> pl.Series:
+        """A sidecar column, a value a row of its table, null where it was not computed.
+
+        Raises:
+            InputError: there is no such set or field.
+        """
+        values = pa.array(self._core.column(column_set, field))
+        return pl.Series(field, values)
+
+    def add_column(
+        self,
+        values: pa.Table | pl.DataFrame,
+        *,
+        table: Table,
+        column_set: str,
+        provenance: dict[str, Any],
+        start: int = 0,
+    ) -> int:
+        """Write sidecar columns; see :func:`add_column`. The new version, which is not opened."""
+        return add_column(
+            self.path,
+            values,
+            table=table,
+            column_set=column_set,
+            provenance=provenance,
+            start=start,
+        )
+
+
+def open_dataset(path: Path | str, version: int | None = None) -> ShardDataset:
+    """Open one version of a dataset of preference shards; None is the highest.
+
+    Raises:
+        InputError: the folder has no dataset, not this version, or its manifest is damaged.
+    """
+    return ShardDataset(path, version)
 
 
 def is_dataset(path: Path) -> bool:
@@ -104,86 +197,29 @@ def is_dataset(path: Path) -> bool:
     return (path / "_mmrlhf").is_dir()
 
 
-def verify(path: Path, *, version: int | None = None, deep: bool = False) -> Verification:
-    """Compare the checksums of every byte of a version; ``deep`` computes all content anew.
-
-    Raises:
-        CoreInputError: nothing was committed at ``path``, or not this version.
-        FileNotFoundError: there is no dataset at ``path``.
-    """
-    status, text = _core.verify_dataset(path, version, deep)
-    report = json.loads(text)
-    damages = [
-        Damage(d["file"], d["block"], None if d["rows"] is None else tuple(d["rows"]), d["problem"])
-        for d in report.pop("damages")
-    ]
-    return Verification(status=status, damages=damages, **report)
-
-
-def diff(
-    path: Path,
-    other: Path | None = None,
-    *,
-    first: int | None = None,
-    second: int | None = None,
-) -> dict[str, Any]:
-    """What the second version has that the first has not, and the other way.
-
-    Without ``other`` both are versions of ``path``; by default the last two. The result has
-    ``same_data``, ``rows`` (difference by table), ``added`` and ``removed`` (files with their
-    rows), ``columns_changed`` and ``columns_removed``.
-
-    Raises:
-        CoreInputError: a version is not there or damaged.
-    """
-    after = _core.Dataset(other or path, second, "off")
-    if first is None and other is None:
-        first = max(json.loads(after.manifest)["parent"], 1)
-    before = _core.Dataset(path, first, "off")
-    difference: dict[str, Any] = json.loads(_core.diff_datasets(before, after))
-    return difference
-
-
-def gc(path: Path, *, keep: int | None = None, dry_run: bool = False) -> Removed:
-    """Remove old versions beyond the newest ``keep`` (None: none) and every file nobody needs.
-
-    Raises:
-        CoreInputError: somebody is writing to the dataset.
-    """
-    return Removed(**json.loads(_core.collect_garbage(path, keep=keep, dry_run=dry_run)))
-
-
-def rekey(source: Path, target: Path, column_set: str) -> Rekeyed:
-    """Give rows at ``target`` the values of ``column_set`` of rows with equal keys at ``source``.
-
-    Raises:
-        CoreInputError: the source has no such set, or no row in common with the target.
-    """
-    return Rekeyed(**json.loads(_core.rekey_column(source, target, column_set)))
-
-
 def add_column(
     path: Path,
     values: pa.Table | pl.DataFrame,
     *,
-    table: Letter,
+    table: Table,
     column_set: str,
     provenance: dict[str, Any],
     start: int = 0,
 ) -> int:
-    """Write columns beside the rows ``start`` on of a table; the new version.
+    """Write sidecar columns for the rows of a table from ``start`` on; returns the new version.
 
-    ``values`` has a column per field: float32, uint32, bool or lists of float32; null means not
-    computed. The same provenance goes on filling a set, another one begins it anew.
+    ``values`` has a column a field: float32, uint32, bool or lists of float32; null means not
+    computed. Equal provenance continues to fill a set, another one starts a new revision of it.
 
     Raises:
-        CoreInputError: more rows than the table, another type, or the rows were filled meanwhile.
+        InputError: there is no such table.
+        InputError: more rows than the table, another type, or the rows were filled meanwhile.
     """
     arrow = values.to_arrow() if isinstance(values, pl.DataFrame) else values
     columns = [column.combine_chunks() for column in arrow.columns]
     return _core.add_column(
         path,
-        table=table,
+        table=letter(table),
         set=column_set,
         values=pa.StructArray.from_arrays(columns, names=arrow.column_names),
         provenance=json.dumps(provenance, sort_keys=True),
@@ -191,171 +227,34 @@ def add_column(
     )
 
 
-def table(path: Path, letter: Letter, *, version: int | None = None) -> pl.LazyFrame:
-    """A table over all shards, references as rows over all shards, blobs with their ``id``.
-
-    Checksums are not compared; :func:`verify` does that.
-
-    Raises:
-        CoreInputError: the version is not there or damaged.
-    """
-    manifest = json.loads(_core.Dataset(path, version, "off").manifest)
-    if letter == "b":
-        parts = [
-            pl.scan_ipc(path / blobs["file"]).with_columns(
-                id=pl.int_range(pl.len(), dtype=pl.UInt64) + pl.lit(blobs["id"] << 32, pl.UInt64)
-            )
-            for blobs in manifest["blobs"]
-        ]
-        return pl.concat(parts) if parts else pl.LazyFrame()
-    refers = {
-        "q": {"r0": "r", "r1": "r", "p0": "p", "p1": "p"},
-        "r": {"q": "q"},
-        "p": {"q": "q", "chosen": "r", "rejected": "r"},
-    }[letter]
-    starts = {"q": 0, "r": 0, "p": 0}
-    parts = []
-    for shard in manifest["shards"]:
-        moved = [
-            (pl.col(column).cast(pl.UInt64) + starts[to]).alias(column)
-            for column, to in refers.items()
-        ]
-        parts.append(pl.scan_ipc(path / shard[letter]["file"]).with_columns(moved))
-        for name in starts:
-            starts[name] += shard[name]["rows"]
-    return pl.concat(parts) if parts else pl.LazyFrame()
-
-
 def inspect(path: Path, rows: int = 5, *, version: int | None = None) -> str:
-    """Version, fingerprint, tokenizer, files, column sets and first rows, as text.
+    """Version, fingerprint, tokenizer, files, sidecar columns and first rows, as text.
 
     Raises:
-        CoreInputError: the version is not there or damaged.
+        FileNotFoundError: the version is not there.
+        CorruptDataError: a file of it is damaged.
     """
-    dataset = _core.Dataset(path, version, "lazy")
-    manifest = json.loads(dataset.manifest)
-    size = sum(shard[letter]["bytes"] for shard in manifest["shards"] for letter in "qrp")
+    dataset = ShardDataset(path, version)
+    manifest = dataset._manifest
+    tables: tuple[Table, ...] = ("queries", "responses", "pairs")
+    size = sum(shard[letter(name)]["bytes"] for shard in manifest["shards"] for name in tables)
     pictures = sum(blobs["bytes"] for blobs in manifest["blobs"])
     lines = [
         f"{path}: preference shards, profile {manifest['profile']}, version {dataset.version}",
         f"  fingerprint  {dataset.fingerprint}",
-        f"  tokenizer    {dataset.tokenizer}",
+        f"  tokenizer    {dataset._core.tokenizer}",
         f"  shards       {len(manifest['shards'])}, {size:,} bytes",
-        f"  blobs        {dataset.rows('b'):,}, {pictures:,} bytes",
+        f"  blobs        {dataset.rows('blobs'):,}, {pictures:,} bytes",
     ]
-    for cover in json.loads(dataset.coverage()):
-        share = f"{cover['filled']:,} of {cover['rows']:,} rows"
+    for columns in dataset.column_sets:
+        share = f"{columns.filled:,} of {columns.rows:,} rows"
         lines.append(
-            f"  column set   {cover['set']} rev {cover['rev']} beside {cover['table']}: {share}"
+            f"  column set   {columns.name} rev {columns.revision} of {columns.table}: {share}"
         )
-    letters: tuple[Letter, ...] = ("q", "r", "p")
     with pl.Config(tbl_rows=rows, tbl_cols=-1, fmt_str_lengths=40, tbl_width_chars=140):
-        for letter in letters:
-            lines.append(f"{_NAMES[letter]}: {dataset.rows(letter):,} rows")
+        for name in tables:
+            lines.append(f"{name}: {dataset.rows(name):,} rows")
             if rows and manifest["shards"]:
-                head = table(path, letter, version=version).head(rows).collect()
+                head = dataset.table(name).head(rows).collect()
                 lines.append(str(head.select(pl.exclude(pl.Binary))))
     return "\n".join(lines)
-
-
-def export(
-    path: Path,
-    out: Path,
-    *,
-    to: Format,
-    version: int | None = None,
-    decode: Callable[[list[int]], str] | None = None,
-) -> list[Path]:
-    """Write a version in a form others read; the files written.
-
-    ``parquet``: a file per table, in the folder ``out``. ``trl``: one Parquet file, a row a pair,
-    ``prompt``, ``chosen`` and ``rejected`` as text where ``decode`` makes it from token ids, else
-    ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``. ``webdataset``: one tar, a sample a query,
-    its pictures once.
-
-    Raises:
-        InputError: ``to`` is none of these.
-        CoreInputError: the version is not there or damaged.
-    """
-    writers: dict[str, Callable[[], list[Path]]] = {
-        "parquet": lambda: _export_parquet(path, out, version),
-        "trl": lambda: _export_trl(path, out, version, decode),
-        "webdataset": lambda: _export_webdataset(path, out, version),
-    }
-    if to not in writers:
-        raise InputError(f"export to {to!r}", hint=f"one of {', '.join(writers)}")
-    return writers[to]()
-
-
-def _export_parquet(path: Path, out: Path, version: int | None) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    letters: tuple[Letter, ...] = ("q", "r", "p", "b")
-    written = []
-    for letter in letters:
-        file = out / f"{_NAMES[letter]}.parquet"
-        with appearing(file) as temporary:
-            table(path, letter, version=version).sink_parquet(temporary, compression="zstd")
-        written.append(file)
-    return written
-
-
-def _export_trl(
-    path: Path, out: Path, version: int | None, decode: Callable[[list[int]], str] | None
-) -> list[Path]:
-    queries = table(path, "q", version=version).with_row_index("q").collect()
-    responses = table(path, "r", version=version).select("tokens").collect()
-    pairs = table(path, "p", version=version).collect()
-    blobs = table(path, "b", version=version).select("id", "bytes").collect()
-    of_query = queries[pairs["q"]]
-    content = dict(blobs.iter_rows()) if blobs.width else {}
-    frame = pl.DataFrame(
-        {
-            "prompt_ids": of_query["prompt"],
-            "chosen_ids": responses[pairs["chosen"]]["tokens"],
-            "rejected_ids": responses[pairs["rejected"]]["tokens"],
-            "images": [[content[id] for id in ids] for ids in of_query["media"]],
-            "margin": pairs["margin"],
-        },
-        schema_overrides={"images": pl.List(pl.Binary)},
-    )
-    if decode is not None:
-        for name in ("prompt", "chosen", "rejected"):
-            text = [decode(ids.to_list()) for ids in frame[f"{name}_ids"]]
-            frame = frame.with_columns(pl.Series(name, text, pl.String)).drop(f"{name}_ids")
-    with appearing(out) as temporary:
-        frame.write_parquet(temporary, compression="zstd")
-    return [out]
-
-
-def _export_webdataset(path: Path, out: Path, version: int | None) -> list[Path]:
-    dataset = _core.Dataset(path, version, "lazy")
-    with appearing(out) as temporary, tarfile.open(temporary, "w") as tar:
-        for query in range(dataset.rows("q")):
-            for name, content in _sample(dataset, query):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    return [out]
-
-
-def _sample(dataset: _core.Dataset, query: int) -> Iterator[tuple[str, bytes]]:
-    """The files of one query; responses are numbered within it."""
-    key = f"{query:09}"
-    for place, id in enumerate(pa.array(dataset.media(query)).to_pylist()):
-        content, *_, kind, _, _ = dataset.blob(id)
-        yield f"{key}.{place}.{_SUFFIX.get(kind, 'bin')}", content
-    first, end, first_pair, end_pair = dataset.ranges(query)
-    pairs = [dataset.pair(pair) for pair in range(first_pair, end_pair)]
-    text, source, weight = dataset.query(query)
-    record = {
-        "prompt": pa.array(dataset.prompt(query)).to_pylist(),
-        "prompt_text": text,
-        "source": source,
-        "weight": weight,
-        "responses": [pa.array(dataset.tokens(row)).to_pylist() for row in range(first, end)],
-        "pairs": [
-            {"chosen": pair[1] - first, "rejected": pair[2] - first, "margin": pair[3]}
-            for pair in pairs
-        ],
-    }
-    yield f"{key}.json", json.dumps(record).encode()

@@ -208,26 +208,3 @@ def _cores() -> int:
     import os
 
     return os.cpu_count() or 1
-
-
-def __getattr__(name: str) -> Any:
-    """``PreferenceDataset`` is made when it is asked for, so that torch is not imported before.
-
-    It is a ``torch.utils.data.IterableDataset`` for ``DataLoader(..., batch_size=None)``: with n
-    workers, worker j makes batches j, j + n, and so on, which come out in order. A batch's
-    ``cursor`` is then what to save.
-    """
-    if name != "PreferenceDataset":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from torch.utils.data import IterableDataset
-
-    class PreferenceDataset(IterableDataset[Any]):  # type: ignore[misc]
-        def __init__(self, loader: PreferenceLoader) -> None:
-            self.loader = loader
-
-        def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
-            return iter(self.loader)
-
-    PreferenceDataset.__qualname__ = name
-    globals()[name] = PreferenceDataset
-    return PreferenceDataset

@@ -13,7 +13,7 @@ use mmrlhf_core::ingest::{
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door::enter;
+use crate::call::enter;
 use crate::errors::{InputError, to_python};
 
 /// Cuts records out of the blocks of a file.

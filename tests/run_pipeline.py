@@ -1,4 +1,4 @@
-"""Running the whole of ``curate`` in a process of its own, so that it can be killed."""
+"""Run the whole of ``curate``, in this process or in one that can be killed."""
 
 import hashlib
 import multiprocessing
@@ -11,7 +11,7 @@ from mmrlhf_engine.run.config import load_config
 # One process imports the heavy packages; each run is forked from it in milliseconds.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "transformers.models.clip", "faiss", "mmrlhf_engine.pipeline", "walk"]
+    ["torch", "transformers.models.clip", "faiss", "mmrlhf_engine.pipeline", "run_pipeline"]
 )
 
 
@@ -27,7 +27,7 @@ def curate(folder, corpus, encoder, *, sources=SOURCES, threads=2, last="select"
 
 
 def start(folder, corpus, encoder, **options):
-    """Run it in a process of its own; returns the process."""
+    """Run it in another process; returns the process."""
     process = SERVER.Process(target=_quietly, args=(folder, corpus, encoder), kwargs=options)
     process.start()
     return process
@@ -39,7 +39,7 @@ def _quietly(*arguments, **options):
 
 
 def tables(folder) -> dict[str, str]:
-    """SHA-256 of every file a run has made, but for reports (they hold times) and the page."""
+    """SHA-256 of every table and array of a run. Reports hold times, so they are not compared."""
     made = {}
     for path in sorted(Path(folder).rglob("*")):
         kept = path.suffix in {".parquet", ".npy"} and "scratch" not in path.parts

@@ -1,4 +1,4 @@
-"""The walk as a user takes it: four formats in, chosen queries out, everything accounted for."""
+"""The pipeline from four input formats to selected queries, with every row accounted for."""
 
 import json
 
@@ -11,17 +11,17 @@ from mmrlhf_engine.demo import found
 from mmrlhf_engine.demo.corpus import SOURCES, Planted
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pipeline import CURATE
-from mmrlhf_engine.run.folder import WALK
-from walk import curate, tables
+from mmrlhf_engine.run.folder import STAGE_ORDER
+from run_pipeline import curate, tables
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, corpus, tiny_encoder):
-    return curate(tmp_path_factory.mktemp("walk") / "run", corpus, tiny_encoder)
+    return curate(tmp_path_factory.mktemp("pipeline") / "run", corpus, tiny_encoder)
 
 
 def read(run, name):
-    return pl.read_parquet(run.find_table(name) / "*.parquet")
+    return pl.read_parquet(run.find(name) / "*.parquet")
 
 
 def test_every_row_is_accounted_for(run):
@@ -51,13 +51,13 @@ def test_a_duplicate_is_near_to_one_that_stays(run):
     assert near["image_hamming"].max() <= 4
 
 
-def test_every_query_says_why(run):
+def test_every_query_has_a_reason(run):
     queries = read(run, "queries")
     assert queries["why"].str.len_chars().min() > 10
     assert queries["id"].is_sorted()
 
 
-def test_threads_and_order_of_sources_play_no_part(run, corpus, tiny_encoder, tmp_path):
+def test_threads_and_order_of_sources_do_not_change_the_tables(run, corpus, tiny_encoder, tmp_path):
     backwards = tuple(reversed(SOURCES))
     again = curate(tmp_path / "run", corpus, tiny_encoder, sources=backwards, threads=1)
     first, second = tables(run.folder), tables(again.folder)
@@ -65,7 +65,7 @@ def test_threads_and_order_of_sources_play_no_part(run, corpus, tiny_encoder, tm
     assert first == second
 
 
-def test_the_page_holds_every_section(run):
+def test_the_report_page_has_every_section(run):
     page = report.write(run).read_text()
     for section in (
         "funnel",
@@ -83,44 +83,44 @@ def test_the_page_holds_every_section(run):
     assert "rows in =" in report.funnel(run)
 
 
-def test_the_page_shows_as_far_as_the_run_has_gone(corpus, tiny_encoder, tmp_path):
+def test_the_report_page_of_a_partial_run_shows_the_finished_stages(corpus, tiny_encoder, tmp_path):
     partial = curate(tmp_path / "run", corpus, tiny_encoder, last="ingest")
     page = report.write(partial).read_text()
     assert 'id="rejected"' in page
     assert 'id="chosen"' not in page
 
 
-def test_explain_tells_the_story_of_each_fate(run):
+def test_explain_describes_each_outcome(run):
     chosen = explain(run, read(run, "queries")["id"][0])
     assert "ingest" in chosen
     assert "select   chosen:" in chosen
     removed = read(run, "duplicates").filter(pl.col("kind") == "near").row(0, named=True)
-    story = explain(run, removed["id"])
-    assert f"of {removed['kept_id']}" in story
-    assert "text Jaccard" in story
-    unchosen = set(read(run, "kept")["id"]) - set(read(run, "queries")["id"])
-    assert "not chosen" in explain(run, min(unchosen))
-    rejected = read(run, "rejected") if run.find_table("rejected") else None
+    text = explain(run, removed["id"])
+    assert f"of {removed['kept_id']}" in text
+    assert "text Jaccard" in text
+    not_selected = set(read(run, "kept")["id"]) - set(read(run, "queries")["id"])
+    assert "not chosen" in explain(run, min(not_selected))
+    rejected = read(run, "rejected") if run.find("rejected") else None
     assert rejected is not None
     position = pl.read_parquet(run.stage_folder("ingest") / "rejected" / "*.parquet")["position"][0]
     assert "rejected:" in explain(run, position)
 
 
-def test_explain_names_ids_that_are_near(run):
+def test_explain_suggests_similar_ids(run):
     identifier = read(run, "samples")["id"][0]
     with pytest.raises(InputError, match="ids look like"):
         explain(run, identifier[:-1] + "§")
 
 
 def test_inspect_prints_schema_and_rows(run):
-    text = inspect_table(run.find_table("duplicates"), 3)
+    text = inspect_table(run.find("duplicates"), 3)
     assert "text_jaccard" in text
     assert "rows in 1 file" in text
     with pytest.raises(InputError, match="no Parquet part"):
         inspect_table(run.folder, 3)
 
 
-def test_a_finished_run_is_skipped_and_a_changed_setting_redoes_what_it_must(
+def test_a_finished_run_is_skipped_and_a_changed_setting_reruns_only_its_stages(
     run, corpus, tiny_encoder, tmp_path
 ):
     folder = tmp_path / "run"
@@ -134,5 +134,5 @@ def test_a_finished_run_is_skipped_and_a_changed_setting_redoes_what_it_must(
 
 
 def manifest_time(folder, stage):
-    number = WALK.index(stage) + 1
+    number = STAGE_ORDER.index(stage) + 1
     return (folder / f"{number:02d}_{stage}" / "manifest.json").stat().st_mtime_ns

@@ -1,10 +1,10 @@
-//! The one way from Python into the core.
+//! How every call from Python runs in the core.
 //!
-//! 1. The work runs on a thread of its own, so the calling thread stays free to listen.
-//! 2. The calling thread lets go of the interpreter and wakes every 50 ms to ask it for signals.
+//! 1. The work runs on a thread of its own, so the calling thread stays free to handle signals.
+//! 2. The calling thread detaches from the interpreter and checks for signals every 50 ms.
 //! 3. On Ctrl-C it raises the [`Interrupt`]; the work returns at its next check, and Python's own
 //!    `KeyboardInterrupt` is what the caller sees.
-//! 4. A panic becomes a `CoreError`: it never crosses into the interpreter.
+//! 4. A panic becomes a `InternalError`: it never crosses into the interpreter.
 
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;

@@ -1,0 +1,102 @@
+"""Running the pipeline from Python: curate and pack as functions."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mmrlhf_engine import pipeline
+from mmrlhf_engine.pack import pack
+from mmrlhf_engine.pack.pack import PackConfig
+from mmrlhf_engine.pipeline import CurateConfig
+from mmrlhf_engine.run.config import load_config
+from mmrlhf_engine.run.folder import Run
+from mmrlhf_engine.run.progress import Progress
+
+__all__ = ["run_curate", "run_pack"]
+
+Voice = Literal["human", "jsonl", "silent"]
+
+
+def run_curate(
+    sources: Path | str | Iterable[Path | str],
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: CurateConfig | Path | str | None = None,
+    first: str = "ingest",
+    last: str = "select",
+    progress: Voice = "silent",
+) -> Run:
+    """Choose diverse queries from raw corpora, as ``mmrlhf-engine curate`` does.
+
+    A finished and unchanged stage is skipped; after an interruption the same call resumes the run.
+
+    Args:
+        sources: Files (jsonl, json, parquet, csv, tar) and folders, added to those of ``config``.
+        out: The run folder.
+        settings: Settings by dotted name, laid over ``config``: ``{"select.count": 30_000}``.
+        config: A YAML file, or settings that are read already; None is the defaults.
+        first: The first stage to run.
+        last: The last stage to run.
+        progress: What is written to stderr.
+
+    Returns:
+        The run folder: ``run.report(stage)`` is a stage's report, ``run.find_table(name)`` the
+        folder of a table's Parquet parts.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit.
+        InputError: a source cannot be read, or too much of it is bad.
+        MissingExtraError: a package that a stage needs is not installed.
+    """
+    resolved = _resolve(CurateConfig, config, settings)
+    resolved = pipeline.with_sources(resolved, _paths(sources))
+    return pipeline.curate(resolved, Path(out), first=first, last=last, progress=Progress(progress))
+
+
+def run_pack(
+    sources: Path | str | Iterable[Path | str],
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: PackConfig | Path | str | None = None,
+    progress: Voice = "silent",
+) -> dict[str, Any]:
+    """Pack preference pairs into a dataset of shards, as ``mmrlhf-engine pack`` does.
+
+    Args:
+        sources: Files (jsonl, json, parquet) and folders, added to those of ``config``.
+        out: The dataset; it appears when it is complete.
+        settings: Settings by name, laid over ``config``: ``{"tokenizer": "Qwen/Qwen2.5-7B"}``.
+        config: A YAML file, or settings that are read already; None is the defaults.
+        progress: What is written to stderr.
+
+    Returns:
+        The report, as in ``OUT/reports``: ``version``, ``rows_in``, ``rows_out``, ``dropped``, ...
+
+    Raises:
+        ConfigError: a setting, the tokenizer, template or image rule does not fit.
+        InputError: a source cannot be read, too much of it is bad, a sequence is too long under the
+            policy ``error``, or a dataset is there already and ``append`` is not set.
+        MissingExtraError: a package that is needed is not installed.
+    """
+    resolved = _resolve(PackConfig, config, settings)
+    paths = [*resolved.sources, *(str(path) for path in _paths(sources))]
+    resolved = resolved.model_copy(update={"sources": paths})
+    return pack.pack_dataset(resolved, Path(out), Progress(progress))
+
+
+def _paths(sources: Path | str | Iterable[Path | str]) -> list[Path]:
+    several = [sources] if isinstance(sources, str | Path) else sources
+    return [Path(path) for path in several]
+
+
+def _resolve(kind: type[Any], config: Any, settings: Mapping[str, Any] | None) -> Any:
+    """The settings of a file, or of a section, with single settings laid over them."""
+    overrides = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    if isinstance(config, kind):
+        given = config.model_dump(mode="json", exclude_unset=True)
+        overrides = [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *overrides]
+        config = None
+    return load_config(kind, None if config is None else Path(config), overrides)

@@ -1,0 +1,76 @@
+"""The command of the package ``pack``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmrlhf_engine.cli.options import (
+    CONFIG,
+    FILE_OR_FOLDER,
+    PROGRESS,
+    SET,
+    THREADS,
+    as_overrides,
+    interruptible,
+)
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.argument("sources", nargs=-1, type=FILE_OR_FOLDER)
+@click.option(
+    "--out", required=True, type=FILE_OR_FOLDER, help="The dataset; it appears when complete."
+)
+@CONFIG
+@SET
+@click.option("--tokenizer", metavar="NAME|FOLDER", help="A fast tokenizer with a chat template.")
+@click.option("--chat-template", metavar="FILE", help="A Jinja template in place of its own.")
+@click.option(
+    "--image-rule",
+    metavar="RULE",
+    help="qwen2_vl, llava_onevision, internvl, none, or the folder of a processor.",
+)
+@click.option("--max-length", type=click.IntRange(min=1), help="Tokens of prompt and answer.")
+@click.option("--over-long", type=click.Choice(["error", "drop", "shrink_image", "trim_text"]))
+@click.option("--ties", type=click.Choice(["keep", "drop"]), help="Pairs of equal rank.")
+@click.option("--format", metavar="NAME", help="The format of the rows; by content when not given.")
+@click.option("--root", type=FILE_OR_FOLDER, help="Media are named from here on and lie below.")
+@click.option("--max-bad", metavar="SHARE", help="Stop when more of the rows are bad, e.g. 1%.")
+@click.option("--append", is_flag=True, default=None, help="Add to the dataset that is there.")
+@THREADS
+@PROGRESS
+def pack(
+    sources: tuple[Path, ...],
+    out: Path,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    progress: Any,
+    **options: Any,
+) -> None:
+    """Pack preference pairs into memory-mapped shards.
+
+    SOURCES are jsonl, json and parquet files, or folders, of MM-RLHF, TRL, ms-swift and
+    LLaMA-Factory rows, which are told apart by content. OUT is the dataset; OUT/reports lists what
+    was left out, and why.
+    """
+    from mmrlhf_engine.pack import pack as packing
+    from mmrlhf_engine.run.config import load_config
+    from mmrlhf_engine.run.progress import Progress
+
+    root = options["root"]
+    named = {
+        **options,
+        "root": str(root) if root is not None else None,
+        "sources": [str(source) for source in sources] or None,
+    }
+    config = load_config(packing.PackConfig, config_file, [*overrides, *as_overrides(named)])
+    with interruptible(
+        "pack does not resume, and a dataset appears only when complete; run it again"
+    ):
+        report = packing.pack_dataset(config, out, Progress(progress))
+    click.echo(packing.describe(report, out))
+
+
+COMMANDS = (pack,)

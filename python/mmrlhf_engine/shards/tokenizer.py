@@ -1,0 +1,124 @@
+"""The tokenizer of a dataset: loaded by name or folder, and token ids back to text.
+
+Needs transformers, and no torch.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmrlhf_engine.errors import ConfigError, MissingExtraError
+from mmrlhf_engine.shards.image_rule import FAMILIES, read_rule
+
+__all__ = ["SENTINEL", "TokenDecoder", "load_fast_tokenizer", "sha256_of_tokenizer"]
+
+SENTINEL = 0xFFFF_FFFF
+"""Stands for one image in a list of token ids."""
+
+
+class TokenDecoder:
+    """Token ids as the text that the tokenizer would make the same ids of.
+
+    Args:
+        recorded: The ``tokenizer`` of the dataset.
+        name: Name or folder of the tokenizer; None is the recorded name.
+        image_token: Text to write for an image. None is the tokenizer's own image token, as the
+            processors of LLaVA-OneVision, Qwen2-VL and InternVL expect it, and ``<image>`` where it
+            has none.
+
+    Raises:
+        ConfigError: the tokenizer cannot be loaded, or is another one than recorded.
+        MissingExtraError: transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        recorded: Mapping[str, Any],
+        name: str | None = None,
+        image_token: str | None = None,
+    ) -> None:
+        where = name or str(recorded.get("name", ""))
+        if not where:
+            raise ConfigError("the dataset records no tokenizer", hint="--tokenizer NAME_OR_FOLDER")
+        try:
+            tokenizer = load_fast_tokenizer(where, needed_for="text of token ids")
+        except ConfigError as error:
+            if name is not None:
+                raise
+            raise ConfigError(
+                f"the tokenizer {where!r}, which made the token ids, cannot be loaded by that name",
+                hint="--tokenizer NAME_OR_FOLDER",
+            ) from error
+        found = sha256_of_tokenizer(tokenizer, where)
+        if recorded.get("sha256") not in (None, found):
+            raise ConfigError(
+                f"tokenizer {where}: another one than made the token ids "
+                f"(SHA-256 {found[:12]}, expected {str(recorded['sha256'])[:12]})",
+                hint="--tokenizer NAME_OR_FOLDER of the one that was given to pack",
+            )
+        self.image_token = image_token or _image_token(tokenizer)
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.add_special_tokens([self.image_token])  # in memory; one that is there stays
+        self._image_id = self._backend.token_to_id(self.image_token)
+
+    def decode(self, sequences: Sequence[np.ndarray]) -> list[str]:
+        """Texts of uint32 ids, special tokens included, the image token for each ``SENTINEL``."""
+        ids = [np.where(ids == SENTINEL, self._image_id, ids).tolist() for ids in sequences]
+        texts: list[str] = self._backend.decode_batch(ids, skip_special_tokens=False)
+        return texts
+
+
+def load_fast_tokenizer(name: str, *, needed_for: str) -> Any:
+    """A fast tokenizer of transformers, by a name on the hub or a folder.
+
+    Raises:
+        ConfigError: there is no such tokenizer, or it is not a fast one.
+        MissingExtraError: transformers is not installed.
+    """
+    # The hub would be asked for a name like a path, for a minute where there is no network.
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ConfigError(f"--tokenizer {name}: no such folder")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MissingExtraError("transformers", extra="pack", needed_for=needed_for) from None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--tokenizer {name}: cannot be loaded: {first}", hint="a folder or a name on the hub"
+        ) from None
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"--tokenizer {name}: it has no tokenizer.json", hint="save it as a fast tokenizer"
+        )
+    return tokenizer
+
+
+def sha256_of_tokenizer(tokenizer: Any, name: str) -> str:
+    """Of the file tokenizer.json; of what it would hold, where there is no such file."""
+    file: str | Path | None = Path(name) / "tokenizer.json"
+    if not Path(str(file)).is_file():
+        from transformers.utils import cached_file
+
+        file = None
+        if not Path(name).is_dir():
+            file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _image_token(tokenizer: Any) -> str:
+    """What the model's processor replaces by the features of an image."""
+    own = getattr(tokenizer, "image_token", None)
+    if own:
+        return str(own)
+    # Tokenizers of Qwen2.5 have the token of Qwen2-VL, whichever model they serve: it comes last.
+    known = [str(read_rule(family).image_mark) for family in reversed(FAMILIES)]
+    vocabulary = tokenizer.get_vocab()
+    return next((token for token in known if token in vocabulary), "<image>")
