@@ -2,7 +2,7 @@
 
 use libjpeg_turbo_rs::{Encoder, PixelFormat};
 
-use super::decode::split;
+use super::pixels::split;
 use super::resize::resize_part;
 use super::{Filter, Locations, PictureError, Pixels, decode, phash, resize};
 use crate::error::Result;

@@ -3,8 +3,8 @@
 //! Everything here agrees with Pillow to the byte, so that hashes equal those of the Python package
 //! `imagehash` and encoders see what they were trained on:
 //!
-//! - [`probe`] reads a header and looks whether the end of the file is there; no pixel is decoded;
-//! - [`decode`] makes RGB pixels, after the pixel limit was checked against the header;
+//! - [`probe`](probe()) reads a header and looks whether the end of the file is there; no pixel is decoded;
+//! - [`decode`](decode()) makes RGB pixels, after the pixel limit was checked against the header;
 //! - [`resize`] is Pillow's fixed-point convolution;
 //! - [`phash`] is the 64-bit median hash of the low frequencies.
 //!
@@ -12,21 +12,16 @@
 //! rejected; it never stops the others, and no content of a file can cause a panic.
 
 pub mod batch;
-mod bitmap;
-mod dct;
-pub mod decode;
-mod gif;
+pub mod format;
 pub mod location;
 pub mod phash;
-pub mod probe;
+pub mod pixels;
 pub mod resize;
-mod webp;
-mod weigh;
 
-pub use decode::{Pixels, decode};
+pub use format::{Format, Probe, probe};
 pub use location::Locations;
 pub use phash::phash;
-pub use probe::{Format, Probe, probe};
+pub use pixels::{Pixels, decode};
 pub use resize::{Filter, resize};
 
 /// Why a picture cannot be used; [`reason`](Self::reason) is what the `rejected` tables say.

@@ -2,9 +2,9 @@
 
 use ::gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, Frame, MemoryLimit};
 
-use super::decode::{truncated, unreadable};
-use super::probe::{Format, u16_le};
-use super::{PictureError, Pixels};
+use super::{Format, u16_le};
+use crate::image::pixels::{truncated, unreadable};
+use crate::image::{PictureError, Pixels};
 
 /// Width, height and number of frames: blocks are counted, nothing is decompressed.
 ///
@@ -56,7 +56,11 @@ fn after_sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// The first frame on a screen of `width` by `height`, both checked by the caller.
-pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<Pixels, PictureError> {
+pub(in crate::image) fn decode(
+    bytes: &[u8],
+    width: usize,
+    height: usize,
+) -> Result<Pixels, PictureError> {
     let failed = |error: DecodingError| match &error {
         DecodingError::Io(_) | DecodingError::UnexpectedEof => truncated(Format::Gif, error),
         _ => unreadable(Format::Gif, error),

@@ -3,7 +3,11 @@
 //! The format is recognised by content, never by the file's name. The end of the file is looked for
 //! too, because a download cut short is the most common defect of a crawl and its header is perfect.
 
-use super::{PictureError, gif, webp};
+use super::PictureError;
+
+pub(super) mod bmp;
+pub(super) mod gif;
+pub(super) mod webp;
 
 /// A format of still or animated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 
-use super::probe::{Format, probe};
-use super::{PictureError, bitmap, gif, webp};
+use super::PictureError;
+use super::format::{Format, bmp, gif, probe, webp};
 
 /// Decoded pixels, row by row from the top, 8 bits a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Pixels, PictureError> {
         Format::Png => png(bytes),
         Format::WebP => webp::decode(bytes),
         Format::Gif => gif::decode(bytes, header.width as usize, header.height as usize),
-        Format::Bmp => bitmap::decode(bytes),
+        Format::Bmp => bmp::decode(bytes),
     }));
     let pixels =
         decoded.unwrap_or_else(|_| Err(unreadable(header.format, "its decoder gave up")))?;

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::decode::{truncated, unreadable};
-use super::probe::{Format, u16_le, u32_le};
-use super::{PictureError, Pixels};
+use super::{Format, u16_le, u32_le};
+use crate::image::pixels::{truncated, unreadable};
+use crate::image::{PictureError, Pixels};
 
 type Size = (u32, u32);
 
@@ -32,7 +32,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
 }
 
 /// The first picture on a black canvas, whose size the caller has checked.
-pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
+pub(in crate::image) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let failed = |error: DecodingError| match &error {
         DecodingError::IoError(_) => truncated(Format::WebP, error),
         _ => unreadable(Format::WebP, error),

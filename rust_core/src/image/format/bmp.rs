@@ -1,18 +1,18 @@
 //! Uncompressed Windows bitmaps: what Pillow writes, what screenshots are kept as, and what decoded
 //! video frames are handed over as.
 
-use super::decode::{truncated, unreadable};
-use super::probe::{Format, u16_le, u32_le};
-use super::{PictureError, Pixels};
+use super::{Format, u16_le, u32_le};
+use crate::image::pixels::{truncated, unreadable};
+use crate::image::{PictureError, Pixels};
 
 const PLAIN: u32 = 0;
 const MASKED: u32 = 3;
 /// The usual masks of red, green and blue: blue is the first byte.
 const USUAL_MASKS: [Option<u32>; 3] = [Some(0xFF_0000), Some(0xFF00), Some(0xFF)];
 
-/// Decode a bitmap whose header [`probe`](super::probe) has accepted, of 1, 4 or 8 bits with a
+/// Decode a bitmap whose header [`probe`](super::probe()) has accepted, of 1, 4 or 8 bits with a
 /// palette or 24 or 32 bits without.
-pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
+pub(in crate::image) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let field = |at| u32_le(bytes, at).ok_or_else(|| truncated(Format::Bmp, "header too short"));
     let (start, header_size) = (field(10)? as usize, field(14)? as usize);
     let (width, rows) = (field(18)? as usize, field(22)?.cast_signed());
