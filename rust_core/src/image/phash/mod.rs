@@ -6,7 +6,7 @@
 
 use dct::{LENGTH as SIDE, transform};
 
-use super::Pixels;
+use super::pixels::Pixels;
 use super::resize::{Filter, resize};
 
 mod dct;

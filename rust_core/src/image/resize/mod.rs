@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::Pixels;
+use super::pixels::Pixels;
 use crate::vector::vectorised;
 use weigh::{HALF, PRECISION, Taps, round, weigh_lines, weigh_rows};
 
