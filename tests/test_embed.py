@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from mmrlhf_engine.curate import embed, precomputed
-from mmrlhf_engine.curate.embed import EmbedConfig, _ahead, _mean_of_frames
+from mmrlhf_engine.curate.embed import EmbedConfig, _mean_of_frames
 from mmrlhf_engine.curate.tables import KEPT, MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.encoder import load_encoder
+from mmrlhf_engine.models.threaded_encoder import _ahead
 from mmrlhf_engine.run.config import Section
 
 
