@@ -37,13 +37,13 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
+from mmrlhf_engine.sources.bad_share import check_bad_share
 from mmrlhf_engine.sources.samples.batch import RawBatch, Source
 from mmrlhf_engine.sources.samples.read import read
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
 __all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
 
-_ENOUGH_TO_JUDGE = 1000
 # Records that share a picture stand near each other; about 200 MB.
 _NAMES_REMEMBERED = 200_000
 
@@ -88,11 +88,11 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         for source in sources:
             for batch in read(source):
                 intake.take(source, batch)
-                intake.check_share(config.max_bad)
+                intake.check_share()
                 stage.progress(f"reading {source.name}", intake.rows)
             if source.name not in intake.by_source:
                 raise InputError(f"{source.path}: no record in it", hint="leave it out")
-        intake.check_share(config.max_bad, final=True)
+        intake.check_share(final=True)
     stage.finish(
         rows_in=intake.rows,
         rows_out=samples.rows,
@@ -262,24 +262,15 @@ class _Intake:
         missing = [name for name in MEDIA if name not in rows.columns]
         self.media.write(rows.with_columns(**dict.fromkeys(missing)))
 
-    def check_share(self, max_bad: str | None, *, final: bool = False) -> None:
+    def check_share(self, *, final: bool = False) -> None:
         """Stop when too much is bad: early, once there is enough to judge by, and at the end."""
-        bad = sum(self.reasons.values())
-        most = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common(3))
-        if final and bad == self.rows:
+        if final and self.reasons.total() == self.rows:
+            most = ", ".join(f"{count:,} {name}" for name, count in self.reasons.most_common(3))
             names = ", ".join(Path(source.path).name for source in self.config.sources)
             raise InputError(f"{names}: none of {self.rows:,} rows can be used: {most}")
-        judged = final or self.rows >= _ENOUGH_TO_JUDGE
-        if (
-            max_bad is not None
-            and judged
-            and bad > parse_share(max_bad, "ingest.max_bad") * self.rows
-        ):
-            raise InputError(
-                f"{bad:,} of {self.rows:,} rows are bad ({100 * bad / self.rows:.1f} %), "
-                f"more than --max-bad {max_bad}: {most}",
-                hint="without --max-bad the run goes on, and each row is in the table `rejected`",
-            )
+        text = self.config.max_bad
+        max_bad = None if text is None else parse_share(text, "ingest.max_bad")
+        check_bad_share(self.rows, self.reasons, max_bad, final=final)
 
 
 def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:

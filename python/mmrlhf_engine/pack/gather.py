@@ -14,6 +14,7 @@ import polars as pl
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.tables import TableWriter
+from mmrlhf_engine.sources.bad_share import check_bad_share
 from mmrlhf_engine.sources.preferences.record import Media, Message, Preference, Response
 
 __all__ = ["DROPPED_BY_CHOICE", "GatheredPair", "Gatherer", "PackedRow", "Query", "RowAccounting"]
@@ -21,7 +22,6 @@ __all__ = ["DROPPED_BY_CHOICE", "GatheredPair", "Gatherer", "PackedRow", "Query"
 DROPPED_BY_CHOICE = frozenset({"tie", "duplicate_pair", "over_long"})
 """Reasons that say nothing bad about the input; the others count for ``max_bad``."""
 
-_ENOUGH_TO_JUDGE = 1000
 _ROWS_AT_ONCE = 4096
 
 
@@ -118,24 +118,14 @@ class RowAccounting:
         Raises:
             InputError: more than ``max_bad`` of the rows are bad, or none is left in the end.
         """
-        counts = {
-            reason: count
-            for reason, count in self.rows_dropped.items()
-            if reason not in DROPPED_BY_CHOICE
-        }
-        bad = sum(counts.values())
-        most = ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common(3))
-        if final and sum(self.rows_dropped.values()) == self.rows_in:
+        bad = Counter(self.rows_dropped)
+        for reason in DROPPED_BY_CHOICE:
+            del bad[reason]
+        if final and self.rows_dropped.total() == self.rows_in:
             most = ", ".join(f"{n:,} {name}" for name, n in self.rows_dropped.most_common(3))
             first = f"; first: {self.first_reason}" if self.first_reason else ""
             raise InputError(f"none of {self.rows_in:,} rows can be used: {most or 'empty'}{first}")
-        judged = final or self.rows_in >= _ENOUGH_TO_JUDGE
-        if max_bad is not None and judged and bad > max_bad * self.rows_in:
-            raise InputError(
-                f"{bad:,} of {self.rows_in:,} rows are bad ({100 * bad / self.rows_in:.1f} %), "
-                f"more than --max-bad allows: {most}",
-                hint="without --max-bad the run goes on, and each row is in the table `rejected`",
-            )
+        check_bad_share(self.rows_in, bad, max_bad, final=final)
 
     @property
     def first_reason(self) -> str:
