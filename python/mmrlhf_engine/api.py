@@ -42,7 +42,7 @@ def run_curate(
         progress: What is written to stderr.
 
     Returns:
-        The run folder: ``run.report(stage)`` is a stage's report, ``run.find_table(name)`` the
+        The run folder: ``run.report(stage)`` is a stage's report, ``run.find(name)`` the
         folder of a table's Parquet parts.
 
     Raises:
