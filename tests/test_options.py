@@ -22,6 +22,7 @@ from pack_data import CHATML, picture, put, tokenizer_folder, write_lines
 from run_pipeline import tables
 
 DIFFERENT = "the tables of the stage differ"
+FEWER_COMPARED = "the stage compares fewer pairs"
 
 
 def leaves(kind: type[Section], prefix: str = "") -> set[str]:
@@ -88,6 +89,7 @@ def folder(tmp_path_factory):
     rows.append({"image": "pictures/absent.png", "prompt": "Is it there?"})
     write_lines(folder / "rows.jsonl", rows)
     write_lines(folder / "other.jsonl", [{"id": 1, "q": "Named otherwise?", "prompt": "As usual?"}])
+    (folder / "apart").mkdir()
     write_lines(folder / "apart" / "rows.jsonl", [{"image": "pictures/1.png", "prompt": "Where?"}])
     return folder
 
@@ -116,9 +118,9 @@ CHANGED = {
     "dedup.colour_tolerance": (0, DIFFERENT),
     "dedup.max_per_image": (2, DIFFERENT),
     "dedup.shingle_words": (1, DIFFERENT),
-    "dedup.bands": (1, DIFFERENT),
-    "dedup.rows_per_band": (30, DIFFERENT),
-    "embed.encoder": ("transformers:./absent", "no such folder"),
+    "dedup.bands": (1, FEWER_COMPARED),
+    "dedup.rows_per_band": (30, FEWER_COMPARED),
+    "embed.encoder": ("transformers:./absent", "cannot be loaded"),
     "embed.frames": (4, DIFFERENT),
     "cluster.clusters": (3, DIFFERENT),
     "cluster.points_per_centroid": (1, DIFFERENT),
@@ -129,11 +131,10 @@ CHANGED = {
     "select.source": ("{rows: {cap: 9}}", DIFFERENT),
     "select.order": ("farthest", DIFFERENT),
     "select.semantic_threshold": (0.2, DIFFERENT),
-    "memory": ("1M", "needs up to"),
     "seed": (7, DIFFERENT),
 }
 # Each has a test of its own below.
-APART = {"ingest.sources", "embed.batch", "threads"}
+APART = {"ingest.sources", "embed.batch", "memory", "threads"}
 
 
 def test_no_setting_of_curate_is_without_a_test():
@@ -146,6 +147,11 @@ def test_a_setting_of_curate_has_an_effect(setting, base, folder, tiny_encoder, 
     stage = setting.split(".")[0] if "." in setting else "cluster"
     shutil.copytree(base, tmp_path / "run")
     config = configured(folder, tiny_encoder, f"{setting}={value}")
+    if effect is FEWER_COMPARED:
+        run = curate(config, tmp_path / "run", first=stage, last=stage)
+        before = Run(base).report(stage)["pairs_compared"]
+        assert run.report(stage)["pairs_compared"] < before
+        return
     if effect is not DIFFERENT:
         with pytest.raises((ConfigError, InputError), match=effect):
             curate(config, tmp_path / "run", first=stage, last=stage)
@@ -204,6 +210,12 @@ def test_the_batch_of_an_encoder_is_kept_to(base, folder, tiny_encoder, tmp_path
     assert max(sizes) == 3
 
 
+def test_too_little_memory_is_refused(folder, tiny_encoder, tmp_path):
+    config = configured(folder, tiny_encoder, "memory=1M")
+    with pytest.raises(ConfigError, match=r"ingest needs up to .* and may use 1\.0 MiB"):
+        curate(config, tmp_path / "run", last="ingest")
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_reach_the_core(base, folder, tiny_encoder, tmp_path, monkeypatch, threads):
     asked = set()
@@ -257,6 +269,10 @@ def pairs(tmp_path_factory):
         ],
     )
     write_lines(folder / "plain.jsonl", [{"prompt": "Which?", **asked}])
+    put(folder / "large.png", picture(448, 448, seed=3))
+    large = {"image": "large.png", "prompt": "<image>\nWhat is this?", **asked}
+    wordy = {"prompt": "Tell me.", **asked, "chosen": "a red apple on a wooden table " * 60}
+    write_lines(folder / "long.jsonl", [large, {**wordy, "image": None}])
     return folder
 
 
@@ -273,11 +289,9 @@ def packed(folder, out, *, sources=("rows.jsonl",), **settings):
 PACK_CHANGED = {
     "sources": (["plain.jsonl"], DIFFERENT),
     "format": ("sharegpt", "none of 5 rows can be used"),
-    "root": ("/", "none of|" + DIFFERENT),
+    "root": ("/", DIFFERENT),
     "tokenizer": ("", "no tokenizer given"),
     "chat_template": ("other.jinja", DIFFERENT),
-    "strings": ("plain", DIFFERENT),
-    "image_rule": ("none", "image"),
     "max_length": (12, "max_length|over_long|tokens"),
     "frames": (3, DIFFERENT),
     "frames_per_second": (5.0, DIFFERENT),
@@ -285,7 +299,7 @@ PACK_CHANGED = {
     "max_bad": ("1%", "rows are bad"),
     "ties": ("drop", DIFFERENT),
 }
-PACK_APART = {"over_long", "shard_pairs", "append", "threads"}
+PACK_APART = {"image_rule", "strings", "over_long", "shard_pairs", "append", "threads"}
 
 
 def test_no_setting_of_pack_is_without_a_test():
@@ -305,11 +319,30 @@ def test_a_setting_of_pack_has_an_effect(setting, pairs, tmp_path):
             packed(pairs, tmp_path / "b", **{setting: value})
 
 
-@pytest.mark.parametrize("policy", ["drop", "shrink_image", "trim_text"])
-def test_what_is_over_long_is_treated_as_asked(policy, pairs, tmp_path):
-    report, _, _ = packed(pairs, tmp_path / "ds", max_length=30, over_long=policy)
-    changed = {"drop": "dropped", "shrink_image": "changed", "trim_text": "changed"}[policy]
-    assert report[changed]
+@pytest.mark.parametrize(
+    ("policy", "dropped", "changed"),
+    [
+        ("drop", {"over_long": 2}, {}),
+        ("shrink_image", {"over_long": 1}, {"shrunk_image": 1}),
+        ("trim_text", {"over_long": 1}, {"trimmed_text": 1}),
+    ],
+)
+def test_what_is_over_long_is_treated_as_asked(policy, dropped, changed, pairs, tmp_path):
+    sources = ("plain.jsonl", "long.jsonl")
+    settings = {"sources": sources, "max_length": 150, "over_long": policy}
+    report, _, _ = packed(pairs, tmp_path / "ds", **settings)
+    assert (report["dropped"], report["changed"]) == (dropped, changed)
+
+
+def test_the_image_rule_counts_the_tokens_of_images(pairs, tmp_path):
+    counted, _, _ = packed(pairs, tmp_path / "a")
+    assert counted["image_tokens"] > 0
+    assert packed(pairs, tmp_path / "b", image_rule="none")[0]["image_tokens"] == 0
+
+
+def test_bare_strings_are_turns_of_a_chat_or_plain_text(pairs, tmp_path):
+    chat = packed(pairs, tmp_path / "a", sources=("plain.jsonl",))
+    assert packed(pairs, tmp_path / "b", sources=("plain.jsonl",), strings="plain")[1] != chat[1]
 
 
 def test_shards_are_cut_after_so_many_pairs(pairs, tmp_path):
