@@ -27,7 +27,7 @@ pub enum PictureError {
 }
 
 impl PictureError {
-    /// The reason as it stands in the `rejected` tables.
+    /// The reason as it is written in the `rejected` tables.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Missing(_) => "missing_media",

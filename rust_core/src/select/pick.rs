@@ -158,7 +158,7 @@ impl<'a> Picker<'a> {
         }
     }
 
-    /// How many more of a question type the caps and the open pairs leave room for, at most.
+    /// How many more of a question type the caps and the open pairs allow, at most.
     fn limit(&self, question_type: usize, group: Option<Group>) -> u64 {
         let sources = self.by_source.len();
         let mut left = self.layout.left_by_pair(self.closed.len(), Some(question_type));
@@ -167,15 +167,15 @@ impl<'a> Picker<'a> {
                 *left = 0;
             }
         }
-        let room = |cap: u64, picked: u64, left: u64| left.min(cap - picked);
+        let allowed = |cap: u64, picked: u64, left: u64| left.min(cap - picked);
         let by_modality = left.chunks(sources).zip(&self.quotas.modalities).zip(&self.by_modality);
         let by_modality: u64 = by_modality
-            .map(|((row, bound), &picked)| room(bound.cap, picked, row.iter().sum()))
+            .map(|((row, bound), &picked)| allowed(bound.cap, picked, row.iter().sum()))
             .sum();
         let by_source = self.quotas.sources.iter().zip(&self.by_source).enumerate();
         let by_source: u64 = by_source
             .map(|(s, (bound, &picked))| {
-                room(bound.cap, picked, left.iter().skip(s).step_by(sources).sum())
+                allowed(bound.cap, picked, left.iter().skip(s).step_by(sources).sum())
             })
             .sum();
         by_modality.min(by_source)

@@ -73,7 +73,7 @@ pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<Pixels
     let mut indices = vec![0; decoder.buffer_size()];
     decoder.read_into_buffer(&mut indices).map_err(failed)?;
     let colours = colours(palette(&decoder));
-    // Around a frame smaller than the screen stands the transparent colour, or else the first.
+    // Around a frame smaller than the screen is the transparent colour, or else the first.
     let mut screen = vec![frame.transparent.unwrap_or(0); width * height];
     place(&mut screen, width, &frame, &indices);
     let data = screen.iter().flat_map(|&index| colours[usize::from(index)]).collect();
@@ -94,7 +94,7 @@ fn place(screen: &mut [u8], width: usize, frame: &Frame<'_>, indices: &[u8]) {
     }
 }
 
-/// The colour of every index. Past the end of the table stands black, or, where the table begins a
+/// The colour of every index. Past the end of the table is black, or, where the table begins a
 /// ramp of greys, the grey that continues it.
 fn colours(table: &[u8]) -> [[u8; 3]; 256] {
     let entries = table.as_chunks::<3>().0;
