@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import struct
 import tarfile
 import zlib
@@ -398,3 +399,32 @@ def test_a_folder_that_is_no_dataset_is_an_error_with_a_hint(tmp_path):
         _core.Dataset(tmp_path)
     with pytest.raises(FileNotFoundError):
         dataset.verify(tmp_path)
+
+
+def test_shards_of_profile_1_open(tmp_path):
+    """``tests/data/shards_profile_1`` was written by the first version of the format."""
+    path = shutil.copytree(Path(__file__).parent / "data" / "shards_profile_1", tmp_path / "ds")
+    assert dataset.verify(path, deep=True).status == "good"
+    shards = _core.Dataset(path, verify="open")
+    assert shards.version == 3
+    assert shards.fingerprint == (
+        "b3:f83eae9ca009545a51c29eb7f81be31d9a34bc85ea5f8daa0c47dc781148c659"
+    )
+    assert [shards.rows(letter) for letter in "qrpb"] == [2, 5, 3, 3]
+    assert [shards.query(row) for row in range(2)] == [("which?", 7, 1.0), (None, 3, 1.0)]
+    assert [listed(shards.prompt(row)) for row in range(2)] == [[1, 2, 3], [9, 8]]
+    assert listed(shards.media_seconds(1)) == [0.5, 1.5]
+    assert shards.blob(listed(shards.media(1))[0]) == (png(4, 3, 2), 4, 3, 2, 1, 1)
+    assert [listed(shards.tokens(row)) for row in range(5)] == [[4, 5], [6], [], [7, 7, 7], [8]]
+    assert shards.response(3) == (1, 3, 1, 2.0, "bétter", 0)
+    assert [shards.pair(row)[:4] for row in range(3)] == [
+        (0, 0, 1, 0.25),
+        (1, 3, 2, 3.0),
+        (1, 4, 2, None),
+    ]
+    assert listed(shards.column("reflogp/m", "logp_sum")) == [-1.5, None, -2.5, -3.5, 0.25]
+    assert listed(shards.column("reflogp/m", "n")) == [1, 2, None, 4, 5]
+    assert listed(shards.column("reflogp/m", "logp")) == [[-1.0, -0.5], [], None, [1.0], [2.0]]
+    assert listed(shards.column("deleted", "deleted")) == [False, True, False]
+    pack(path, [ONE])
+    assert _core.Dataset(path).rows("p") == 4
