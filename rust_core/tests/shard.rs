@@ -8,10 +8,11 @@ use std::sync::{Arc, Barrier};
 
 use arrow_array::Float32Array;
 use mmrlhf_core::Interrupt;
-use mmrlhf_core::shard::fill::{Fill, add_column};
-use mmrlhf_core::shard::profile::Table;
+use mmrlhf_core::shard::sidecar::add::{Fill, add_column};
+use mmrlhf_core::shard::sidecar::rekey;
 use mmrlhf_core::shard::verify::verify;
-use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Verify, gc, rekey};
+use mmrlhf_core::shard::version::gc;
+use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Table, Verify};
 use shard_support::{Folder, TOKENIZER, add_columns, append, pack, read_all, table};
 
 type Outcome = mmrlhf_core::Result<()>;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use mmrlhf_core::Interrupt;
 use mmrlhf_core::shard::Verify;
-use mmrlhf_core::shard::layout::Layout;
+use mmrlhf_core::shard::read::layout::Layout;
 use mmrlhf_core::shard::verify::verify;
 use shard_support::{Folder, add_columns, files, pack, read_all};
 
@@ -126,8 +126,8 @@ fn a_newer_profile_is_another_version_not_damage() -> Outcome {
     let folder = Folder::new("profile");
     let root = folder.dataset();
     pack(&root, 1, 1)?;
-    let path = mmrlhf_core::shard::manifest::path_of(&root, 1);
-    let mut manifest = mmrlhf_core::shard::manifest::read(&root, 1)?;
+    let path = mmrlhf_core::shard::version::manifest::path_of(&root, 1);
+    let mut manifest = mmrlhf_core::shard::version::manifest::read(&root, 1)?;
     manifest.profile = 2;
     fs::write(&path, manifest.encode()?).expect("written");
     let report = verify(&root, None, false, &Interrupt::default())?;

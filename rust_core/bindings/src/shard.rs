@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use arrow_array::builder::LargeStringBuilder;
 use arrow_array::{ArrayRef, Float32Array, StructArray, UInt32Array, UInt64Array};
-use mmrlhf_core::shard::blobs::Added;
-use mmrlhf_core::shard::fill::{self, Fill};
-use mmrlhf_core::shard::profile::Table;
-use mmrlhf_core::shard::{Dataset as CoreDataset, DatasetWriter as CoreWriter, Settings, Verify};
-use mmrlhf_core::shard::{diff, gc, rekey, to_json, verify};
+use mmrlhf_core::shard::sidecar::add::{self, Fill};
+use mmrlhf_core::shard::sidecar::rekey;
+use mmrlhf_core::shard::version::{diff, gc};
+use mmrlhf_core::shard::write::blobs::Added;
+use mmrlhf_core::shard::{
+    Dataset as CoreDataset, DatasetWriter as CoreWriter, Settings, Table, Verify,
+};
+use mmrlhf_core::shard::{to_json, verify};
 use mmrlhf_core::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -314,7 +317,7 @@ pub(crate) fn add_column(
         let table = Table::of_letter(table)?;
         let provenance = &serde_json::from_str(provenance)
             .map_err(|e| Error::invalid("provenance", e, "a JSON object"))?;
-        fill::add_column(&path, Fill { table, set, start, provenance }, &values, interrupt)
+        add::add_column(&path, Fill { table, set, start, provenance }, &values, interrupt)
     })
 }
 

@@ -3,9 +3,7 @@
 use super::arena::Arena;
 use super::units::Content;
 use crate::error::{Error, Result};
-use crate::shard::column::{Column, DELETED};
-use crate::shard::open::Dataset;
-use crate::shard::profile::Table;
+use crate::shard::{Column, DELETED, Dataset, Table};
 
 /// The open columns of one loader.
 #[derive(Debug)]

@@ -2,42 +2,26 @@
 //!
 //! Queries, responses and pairs are three flat tables cut into shards of whole queries; pictures are
 //! a fourth, each content once. What Arrow lacks sits beside it: checksums in the footer of every
-//! file ([`write`]), versions that appear whole or not at all ([`manifest`], [`commit`]), pictures
-//! named by content ([`blobs`]). Reading resolves every column of every batch to places in a memory
-//! map once ([`file`]); a row is then two loads and a slice ([`open`]).
+//! file ([`write::file`]), versions that appear whole or not at all ([`version`]), pictures
+//! named by content ([`write::blobs`]). Reading resolves every column of every batch to places in a memory
+//! map once ([`read::file`]); a row is then two loads and a slice ([`read::dataset`]).
 //!
 //! `docs/shard-format.md` tells the bytes.
 
-pub mod blobs;
-pub mod buffers;
-pub mod cell;
-pub mod claim;
-pub mod column;
-mod combine;
-pub mod commit;
-pub mod dataset_writer;
-pub mod diff;
-pub mod fault;
-pub mod file;
-pub mod fill;
-pub mod gc;
-pub mod group;
+mod checksum;
 pub mod identity;
-pub mod input;
-pub mod kinds;
-pub mod layout;
-pub mod manifest;
-pub mod open;
 pub mod orientation;
-pub mod profile;
-pub mod rekey;
-pub mod rows;
+pub mod read;
+pub mod schema;
+pub mod sidecar;
 pub mod verify;
+pub mod version;
 pub mod write;
 
-pub use column::{Column, Coverage};
-pub use dataset_writer::{DatasetWriter, Settings};
-pub use open::{Blob, BlobSize, Dataset, Pair, Verify};
+pub use read::dataset::{Blob, BlobSize, Dataset, Pair, Verify};
+pub use schema::tables::Table;
+pub use sidecar::column::{Column, Coverage, DELETED};
+pub use write::dataset::{DatasetWriter, Settings};
 
 /// A report as JSON, for the door.
 pub fn to_json(report: &impl serde::Serialize) -> crate::Result<String> {

@@ -11,10 +11,9 @@ use arrow_array::{
     UInt32Array,
 };
 use arrow_schema::Field;
-use mmrlhf_core::shard::blobs::Added;
-use mmrlhf_core::shard::fill::{Fill, add_column};
-use mmrlhf_core::shard::profile::Table;
-use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Verify};
+use mmrlhf_core::shard::sidecar::add::{Fill, add_column};
+use mmrlhf_core::shard::write::blobs::Added;
+use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Table, Verify};
 use mmrlhf_core::{Interrupt, Result};
 
 pub(crate) const TOKENIZER: &str = r#"{"name":"small","vocabulary":100}"#;

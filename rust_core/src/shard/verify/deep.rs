@@ -4,8 +4,8 @@ use super::{Damage, Report};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
 use crate::shard::identity::{self, ContentHash};
-use crate::shard::open::Dataset;
-use crate::shard::profile::Table;
+use crate::shard::read::dataset::Dataset;
+use crate::shard::schema::tables::Table;
 
 /// Compute everything again that can be computed from something else.
 pub(super) fn check(dataset: &Dataset, report: &mut Report, interrupt: &Interrupt) -> Result<()> {

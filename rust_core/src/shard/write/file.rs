@@ -13,10 +13,10 @@ use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow_schema::{ArrowError, Schema};
 use base64::Engine as _;
 
-use super::combine::combine;
-use super::fault;
-use super::profile::{ALIGNMENT, KEY_CRC32C, KEY_KEYS, KEY_ROWS, KEY_ROWS_PER_BATCH};
 use crate::error::{Error, Result};
+use crate::shard::checksum::combine;
+use crate::shard::schema::tables::{ALIGNMENT, KEY_CRC32C, KEY_KEYS, KEY_ROWS, KEY_ROWS_PER_BATCH};
+use crate::shard::version::kill_point;
 
 /// Counts and hashes what passes through.
 #[derive(Debug)]
@@ -141,15 +141,15 @@ impl TableWriter {
         let counting = self.writer.get_mut();
         counting.mark();
         let (bytes, crc32c, b3) = (counting.bytes, counting.file_crc, counting.whole.finalize());
-        fault::step();
+        kill_point::step();
         counting.inner.get_ref().sync_all().map_err(|e| Error::io(&self.path, e))?;
-        fault::step();
+        kill_point::step();
         Ok(Finished { path: self.path, rows: self.rows, bytes, crc32c, b3, keys })
     }
 }
 
 /// An error of the Arrow writer, as one of ours that names the file.
-pub(super) fn arrow_error(path: &Path, error: ArrowError) -> Error {
+pub(in crate::shard) fn arrow_error(path: &Path, error: ArrowError) -> Error {
     match error {
         ArrowError::IoError(_, source) => Error::io(path, source),
         other => Error::invalid(path.display().to_string(), other, "a table that can be written"),

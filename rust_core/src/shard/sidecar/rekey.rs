@@ -10,13 +10,13 @@ use arrow_schema::Field;
 
 use serde::Serialize;
 
-use super::cell::Cell;
-use super::fill::{Fill, add_column};
-use super::identity::Id;
-use super::open::{Dataset, Verify};
-use super::profile::Table;
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
+use crate::shard::identity::Id;
+use crate::shard::read::dataset::{Dataset, Verify};
+use crate::shard::schema::tables::Table;
+use crate::shard::sidecar::add::{Fill, add_column};
+use crate::shard::sidecar::value::Cell;
 
 /// What was carried over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

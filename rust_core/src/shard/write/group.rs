@@ -1,7 +1,7 @@
 //! Responses and pairs brought together by query, with everything that refers to something checked.
 
-use super::input::{Pairs, Queries, Responses};
 use crate::error::{Error, Result};
+use crate::shard::write::input::{Pairs, Queries, Responses};
 
 /// Rows of a table by query: those of query `q` are `rows[starts[q]..starts[q + 1]]`, in their order.
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Blob, BlobFile, BlobSize, Dataset, Pair};
+use super::dataset::{Blob, BlobFile, BlobSize, Dataset, Pair};
 use crate::error::{Error, Result};
-use crate::shard::file::{ColumnId, TableFile};
 use crate::shard::identity::{ContentHash, Id};
-use crate::shard::profile::Table;
+use crate::shard::read::file::{ColumnId, TableFile};
+use crate::shard::schema::tables::Table;
 
 /// Rows of queries.
 impl Dataset {

@@ -7,9 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::profile::{PROFILE, Table};
-use super::write::Finished;
 use crate::error::{Error, Result};
+use crate::shard::schema::tables::{PROFILE, Table};
+use crate::shard::write::file::Finished;
 
 /// The folder of manifests and of unfinished files.
 pub const FOLDER: &str = "_mmrlhf";

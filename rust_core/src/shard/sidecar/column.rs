@@ -8,12 +8,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::cell::{Cell, CellType};
-use super::file::{ColumnId, TableFile};
-use super::manifest::{ColumnEntry, ColumnFile};
-use super::open::{Dataset, Verify};
-use super::profile::{KEY_BASE, KEY_BASE_KEYS, KEY_KEYS, Table};
 use crate::error::{Error, Result};
+use crate::shard::read::dataset::{Dataset, Verify};
+use crate::shard::read::file::{ColumnId, TableFile};
+use crate::shard::schema::tables::{KEY_BASE, KEY_BASE_KEYS, KEY_KEYS, Table};
+use crate::shard::sidecar::value::{Cell, CellType};
+use crate::shard::version::manifest::{ColumnEntry, ColumnFile};
 
 /// The set and the field of the deletion mask.
 pub const DELETED: &str = "deleted";
@@ -219,6 +219,6 @@ pub fn check_set_name(set: &str) -> Result<()> {
 }
 
 /// Where the files of a revision lie, relative to the dataset.
-pub(super) fn folder(set: &str, rev: u32) -> String {
+pub(in crate::shard) fn folder(set: &str, rev: u32) -> String {
     Path::new("cols").join(set).join(rev.to_string()).display().to_string()
 }

@@ -12,9 +12,9 @@ use arrow_array::{
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{Field, SchemaRef};
 
-use super::profile::Table;
-use super::write::{Finished, TableWriter, arrow_error};
 use crate::error::Result;
+use crate::shard::schema::tables::Table;
+use crate::shard::write::file::{Finished, TableWriter, arrow_error};
 
 /// Rows of one table that wait for their batch.
 pub trait Rows: Default {

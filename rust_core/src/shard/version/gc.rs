@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::claim::Quiet;
-use super::manifest::{self, FOLDER};
-use super::{commit, fault};
 use crate::error::{Error, Result};
+use crate::shard::version::claim::Quiet;
+use crate::shard::version::manifest::{self, FOLDER};
+use crate::shard::version::{commit, kill_point};
 
 /// What was removed, or would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -63,7 +63,7 @@ fn remove(root: &Path, removed: &Removed) -> Result<()> {
     let manifests = removed.versions.iter().map(|version| manifest::path_of(root, *version));
     for path in manifests.chain(removed.files.iter().map(|file| root.join(file))) {
         fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
-        fault::step();
+        kill_point::step();
     }
     let staging = root.join(FOLDER).join("staging");
     for entry in fs::read_dir(&staging).map_err(|e| Error::io(&staging, e))?.flatten() {

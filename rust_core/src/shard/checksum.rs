@@ -32,7 +32,7 @@ const fn product(one: u32, mut other: u32) -> u32 {
 }
 
 /// The CRC of a piece with `first` and then one of `length` bytes with `second`.
-pub(super) fn combine(first: u32, second: u32, length: usize) -> u32 {
+pub(in crate::shard) fn combine(first: u32, second: u32, length: usize) -> u32 {
     let mut shifted = first;
     let mut rest = length as u64;
     let mut bit = 3;

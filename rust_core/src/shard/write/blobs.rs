@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::{Array, LargeBinaryArray, LargeStringArray};
 
-use super::claim::Numbers;
-use super::file::TableFile;
-use super::identity::ContentHash;
-use super::manifest::{BlobEntry, FileEntry, Manifest};
-use super::open::Verify;
-use super::profile::Table;
-use super::rows::{BlobRows, Stream};
-use super::write::Finished;
 use crate::error::{Error, Result};
 use crate::image::location::read_range;
 use crate::image::probe::{Format, Probe, probe};
 use crate::parallel::{Interrupt, map_rows};
+use crate::shard::identity::ContentHash;
+use crate::shard::read::dataset::Verify;
+use crate::shard::read::file::TableFile;
+use crate::shard::schema::tables::Table;
+use crate::shard::version::claim::Numbers;
+use crate::shard::version::manifest::{BlobEntry, FileEntry, Manifest};
+use crate::shard::write::file::Finished;
+use crate::shard::write::rows::{BlobRows, Stream};
 
 /// Pictures read at once; bounds the memory.
 const AT_ONCE: usize = 64;
@@ -205,7 +205,7 @@ fn picture<'a>(
     };
     let probe = probe(&bytes).map_err(|e| e.to_string())?;
     let orientation = match probe.format {
-        Format::Jpeg => super::orientation::of_jpeg(&bytes),
+        Format::Jpeg => crate::shard::orientation::of_jpeg(&bytes),
         _ => 1,
     };
     let hash = *blake3::hash(&bytes).as_bytes();

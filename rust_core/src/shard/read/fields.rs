@@ -2,8 +2,8 @@
 
 use arrow_ipc::{Field, Precision, Schema, Type};
 
-use super::layout::bad;
 use crate::error::Result;
+use crate::shard::read::layout::bad;
 
 /// What the values of a column are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Column {
 }
 
 /// The columns of a schema, all of types the profile knows.
-pub(super) fn columns(schema: &Schema<'_>) -> Result<Vec<Column>> {
+pub(in crate::shard) fn columns(schema: &Schema<'_>) -> Result<Vec<Column>> {
     if schema.endianness() != arrow_ipc::Endianness::Little {
         return Err(bad("schema", "big endian", "little endian"));
     }

@@ -3,42 +3,42 @@
 use std::path::Path;
 
 use crate::error::Result;
-use crate::shard::blobs::BlobStore;
 use crate::shard::identity::{self, ContentHash, Id};
-use crate::shard::input::{Pairs, Queries, Responses};
-use crate::shard::manifest::Stats;
-use crate::shard::rows::{PairRows, QueryRows, ResponseRows, Stream};
-use crate::shard::write::Finished;
+use crate::shard::version::manifest::Stats;
+use crate::shard::write::blobs::BlobStore;
+use crate::shard::write::file::Finished;
+use crate::shard::write::input::{Pairs, Queries, Responses};
+use crate::shard::write::rows::{PairRows, QueryRows, ResponseRows, Stream};
 
 /// Collects whole queries.
-pub(super) struct OpenShard {
+pub(in crate::shard) struct OpenShard {
     queries: Stream<QueryRows>,
     responses: Stream<ResponseRows>,
     pairs: Stream<PairRows>,
     /// Rows so far, of queries, responses and pairs.
-    pub(super) rows: [u32; 3],
-    pub(super) bytes: u64,
-    pub(super) stats: Stats,
+    pub(in crate::shard) rows: [u32; 3],
+    pub(in crate::shard) bytes: u64,
+    pub(in crate::shard) stats: Stats,
 }
 
 /// Its three files in staging.
 #[derive(Debug)]
-pub(super) struct FinishedShard {
-    pub(super) files: [Finished; 3],
-    pub(super) stats: Stats,
+pub(in crate::shard) struct FinishedShard {
+    pub(in crate::shard) files: [Finished; 3],
+    pub(in crate::shard) stats: Stats,
 }
 
 /// One query of an append, with its rows in the other two tables.
-pub(super) struct Group<'a> {
-    pub(super) query: usize,
-    pub(super) queries: &'a Queries,
-    pub(super) responses: (&'a Responses, &'a [u32]),
-    pub(super) pairs: (&'a Pairs, &'a [u32]),
+pub(in crate::shard) struct Group<'a> {
+    pub(in crate::shard) query: usize,
+    pub(in crate::shard) queries: &'a Queries,
+    pub(in crate::shard) responses: (&'a Responses, &'a [u32]),
+    pub(in crate::shard) pairs: (&'a Pairs, &'a [u32]),
 }
 
 impl OpenShard {
     /// Begin the files of the shard `number` of this writer.
-    pub(super) fn create(folder: &Path, number: usize, tokenizer: &str) -> Result<Self> {
+    pub(in crate::shard) fn create(folder: &Path, number: usize, tokenizer: &str) -> Result<Self> {
         let path = |letter: &str| folder.join(format!("{number:05}-{letter}.arrow"));
         Ok(Self {
             queries: Stream::create(&path("q"), tokenizer)?,
@@ -51,7 +51,7 @@ impl OpenShard {
     }
 
     /// Append one query.
-    pub(super) fn append(&mut self, group: &Group<'_>, blobs: &BlobStore) -> Result<()> {
+    pub(in crate::shard) fn append(&mut self, group: &Group<'_>, blobs: &BlobStore) -> Result<()> {
         let (queries, query) = (group.queries, group.query);
         let (prompt, media) = (queries.prompt.get(query), queries.media.get(query));
         let qid = identity::query(prompt, hashes(blobs, media).iter(), queries.media_t.get(query));
@@ -134,7 +134,7 @@ impl OpenShard {
     }
 
     /// Finish the files.
-    pub(super) fn finish(self) -> Result<FinishedShard> {
+    pub(in crate::shard) fn finish(self) -> Result<FinishedShard> {
         let files = [self.queries.finish()?, self.responses.finish()?, self.pairs.finish()?];
         Ok(FinishedShard { files, stats: self.stats })
     }

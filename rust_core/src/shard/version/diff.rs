@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::manifest::Manifest;
+use crate::shard::version::manifest::Manifest;
 
 /// The difference of two versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -10,12 +10,10 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-mod read;
-
-use super::file::{ColumnId, TableFile};
-use super::manifest::{self, BlobEntry, FileEntry, Manifest, ShardEntry};
-use super::profile::Table;
 use crate::error::{Error, Result};
+use crate::shard::read::file::{ColumnId, TableFile};
+use crate::shard::schema::tables::Table;
+use crate::shard::version::manifest::{self, BlobEntry, FileEntry, Manifest, ShardEntry};
 
 /// When checksums are compared. Structure and offsets are always checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,13 +82,13 @@ impl BlobSize {
 /// One version of a dataset.
 #[derive(Debug)]
 pub struct Dataset {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     verify: Verify,
     manifest: Manifest,
     shards: Vec<Shard>,
     /// Rows before each shard, and of all at the end; by table.
     starts: [Vec<u64>; 3],
-    blobs: Vec<(u32, BlobFile)>,
+    pub(super) blobs: Vec<(u32, BlobFile)>,
 }
 
 #[derive(Debug)]
@@ -104,7 +102,7 @@ struct Shard {
 macro_rules! resolved {
     ($name:ident, $($field:ident: $column:literal $kind:literal),+ $(,)?) => {
         #[derive(Debug)]
-        struct $name { file: TableFile, $($field: ColumnId),+ }
+        pub(super) struct $name { pub(super) file: TableFile, $(pub(super) $field: ColumnId),+ }
 
         impl $name {
             fn new(file: TableFile) -> Result<Self> {
@@ -260,24 +258,24 @@ impl Dataset {
         self.blobs.iter().map(|(id, blobs)| (*id, &blobs.file))
     }
 
-    fn query_row(&self, row: u64) -> Result<(usize, &QueryFile, u64)> {
+    pub(super) fn query_row(&self, row: u64) -> Result<(usize, &QueryFile, u64)> {
         let (shard, local) = self.locate(Table::Queries, row)?;
         Ok((shard, &self.shards[shard].queries, local))
     }
 
-    fn response_row(&self, row: u64) -> Result<(usize, &ResponseFile, u64)> {
+    pub(super) fn response_row(&self, row: u64) -> Result<(usize, &ResponseFile, u64)> {
         let (shard, local) = self.locate(Table::Responses, row)?;
         Ok((shard, &self.shards[shard].responses, local))
     }
 
-    fn pair_row(&self, row: u64) -> Result<(usize, &PairFile, u64)> {
+    pub(super) fn pair_row(&self, row: u64) -> Result<(usize, &PairFile, u64)> {
         let (shard, local) = self.locate(Table::Pairs, row)?;
         Ok((shard, &self.shards[shard].pairs, local))
     }
 
     /// The global number of row `local` of a table of a shard.
     #[inline]
-    fn global(&self, table: Table, shard: usize, local: u32) -> Result<u64> {
+    pub(super) fn global(&self, table: Table, shard: usize, local: u32) -> Result<u64> {
         let starts = self.starts(table);
         let row = starts[shard] + u64::from(local);
         if row < starts[shard + 1] {
@@ -288,7 +286,12 @@ impl Dataset {
         Err(Error::invalid(what, local, format!("less than {rows}")))
     }
 
-    fn global_range(&self, table: Table, shard: usize, ends: (u32, u32)) -> Result<Range<u64>> {
+    pub(super) fn global_range(
+        &self,
+        table: Table,
+        shard: usize,
+        ends: (u32, u32),
+    ) -> Result<Range<u64>> {
         let starts = self.starts(table);
         let range = starts[shard] + u64::from(ends.0)..starts[shard] + u64::from(ends.1);
         if range.start <= range.end && range.end <= starts[shard + 1] {

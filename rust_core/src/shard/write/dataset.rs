@@ -6,21 +6,19 @@
 
 use std::path::{Path, PathBuf};
 
-mod shard;
-
 use arrow_array::{LargeBinaryArray, LargeStringArray, StructArray};
 use serde_json::Value;
 
-use self::shard::{FinishedShard, Group, OpenShard};
-use super::blobs::{Added, BlobStore};
-use super::claim::{Numbers, Workplace, remove_empty};
-use super::commit;
-use super::group::by_query;
-use super::input::{Pairs, Queries, Responses};
-use super::manifest::{BlobEntry, FileEntry, Manifest, ShardEntry};
-use super::profile::Table;
+use super::shard::{FinishedShard, Group, OpenShard};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
+use crate::shard::schema::tables::Table;
+use crate::shard::version::claim::{Numbers, Workplace, remove_empty};
+use crate::shard::version::commit;
+use crate::shard::version::manifest::{BlobEntry, FileEntry, Manifest, ShardEntry};
+use crate::shard::write::blobs::{Added, BlobStore};
+use crate::shard::write::group::by_query;
+use crate::shard::write::input::{Pairs, Queries, Responses};
 
 /// How a dataset is cut into files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use arrow_ipc::RecordBatch;
 
-use super::kinds::{Column, Kind};
-use super::layout::{bad, i32_at};
 use crate::error::Result;
+use crate::shard::read::fields::{Column, Kind};
+use crate::shard::read::layout::{bad, i32_at};
 
 /// The places of one column in one batch; a place is a range of bytes of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Batch {
 }
 
 /// The batch in `block`, whose body begins at the second number, with every place checked.
-pub(super) fn batch(
+pub(in crate::shard) fn batch(
     bytes: &[u8],
     block: &(Range<usize>, usize),
     columns: &[Column],

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 static STEPS: AtomicU64 = AtomicU64::new(0);
 
 /// One step of a commit was taken.
-pub(super) fn step() {
+pub(in crate::shard) fn step() {
     static LIMIT: OnceLock<Option<u64>> = OnceLock::new();
     let limit = LIMIT.get_or_init(|| {
         #[expect(clippy::disallowed_methods, reason = "no setting of a dataset: a test's hand")]

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytemuck::Pod;
 use memmap2::Mmap;
 
-use super::buffers::{Batch, Place};
-use super::combine::combine;
-use super::kinds::Kind;
-use super::layout::Layout;
-use super::manifest::FileEntry;
-use super::open::Verify;
-use super::profile::{KEY_KEYS, KEY_TABLE, Table};
 use crate::error::{Error, Result};
+use crate::shard::checksum::combine;
+use crate::shard::read::buffers::{Batch, Place};
+use crate::shard::read::dataset::Verify;
+use crate::shard::read::fields::Kind;
+use crate::shard::read::layout::Layout;
+use crate::shard::schema::tables::{KEY_KEYS, KEY_TABLE, Table};
+use crate::shard::version::manifest::FileEntry;
 
 /// A file of any table or side-car, open for reading.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl TableFile {
     }
 
     /// An error about this file.
-    pub(super) fn error(
+    pub(in crate::shard) fn error(
         &self,
         what: &str,
         found: impl std::fmt::Display,
@@ -277,11 +277,11 @@ impl TableFile {
     }
 }
 
-pub(super) const DAMAGED: &str =
+pub(in crate::shard) const DAMAGED: &str =
     "the file was changed or damaged after it was written; `verify` lists what is lost";
 
 /// The error of a file, which the layout does not name.
-pub(super) fn in_file(path: &Path, error: &Error) -> Error {
+pub(in crate::shard) fn in_file(path: &Path, error: &Error) -> Error {
     match error {
         Error::Invalid { what, found, expected } => {
             Error::invalid(format!("{}: {what}", path.display()), found, expected)

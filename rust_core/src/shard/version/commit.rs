@@ -1,6 +1,6 @@
 //! How a version appears: every file first, durable and in its place, then one link.
 //!
-//! 1. Files are written in `_mmrlhf/staging` and synced ([`super::write`]).
+//! 1. Files are written in `_mmrlhf/staging` and synced (`write::file`).
 //! 2. Each is renamed to its place, whose name holds its hash; then the folders are synced.
 //! 3. The manifest is written and synced under a temporary name, and linked to its number. A link
 //!    fails if the number is taken: then somebody else committed, and the change is made again on
@@ -12,10 +12,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::claim::Workplace;
-use super::fault;
-use super::manifest::{self, FOLDER, Manifest};
 use crate::error::{Error, Result};
+use crate::shard::version::claim::Workplace;
+use crate::shard::version::kill_point;
+use crate::shard::version::manifest::{self, FOLDER, Manifest};
 
 /// The only place for unfinished files.
 pub fn staging(root: &Path) -> PathBuf {
@@ -41,9 +41,9 @@ pub fn place(root: &Path, staged: &Path, relative: &str) -> Result<()> {
     let folder = target.parent().unwrap_or(root);
     create_folder(root, folder)?;
     fs::rename(staged, &target).map_err(|e| Error::io(&target, e))?;
-    fault::step();
+    kill_point::step();
     sync_folder(folder)?;
-    fault::step();
+    kill_point::step();
     Ok(())
 }
 
@@ -82,16 +82,16 @@ pub fn publish(
         next.version += 1;
         next.dataset = next.fingerprint();
         write_synced(&temporary, &next.encode()?)?;
-        fault::step();
+        kill_point::step();
         let target = manifest::path_of(root, next.version);
         let linked = fs::hard_link(&temporary, &target);
-        fault::step();
+        kill_point::step();
         fs::remove_file(&temporary).map_err(|e| Error::io(&temporary, e))?;
-        fault::step();
+        kill_point::step();
         match linked {
             Ok(()) => {
                 sync_folder(&root.join(FOLDER))?;
-                fault::step();
+                kill_point::step();
                 return Ok(next.version);
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}

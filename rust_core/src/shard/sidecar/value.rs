@@ -7,8 +7,8 @@ use arrow_array::types::{Float32Type, UInt32Type};
 use arrow_array::{Array, ArrayRef, BooleanArray, LargeListArray, PrimitiveArray};
 use arrow_schema::{DataType, Field};
 
-use super::profile::list_of;
 use crate::error::{Error, Result};
+use crate::shard::schema::tables::list_of;
 
 /// The type of a side-car column; every value may be null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl CellType {
         }
     }
 
-    /// The type in the words of [`super::kinds`].
+    /// The type in the words of [`crate::shard::read::fields`].
     pub fn type_name(self) -> &'static str {
         match self {
             Self::Float => "float32",

@@ -11,10 +11,12 @@ use std::ops::Range;
 use arrow_ipc::KeyValue;
 use base64::Engine as _;
 
-use super::buffers::{Batch, batch};
-use super::kinds::{Column, columns};
-use super::profile::{KEY_CRC32C, KEY_PROFILE, KEY_ROWS, KEY_ROWS_PER_BATCH, PROFILE};
 use crate::error::{Error, Result};
+use crate::shard::read::buffers::{Batch, batch};
+use crate::shard::read::fields::{Column, columns};
+use crate::shard::schema::tables::{
+    KEY_CRC32C, KEY_PROFILE, KEY_ROWS, KEY_ROWS_PER_BATCH, PROFILE,
+};
 
 const MAGIC: &[u8] = b"ARROW1";
 /// Magic and its padding, of which the format promises two bytes.
@@ -42,7 +44,11 @@ pub struct Layout {
 }
 
 /// What a check found, without the name of the file, which the caller adds.
-pub(super) fn bad(what: &str, found: impl std::fmt::Display, expected: impl Into<String>) -> Error {
+pub(in crate::shard) fn bad(
+    what: &str,
+    found: impl std::fmt::Display,
+    expected: impl Into<String>,
+) -> Error {
     Error::invalid(what, found, expected)
 }
 
@@ -143,7 +149,7 @@ fn head_end(bytes: &[u8]) -> Result<usize> {
     Err(bad("head", "no schema message", "one behind the magic"))
 }
 
-pub(super) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
+pub(in crate::shard) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
     Some(i32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::file::TableFile;
-use super::manifest::{self, FileEntry, Manifest};
-use super::open::{Dataset, Verify};
-use super::profile::{PROFILE, Table};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
+use crate::shard::read::dataset::{Dataset, Verify};
+use crate::shard::read::file::TableFile;
+use crate::shard::schema::tables::{PROFILE, Table};
+use crate::shard::version::manifest::{self, FileEntry, Manifest};
 
 mod deep;
 

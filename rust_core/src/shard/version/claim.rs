@@ -9,9 +9,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::commit;
-use super::manifest::Manifest;
 use crate::error::{Error, Result};
+use crate::shard::version::commit;
+use crate::shard::version::manifest::Manifest;
 
 /// A number held by this process until dropped.
 #[derive(Debug)]

@@ -11,18 +11,18 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StructArray};
 use arrow_schema::{Field, Schema};
 use serde_json::Value;
 
-use super::cell::{Cell, CellType, Given};
-use super::claim::Workplace;
-use super::column::{Column, check_set_name, folder};
-use super::commit;
-use super::manifest::{ColumnEntry, ColumnFile, FileEntry, Manifest};
-use super::open::{Dataset, Verify};
-use super::profile::{
-    KEY_BASE, KEY_BASE_KEYS, KEY_KEYS, KEY_PROVENANCE, ROWS_PER_BATCH, Table, common_metadata,
-};
-use super::write::{TableWriter, arrow_error};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
+use crate::shard::read::dataset::{Dataset, Verify};
+use crate::shard::schema::tables::{
+    KEY_BASE, KEY_BASE_KEYS, KEY_KEYS, KEY_PROVENANCE, ROWS_PER_BATCH, Table, common_metadata,
+};
+use crate::shard::sidecar::column::{Column, check_set_name, folder};
+use crate::shard::sidecar::value::{Cell, CellType, Given};
+use crate::shard::version::claim::Workplace;
+use crate::shard::version::commit;
+use crate::shard::version::manifest::{ColumnEntry, ColumnFile, FileEntry, Manifest};
+use crate::shard::write::file::{TableWriter, arrow_error};
 
 /// What is to be filled.
 #[derive(Debug, Clone, Copy)]

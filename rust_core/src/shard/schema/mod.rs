@@ -1,0 +1,3 @@
+//! Tables and columns.
+
+pub mod tables;

@@ -1,0 +1,6 @@
+//! Columns added later.
+
+pub mod add;
+pub mod column;
+pub mod rekey;
+pub mod value;
