@@ -39,11 +39,15 @@ __all__ = [
 FLAGS = {"tie": 1, "human": 2, "synthetic": 4, "truncated": 8}
 """Bits of the column ``flags`` of pairs."""
 
-Letter = Literal["q", "r", "p", "b"]
+Table = Literal["queries", "responses", "pairs", "blobs"]
 Format = Literal["parquet", "trl", "webdataset"]
 
 _SUFFIX = {0: "bin", 1: "jpg", 2: "png", 3: "webp", 4: "gif", 5: "bmp"}
-_NAMES = {"q": "queries", "r": "responses", "p": "pairs", "b": "blobs"}
+_OF_SHARD: tuple[Table, ...] = ("queries", "responses", "pairs")
+_LETTERS: dict[str, str] = {
+    table["name"]: table["letter"] for table in json.loads(_core.shard_schema())
+}
+"""The key of each table in a manifest's entry of a shard."""
 
 
 @dataclass(frozen=True)
@@ -166,20 +170,24 @@ def add_column(
     path: Path,
     values: pa.Table | pl.DataFrame,
     *,
-    table: Letter,
+    table: Table,
     column_set: str,
     provenance: dict[str, Any],
     start: int = 0,
 ) -> int:
-    """Write columns beside the rows ``start`` on of a table; the new version.
+    """Write sidecar columns for the rows ``start`` on of a table; the new version.
 
-    ``values`` has a column per field: float32, uint32, bool or lists of float32; null means not
-    computed. The same provenance goes on filling a set, another one begins it anew.
+    ``values`` has a column per field: float32, uint32, uint64, bool, text, or lists of float32 or
+    float16; null means not computed. Equal provenance continues a set, other provenance starts it
+    over. Rows of ``blobs`` are those of ``_core.Dataset.blob_row``.
 
     Raises:
         CoreInputError: more rows than the table, another type, or the rows were filled meanwhile.
     """
-    arrow = values.to_arrow() if isinstance(values, pl.DataFrame) else values
+    if isinstance(values, pl.DataFrame):
+        arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    else:
+        arrow = values
     columns = [column.combine_chunks() for column in arrow.columns]
     return _core.add_column(
         path,
@@ -191,7 +199,7 @@ def add_column(
     )
 
 
-def table(path: Path, letter: Letter, *, version: int | None = None) -> pl.LazyFrame:
+def table(path: Path, name: Table, *, version: int | None = None) -> pl.LazyFrame:
     """A table over all shards, references as rows over all shards, blobs with their ``id``.
 
     Checksums are not compared; :func:`verify` does that.
@@ -200,7 +208,7 @@ def table(path: Path, letter: Letter, *, version: int | None = None) -> pl.LazyF
         CoreInputError: the version is not there or damaged.
     """
     manifest = json.loads(_core.Dataset(path, version, "off").manifest)
-    if letter == "b":
+    if name == "blobs":
         parts = [
             pl.scan_ipc(path / blobs["file"]).with_columns(
                 id=pl.int_range(pl.len(), dtype=pl.UInt64) + pl.lit(blobs["id"] << 32, pl.UInt64)
@@ -208,21 +216,21 @@ def table(path: Path, letter: Letter, *, version: int | None = None) -> pl.LazyF
             for blobs in manifest["blobs"]
         ]
         return pl.concat(parts) if parts else pl.LazyFrame()
-    refers = {
-        "q": {"r0": "r", "r1": "r", "p0": "p", "p1": "p"},
-        "r": {"q": "q"},
-        "p": {"q": "q", "chosen": "r", "rejected": "r"},
-    }[letter]
-    starts = {"q": 0, "r": 0, "p": 0}
+    references = {
+        "queries": {"r0": "responses", "r1": "responses", "p0": "pairs", "p1": "pairs"},
+        "responses": {"q": "queries"},
+        "pairs": {"q": "queries", "chosen": "responses", "rejected": "responses"},
+    }[name]
+    starts = dict.fromkeys(_OF_SHARD, 0)
     parts = []
     for shard in manifest["shards"]:
         moved = [
             (pl.col(column).cast(pl.UInt64) + starts[to]).alias(column)
-            for column, to in refers.items()
+            for column, to in references.items()
         ]
-        parts.append(pl.scan_ipc(path / shard[letter]["file"]).with_columns(moved))
-        for name in starts:
-            starts[name] += shard[name]["rows"]
+        parts.append(pl.scan_ipc(path / shard[_LETTERS[name]]["file"]).with_columns(moved))
+        for other in _OF_SHARD:
+            starts[other] += shard[_LETTERS[other]]["rows"]
     return pl.concat(parts) if parts else pl.LazyFrame()
 
 
@@ -234,26 +242,25 @@ def inspect(path: Path, rows: int = 5, *, version: int | None = None) -> str:
     """
     dataset = _core.Dataset(path, version, "lazy")
     manifest = json.loads(dataset.manifest)
-    size = sum(shard[letter]["bytes"] for shard in manifest["shards"] for letter in "qrp")
+    size = sum(shard[_LETTERS[name]]["bytes"] for shard in manifest["shards"] for name in _OF_SHARD)
     pictures = sum(blobs["bytes"] for blobs in manifest["blobs"])
     lines = [
         f"{path}: preference shards, profile {manifest['profile']}, version {dataset.version}",
         f"  fingerprint  {dataset.fingerprint}",
         f"  tokenizer    {dataset.tokenizer}",
         f"  shards       {len(manifest['shards'])}, {size:,} bytes",
-        f"  blobs        {dataset.rows('b'):,}, {pictures:,} bytes",
+        f"  blobs        {dataset.rows('blobs'):,}, {pictures:,} bytes",
     ]
     for cover in json.loads(dataset.coverage()):
         share = f"{cover['filled']:,} of {cover['rows']:,} rows"
         lines.append(
-            f"  column set   {cover['set']} rev {cover['rev']} beside {cover['table']}: {share}"
+            f"  column set   {cover['set']} rev {cover['rev']} of {cover['table']}: {share}"
         )
-    letters: tuple[Letter, ...] = ("q", "r", "p")
     with pl.Config(tbl_rows=rows, tbl_cols=-1, fmt_str_lengths=40, tbl_width_chars=140):
-        for letter in letters:
-            lines.append(f"{_NAMES[letter]}: {dataset.rows(letter):,} rows")
+        for name in _OF_SHARD:
+            lines.append(f"{name}: {dataset.rows(name):,} rows")
             if rows and manifest["shards"]:
-                head = table(path, letter, version=version).head(rows).collect()
+                head = table(path, name, version=version).head(rows).collect()
                 lines.append(str(head.select(pl.exclude(pl.Binary))))
     return "\n".join(lines)
 
@@ -289,12 +296,12 @@ def export(
 
 def _export_parquet(path: Path, out: Path, version: int | None) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
-    letters: tuple[Letter, ...] = ("q", "r", "p", "b")
+    names: tuple[Table, ...] = (*_OF_SHARD, "blobs")
     written = []
-    for letter in letters:
-        file = out / f"{_NAMES[letter]}.parquet"
+    for name in names:
+        file = out / f"{name}.parquet"
         with appearing(file) as temporary:
-            table(path, letter, version=version).sink_parquet(temporary, compression="zstd")
+            table(path, name, version=version).sink_parquet(temporary, compression="zstd")
         written.append(file)
     return written
 
@@ -302,10 +309,10 @@ def _export_parquet(path: Path, out: Path, version: int | None) -> list[Path]:
 def _export_trl(
     path: Path, out: Path, version: int | None, decode: Callable[[list[int]], str] | None
 ) -> list[Path]:
-    queries = table(path, "q", version=version).with_row_index("q").collect()
-    responses = table(path, "r", version=version).select("tokens").collect()
-    pairs = table(path, "p", version=version).collect()
-    blobs = table(path, "b", version=version).select("id", "bytes").collect()
+    queries = table(path, "queries", version=version).with_row_index("q").collect()
+    responses = table(path, "responses", version=version).select("tokens").collect()
+    pairs = table(path, "pairs", version=version).collect()
+    blobs = table(path, "blobs", version=version).select("id", "bytes").collect()
     of_query = queries[pairs["q"]]
     content = dict(blobs.iter_rows()) if blobs.width else {}
     frame = pl.DataFrame(
@@ -330,7 +337,7 @@ def _export_trl(
 def _export_webdataset(path: Path, out: Path, version: int | None) -> list[Path]:
     dataset = _core.Dataset(path, version, "lazy")
     with appearing(out) as temporary, tarfile.open(temporary, "w") as tar:
-        for query in range(dataset.rows("q")):
+        for query in range(dataset.rows("queries")):
             for name, content in _sample(dataset, query):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)

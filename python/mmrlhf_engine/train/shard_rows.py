@@ -1,11 +1,13 @@
 """Prepared queries as the three Arrow tables that the dataset writer takes."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from mmrlhf_engine import _core
 from mmrlhf_engine.train.over_long import ReadyQuery
 from mmrlhf_engine.train.pictures import Picture
 
@@ -16,41 +18,26 @@ FLAG_TIE = 1 << 0
 FLAG_TRUNCATED = 1 << 3
 
 
-def _list_of(kind: pa.DataType) -> pa.DataType:
-    return pa.large_list(pa.field("item", kind, nullable=False))
+def _arrow_type(name: str) -> pa.DataType:
+    item = name.removeprefix("large_list<").removesuffix(">")
+    if item == name:
+        return pa.type_for_alias(name)
+    return pa.large_list(pa.field("item", pa.type_for_alias(item), nullable=False))
 
 
-QUERIES = pa.schema(
-    [
-        pa.field("prompt", _list_of(pa.uint32()), nullable=False),
-        pa.field("media", _list_of(pa.uint64()), nullable=False),
-        pa.field("media_t", _list_of(pa.float32()), nullable=False),
-        pa.field("source", pa.uint16(), nullable=False),
-        pa.field("weight", pa.float32(), nullable=False),
-        pa.field("prompt_text", pa.large_string()),
-    ]
-)
-RESPONSES = pa.schema(
-    [
-        pa.field("q", pa.uint32(), nullable=False),
-        pa.field("tokens", _list_of(pa.uint32()), nullable=False),
-        pa.field("media", _list_of(pa.uint64()), nullable=False),
-        pa.field("rank", pa.int16()),
-        pa.field("score", pa.float32()),
-        pa.field("critique", pa.large_string()),
-        pa.field("critique_tok", _list_of(pa.uint32()), nullable=False),
-        pa.field("model", pa.uint16(), nullable=False),
-    ]
-)
-PAIRS = pa.schema(
-    [
-        pa.field("chosen", pa.uint32(), nullable=False),
-        pa.field("rejected", pa.uint32(), nullable=False),
-        pa.field("margin", pa.float32()),
-        pa.field("weight", pa.float32(), nullable=False),
-        pa.field("flags", pa.uint16(), nullable=False),
-    ]
-)
+def _given(table: str) -> pa.Schema:
+    """The columns of a table that the dataset writer does not compute itself."""
+    (columns,) = (t["columns"] for t in json.loads(_core.shard_schema()) if t["name"] == table)
+    return pa.schema(
+        pa.field(column["name"], _arrow_type(column["type"]), nullable=column["nullable"])
+        for column in columns
+        if column["input"] != "computed"
+    )
+
+
+QUERIES = _given("queries")
+RESPONSES = _given("responses")
+PAIRS = _given("pairs")
 
 
 def to_tables(

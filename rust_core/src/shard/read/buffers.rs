@@ -1,19 +1,20 @@
-//! Where the buffers of a batch lie, read from its header.
+//! The buffers of a record batch, read from its header.
 
 use std::ops::Range;
 
 use arrow_ipc::RecordBatch;
 
+use super::fields::FileColumn;
+use super::parse::{i32_at, malformed};
 use crate::error::Result;
-use crate::shard::read::fields::{Column, Kind};
-use crate::shard::read::layout::{bad, i32_at};
+use crate::shard::schema::ColumnType;
 
 /// The places of one column in one batch; a place is a range of bytes of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The bitmap, if any row is null.
     pub validity: Option<Range<usize>>,
-    /// `rows + 1` offsets of eight bytes; empty where the kind has none.
+    /// `rows + 1` offsets of eight bytes; empty where the type has none.
     pub offsets: Range<usize>,
     /// The values; of lists and bytes, all of the batch.
     pub values: Range<usize>,
@@ -34,7 +35,7 @@ pub struct Batch {
 pub(in crate::shard) fn batch(
     bytes: &[u8],
     block: &(Range<usize>, usize),
-    columns: &[Column],
+    columns: &[FileColumn],
 ) -> Result<Batch> {
     let (block, body_start) = block;
     let header = &bytes[block.start..*body_start];
@@ -43,30 +44,32 @@ pub(in crate::shard) fn batch(
         (Some(-1), Some(length)) => header.get(8..8_usize.saturating_add(length)),
         _ => None,
     };
-    let message = message.ok_or_else(|| bad("header", "no message", "one inside the block"))?;
+    let message =
+        message.ok_or_else(|| malformed("header", "no message", "one inside the block"))?;
     let message = arrow_ipc::root_as_message(message)
-        .map_err(|e| bad("header", e, "an Arrow IPC message"))?;
+        .map_err(|e| malformed("header", e, "an Arrow IPC message"))?;
     let batch = message
         .header_as_record_batch()
-        .ok_or_else(|| bad("header", "another message", "a record batch"))?;
-    let rows = usize::try_from(batch.length()).map_err(|e| bad("rows", e, "a number of rows"))?;
+        .ok_or_else(|| malformed("header", "another message", "a record batch"))?;
+    let rows =
+        usize::try_from(batch.length()).map_err(|e| malformed("rows", e, "a number of rows"))?;
     if batch.compression().is_some() {
-        return Err(bad("body", "compressed", "uncompressed in this profile"));
+        return Err(malformed("body", "compressed", "uncompressed in this profile"));
     }
     let body = *body_start..block.end;
-    let places = Walk::new(&batch, body, rows).places(columns)?;
+    let places = Buffers::new(&batch, body, rows).places(columns)?;
     Ok(Batch { block: block.clone(), rows, places })
 }
 
-/// Takes the nodes and buffers of a batch in the order in which they are stored.
-struct Walk {
+/// The field nodes and buffers of a batch, taken in the order in which they are stored.
+struct Buffers {
     nodes: std::vec::IntoIter<(i64, i64)>,
     buffers: std::vec::IntoIter<(i64, i64)>,
     body: Range<usize>,
     rows: usize,
 }
 
-impl Walk {
+impl Buffers {
     fn new(batch: &RecordBatch<'_>, body: Range<usize>, rows: usize) -> Self {
         let nodes = batch.nodes().into_iter().flatten();
         let nodes: Vec<_> = nodes.map(|node| (node.length(), node.null_count())).collect();
@@ -75,21 +78,22 @@ impl Walk {
         Self { nodes: nodes.into_iter(), buffers: buffers.into_iter(), body, rows }
     }
 
-    fn places(mut self, columns: &[Column]) -> Result<Vec<Place>> {
+    fn places(mut self, columns: &[FileColumn]) -> Result<Vec<Place>> {
         let places = columns
             .iter()
             .map(|column| {
-                self.place(column)
-                    .ok_or_else(|| bad(&column.name, "buffers that do not fit", "buffers that do"))
+                self.place(column).ok_or_else(|| {
+                    malformed(&column.name, "buffers that do not fit", "buffers that do")
+                })
             })
             .collect::<Result<Vec<_>>>()?;
         if self.nodes.next().is_some() || self.buffers.next().is_some() {
-            return Err(bad("batch", "more buffers than columns", "those of the schema"));
+            return Err(malformed("batch", "more buffers than columns", "those of the schema"));
         }
         Ok(places)
     }
 
-    fn place(&mut self, column: &Column) -> Option<Place> {
+    fn place(&mut self, column: &FileColumn) -> Option<Place> {
         let rows = self.rows;
         let (length, nulls) = self.nodes.next()?;
         let nulls = usize::try_from(nulls).ok()?;
@@ -100,14 +104,18 @@ impl Walk {
         let bitmap = self.buffer(1, if nulls > 0 { rows.div_ceil(8) } else { 0 })?;
         let validity = (nulls > 0).then_some(bitmap);
         let offsets_bytes = rows.checked_add(1)?.checked_mul(8)?;
-        let (offsets, values) = match column.kind {
-            Kind::Fixed(width) => {
-                let alignment = if width <= 8 { width } else { 1 };
-                (0..0, self.buffer(alignment, rows.checked_mul(width)?)?)
+        let (offsets, values) = match column.column_type {
+            ColumnType::Primitive(primitive) => {
+                let width = primitive.bytes();
+                (0..0, self.buffer(width, rows.checked_mul(width)?)?)
             }
-            Kind::Bits => (0..0, self.buffer(1, rows.div_ceil(8))?),
-            Kind::Bytes => (self.buffer(8, offsets_bytes)?, self.buffer(1, 0)?),
-            Kind::List(width) => {
+            ColumnType::FixedSizeBinary(width) => (0..0, self.buffer(1, rows.checked_mul(width)?)?),
+            ColumnType::Bool => (0..0, self.buffer(1, rows.div_ceil(8))?),
+            ColumnType::Binary | ColumnType::Utf8 => {
+                (self.buffer(8, offsets_bytes)?, self.buffer(1, 0)?)
+            }
+            ColumnType::List(item) => {
+                let width = item.bytes();
                 let offsets = self.buffer(8, offsets_bytes)?;
                 let (items, nulls) = self.nodes.next()?;
                 let bytes = usize::try_from(items).ok()?.checked_mul(width)?;

@@ -1,31 +1,20 @@
-//! A dataset, open for reading: rows by number over all shards, out of memory maps.
+//! A dataset, open for reading: rows by number over all files of a table, from memory maps.
 //!
-//! Opening maps the files and reads footers and batch headers; no row is touched, so a million pairs
-//! open in milliseconds. A [`Dataset`] has no state but bits of finished checks: share it between
-//! threads, fork under it, open it twice.
+//! Opening maps the files and reads footers and batch headers, no rows: a million pairs open in
+//! milliseconds. A [`Dataset`] has no mutable state but flags of finished checks, so it can be shared
+//! between threads and processes.
 //!
-//! Rows are numbered over the shards in the order of their ids. References between tables, local to
-//! a shard on disk, come out as such global numbers.
+//! Rows of a table are numbered over its files in the order of their ids. References between tables,
+//! local to a shard on disk, are returned as such global numbers.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::columns::{Blobs, Pairs, Queries, Responses};
+use super::file::{TableFile, Verify};
 use crate::error::{Error, Result};
-use crate::shard::read::file::{ColumnId, TableFile};
-use crate::shard::schema::tables::Table;
+use crate::shard::schema::Table;
 use crate::shard::version::manifest::{self, BlobEntry, FileEntry, Manifest, ShardEntry};
-
-/// When checksums are compared. Structure and offsets are always checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Verify {
-    /// Never.
-    Off,
-    /// Footers when opening, a block when a row of it is first read.
-    #[default]
-    Lazy,
-    /// Everything when opening.
-    Open,
-}
 
 /// A row of pairs, with global row numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,37 +25,37 @@ pub struct Pair {
     pub chosen: u64,
     /// Row of responses.
     pub rejected: u64,
-    /// How much better, if known.
+    /// How much better the chosen response is, if known.
     pub margin: Option<f32>,
     /// Weight in the loss.
     pub weight: f32,
-    /// Bits of `docs/shard-format.md`.
+    /// Bits: 1 tie, 2 human, 4 synthetic, 8 truncated.
     pub flags: u16,
 }
 
-/// A picture or frame with what its header said.
+/// An image or video frame with what its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blob<'a> {
-    /// The file as it was packed.
+    /// The encoded image.
     pub bytes: &'a [u8],
-    /// Pixels, before the orientation is applied.
+    /// Width in pixels, before the orientation is applied.
     pub width: u32,
-    /// Pixels, likewise.
+    /// Height in pixels, likewise.
     pub height: u32,
     /// 1 JPEG, 2 PNG, 3 WebP, 4 GIF, 5 BMP.
     pub format: u8,
     /// EXIF, 1 to 8.
     pub orientation: u8,
-    /// Frames of an animation, 1 for a still picture.
+    /// Frames of an animation, 1 for an image.
     pub frames: u32,
 }
 
-/// What planning needs of a blob.
+/// The size of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobSize {
-    /// Pixels, before the orientation is applied.
+    /// Width in pixels, before the orientation is applied.
     pub width: u32,
-    /// Pixels, likewise.
+    /// Height in pixels, likewise.
     pub height: u32,
     /// EXIF, 1 to 8.
     pub orientation: u8,
@@ -86,60 +75,20 @@ pub struct Dataset {
     verify: Verify,
     manifest: Manifest,
     shards: Vec<Shard>,
-    /// Rows before each shard, and of all at the end; by table.
-    starts: [Vec<u64>; 3],
-    pub(super) blobs: Vec<(u32, BlobFile)>,
+    /// By table: the first row of each file, and the number of rows at the end.
+    starts: [Vec<u64>; Table::ALL.len()],
+    pub(super) blobs: Vec<(u32, Blobs)>,
 }
 
 #[derive(Debug)]
 struct Shard {
-    queries: QueryFile,
-    responses: ResponseFile,
-    pairs: PairFile,
-}
-
-/// Files with their columns resolved to numbers.
-macro_rules! resolved {
-    ($name:ident, $($field:ident: $column:literal $kind:literal),+ $(,)?) => {
-        #[derive(Debug)]
-        pub(super) struct $name { pub(super) file: TableFile, $(pub(super) $field: ColumnId),+ }
-
-        impl $name {
-            fn new(file: TableFile) -> Result<Self> {
-                Ok(Self { $($field: file.column($column, $kind)?,)+ file })
-            }
-        }
-    };
-}
-
-resolved! {
-    QueryFile,
-    qid: "qid" "binary[16]", prompt: "prompt" "large_list<uint32>",
-    media: "media" "large_list<uint64>", media_t: "media_t" "large_list<float32>",
-    r0: "r0" "uint32", r1: "r1" "uint32", p0: "p0" "uint32", p1: "p1" "uint32",
-    source: "source" "uint16", weight: "weight" "float32", prompt_text: "prompt_text" "large_utf8",
-}
-resolved! {
-    ResponseFile,
-    rid: "rid" "binary[16]", q: "q" "uint32", tokens: "tokens" "large_list<uint32>",
-    n_tok: "n_tok" "uint32", media: "media" "large_list<uint64>", rank: "rank" "int16",
-    score: "score" "float32", critique: "critique" "large_utf8",
-    critique_tok: "critique_tok" "large_list<uint32>", model: "model" "uint16",
-}
-resolved! {
-    PairFile,
-    pid: "pid" "binary[16]", q: "q" "uint32", chosen: "chosen" "uint32",
-    rejected: "rejected" "uint32", margin: "margin" "float32", weight: "weight" "float32",
-    flags: "flags" "uint16",
-}
-resolved! {
-    BlobFile,
-    b3: "b3" "binary[32]", bytes: "bytes" "large_binary", fmt: "fmt" "uint8", w: "w" "uint32",
-    h: "h" "uint32", orient: "orient" "uint8", frames: "frames" "uint32",
+    queries: Queries,
+    responses: Responses,
+    pairs: Pairs,
 }
 
 impl Dataset {
-    /// Open a version, or the highest that is whole.
+    /// Open a version, or the highest that is undamaged.
     pub fn open(root: &Path, version: Option<u64>, verify: Verify) -> Result<Self> {
         if !root.join(manifest::FOLDER).is_dir() {
             let expected = "a dataset of preference shards\n\nhint: `pack` makes one";
@@ -153,21 +102,21 @@ impl Dataset {
     pub fn of_manifest(root: &Path, manifest: Manifest, verify: Verify) -> Result<Self> {
         let open = |entry: &FileEntry, table| TableFile::open(root, entry, table, verify);
         let mut shards = Vec::with_capacity(manifest.shards.len());
-        let mut starts = [vec![0], vec![0], vec![0]];
+        let mut starts = Table::ALL.map(|_| vec![0_u64]);
+        for (table, entry) in manifest.files() {
+            let starts = &mut starts[table as usize];
+            let end = starts.last().copied().unwrap_or(0).checked_add(entry.rows);
+            starts.push(end.ok_or_else(|| Error::invalid("rows", entry.rows, "less than 2^64"))?);
+        }
         for ShardEntry { q, r, p, .. } in &manifest.shards {
-            for (starts, entry) in starts.iter_mut().zip([q, r, p]) {
-                let end = starts.last().copied().unwrap_or(0_u64).checked_add(entry.rows);
-                starts.push(end.ok_or_else(|| Error::invalid("rows", entry.rows, "fewer"))?);
-            }
             shards.push(Shard {
-                queries: QueryFile::new(open(q, Table::Queries)?)?,
-                responses: ResponseFile::new(open(r, Table::Responses)?)?,
-                pairs: PairFile::new(open(p, Table::Pairs)?)?,
+                queries: Queries::new(open(q, Table::Queries)?)?,
+                responses: Responses::new(open(r, Table::Responses)?)?,
+                pairs: Pairs::new(open(p, Table::Pairs)?)?,
             });
         }
-        let blob = |BlobEntry { id, file }: &BlobEntry| {
-            Ok((*id, BlobFile::new(open(file, Table::Blobs)?)?))
-        };
+        let blob =
+            |BlobEntry { id, file }: &BlobEntry| Ok((*id, Blobs::new(open(file, Table::Blobs)?)?));
         let blobs = manifest.blobs.iter().map(blob).collect::<Result<Vec<_>>>()?;
         Ok(Self { root: root.to_path_buf(), verify, manifest, shards, starts, blobs })
     }
@@ -182,7 +131,7 @@ impl Dataset {
         self.verify
     }
 
-    /// What the version consists of.
+    /// The manifest of the version.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -214,61 +163,53 @@ impl Dataset {
 
     /// Number of rows of a table.
     pub fn rows(&self, table: Table) -> u64 {
-        match table {
-            Table::Blobs => self.blobs.iter().map(|(_, blobs)| blobs.file.rows()).sum(),
-            _ => self.starts(table).last().copied().unwrap_or(0),
-        }
+        self.starts(table).last().copied().unwrap_or(0)
     }
 
-    /// Rows of a table of a shard before each shard, and of all at the end.
+    /// The first row of each file of a table, and the number of rows at the end.
+    #[inline]
     pub fn starts(&self, table: Table) -> &[u64] {
-        match table {
-            Table::Queries => &self.starts[0],
-            Table::Responses => &self.starts[1],
-            Table::Pairs => &self.starts[2],
-            Table::Blobs => &[],
-        }
+        &self.starts[table as usize]
     }
 
-    /// The shard of a row, and the row in it.
+    /// Which file of a table has a row, and the row in it.
     #[inline]
     pub fn locate(&self, table: Table, row: u64) -> Result<(usize, u64)> {
         let starts = self.starts(table);
-        let shard = starts.partition_point(|start| *start <= row);
-        if shard == 0 || shard == starts.len() {
-            let what = format!("{}: row of {}", self.root.display(), table.letter());
+        let after = starts.partition_point(|start| *start <= row);
+        if after == 0 || after == starts.len() {
+            let what = format!("{}: row of {}", self.root.display(), table.name());
             return Err(Error::invalid(what, row, format!("less than {}", self.rows(table))));
         }
-        Ok((shard - 1, row - starts[shard - 1]))
+        Ok((after - 1, row - starts[after - 1]))
     }
 
-    /// The file of one table of a shard, by place in the manifest.
-    pub fn file(&self, table: Table, shard: usize) -> Option<&TableFile> {
-        let shard = self.shards.get(shard)?;
+    /// A file of a table, by its index in [`Manifest::files_of`].
+    pub fn file(&self, table: Table, index: usize) -> Option<&TableFile> {
         match table {
-            Table::Queries => Some(&shard.queries.file),
-            Table::Responses => Some(&shard.responses.file),
-            Table::Pairs => Some(&shard.pairs.file),
-            Table::Blobs => None,
+            Table::Queries => self.shards.get(index).map(|shard| &shard.queries.file),
+            Table::Responses => self.shards.get(index).map(|shard| &shard.responses.file),
+            Table::Pairs => self.shards.get(index).map(|shard| &shard.pairs.file),
+            Table::Blobs => self.blobs.get(index).map(|(_, blobs)| &blobs.file),
         }
     }
 
-    /// The files of blobs with their ids.
-    pub fn blob_files(&self) -> impl Iterator<Item = (u32, &TableFile)> {
-        self.blobs.iter().map(|(id, blobs)| (*id, &blobs.file))
+    /// The files of a table, in the order of its rows.
+    pub fn files(&self, table: Table) -> impl Iterator<Item = &TableFile> {
+        (0..).map_while(move |index| self.file(table, index))
     }
 
-    pub(super) fn query_row(&self, row: u64) -> Result<(usize, &QueryFile, u64)> {
+    pub(super) fn query_row(&self, row: u64) -> Result<(usize, &Queries, u64)> {
         let (shard, local) = self.locate(Table::Queries, row)?;
         Ok((shard, &self.shards[shard].queries, local))
     }
 
-    pub(super) fn response_row(&self, row: u64) -> Result<(usize, &ResponseFile, u64)> {
+    pub(super) fn response_row(&self, row: u64) -> Result<(usize, &Responses, u64)> {
         let (shard, local) = self.locate(Table::Responses, row)?;
         Ok((shard, &self.shards[shard].responses, local))
     }
 
-    pub(super) fn pair_row(&self, row: u64) -> Result<(usize, &PairFile, u64)> {
+    pub(super) fn pair_row(&self, row: u64) -> Result<(usize, &Pairs, u64)> {
         let (shard, local) = self.locate(Table::Pairs, row)?;
         Ok((shard, &self.shards[shard].pairs, local))
     }
@@ -281,7 +222,7 @@ impl Dataset {
         if row < starts[shard + 1] {
             return Ok(row);
         }
-        let what = format!("shard {shard}: reference to {}", table.letter());
+        let what = format!("shard {shard}: reference to {}", table.name());
         let rows = starts[shard + 1] - starts[shard];
         Err(Error::invalid(what, local, format!("less than {rows}")))
     }
@@ -297,7 +238,7 @@ impl Dataset {
         if range.start <= range.end && range.end <= starts[shard + 1] {
             return Ok(range);
         }
-        let what = format!("shard {shard}: range of {}", table.letter());
+        let what = format!("shard {shard}: range of {}", table.name());
         Err(Error::invalid(what, format!("{ends:?}"), "a range inside the shard"))
     }
 }

@@ -8,16 +8,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytemuck::Pod;
 use memmap2::Mmap;
 
+use super::buffers::{Batch, Place};
+use super::layout::Layout;
 use crate::error::{Error, Result};
 use crate::shard::checksum::combine;
-use crate::shard::read::buffers::{Batch, Place};
-use crate::shard::read::dataset::Verify;
-use crate::shard::read::fields::Kind;
-use crate::shard::read::layout::Layout;
-use crate::shard::schema::tables::{KEY_KEYS, KEY_TABLE, Table};
+use crate::shard::schema::metadata::{KEY_KEYS, KEY_TABLE};
+use crate::shard::schema::{ColumnType, Table};
 use crate::shard::version::manifest::FileEntry;
 
-/// A file of any table or side-car, open for reading.
+/// When checksums are compared. Structure and offsets are always checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Never.
+    Off,
+    /// Footers when opening, a block when a row of it is first read.
+    #[default]
+    Lazy,
+    /// Everything when opening.
+    Open,
+}
+
+/// A file of a table or of sidecar columns, open for reading.
 #[derive(Debug)]
 pub struct TableFile {
     path: PathBuf,
@@ -32,7 +43,7 @@ pub struct TableFile {
 pub struct ColumnId(usize);
 
 impl TableFile {
-    /// Map the file `entry` of the dataset at `root` and find everything in it.
+    /// Map the file `entry` of the dataset at `root` and read its layout.
     pub fn open(root: &Path, entry: &FileEntry, table: Table, verify: Verify) -> Result<Self> {
         let path = root.join(&entry.file);
         let map = map(&path, entry.bytes)?;
@@ -56,22 +67,22 @@ impl TableFile {
         Ok(file)
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.layout.rows
     }
 
-    /// Where the file lies.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the file says of itself.
+    /// Columns, metadata and batches.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Blocks, which are batches.
+    /// Number of blocks; a block is a record batch.
     pub fn blocks(&self) -> usize {
         self.layout.batches.len()
     }
@@ -93,7 +104,7 @@ impl TableFile {
 
     /// Check head and footer, and that the block checksums add up to the one in the manifest.
     ///
-    /// After this the listed checksums are as good as the manifest, and no block was read.
+    /// After this the listed checksums are as trustworthy as the manifest, and no block was read.
     pub fn check_frame(&self, expected: &str) -> Result<()> {
         let head = crc32c::crc32c(&self.map[self.layout.head()]);
         let tail = &self.map[self.layout.blocks_end..];
@@ -131,15 +142,15 @@ impl TableFile {
     }
 
     /// The number of the column `name`, which must be of this type.
-    pub fn column(&self, name: &str, type_name: &str) -> Result<ColumnId> {
+    pub fn column(&self, name: &str, column_type: ColumnType) -> Result<ColumnId> {
         let place = self.layout.columns.iter().position(|column| column.name == name);
         let place = place.ok_or_else(|| self.error("column", "none", name))?;
         match self.layout.columns.get(place) {
-            Some(column) if column.type_name == type_name => Ok(ColumnId(place)),
-            other => {
-                let found = other.map_or("", |column| column.type_name.as_str());
-                Err(self.error(&format!("column {name}"), found, type_name))
+            Some(column) if column.column_type != column_type => {
+                let found = column.column_type;
+                Err(self.error(&format!("column {name}"), found, column_type.to_string()))
             }
+            _ => Ok(ColumnId(place)),
         }
     }
 
@@ -238,12 +249,12 @@ impl TableFile {
         })
     }
 
-    /// The keys of all rows, one behind the other, checked by the hash in the footer.
+    /// The keys of all rows, concatenated, checked by the hash in the footer.
     ///
-    /// No block is checked for it, so that the keys of blobs come without reading the blobs.
+    /// No block is checked for it, so that the keys of blobs are had without reading the blobs.
     pub fn keys(&self, table: Table) -> Result<Vec<u8>> {
         let (name, width) = (table.key_column(), table.key_bytes());
-        let column = self.column(name, &format!("binary[{width}]"))?;
+        let column = self.column(name, ColumnType::FixedSizeBinary(width))?;
         let mut keys = Vec::with_capacity(self.rows() as usize * width);
         for batch in &self.layout.batches {
             let start = batch.places[column.0].values.start;
@@ -258,19 +269,33 @@ impl TableFile {
         Ok(keys)
     }
 
-    /// Whether the offsets of every row lie inside its values and never fall.
-    pub fn check_offsets(&self) -> Result<()> {
+    /// The text of a row, `None` where it is null.
+    pub fn text(&self, column: ColumnId, row: u64) -> Result<Option<&str>> {
+        let Some(bytes) = self.optional_list::<u8>(column, row)? else { return Ok(None) };
+        std::str::from_utf8(bytes)
+            .map(Some)
+            .map_err(|e| self.error(&format!("row {row}"), e, "text in UTF-8"))
+    }
+
+    /// Whether the offsets of every row are inside its values and never fall, and text is UTF-8.
+    pub fn check_values(&self) -> Result<()> {
         for (number, column) in self.layout.columns.iter().enumerate() {
-            if matches!(column.kind, Kind::Fixed(_) | Kind::Bits) {
-                continue;
-            }
+            let id = ColumnId(number);
+            let bytes = match column.column_type {
+                ColumnType::Binary | ColumnType::Utf8 => 1,
+                ColumnType::List(item) => item.bytes(),
+                _ => continue,
+            };
             for row in 0..self.rows() {
-                match column.kind {
-                    Kind::List(8) => self.list::<u64>(ColumnId(number), row).map(<[_]>::len)?,
-                    Kind::List(4) => self.list::<u32>(ColumnId(number), row).map(<[_]>::len)?,
-                    Kind::List(2) => self.list::<u16>(ColumnId(number), row).map(<[_]>::len)?,
-                    _ => self.list::<u8>(ColumnId(number), row).map(<[_]>::len)?,
-                };
+                match bytes {
+                    8 => self.list::<u64>(id, row).map(drop)?,
+                    4 => self.list::<u32>(id, row).map(drop)?,
+                    2 => self.list::<u16>(id, row).map(drop)?,
+                    _ => self.list::<u8>(id, row).map(drop)?,
+                }
+                if column.column_type == ColumnType::Utf8 {
+                    self.text(id, row)?;
+                }
             }
         }
         Ok(())
@@ -299,10 +324,10 @@ fn map(path: &Path, bytes: u64) -> Result<Mmap> {
         return Err(Error::invalid(what, format!("{found} bytes"), expected));
     }
     #[expect(unsafe_code, reason = "a map has no safe constructor")]
-    // SAFETY: a map is sound while nobody changes or shortens the file. Files of a dataset are
-    // renamed into place complete, named by their content, never written again, and removed only
-    // by unlinking, which leaves the map whole. Whoever truncates one in place breaks the format's
-    // one rule of use and gets SIGBUS, as with every map; the length was compared just above.
+    // SAFETY: a map is sound while no process changes or truncates the file. Files of a dataset are
+    // renamed into place complete, never written again, and removed only by unlinking, which leaves
+    // the map intact. Truncating one in place breaks the format's one rule of use and leads to
+    // SIGBUS, as with every map; the length was compared just above.
     let map = unsafe { Mmap::map(&file) };
     map.map_err(|e| Error::io(path, e))
 }

@@ -1,12 +1,12 @@
-//! The rows of a [`Dataset`], by number.
+//! The values of a row of a [`Dataset`].
 
 use std::ops::Range;
 
-use super::dataset::{Blob, BlobFile, BlobSize, Dataset, Pair};
+use super::columns::Blobs;
+use super::dataset::{Blob, BlobSize, Dataset, Pair};
 use crate::error::{Error, Result};
-use crate::shard::identity::{ContentHash, Id};
-use crate::shard::read::file::{ColumnId, TableFile};
-use crate::shard::schema::tables::Table;
+use crate::shard::row_id::{ContentHash, RowId};
+use crate::shard::schema::Table;
 
 /// Rows of queries.
 impl Dataset {
@@ -24,7 +24,7 @@ impl Dataset {
         file.file.list(file.media, row)
     }
 
-    /// The seconds of the frames of a query; empty for stills.
+    /// The timestamps of the video frames of a query, in seconds; empty for images.
     pub fn media_seconds(&self, query: u64) -> Result<&[f32]> {
         let (_, file, row) = self.query_row(query)?;
         file.file.list(file.media_t, row)
@@ -59,11 +59,11 @@ impl Dataset {
     /// The text of a prompt, if it was kept.
     pub fn prompt_text(&self, query: u64) -> Result<Option<&str>> {
         let (_, file, row) = self.query_row(query)?;
-        text(&file.file, file.prompt_text, row)
+        file.file.text(file.prompt_text, row)
     }
 
-    /// The name of a query.
-    pub fn qid(&self, query: u64) -> Result<Id> {
+    /// The id of a query.
+    pub fn qid(&self, query: u64) -> Result<RowId> {
         let (_, file, row) = self.query_row(query)?;
         file.file.value(file.qid, row)
     }
@@ -85,7 +85,7 @@ impl Dataset {
         file.file.value(file.n_tok, row)
     }
 
-    /// The blob ids of a response; empty unless it holds pictures itself.
+    /// The blob ids of a response; empty unless it has images itself.
     pub fn response_media(&self, response: u64) -> Result<&[u64]> {
         let (_, file, row) = self.response_row(response)?;
         file.file.list(file.media, row)
@@ -97,7 +97,7 @@ impl Dataset {
         self.global(Table::Queries, shard, file.file.value(file.q, row)?)
     }
 
-    /// The rank of a response among those to its query, best first; ties are equal numbers.
+    /// The rank of a response among those of its query, lowest is best; ties are equal.
     pub fn rank(&self, response: u64) -> Result<Option<i16>> {
         let (_, file, row) = self.response_row(response)?;
         file.file.optional(file.rank, row)
@@ -112,7 +112,7 @@ impl Dataset {
     /// The critique of a response.
     pub fn critique(&self, response: u64) -> Result<Option<&str>> {
         let (_, file, row) = self.response_row(response)?;
-        text(&file.file, file.critique, row)
+        file.file.text(file.critique, row)
     }
 
     /// The tokens of the critique of a response.
@@ -121,14 +121,14 @@ impl Dataset {
         file.file.list(file.critique_tok, row)
     }
 
-    /// The model that wrote a response.
+    /// The number of the model that wrote a response.
     pub fn model(&self, response: u64) -> Result<u16> {
         let (_, file, row) = self.response_row(response)?;
         file.file.value(file.model, row)
     }
 
-    /// The name of a response.
-    pub fn rid(&self, response: u64) -> Result<Id> {
+    /// The id of a response.
+    pub fn rid(&self, response: u64) -> Result<RowId> {
         let (_, file, row) = self.response_row(response)?;
         file.file.value(file.rid, row)
     }
@@ -151,26 +151,33 @@ impl Dataset {
         })
     }
 
-    /// The name of a pair.
-    pub fn pid(&self, pair: u64) -> Result<Id> {
+    /// The id of a pair.
+    pub fn pid(&self, pair: u64) -> Result<RowId> {
         let (_, file, row) = self.pair_row(pair)?;
         file.file.value(file.pid, row)
     }
 
-    fn blob_row(&self, id: u64) -> Result<(&BlobFile, u64)> {
-        let number = (id >> 32) as u32;
-        let place = self.blobs.binary_search_by_key(&number, |(id, _)| *id).ok();
-        let found = place.and_then(|place| self.blobs.get(place)).map(|(_, blobs)| blobs);
-        let row = id & u64::from(u32::MAX);
-        found.filter(|blobs| row < blobs.file.rows()).map(|blobs| (blobs, row)).ok_or_else(|| {
+    /// The file of a blob, its index, and the row in it.
+    #[inline]
+    fn find_blob(&self, id: u64) -> Result<(usize, &Blobs, u64)> {
+        let (number, row) = ((id >> 32) as u32, id & u64::from(u32::MAX));
+        let index = self.blobs.binary_search_by_key(&number, |(id, _)| *id).ok();
+        let found = index.and_then(|index| Some((index, &self.blobs.get(index)?.1, row)));
+        found.filter(|(_, blobs, row)| *row < blobs.file.rows()).ok_or_else(|| {
             let what = format!("{}: blob", self.root.display());
             Error::invalid(what, format!("{number}:{row}"), "a blob of this version")
         })
     }
 
+    /// The row of a blob over all files of blobs: that of its values in sidecar columns.
+    pub fn blob_row(&self, id: u64) -> Result<u64> {
+        let (index, _, row) = self.find_blob(id)?;
+        Ok(self.starts(Table::Blobs)[index] + row)
+    }
+
     /// A blob, its block checked.
     pub fn blob(&self, id: u64) -> Result<Blob<'_>> {
-        let (at, row) = self.blob_row(id)?;
+        let (_, at, row) = self.find_blob(id)?;
         Ok(Blob {
             bytes: at.file.list(at.bytes, row)?,
             width: at.file.value(at.w, row)?,
@@ -181,11 +188,12 @@ impl Dataset {
         })
     }
 
-    /// The size of a blob, for planning, without reading (and so without checking) the pictures
-    /// around it. Its block is checked before [`Self::blob`] hands out a byte.
+    /// The size of a blob, without reading (and so without checking) its block.
+    ///
+    /// The block is checked before [`Self::blob`] returns a byte of it.
     #[inline]
     pub fn blob_size(&self, id: u64) -> Result<BlobSize> {
-        let (at, row) = self.blob_row(id)?;
+        let (_, at, row) = self.find_blob(id)?;
         Ok(BlobSize {
             width: at.file.peek(at.w, row)?,
             height: at.file.peek(at.h, row)?,
@@ -193,16 +201,9 @@ impl Dataset {
         })
     }
 
-    /// The BLAKE3 of a blob as packed.
+    /// The BLAKE3 of a blob, without checking its block.
     pub fn blob_hash(&self, id: u64) -> Result<ContentHash> {
-        let (at, row) = self.blob_row(id)?;
+        let (_, at, row) = self.find_blob(id)?;
         at.file.peek(at.b3, row)
     }
-}
-
-fn text(file: &TableFile, column: ColumnId, row: u64) -> Result<Option<&str>> {
-    let Some(bytes) = file.optional_list::<u8>(column, row)? else { return Ok(None) };
-    std::str::from_utf8(bytes)
-        .map(Some)
-        .map_err(|e| file.error(&format!("row {row}"), e, "text in UTF-8"))
 }

@@ -1,4 +1,4 @@
-//! Columns added later.
+//! Sidecar columns: values computed later, in files of their own, for the rows of a table.
 
 pub mod add;
 pub mod column;

@@ -1,180 +1,272 @@
-//! Values of side-car columns: the few types they may have, read and built alike.
+//! Types and values of sidecar columns.
 
 use std::sync::Arc;
 
-use arrow_array::builder::{BooleanBuilder, Float32Builder, LargeListBuilder, UInt32Builder};
-use arrow_array::types::{Float32Type, UInt32Type};
-use arrow_array::{Array, ArrayRef, BooleanArray, LargeListArray, PrimitiveArray};
-use arrow_schema::{DataType, Field};
+use arrow_array::builder::{
+    BooleanBuilder, LargeListBuilder, LargeStringBuilder, PrimitiveBuilder,
+};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, Float16Type, Float32Type, UInt32Type, UInt64Type};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, LargeListArray, LargeStringArray, PrimitiveArray,
+};
+use arrow_schema::DataType;
 
 use crate::error::{Error, Result};
-use crate::shard::schema::tables::list_of;
+use crate::shard::schema::types::{list_item, type_name};
+use crate::shard::schema::{ColumnType, Primitive};
 
-/// The type of a side-car column; every value may be null.
+type F16 = <Float16Type as ArrowPrimitiveType>::Native;
+
+/// The type of a sidecar column; every value may be null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CellType {
-    /// A measure: a log-probability, a margin, a weight.
-    Float,
-    /// A count.
-    Count,
-    /// A mark: a deletion mask.
-    Mark,
-    /// One measure per token.
-    Floats,
+pub enum ValueType {
+    /// A float32: a log-probability, a margin, a weight.
+    Float32,
+    /// A uint32: a count.
+    UInt32,
+    /// A uint64: a hash, an id.
+    UInt64,
+    /// A bool: a deletion mask.
+    Bool,
+    /// UTF-8 text: a critique.
+    Text,
+    /// A list of float32: a log-probability per token.
+    Float32List,
+    /// A list of float16: features.
+    Float16List,
 }
 
-/// One value.
+/// A value of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cell<'a> {
+pub enum Value<'a> {
     /// Not computed.
     Null,
-    /// [`CellType::Float`].
-    Float(f32),
-    /// [`CellType::Count`].
-    Count(u32),
-    /// [`CellType::Mark`].
-    Mark(bool),
-    /// [`CellType::Floats`].
-    Floats(&'a [f32]),
+    /// Of a [`ValueType::Float32`] column.
+    Float32(f32),
+    /// Of a [`ValueType::UInt32`] column.
+    UInt32(u32),
+    /// Of a [`ValueType::UInt64`] column.
+    UInt64(u64),
+    /// Of a [`ValueType::Bool`] column.
+    Bool(bool),
+    /// Of a [`ValueType::Text`] column.
+    Text(&'a str),
+    /// Of a [`ValueType::Float32List`] column.
+    Float32List(&'a [f32]),
+    /// Of a [`ValueType::Float16List`] column, as their bits.
+    Float16List(&'a [u16]),
 }
 
-impl CellType {
-    /// The type of an Arrow column, if it is one of these.
-    pub fn of(name: &str, kind: &DataType) -> Result<Self> {
-        match kind {
-            DataType::Float32 => Ok(Self::Float),
-            DataType::UInt32 => Ok(Self::Count),
-            DataType::Boolean => Ok(Self::Mark),
-            DataType::LargeList(item) if *item.data_type() == DataType::Float32 => Ok(Self::Floats),
-            other => Err(Error::invalid(
-                format!("column {name}"),
-                other,
-                "float32, uint32, bool or large_list<float32>",
-            )),
+impl ValueType {
+    /// All types.
+    pub const ALL: [Self; 7] = [
+        Self::Float32,
+        Self::UInt32,
+        Self::UInt64,
+        Self::Bool,
+        Self::Text,
+        Self::Float32List,
+        Self::Float16List,
+    ];
+
+    /// The type of the column on disk.
+    pub const fn column_type(self) -> ColumnType {
+        match self {
+            Self::Float32 => ColumnType::Primitive(Primitive::Float32),
+            Self::UInt32 => ColumnType::Primitive(Primitive::UInt32),
+            Self::UInt64 => ColumnType::Primitive(Primitive::UInt64),
+            Self::Bool => ColumnType::Bool,
+            Self::Text => ColumnType::Utf8,
+            Self::Float32List => ColumnType::List(Primitive::Float32),
+            Self::Float16List => ColumnType::List(Primitive::Float16),
         }
     }
 
-    /// The Arrow type.
-    pub fn arrow(self) -> DataType {
-        match self {
-            Self::Float => DataType::Float32,
-            Self::Count => DataType::UInt32,
-            Self::Mark => DataType::Boolean,
-            Self::Floats => list_of(DataType::Float32),
-        }
+    /// The type of a column on disk, `None` if sidecar columns cannot have it.
+    pub fn of(column_type: ColumnType) -> Option<Self> {
+        Self::ALL.into_iter().find(|value_type| value_type.column_type() == column_type)
     }
 
-    /// The type in the words of [`crate::shard::read::fields`].
-    pub fn type_name(self) -> &'static str {
-        match self {
-            Self::Float => "float32",
-            Self::Count => "uint32",
-            Self::Mark => "bool",
-            Self::Floats => "large_list<float32>",
-        }
+    /// The names of all types, for messages.
+    pub fn names() -> String {
+        Self::ALL.map(|value_type| value_type.column_type().to_string()).join(", ")
     }
 
-    /// The type with these words.
-    pub fn named(type_name: &str) -> Option<Self> {
-        let all = [Self::Float, Self::Count, Self::Mark, Self::Floats];
-        all.into_iter().find(|cell_type| cell_type.type_name() == type_name)
-    }
-
-    /// A column of these cells.
-    pub fn build<'a>(self, cells: impl Iterator<Item = Result<Cell<'a>>>) -> Result<ArrayRef> {
+    /// A column of these values.
+    pub fn build<'a>(self, values: impl Iterator<Item = Result<Value<'a>>>) -> Result<ArrayRef> {
         match self {
-            Self::Float => {
-                let mut builder = Float32Builder::new();
-                for cell in cells {
-                    builder.append_option(if let Cell::Float(x) = cell? { Some(x) } else { None });
-                }
-                Ok(Arc::new(builder.finish()))
-            }
-            Self::Count => {
-                let mut builder = UInt32Builder::new();
-                for cell in cells {
-                    builder.append_option(if let Cell::Count(x) = cell? { Some(x) } else { None });
-                }
-                Ok(Arc::new(builder.finish()))
-            }
-            Self::Mark => {
+            Self::Float32 => numbers::<Float32Type>(values, |value| match value {
+                Value::Float32(number) => Some(number),
+                _ => None,
+            }),
+            Self::UInt32 => numbers::<UInt32Type>(values, |value| match value {
+                Value::UInt32(number) => Some(number),
+                _ => None,
+            }),
+            Self::UInt64 => numbers::<UInt64Type>(values, |value| match value {
+                Value::UInt64(number) => Some(number),
+                _ => None,
+            }),
+            Self::Bool => {
                 let mut builder = BooleanBuilder::new();
-                for cell in cells {
-                    builder.append_option(if let Cell::Mark(x) = cell? { Some(x) } else { None });
+                for value in values {
+                    builder.append_option(match value? {
+                        Value::Bool(set) => Some(set),
+                        _ => None,
+                    });
                 }
                 Ok(Arc::new(builder.finish()))
             }
-            Self::Floats => build_lists(cells),
+            Self::Text => {
+                let mut builder = LargeStringBuilder::new();
+                for value in values {
+                    builder.append_option(match value? {
+                        Value::Text(text) => Some(text),
+                        _ => None,
+                    });
+                }
+                Ok(Arc::new(builder.finish()))
+            }
+            Self::Float32List => {
+                lists::<Float32Type>(Primitive::Float32, values, |value, items| {
+                    let Value::Float32List(list) = value else { return false };
+                    items.append_slice(list);
+                    true
+                })
+            }
+            Self::Float16List => {
+                lists::<Float16Type>(Primitive::Float16, values, |value, items| {
+                    let Value::Float16List(bits) = value else { return false };
+                    bits.iter().for_each(|bits| items.append_value(F16::from_bits(*bits)));
+                    true
+                })
+            }
         }
     }
 }
 
-fn build_lists<'a>(cells: impl Iterator<Item = Result<Cell<'a>>>) -> Result<ArrayRef> {
-    let item = Field::new("item", DataType::Float32, false);
-    let mut builder = LargeListBuilder::new(Float32Builder::new()).with_field(item);
-    for cell in cells {
-        match cell? {
-            Cell::Floats(list) => {
-                builder.values().append_slice(list);
-                builder.append(true);
-            }
-            _ => builder.append(false),
-        }
+fn numbers<'a, T: ArrowPrimitiveType>(
+    values: impl Iterator<Item = Result<Value<'a>>>,
+    number: fn(Value<'a>) -> Option<T::Native>,
+) -> Result<ArrayRef> {
+    let mut builder = PrimitiveBuilder::<T>::new();
+    for value in values {
+        builder.append_option(number(value?));
     }
     Ok(Arc::new(builder.finish()))
 }
 
-/// A column handed over, with its type resolved.
-#[derive(Debug, Clone)]
-pub enum Given {
-    /// [`CellType::Float`].
-    Float(PrimitiveArray<Float32Type>),
-    /// [`CellType::Count`].
-    Count(PrimitiveArray<UInt32Type>),
-    /// [`CellType::Mark`].
-    Mark(BooleanArray),
-    /// [`CellType::Floats`], the lists and what is in them.
-    Floats(LargeListArray, PrimitiveArray<Float32Type>),
+/// `append` appends the items of a value, and says whether it is one.
+fn lists<'a, T: ArrowPrimitiveType>(
+    item: Primitive,
+    values: impl Iterator<Item = Result<Value<'a>>>,
+    append: fn(Value<'a>, &mut PrimitiveBuilder<T>) -> bool,
+) -> Result<ArrayRef> {
+    let mut builder =
+        LargeListBuilder::new(PrimitiveBuilder::<T>::new()).with_field(list_item(item));
+    for value in values {
+        let valid = append(value?, builder.values());
+        builder.append(valid);
+    }
+    Ok(Arc::new(builder.finish()))
 }
 
-impl Given {
-    /// Take a column of one of the types.
+/// A column given by the caller.
+#[derive(Debug, Clone)]
+pub enum GivenColumn {
+    /// [`ValueType::Float32`].
+    Float32(PrimitiveArray<Float32Type>),
+    /// [`ValueType::UInt32`].
+    UInt32(PrimitiveArray<UInt32Type>),
+    /// [`ValueType::UInt64`].
+    UInt64(PrimitiveArray<UInt64Type>),
+    /// [`ValueType::Bool`].
+    Bool(BooleanArray),
+    /// [`ValueType::Text`].
+    Text(LargeStringArray),
+    /// [`ValueType::Float32List`]: the lists and their items.
+    Float32List(LargeListArray, PrimitiveArray<Float32Type>),
+    /// [`ValueType::Float16List`]: the lists and their items.
+    Float16List(LargeListArray, PrimitiveArray<Float16Type>),
+}
+
+impl GivenColumn {
+    /// Take an array; an error if its type is none of [`ValueType`], or a list has a null inside.
     pub fn take(name: &str, array: &ArrayRef) -> Result<Self> {
-        let kind = CellType::of(name, array.data_type())?;
-        let any = array.as_any();
-        let given = match kind {
-            CellType::Float => any.downcast_ref().cloned().map(Self::Float),
-            CellType::Count => any.downcast_ref().cloned().map(Self::Count),
-            CellType::Mark => any.downcast_ref().cloned().map(Self::Mark),
-            CellType::Floats => any.downcast_ref().and_then(|lists: &LargeListArray| {
-                let values = lists.values().as_any().downcast_ref().cloned()?;
-                Some(Self::Floats(lists.clone(), values))
-            }),
+        let value_type = given_type(name, array.data_type())?;
+        let given = match value_type {
+            ValueType::Float32 => Self::Float32(array.as_primitive().clone()),
+            ValueType::UInt32 => Self::UInt32(array.as_primitive().clone()),
+            ValueType::UInt64 => Self::UInt64(array.as_primitive().clone()),
+            ValueType::Bool => Self::Bool(array.as_boolean().clone()),
+            ValueType::Text => Self::Text(array.as_string().clone()),
+            ValueType::Float32List => {
+                let lists = array.as_list::<i64>();
+                Self::Float32List(lists.clone(), lists.values().as_primitive().clone())
+            }
+            ValueType::Float16List => {
+                let lists = array.as_list::<i64>();
+                Self::Float16List(lists.clone(), lists.values().as_primitive().clone())
+            }
         };
-        given.ok_or_else(|| Error::invalid(name, array.data_type(), kind.type_name()))
+        if given.has_null_items() {
+            let what = format!("column {name}");
+            return Err(Error::invalid(what, "a null inside a list", "numbers only"));
+        }
+        Ok(given)
+    }
+
+    fn has_null_items(&self) -> bool {
+        match self {
+            Self::Float32List(_, items) => items.null_count() > 0,
+            Self::Float16List(_, items) => items.null_count() > 0,
+            _ => false,
+        }
     }
 
     /// Its type.
-    pub fn cell_type(&self) -> CellType {
+    pub fn value_type(&self) -> ValueType {
         match self {
-            Self::Float(_) => CellType::Float,
-            Self::Count(_) => CellType::Count,
-            Self::Mark(_) => CellType::Mark,
-            Self::Floats(..) => CellType::Floats,
+            Self::Float32(_) => ValueType::Float32,
+            Self::UInt32(_) => ValueType::UInt32,
+            Self::UInt64(_) => ValueType::UInt64,
+            Self::Bool(_) => ValueType::Bool,
+            Self::Text(_) => ValueType::Text,
+            Self::Float32List(..) => ValueType::Float32List,
+            Self::Float16List(..) => ValueType::Float16List,
         }
     }
 
     /// The value of a row.
-    pub fn cell(&self, row: usize) -> Cell<'_> {
+    pub fn value(&self, row: usize) -> Value<'_> {
         match self {
-            Self::Float(array) if array.is_valid(row) => Cell::Float(array.value(row)),
-            Self::Count(array) if array.is_valid(row) => Cell::Count(array.value(row)),
-            Self::Mark(array) if array.is_valid(row) => Cell::Mark(array.value(row)),
-            Self::Floats(lists, values) if lists.is_valid(row) => {
-                let offsets = lists.value_offsets();
-                Cell::Floats(&values.values()[offsets[row] as usize..offsets[row + 1] as usize])
+            Self::Float32(array) if array.is_valid(row) => Value::Float32(array.value(row)),
+            Self::UInt32(array) if array.is_valid(row) => Value::UInt32(array.value(row)),
+            Self::UInt64(array) if array.is_valid(row) => Value::UInt64(array.value(row)),
+            Self::Bool(array) if array.is_valid(row) => Value::Bool(array.value(row)),
+            Self::Text(array) if array.is_valid(row) => Value::Text(array.value(row)),
+            Self::Float32List(lists, items) if lists.is_valid(row) => {
+                Value::Float32List(&items.values()[range(lists, row)])
             }
-            _ => Cell::Null,
+            Self::Float16List(lists, items) if lists.is_valid(row) => {
+                // The same buffer as bits, which need no type for halves.
+                let bits = items.values().inner().typed_data::<u16>();
+                Value::Float16List(&bits[range(lists, row)])
+            }
+            _ => Value::Null,
         }
     }
+}
+
+fn given_type(name: &str, data_type: &DataType) -> Result<ValueType> {
+    ColumnType::of(data_type).and_then(ValueType::of).ok_or_else(|| {
+        let expected = format!("one of {}", ValueType::names());
+        Error::invalid(format!("column {name}"), type_name(data_type), expected)
+    })
+}
+
+fn range(lists: &LargeListArray, row: usize) -> std::ops::Range<usize> {
+    let offsets = lists.value_offsets();
+    offsets[row] as usize..offsets[row + 1] as usize
 }

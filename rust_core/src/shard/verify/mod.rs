@@ -1,66 +1,23 @@
-//! Looks at every byte of a version and names what is damaged: the file, the block, the rows.
+//! Checks every byte of a version and reports what is damaged: the file, the block, the rows.
 //!
-//! The shallow check compares checksums, which finds any damage that happens by itself. The deep one
-//! computes everything again: BLAKE3 of files and pictures, names of rows, references and ranges.
+//! The shallow check compares checksums, which finds accidental damage. The deep check recomputes
+//! everything: BLAKE3 of files and images, row ids, references and ranges.
 
 use std::path::Path;
 
-use serde::Serialize;
-
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
-use crate::shard::read::dataset::{Dataset, Verify};
-use crate::shard::read::file::TableFile;
-use crate::shard::schema::tables::{PROFILE, Table};
+use crate::shard::read::dataset::Dataset;
+use crate::shard::read::file::{TableFile, Verify};
+use crate::shard::schema::{PROFILE, Table};
 use crate::shard::version::manifest::{self, FileEntry, Manifest};
 
 mod deep;
+mod report;
 
-/// One damaged place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Damage {
-    /// The file, relative to the dataset.
-    pub file: String,
-    /// The block, unless the whole file is meant.
-    pub block: Option<u64>,
-    /// First row and end of the rows of the file that are lost.
-    pub rows: Option<(u64, u64)>,
-    /// What was found and what was expected.
-    pub problem: String,
-}
+pub use report::{Damage, Report};
 
-/// What a check found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// The version that was looked at, 0 where none can be read.
-    pub version: u64,
-    /// The profile of a manifest this code cannot read.
-    pub foreign_profile: Option<u64>,
-    /// Files looked at.
-    pub files: u64,
-    /// Bytes looked at.
-    pub bytes: u64,
-    /// What is damaged.
-    pub damages: Vec<Damage>,
-}
-
-impl Report {
-    /// `good`, `damaged` or `wrong_version`.
-    pub fn status(&self) -> &'static str {
-        match (self.foreign_profile, self.damages.is_empty()) {
-            (Some(_), _) => "wrong_version",
-            (None, true) => "good",
-            (None, false) => "damaged",
-        }
-    }
-
-    fn add(&mut self, file: &str, problem: impl std::fmt::Display) {
-        let file = file.to_owned();
-        self.damages.push(Damage { file, block: None, rows: None, problem: problem.to_string() });
-    }
-}
-
-/// Check a version, or the highest, and that every other manifest is whole.
+/// Check a version, or the highest, and the checksums of all other manifests.
 pub fn verify(
     root: &Path,
     version: Option<u64>,
@@ -88,7 +45,7 @@ pub fn verify(
     Ok(report)
 }
 
-/// The manifest to look at, while the others are only read.
+/// The manifest of the version to check; the others are only read.
 fn check_manifests(
     root: &Path,
     version: Option<u64>,
@@ -148,7 +105,7 @@ fn check_file(
         if *found != *entry.b3 {
             report.add(&entry.file, format!("BLAKE3: found {found}, expected {}", entry.b3));
         }
-        if let Err(error) = file.check_offsets() {
+        if let Err(error) = file.check_values() {
             report.add(&entry.file, error);
         }
     }

@@ -1,39 +1,22 @@
-//! How a version appears: every file first, durable and in its place, then one link.
+//! How a version is committed: first every file, durable and at its path, then one link.
 //!
-//! 1. Files are written in `_mmrlhf/staging` and synced (`write::file`).
-//! 2. Each is renamed to its place, whose name holds its hash; then the folders are synced.
-//! 3. The manifest is written and synced under a temporary name, and linked to its number. A link
-//!    fails if the number is taken: then somebody else committed, and the change is made again on
-//!    top of theirs. So of two packers both land.
+//! 1. Files are written in `_mmrlhf/staging` and synced.
+//! 2. Each is renamed to its path, which contains its hash; then the folders are synced.
+//! 3. The manifest is written and synced under a temporary name, and linked to its number. The link
+//!    fails if the number is taken: then another process committed, and the change is applied again
+//!    on top of that version. So of two concurrent writers both succeed.
 //!
-//! Killed at any point, the last version stays as it was; what is left over belongs to no version.
+//! A writer killed at any point leaves the last version as it was, and files of no version.
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::kill_point;
+use super::lock::{create_folder, sync_folder};
+use super::manifest::{self, FOLDER, Manifest};
+use super::staging::StagingFolder;
 use crate::error::{Error, Result};
-use crate::shard::version::claim::Workplace;
-use crate::shard::version::kill_point;
-use crate::shard::version::manifest::{self, FOLDER, Manifest};
-
-/// The only place for unfinished files.
-pub fn staging(root: &Path) -> PathBuf {
-    root.join(FOLDER).join("staging")
-}
-
-/// The latest version to build upon, `None` where there is none yet.
-///
-/// A damaged latest manifest is an error here: to build upon an older one would lose rows.
-pub fn latest(root: &Path) -> Result<Option<Manifest>> {
-    if !root.join(FOLDER).is_dir() {
-        return Ok(None);
-    }
-    match manifest::versions(root)?.last() {
-        Some(version) => manifest::read(root, *version).map(Some),
-        None => Ok(None),
-    }
-}
 
 /// Move a finished file from staging to `relative`, and sync its folder.
 pub fn place(root: &Path, staged: &Path, relative: &str) -> Result<()> {
@@ -47,36 +30,19 @@ pub fn place(root: &Path, staged: &Path, relative: &str) -> Result<()> {
     Ok(())
 }
 
-/// Make a folder and sync the folders above it, up to `root`.
-pub fn create_folder(root: &Path, folder: &Path) -> Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let mut above = folder.parent();
-    while let Some(parent) = above.filter(|parent| parent.starts_with(root)) {
-        sync_folder(parent)?;
-        above = parent.parent();
-    }
-    Ok(())
-}
-
-fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|open| open.sync_all()).map_err(|e| Error::io(folder, e))
-}
-
-/// Make the next version: `change` is applied to the latest manifest, again if somebody was faster.
+/// Commit the next version: `change` is applied to the latest manifest, or `base` where there is
+/// none, and again if another process commits first. The new version.
 ///
-/// The temporary file lies in `workplace`.
+/// The manifest is written in `staging` first.
 pub fn publish(
     root: &Path,
-    workplace: &Workplace,
+    staging: &StagingFolder,
     base: impl Fn() -> Manifest,
     mut change: impl FnMut(&mut Manifest) -> Result<()>,
 ) -> Result<u64> {
-    let temporary = workplace.folder().join("manifest.json");
+    let temporary = staging.path().join("manifest.json");
     loop {
-        let mut next = latest(root)?.unwrap_or_else(&base);
+        let mut next = manifest::latest(root)?.unwrap_or_else(&base);
         change(&mut next)?;
         next.parent = next.version;
         next.version += 1;

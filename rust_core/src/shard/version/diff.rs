@@ -1,35 +1,35 @@
-//! What changed between two versions, told from their manifests.
+//! What changed between two versions, from their manifests alone.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::shard::version::manifest::Manifest;
+use super::manifest::Manifest;
 
 /// The difference of two versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Whether both hold the same pairs, responses, queries and pictures in the same order.
+    /// Whether both have the same queries, responses, pairs and blobs in the same order.
     pub same_data: bool,
-    /// Rows of each table in the second less those in the first.
+    /// By table, rows of the second minus rows of the first.
     pub rows: BTreeMap<String, i64>,
-    /// Files of the second alone, with their rows.
+    /// Files only of the second, with their rows.
     pub added: BTreeMap<String, u64>,
-    /// Files of the first alone, with their rows.
+    /// Files only of the first, with their rows.
     pub removed: BTreeMap<String, u64>,
     /// Column sets of the second that are new or have other files, with their revision.
     pub columns_changed: BTreeMap<String, u32>,
-    /// Column sets of the first alone.
+    /// Column sets only of the first.
     pub columns_removed: Vec<String>,
 }
 
-/// What `second` has that `first` has not, and the other way.
+/// The difference between two versions.
 pub fn diff(first: &Manifest, second: &Manifest) -> Difference {
     let (one, other) = (files(first), files(second));
     let mut rows = BTreeMap::new();
     for (sign, manifest) in [(-1, first), (1, second)] {
         for (table, entry) in manifest.files() {
-            *rows.entry(table.letter().to_owned()).or_insert(0) += sign * entry.rows as i64;
+            *rows.entry(table.name().to_owned()).or_insert(0) += sign * entry.rows as i64;
         }
     }
     let missing = |from: &BTreeMap<String, u64>, of: &BTreeMap<String, u64>| {

@@ -1,4 +1,4 @@
-//! Removes what no version needs: old versions beyond a number, and what killed packers left.
+//! Garbage collection: old versions, and files that no version needs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::lock::{ExclusiveLock, staging};
+use super::{kill_point, manifest};
 use crate::error::{Error, Result};
-use crate::shard::version::claim::Quiet;
-use crate::shard::version::manifest::{self, FOLDER};
-use crate::shard::version::{commit, kill_point};
 
 /// What was removed, or would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Removed {
-    /// Versions.
+    /// Numbers of the versions.
     pub versions: Vec<u64>,
     /// Files of no version, relative to the dataset.
     pub files: Vec<String>,
@@ -24,9 +23,10 @@ pub struct Removed {
 
 /// Keep the newest `keep` versions (all where `None`) and remove everything they do not need.
 ///
-/// Refused while somebody packs. Nothing is removed unless every manifest that stays is whole.
+/// An error while a process writes to the dataset, or if a manifest that stays is damaged; then
+/// nothing is removed.
 pub fn collect(root: &Path, keep: Option<usize>, dry_run: bool) -> Result<Removed> {
-    let quiet = Quiet::of(root)?;
+    let lock = ExclusiveLock::take(root)?;
     let versions = manifest::versions(root)?;
     let kept = versions.len().min(keep.unwrap_or(usize::MAX).max(1));
     let (old, staying) = versions.split_at(versions.len() - kept);
@@ -42,7 +42,7 @@ pub fn collect(root: &Path, keep: Option<usize>, dry_run: bool) -> Result<Remove
     for folder in ["data", "blobs", "cols"] {
         list(&root.join(folder), &mut paths)?;
     }
-    list(&commit::staging(root), &mut paths)?;
+    list(&staging(root), &mut paths)?;
     for path in &paths {
         let relative = path.strip_prefix(root).unwrap_or(path).display().to_string();
         if !needed.contains(&relative) {
@@ -54,18 +54,18 @@ pub fn collect(root: &Path, keep: Option<usize>, dry_run: bool) -> Result<Remove
     if !dry_run {
         remove(root, &removed)?;
     }
-    drop(quiet);
+    drop(lock);
     Ok(removed)
 }
 
-/// Manifests first, so that a version is gone before its files are.
+/// Manifests first, so that no manifest lists a file that is gone.
 fn remove(root: &Path, removed: &Removed) -> Result<()> {
     let manifests = removed.versions.iter().map(|version| manifest::path_of(root, *version));
     for path in manifests.chain(removed.files.iter().map(|file| root.join(file))) {
         fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
         kill_point::step();
     }
-    let staging = root.join(FOLDER).join("staging");
+    let staging = staging(root);
     for entry in fs::read_dir(&staging).map_err(|e| Error::io(&staging, e))?.flatten() {
         if entry.path().is_dir() {
             fs::remove_dir_all(entry.path()).map_err(|e| Error::io(&entry.path(), e))?;
@@ -74,7 +74,7 @@ fn remove(root: &Path, removed: &Removed) -> Result<()> {
     Ok(())
 }
 
-/// Every file below `folder`; none where it is not there.
+/// Every file below `folder`; none if it does not exist.
 fn list(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

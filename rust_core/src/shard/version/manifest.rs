@@ -1,5 +1,5 @@
-//! The manifest of a version: which files, how long, which checksums. It is JSON that ends in the
-//! checksum of what precedes it.
+//! The manifest of a version: its files with their lengths and checksums, as JSON that ends with
+//! its own checksum.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::shard::schema::tables::{PROFILE, Table};
-use crate::shard::write::file::Finished;
+use crate::shard::schema::{PROFILE, Table};
 
 /// The folder of manifests and of unfinished files.
 pub const FOLDER: &str = "_mmrlhf";
@@ -22,7 +21,7 @@ const END: usize = 11;
 pub struct FileEntry {
     /// Relative to the dataset, with slashes.
     pub file: String,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
     /// Length in bytes.
     pub bytes: u64,
@@ -30,15 +29,6 @@ pub struct FileEntry {
     pub crc32c: String,
     /// BLAKE3 of all bytes, in hex.
     pub b3: String,
-}
-
-impl FileEntry {
-    /// The entry of a finished file that will lie at `file`.
-    pub fn new(file: String, finished: &Finished) -> Self {
-        let (rows, bytes) = (finished.rows, finished.bytes);
-        let (crc32c, b3) = (format!("{:08x}", finished.crc32c), finished.b3.to_hex().to_string());
-        Self { file, rows, bytes, crc32c, b3 }
-    }
 }
 
 /// A shard: all rows of some whole queries.
@@ -52,20 +42,8 @@ pub struct ShardEntry {
     pub r: FileEntry,
     /// Pairs.
     pub p: FileEntry,
-    /// What planning wants to know beforehand.
+    /// Statistics for planning.
     pub stats: Stats,
-}
-
-impl ShardEntry {
-    /// The file of one of the three tables.
-    pub fn of(&self, table: Table) -> Result<&FileEntry> {
-        match table {
-            Table::Queries => Ok(&self.q),
-            Table::Responses => Ok(&self.r),
-            Table::Pairs => Ok(&self.p),
-            Table::Blobs => Err(Error::invalid("table", "b", "q, r or p: blobs are in no shard")),
-        }
-    }
 }
 
 /// Sums over a shard.
@@ -75,7 +53,7 @@ pub struct Stats {
     pub tok_sum: u64,
     /// Tokens of the longest prompt and response of a query together.
     pub tok_max: u64,
-    /// Media of the query that has most.
+    /// The most media of a query.
     pub img_max: u64,
 }
 
@@ -89,10 +67,10 @@ pub struct BlobEntry {
     pub file: FileEntry,
 }
 
-/// A side-car file.
+/// A file of sidecar columns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnFile {
-    /// The shard it stands beside.
+    /// The shard, or file of blobs, whose rows it has.
     pub shard: u32,
     /// Rows that are not null in every field.
     pub filled: u64,
@@ -101,20 +79,20 @@ pub struct ColumnFile {
     pub file: FileEntry,
 }
 
-/// A set of columns beside a table.
+/// A set of sidecar columns of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ColumnEntry {
     /// Its name, for example `reflogp/qwen2.5-vl-7b`.
     pub set: String,
-    /// Counts up when a set is begun anew with other provenance.
+    /// Incremented when a set starts over with other provenance.
     pub rev: u32,
     /// The letter of the table.
     pub table: String,
     /// Names of the columns.
     pub fields: Vec<String>,
-    /// By shard; a shard without a file has no values yet.
+    /// By shard or file of blobs; one without a file has no values yet.
     pub files: Vec<ColumnFile>,
-    /// What made the values.
+    /// What produced the values.
     pub provenance: Value,
 }
 
@@ -160,7 +138,7 @@ impl Manifest {
 
     /// `b3:` and the BLAKE3 over `table id hash` of every base file, in the order of the rows.
     ///
-    /// Side-car columns are no part of it: adding one does not change which pairs there are.
+    /// Sidecar columns are not part of it: adding one does not change which pairs there are.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut line = |letter: &str, id: u32, b3: &str| {
@@ -177,7 +155,20 @@ impl Manifest {
         format!("b3:{}", hasher.finalize().to_hex())
     }
 
-    /// Every file of this version.
+    /// The files of a table with the ids of their shards, or of the files of blobs, in row order.
+    pub fn files_of(&self, table: Table) -> Vec<(u32, &FileEntry)> {
+        let of_shards = |file: fn(&ShardEntry) -> &FileEntry| {
+            self.shards.iter().map(|shard| (shard.id, file(shard))).collect()
+        };
+        match table {
+            Table::Queries => of_shards(|shard| &shard.q),
+            Table::Responses => of_shards(|shard| &shard.r),
+            Table::Pairs => of_shards(|shard| &shard.p),
+            Table::Blobs => self.blobs.iter().map(|blobs| (blobs.id, &blobs.file)).collect(),
+        }
+    }
+
+    /// Every file of this version but those of sidecar columns.
     pub fn files(&self) -> impl Iterator<Item = (Table, &FileEntry)> {
         let shards = self.shards.iter().flat_map(|shard| {
             [(Table::Queries, &shard.q), (Table::Responses, &shard.r), (Table::Pairs, &shard.p)]
@@ -188,7 +179,7 @@ impl Manifest {
     /// The bytes of the manifest, with the checksum at the end.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let text = serde_json::to_string(self)
-            .map_err(|e| Error::invalid("manifest", e, "values that JSON can hold"))?;
+            .map_err(|e| Error::invalid("manifest", e, "values that JSON can represent"))?;
         // Without the last brace, which comes after the checksum.
         let mut bytes = text.as_bytes()[..text.len() - 1].to_vec();
         let crc = crc32c::crc32c(&bytes);
@@ -234,7 +225,7 @@ impl Manifest {
     }
 }
 
-const HINT: &str = "the manifest was changed or damaged; older versions beside it may be whole";
+const HINT: &str = "the manifest was changed or damaged; an older version may be undamaged";
 
 /// The JSON of a manifest whose checksum is right.
 fn checked_json(path: &Path, bytes: &[u8]) -> Result<Value> {
@@ -262,7 +253,7 @@ fn wrong_profile(path: &Path, profile: Option<u64>) -> Error {
     Error::invalid(path.display().to_string(), found, expected)
 }
 
-/// Where the manifest of a version lies.
+/// Path of the manifest of a version.
 pub fn path_of(root: &Path, version: u64) -> PathBuf {
     root.join(FOLDER).join(format!("manifest-{version:010}.json"))
 }
@@ -295,13 +286,26 @@ pub fn read(root: &Path, version: u64) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// The profile of a manifest whose bytes are whole, whatever else is in it.
+/// The latest manifest, for writers; `None` where nothing was committed yet.
+///
+/// A damaged one is an error: a version on top of an older one would lose rows.
+pub fn latest(root: &Path) -> Result<Option<Manifest>> {
+    if !root.join(FOLDER).is_dir() {
+        return Ok(None);
+    }
+    match versions(root)?.last() {
+        Some(version) => read(root, *version).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The profile of a manifest whose checksum is right, whatever else is in it.
 pub fn profile(path: &Path) -> Option<u64> {
     let bytes = fs::read(path).ok()?;
     checked_json(path, &bytes).ok()?.get("profile")?.as_u64()
 }
 
-/// The pinned version, or else the highest that is whole.
+/// The pinned version, or else the highest that is undamaged.
 pub fn choose(root: &Path, pinned: Option<u64>) -> Result<Manifest> {
     if let Some(version) = pinned {
         return read(root, version);

@@ -1,4 +1,4 @@
-//! Pictures and frames: each content once, found again by its BLAKE3, its header read at the door.
+//! Images and video frames: each content once, identified by its BLAKE3.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -6,39 +6,39 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::{Array, LargeBinaryArray, LargeStringArray};
 
+use super::file::Finished;
+use super::rows::{self, BlobRow, Stream};
 use crate::error::{Error, Result};
 use crate::image::location::read_range;
 use crate::image::probe::{Format, Probe, probe};
 use crate::parallel::{Interrupt, map_rows};
-use crate::shard::identity::ContentHash;
-use crate::shard::read::dataset::Verify;
-use crate::shard::read::file::TableFile;
-use crate::shard::schema::tables::Table;
+use crate::shard::orientation;
+use crate::shard::read::file::{TableFile, Verify};
+use crate::shard::row_id::ContentHash;
+use crate::shard::schema::Table;
 use crate::shard::version::claim::Numbers;
-use crate::shard::version::manifest::{BlobEntry, FileEntry, Manifest};
-use crate::shard::write::file::Finished;
-use crate::shard::write::rows::{BlobRows, Stream};
+use crate::shard::version::manifest::{BlobEntry, Manifest};
 
-/// Pictures read at once; bounds the memory.
+/// Images read at once; bounds the memory.
 const AT_ONCE: usize = 64;
 
-/// What became of one picture handed over.
+/// The outcome for one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Added {
-    /// It has this id, now or already before.
+    /// It is stored under this id, by this call or before.
     Stored {
-        /// Blob shard in the upper half, row in the lower.
+        /// Number of the blob file in the upper half, row in the lower.
         id: u64,
-        /// Pixels, as stored: before the orientation is applied.
+        /// Width in pixels, before the orientation is applied.
         width: u32,
-        /// Pixels.
+        /// Height in pixels, likewise.
         height: u32,
     },
-    /// It was left out for this reason.
+    /// It cannot be stored, for this reason.
     Refused(String),
 }
 
-/// The number of a format in the column `fmt`; 0 stays free for "unknown".
+/// The number of a format in the column `fmt`; 0 is reserved for "unknown".
 pub fn format_number(format: Format) -> u8 {
     match format {
         Format::Jpeg => 1,
@@ -57,11 +57,11 @@ pub struct BlobStore {
     numbers: Numbers,
     ids: HashMap<ContentHash, u64>,
     hashes: BTreeMap<u32, Vec<ContentHash>>,
-    current: Option<(u32, u64, Stream<BlobRows>)>,
+    current: Option<(u32, u64, Stream<rows::Blobs>)>,
     finished: Vec<(u32, Finished)>,
 }
 
-struct Picture<'a> {
+struct Image<'a> {
     bytes: Cow<'a, [u8]>,
     hash: ContentHash,
     probe: Probe,
@@ -69,7 +69,8 @@ struct Picture<'a> {
 }
 
 impl BlobStore {
-    /// Know the blobs of `manifest`; new files go to `folder`, begun anew after `limit` bytes.
+    /// Read the hashes of the blobs of `manifest`; new files are written to `folder`, and end after
+    /// `limit` bytes.
     pub fn open(
         root: &Path,
         manifest: &Manifest,
@@ -105,7 +106,7 @@ impl BlobStore {
         self.hashes.get(&((id >> 32) as u32))?.get(id as u32 as usize)
     }
 
-    /// Take pictures from bytes or, where those are null, from files; one outcome per row.
+    /// Store images from bytes or, where those are null, from files; one outcome per row.
     pub fn add(
         &mut self,
         bytes: Option<&LargeBinaryArray>,
@@ -126,11 +127,11 @@ impl BlobStore {
         let mut added = Vec::with_capacity(rows);
         for start in (0..rows).step_by(AT_ONCE) {
             let count = AT_ONCE.min(rows - start);
-            let pictures =
-                map_rows(count, threads, interrupt, |row| picture(bytes, paths, start + row))?;
-            for picture in pictures {
-                added.push(match picture {
-                    Ok(picture) => self.store(&picture)?,
+            let images =
+                map_rows(count, threads, interrupt, |row| read_image(bytes, paths, start + row))?;
+            for image in images {
+                added.push(match image {
+                    Ok(image) => self.store(&image)?,
                     Err(reason) => Added::Refused(reason),
                 });
             }
@@ -138,9 +139,9 @@ impl BlobStore {
         Ok(added)
     }
 
-    fn store(&mut self, picture: &Picture<'_>) -> Result<Added> {
-        let (width, height) = (picture.probe.width, picture.probe.height);
-        if let Some(id) = self.ids.get(&picture.hash) {
+    fn store(&mut self, image: &Image<'_>) -> Result<Added> {
+        let (width, height) = (image.probe.width, image.probe.height);
+        if let Some(id) = self.ids.get(&image.hash) {
             return Ok(Added::Stored { id: *id, width, height });
         }
         let (number, bytes, stream) = match &mut self.current {
@@ -154,18 +155,18 @@ impl BlobStore {
         };
         let hashes = self.hashes.entry(*number).or_default();
         let id = u64::from(*number) << 32 | hashes.len() as u64;
-        hashes.push(picture.hash);
-        self.ids.insert(picture.hash, id);
-        let rows = &mut stream.rows;
-        rows.b3.extend_from_slice(&picture.hash);
-        rows.bytes.append_value(&picture.bytes);
-        rows.fmt.push(format_number(picture.probe.format));
-        rows.w.push(width);
-        rows.h.push(height);
-        rows.orient.push(picture.orientation);
-        rows.frames.push(picture.probe.frames);
-        *bytes += picture.bytes.len() as u64;
-        stream.row_added()?;
+        hashes.push(image.hash);
+        self.ids.insert(image.hash, id);
+        stream.push(BlobRow {
+            b3: &image.hash,
+            bytes: &image.bytes,
+            fmt: format_number(image.probe.format),
+            w: width,
+            h: height,
+            orient: image.orientation,
+            frames: image.probe.frames,
+        })?;
+        *bytes += image.bytes.len() as u64;
         if *bytes >= self.limit {
             self.close()?;
         }
@@ -179,23 +180,23 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Finish the last file; every new one with its entry and its place in staging.
+    /// Finish the last file; the path in staging and the entry of every new one.
     pub fn finish(&mut self) -> Result<Vec<(PathBuf, BlobEntry)>> {
         self.close()?;
         let entries = self.finished.drain(..).map(|(id, finished)| {
             let file = format!("blobs/b{id:05}-{}.arrow", &finished.b3.to_hex()[..16]);
-            let entry = BlobEntry { id, file: FileEntry::new(file, &finished) };
+            let entry = BlobEntry { id, file: finished.entry(file) };
             (finished.path, entry)
         });
         Ok(entries.collect())
     }
 }
 
-fn picture<'a>(
+fn read_image<'a>(
     bytes: Option<&'a LargeBinaryArray>,
     paths: Option<&LargeStringArray>,
     row: usize,
-) -> std::result::Result<Picture<'a>, String> {
+) -> std::result::Result<Image<'a>, String> {
     let bytes = match (bytes, paths) {
         (Some(bytes), _) if bytes.is_valid(row) => Cow::Borrowed(bytes.value(row)),
         (_, Some(paths)) if paths.is_valid(row) => {
@@ -205,9 +206,9 @@ fn picture<'a>(
     };
     let probe = probe(&bytes).map_err(|e| e.to_string())?;
     let orientation = match probe.format {
-        Format::Jpeg => crate::shard::orientation::of_jpeg(&bytes),
+        Format::Jpeg => orientation::of_jpeg(&bytes),
         _ => 1,
     };
     let hash = *blake3::hash(&bytes).as_bytes();
-    Ok(Picture { bytes, hash, probe, orientation })
+    Ok(Image { bytes, hash, probe, orientation })
 }

@@ -1,35 +1,37 @@
-//! The packer's side: whole queries in, shards out, one commit at the end.
+//! Writes whole queries to shards, with one commit at the end.
 //!
-//! Rows stream to staging as batches fill, so memory is a few batches, not a dataset. Shards are cut
-//! between queries. Nothing can be seen before [`DatasetWriter::commit`], and a writer that is
-//! dropped leaves nothing behind.
+//! Batches are written to staging as they fill, so memory is a few batches, not a dataset. Shards are
+//! split between queries. Nothing is visible before [`DatasetWriter::commit`], and a writer that is
+//! dropped leaves no files.
 
 use std::path::{Path, PathBuf};
 
 use arrow_array::{LargeBinaryArray, LargeStringArray, StructArray};
 use serde_json::Value;
 
+use super::blobs::{Added, BlobStore};
+use super::group::by_query;
+use super::input::{Pairs, Queries, Responses};
 use super::shard::{FinishedShard, Group, OpenShard};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
-use crate::shard::schema::tables::Table;
-use crate::shard::version::claim::{Numbers, Workplace, remove_empty};
+use crate::shard::schema::Table;
+use crate::shard::version::claim::Numbers;
 use crate::shard::version::commit;
-use crate::shard::version::manifest::{BlobEntry, FileEntry, Manifest, ShardEntry};
-use crate::shard::write::blobs::{Added, BlobStore};
-use crate::shard::write::group::by_query;
-use crate::shard::write::input::{Pairs, Queries, Responses};
+use crate::shard::version::lock::remove_empty;
+use crate::shard::version::manifest::{self, BlobEntry, FileEntry, Manifest, ShardEntry};
+use crate::shard::version::staging::StagingFolder;
 
-/// How a dataset is cut into files.
+/// How a dataset is split into files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Pairs after which a shard ends, at the end of their query.
+    /// Pairs after which a shard ends, at the end of a query.
     pub shard_pairs: u64,
     /// Bytes of tokens and text after which a shard ends, likewise.
     pub shard_bytes: u64,
-    /// Bytes of pictures after which a file of blobs ends.
+    /// Bytes of images after which a file of blobs ends.
     pub blob_bytes: u64,
-    /// Threads that read and hash pictures; 0 means one per core.
+    /// Threads that read and hash images; 0 means one per core.
     pub threads: usize,
 }
 
@@ -39,7 +41,7 @@ impl Default for Settings {
     }
 }
 
-/// Packs into one dataset, new or old.
+/// Adds rows to a dataset, new or existing.
 pub struct DatasetWriter {
     root: PathBuf,
     tokenizer: Value,
@@ -49,26 +51,26 @@ pub struct DatasetWriter {
     numbers: Numbers,
     current: Option<OpenShard>,
     finished: Vec<FinishedShard>,
-    begun: usize,
-    workplace: Workplace,
+    shards: usize,
+    staging: StagingFolder,
 }
 
 impl DatasetWriter {
-    /// Begin to pack into the dataset at `root`, which is made if it is not there.
+    /// Open the dataset at `root`, which is created if it does not exist.
     ///
-    /// `tokenizer` is JSON; a dataset has one tokenizer for ever.
+    /// `tokenizer` is a JSON object; all shards of a dataset have the same.
     pub fn open(root: &Path, tokenizer: &str, settings: Settings) -> Result<Self> {
         let tokenizer: Value = serde_json::from_str(tokenizer)
             .map_err(|e| Error::invalid("tokenizer", e, "a JSON object"))?;
         if !tokenizer.is_object() {
             return Err(Error::invalid("tokenizer", &tokenizer, "a JSON object"));
         }
-        let workplace = Workplace::open(root)?;
-        let manifest = commit::latest(root)?.unwrap_or_else(|| Manifest::empty(tokenizer.clone()));
+        let staging = StagingFolder::create(root)?;
+        let manifest =
+            manifest::latest(root)?.unwrap_or_else(|| Manifest::empty(tokenizer.clone()));
         check_tokenizer(root, &manifest, &tokenizer)?;
         let text = tokenizer.to_string();
-        let folder = workplace.folder();
-        let blobs = BlobStore::open(root, &manifest, &text, folder, settings.blob_bytes)?;
+        let blobs = BlobStore::open(root, &manifest, &text, staging.path(), settings.blob_bytes)?;
         let used = |manifest: &Manifest| manifest.shards.iter().map(|shard| shard.id).collect();
         Ok(Self {
             root: root.to_path_buf(),
@@ -79,12 +81,12 @@ impl DatasetWriter {
             numbers: Numbers::new(root, "s", used),
             current: None,
             finished: Vec::new(),
-            begun: 0,
-            workplace,
+            shards: 0,
+            staging,
         })
     }
 
-    /// Store pictures, each content once; see [`BlobStore::add`].
+    /// Store images, each content once; see [`BlobStore::add`].
     pub fn add_media(
         &mut self,
         bytes: Option<&LargeBinaryArray>,
@@ -96,7 +98,7 @@ impl DatasetWriter {
 
     /// Append whole queries with all their responses and pairs, which refer to rows of this call.
     ///
-    /// Everything is checked before the first row is taken, so an error changes nothing.
+    /// Everything is checked before the first row is written, so an error changes nothing.
     pub fn append(
         &mut self,
         queries: &StructArray,
@@ -132,9 +134,9 @@ impl DatasetWriter {
         let shard = match &mut self.current {
             Some(shard) => shard,
             empty => {
-                self.begun += 1;
+                self.shards += 1;
                 let shard =
-                    OpenShard::create(self.workplace.folder(), self.begun, &self.tokenizer_text)?;
+                    OpenShard::create(self.staging.path(), self.shards, &self.tokenizer_text)?;
                 empty.insert(shard)
             }
         };
@@ -153,15 +155,15 @@ impl DatasetWriter {
         Ok(())
     }
 
-    /// Make everything appended the next version of the dataset; its number.
+    /// Commit everything appended as the next version of the dataset; its number.
     ///
-    /// Without new rows or pictures the latest version stays, if there is one.
+    /// Without new rows or images this is the latest version, if there is one.
     pub fn commit(mut self) -> Result<u64> {
         self.close_shard()?;
         let blobs = self.blobs.finish()?;
         if self.finished.is_empty()
             && blobs.is_empty()
-            && let Some(latest) = commit::latest(&self.root)?
+            && let Some(latest) = manifest::latest(&self.root)?
         {
             return Ok(latest.version);
         }
@@ -169,7 +171,7 @@ impl DatasetWriter {
         let blobs = self.place_blobs(blobs)?;
         commit::publish(
             &self.root,
-            &self.workplace,
+            &self.staging,
             || Manifest::empty(self.tokenizer.clone()),
             |manifest| {
                 check_tokenizer(&self.root, manifest, &self.tokenizer)?;
@@ -182,8 +184,7 @@ impl DatasetWriter {
         )
     }
 
-    /// Give up: nothing was committed, staging is emptied, and a dataset that nobody else has made
-    /// is gone.
+    /// Discard everything appended; removes the dataset if it has no version.
     pub fn abort(self) -> Result<()> {
         let root = self.root.clone();
         drop(self);
@@ -199,7 +200,7 @@ impl DatasetWriter {
                 let hash = &file.b3.to_hex()[..16];
                 let name = format!("data/s{id:05}-{}-{hash}.arrow", table.letter());
                 commit::place(&self.root, &file.path, &name)?;
-                entries.push(FileEntry::new(name, file));
+                entries.push(file.entry(name));
             }
             if let Ok([q, r, p]) = <[FileEntry; 3]>::try_from(entries) {
                 shards.push(ShardEntry { id, q, r, p, stats: shard.stats });
@@ -222,7 +223,7 @@ fn check_tokenizer(root: &Path, manifest: &Manifest, tokenizer: &Value) -> Resul
         return Ok(());
     }
     let expected = format!(
-        "{}, as in the dataset\n\nhint: token ids of two tokenizers do not mix; pack into a new folder",
+        "{}, as in the dataset\n\nhint: a dataset has the token ids of one tokenizer; pack into a new folder",
         manifest.tokenizer
     );
     Err(Error::invalid(format!("{}: tokenizer", root.display()), tokenizer, expected))

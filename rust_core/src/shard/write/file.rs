@@ -1,7 +1,7 @@
-//! One file: record batches of a fixed number of rows, and a footer that can vouch for them.
+//! One file: record batches of a fixed number of rows, and a footer with their checksums.
 //!
-//! The writer counts a CRC32C over what passes and closes it at the end of every block. The CRC of
-//! the whole file is combined from those, and BLAKE3 runs alongside, so no byte is read twice.
+//! CRC32C of each block and BLAKE3 are computed while writing, and the CRC32C of the whole file is
+//! combined from those of the blocks, so no byte is read twice.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -15,16 +15,18 @@ use base64::Engine as _;
 
 use crate::error::{Error, Result};
 use crate::shard::checksum::combine;
-use crate::shard::schema::tables::{ALIGNMENT, KEY_CRC32C, KEY_KEYS, KEY_ROWS, KEY_ROWS_PER_BATCH};
+use crate::shard::schema::ALIGNMENT;
+use crate::shard::schema::metadata::{KEY_CRC32C, KEY_KEYS, KEY_ROWS, KEY_ROWS_PER_BATCH};
 use crate::shard::version::kill_point;
+use crate::shard::version::manifest::FileEntry;
 
-/// Counts and hashes what passes through.
+/// Counts and hashes what is written through it.
 #[derive(Debug)]
 struct Counting<W: Write> {
     inner: W,
-    /// Of the bytes since the last mark.
+    /// CRC32C of the bytes since the last mark.
     crc: u32,
-    /// Of all bytes.
+    /// BLAKE3 of all bytes.
     whole: blake3::Hasher,
     file_crc: u32,
     bytes: u64,
@@ -37,7 +39,7 @@ impl<W: Write> Counting<W> {
         Self { inner, crc: 0, whole, file_crc: 0, bytes: 0, marked_at: 0 }
     }
 
-    /// The CRC since the last mark, which begins anew.
+    /// The CRC32C since the last mark; sets the next mark here.
     fn mark(&mut self) -> u32 {
         let crc = std::mem::take(&mut self.crc);
         let length = (self.bytes - self.marked_at) as usize;
@@ -50,9 +52,9 @@ impl<W: Write> Counting<W> {
 impl<W: Write> Write for Counting<W> {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
         let taken = self.inner.write(buffer)?;
-        let passed = buffer.get(..taken).unwrap_or(buffer);
-        self.crc = crc32c::crc32c_append(self.crc, passed);
-        self.whole.update(passed);
+        let written = buffer.get(..taken).unwrap_or(buffer);
+        self.crc = crc32c::crc32c_append(self.crc, written);
+        self.whole.update(written);
         self.bytes += taken as u64;
         Ok(taken)
     }
@@ -62,12 +64,12 @@ impl<W: Write> Write for Counting<W> {
     }
 }
 
-/// What is known of a file once it is complete.
+/// A complete file in staging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
-    /// Where it lies, in staging.
+    /// Its path.
     pub path: PathBuf,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
     /// Length in bytes.
     pub bytes: u64,
@@ -77,6 +79,14 @@ pub struct Finished {
     pub b3: blake3::Hash,
     /// BLAKE3 of the key column.
     pub keys: blake3::Hash,
+}
+
+impl Finished {
+    /// The entry of this file under its path in the dataset.
+    pub fn entry(&self, file: String) -> FileEntry {
+        let (crc32c, b3) = (format!("{:08x}", self.crc32c), self.b3.to_hex().to_string());
+        FileEntry { file, rows: self.rows, bytes: self.bytes, crc32c, b3 }
+    }
 }
 
 /// Writes one file of a table.
@@ -91,7 +101,7 @@ pub struct TableWriter {
 }
 
 impl TableWriter {
-    /// Begin the file `path`, which must not exist.
+    /// Create the file `path`, which must not exist.
     pub fn create(path: &Path, schema: &Schema, rows_per_batch: usize) -> Result<Self> {
         let file = File::create_new(path).map_err(|e| Error::io(path, e))?;
         let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)
@@ -112,7 +122,7 @@ impl TableWriter {
             return Err(Error::invalid(
                 format!("{}: batch {}", self.path.display(), self.crcs.len() - 1),
                 format!("{rows} rows"),
-                format!("{} rows, fewer in the last batch alone", self.rows_per_batch),
+                format!("{} rows, fewer only in the last batch", self.rows_per_batch),
             ));
         }
         self.ended = rows < self.rows_per_batch;
@@ -128,7 +138,7 @@ impl TableWriter {
         self.writer.get_ref().bytes
     }
 
-    /// Write the footer, and wait until the disk has the file.
+    /// Write the footer, and wait until the file is on disk.
     pub fn finish(mut self) -> Result<Finished> {
         let keys = self.keys.finalize();
         let crcs: Vec<u8> = self.crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
@@ -148,7 +158,7 @@ impl TableWriter {
     }
 }
 
-/// An error of the Arrow writer, as one of ours that names the file.
+/// An error of the Arrow writer, with the file.
 pub(in crate::shard) fn arrow_error(path: &Path, error: ArrowError) -> Error {
     match error {
         ArrowError::IoError(_, source) => Error::io(path, source),

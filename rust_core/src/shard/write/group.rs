@@ -1,7 +1,7 @@
-//! Responses and pairs brought together by query, with everything that refers to something checked.
+//! Responses and pairs grouped by query, with their references checked.
 
+use super::input::{Pairs, Queries, Responses};
 use crate::error::{Error, Result};
-use crate::shard::write::input::{Pairs, Queries, Responses};
 
 /// Rows of a table by query: those of query `q` are `rows[starts[q]..starts[q + 1]]`, in their order.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl ByQuery {
     }
 }
 
-/// The rows of each query in both tables; an error names the first row that refers to nothing.
+/// The rows of each query in both tables; an error names the first row with a dangling reference.
 pub fn by_query(
     queries: &Queries,
     responses: &Responses,

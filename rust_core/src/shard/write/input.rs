@@ -1,38 +1,45 @@
-//! What a packer hands over: columns taken from Arrow tables, with the defaults of those left out.
+//! The columns that a caller gives: taken from Arrow tables by name, with defaults where left out.
 
-use arrow_array::types::{
-    ArrowPrimitiveType, Float32Type, Int16Type, UInt16Type, UInt32Type, UInt64Type,
-};
 use arrow_array::{Array, ArrayRef, LargeListArray, LargeStringArray, PrimitiveArray, StructArray};
 
 use crate::error::{Error, Result};
+use crate::shard::schema::tables::tables;
+use crate::shard::schema::types::{Kind, List, Native, Nullable, Text, Value, type_name};
+use crate::shard::schema::{ColumnSchema, Input, Table};
 
-/// A column of numbers.
+/// A column of numbers with a default.
 #[derive(Debug)]
-pub struct Numbers<T: ArrowPrimitiveType> {
-    array: Option<PrimitiveArray<T>>,
-    default: T::Native,
+pub struct Numbers<T: Native> {
+    array: Option<PrimitiveArray<T::Arrow>>,
+    default: T,
 }
 
-impl<T: ArrowPrimitiveType> Numbers<T> {
+impl<T: Native> Numbers<T> {
     /// The number of a row; the default where it is null or the column left out.
-    pub fn get(&self, row: usize) -> T::Native {
-        self.optional(row).unwrap_or(self.default)
+    pub fn get(&self, row: usize) -> T {
+        let given = self.array.as_ref().filter(|array| array.is_valid(row));
+        given.map_or(self.default, |array| array.value(row))
     }
+}
 
-    /// The number of a row, unless null.
-    pub fn optional(&self, row: usize) -> Option<T::Native> {
-        self.array.as_ref().filter(|array| array.is_valid(row)).map(|array| array.value(row))
+/// A column of numbers or nulls.
+#[derive(Debug)]
+pub struct NullableNumbers<T: Native>(Option<PrimitiveArray<T::Arrow>>);
+
+impl<T: Native> NullableNumbers<T> {
+    /// The number of a row, `None` where it is null or the column left out.
+    pub fn get(&self, row: usize) -> Option<T> {
+        self.0.as_ref().filter(|array| array.is_valid(row)).map(|array| array.value(row))
     }
 }
 
 /// A column of lists of numbers.
 #[derive(Debug)]
-pub struct Lists<T: ArrowPrimitiveType>(Option<(LargeListArray, PrimitiveArray<T>)>);
+pub struct Lists<T: Native>(Option<(LargeListArray, PrimitiveArray<T::Arrow>)>);
 
-impl<T: ArrowPrimitiveType> Lists<T> {
+impl<T: Native> Lists<T> {
     /// The list of a row; empty where it is null or the column left out.
-    pub fn get(&self, row: usize) -> &[T::Native] {
+    pub fn get(&self, row: usize) -> &[T] {
         match &self.0 {
             Some((lists, values)) if lists.is_valid(row) => {
                 let offsets = lists.value_offsets();
@@ -43,189 +50,162 @@ impl<T: ArrowPrimitiveType> Lists<T> {
     }
 }
 
-/// A column of texts.
+/// A column of text.
 #[derive(Debug)]
 pub struct Texts(Option<LargeStringArray>);
 
 impl Texts {
-    /// The text of a row, unless null.
+    /// The text of a row, `None` where it is null or the column left out.
     pub fn get(&self, row: usize) -> Option<&str> {
         self.0.as_ref().filter(|array| array.is_valid(row)).map(|array| array.value(row))
     }
 }
 
-/// Takes columns from one table by name, and knows at the end which were not asked for.
-struct Taking<'a> {
-    what: &'static str,
-    table: &'a StructArray,
-    asked: Vec<&'static str>,
+/// A table as the caller gives it.
+#[derive(Debug)]
+pub struct Source<'a> {
+    table: Table,
+    columns: &'a StructArray,
 }
 
-impl<'a> Taking<'a> {
-    fn new(what: &'static str, table: &'a StructArray) -> Self {
-        Self { what, table, asked: Vec::new() }
-    }
-
+impl<'a> Source<'a> {
     fn error(
         &self,
         name: &str,
         found: impl std::fmt::Display,
         expected: impl Into<String>,
     ) -> Error {
-        Error::invalid(format!("{}, column {name}", self.what), found, expected)
+        Error::invalid(format!("{}, column {name}", self.table.name()), found, expected)
     }
 
-    fn column(&mut self, name: &'static str, required: bool) -> Result<Option<&'a ArrayRef>> {
-        self.asked.push(name);
-        match self.table.column_by_name(name) {
-            None if required => Err(self.error(name, "none", "this column")),
+    /// A column of the schema, if it was given; an error where it is required and not complete.
+    fn array(&self, column: &ColumnSchema) -> Result<Option<&'a ArrayRef>> {
+        let required = column.input == Input::Required;
+        match self.columns.column_by_name(column.name) {
+            None if required => Err(self.error(column.name, "none", "this column")),
             Some(array) if required && array.null_count() > 0 => {
-                Err(self.error(name, format!("{} nulls", array.null_count()), "no null"))
+                Err(self.error(column.name, format!("{} nulls", array.null_count()), "no null"))
             }
             found => Ok(found),
         }
     }
 
-    fn typed<A: Array + Clone + 'static>(
-        &mut self,
-        name: &'static str,
-        required: bool,
-        expected: &str,
-    ) -> Result<Option<A>> {
-        let Some(array) = self.column(name, required)? else { return Ok(None) };
+    fn wrong_type(&self, column: &ColumnSchema, array: &ArrayRef) -> Error {
+        let expected = column.column_type.to_string();
+        self.error(column.name, type_name(array.data_type()), expected)
+    }
+
+    fn typed<A: Array + Clone + 'static>(&self, column: &ColumnSchema) -> Result<Option<A>> {
+        let Some(array) = self.array(column)? else { return Ok(None) };
         let typed = array.as_any().downcast_ref::<A>().cloned();
-        typed.map(Some).ok_or_else(|| self.error(name, array.data_type(), expected))
+        typed.map(Some).ok_or_else(|| self.wrong_type(column, array))
     }
 
-    fn numbers<T: ArrowPrimitiveType>(
-        &mut self,
-        name: &'static str,
-        default: Option<T::Native>,
-    ) -> Result<Numbers<T>> {
-        let array = self.typed(name, default.is_none(), &T::DATA_TYPE.to_string())?;
-        Ok(Numbers { array, default: default.unwrap_or_default() })
+    fn schema(&self, name: &str) -> &'static ColumnSchema {
+        let columns = self.table.columns();
+        columns.iter().find(|column| column.name == name).unwrap_or(&columns[0])
     }
 
-    fn lists<T: ArrowPrimitiveType>(
-        &mut self,
-        name: &'static str,
-        required: bool,
-    ) -> Result<Lists<T>> {
-        let expected = format!("LargeList of {}", T::DATA_TYPE);
-        let Some(lists) = self.typed::<LargeListArray>(name, required, &expected)? else {
-            return Ok(Lists(None));
-        };
-        let values = lists.values().as_any().downcast_ref::<PrimitiveArray<T>>().cloned();
-        let values =
-            values.ok_or_else(|| self.error(name, lists.data_type(), expected.as_str()))?;
-        if values.null_count() > 0 {
-            return Err(self.error(name, "a null inside a list", "numbers alone"));
+    /// An error where a column was given that the schema does not ask for.
+    fn check_names(&self) -> Result<()> {
+        let given = self.table.columns().iter().filter(|column| column.input != Input::Computed);
+        let known: Vec<&str> = given.map(|column| column.name).collect();
+        match self.columns.column_names().into_iter().find(|name| !known.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(self.error(name, "this column", known.join(", "))),
         }
+    }
+}
+
+/// A kind of column that a caller can give.
+pub trait Take: Kind {
+    /// The column, which may have been left out.
+    type Column;
+    /// Take it from a table.
+    fn take(source: &Source<'_>, column: &ColumnSchema) -> Result<Self::Column>;
+}
+
+impl<T: Native> Take for Value<T> {
+    type Column = Numbers<T>;
+
+    fn take(source: &Source<'_>, column: &ColumnSchema) -> Result<Numbers<T>> {
+        let default = T::from_f64(column.default.unwrap_or(0.0));
+        Ok(Numbers { array: source.typed(column)?, default })
+    }
+}
+
+impl<T: Native> Take for Nullable<T> {
+    type Column = NullableNumbers<T>;
+
+    fn take(source: &Source<'_>, column: &ColumnSchema) -> Result<NullableNumbers<T>> {
+        source.typed(column).map(NullableNumbers)
+    }
+}
+
+impl<T: Native> Take for List<T> {
+    type Column = Lists<T>;
+
+    fn take(source: &Source<'_>, column: &ColumnSchema) -> Result<Lists<T>> {
+        let Some(lists) = source.typed::<LargeListArray>(column)? else { return Ok(Lists(None)) };
+        let Some(values) = lists.values().as_any().downcast_ref::<PrimitiveArray<T::Arrow>>()
+        else {
+            let array: ArrayRef = std::sync::Arc::new(lists);
+            return Err(source.wrong_type(column, &array));
+        };
+        if values.null_count() > 0 {
+            return Err(source.error(column.name, "a null inside a list", "numbers only"));
+        }
+        let values = values.clone();
         Ok(Lists(Some((lists, values))))
     }
+}
 
-    fn texts(&mut self, name: &'static str) -> Result<Texts> {
-        self.typed(name, false, "LargeUtf8").map(Texts)
+impl Take for Text {
+    type Column = Texts;
+
+    fn take(source: &Source<'_>, column: &ColumnSchema) -> Result<Texts> {
+        source.typed(column).map(Texts)
     }
+}
 
-    /// A column that nobody asked for is a misspelt one.
-    fn end(self) -> Result<()> {
-        let stray = self.table.column_names().into_iter().find(|name| !self.asked.contains(name));
-        match stray {
-            None => Ok(()),
-            Some(name) => Err(self.error(name, "this column", self.asked.join(", "))),
+macro_rules! taken_type {
+    (computed $kind:ty) => {
+        ()
+    };
+    ($given:tt $kind:ty) => {
+        <$kind as Take>::Column
+    };
+}
+
+macro_rules! taken {
+    (computed $kind:ty, $source:ident, $name:ident) => {
+        ()
+    };
+    ($given:tt $kind:ty, $source:ident, $name:ident) => {
+        <$kind>::take(&$source, $source.schema(stringify!($name)))?
+    };
+}
+
+macro_rules! input {
+    ($($table:ident $row:ident {
+        $($name:ident: $kind:ty, $input:tt, $description:literal;)+
+    })+) => {$(
+        #[doc = concat!("The given columns of the table ", stringify!($table), ".")]
+        #[derive(Debug)]
+        pub struct $table {
+            /// Number of rows.
+            pub rows: usize,
+            $(#[doc = $description] pub $name: taken_type!($input $kind)),+
         }
-    }
-}
 
-/// The columns of queries.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the columns are told in docs/shard-format.md")]
-pub struct Queries {
-    pub rows: usize,
-    pub prompt: Lists<UInt32Type>,
-    pub media: Lists<UInt64Type>,
-    pub media_t: Lists<Float32Type>,
-    pub source: Numbers<UInt16Type>,
-    pub weight: Numbers<Float32Type>,
-    pub prompt_text: Texts,
+        impl $table {
+            /// Take the columns from a table; `()` stands for those that the writer computes.
+            pub fn take(columns: &StructArray) -> Result<Self> {
+                let source = Source { table: Table::$table, columns };
+                source.check_names()?;
+                Ok(Self { rows: columns.len(), $($name: taken!($input $kind, source, $name)),+ })
+            }
+        }
+    )+};
 }
-
-impl Queries {
-    /// Take the columns from a table.
-    pub fn take(table: &StructArray) -> Result<Self> {
-        let mut from = Taking::new("queries", table);
-        let taken = Self {
-            rows: table.len(),
-            prompt: from.lists("prompt", true)?,
-            media: from.lists("media", false)?,
-            media_t: from.lists("media_t", false)?,
-            source: from.numbers("source", Some(0))?,
-            weight: from.numbers("weight", Some(1.0))?,
-            prompt_text: from.texts("prompt_text")?,
-        };
-        from.end().map(|()| taken)
-    }
-}
-
-/// The columns of responses.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the columns are told in docs/shard-format.md")]
-pub struct Responses {
-    pub rows: usize,
-    pub q: Numbers<UInt32Type>,
-    pub tokens: Lists<UInt32Type>,
-    pub media: Lists<UInt64Type>,
-    pub rank: Numbers<Int16Type>,
-    pub score: Numbers<Float32Type>,
-    pub critique: Texts,
-    pub critique_tok: Lists<UInt32Type>,
-    pub model: Numbers<UInt16Type>,
-}
-
-impl Responses {
-    /// Take the columns from a table.
-    pub fn take(table: &StructArray) -> Result<Self> {
-        let mut from = Taking::new("responses", table);
-        let taken = Self {
-            rows: table.len(),
-            q: from.numbers("q", None)?,
-            tokens: from.lists("tokens", true)?,
-            media: from.lists("media", false)?,
-            rank: from.numbers("rank", Some(0))?,
-            score: from.numbers("score", Some(0.0))?,
-            critique: from.texts("critique")?,
-            critique_tok: from.lists("critique_tok", false)?,
-            model: from.numbers("model", Some(0))?,
-        };
-        from.end().map(|()| taken)
-    }
-}
-
-/// The columns of pairs.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the columns are told in docs/shard-format.md")]
-pub struct Pairs {
-    pub rows: usize,
-    pub chosen: Numbers<UInt32Type>,
-    pub rejected: Numbers<UInt32Type>,
-    pub margin: Numbers<Float32Type>,
-    pub weight: Numbers<Float32Type>,
-    pub flags: Numbers<UInt16Type>,
-}
-
-impl Pairs {
-    /// Take the columns from a table.
-    pub fn take(table: &StructArray) -> Result<Self> {
-        let mut from = Taking::new("pairs", table);
-        let taken = Self {
-            rows: table.len(),
-            chosen: from.numbers("chosen", None)?,
-            rejected: from.numbers("rejected", None)?,
-            margin: from.numbers("margin", Some(0.0))?,
-            weight: from.numbers("weight", Some(1.0))?,
-            flags: from.numbers("flags", Some(0))?,
-        };
-        from.end().map(|()| taken)
-    }
-}
+tables!(input);

@@ -1,49 +1,50 @@
-//! A shard that grows: three files, one query with all its rows at a time.
+//! A shard being written: three files, one query with all its rows at a time.
 
 use std::path::Path;
 
+use super::blobs::BlobStore;
+use super::file::Finished;
+use super::input::{Pairs, Queries, Responses};
+use super::rows::{self, PairRow, QueryRow, ResponseRow, Stream};
 use crate::error::Result;
-use crate::shard::identity::{self, ContentHash, Id};
+use crate::shard::row_id::{self, ContentHash, RowId};
+use crate::shard::schema::Table;
 use crate::shard::version::manifest::Stats;
-use crate::shard::write::blobs::BlobStore;
-use crate::shard::write::file::Finished;
-use crate::shard::write::input::{Pairs, Queries, Responses};
-use crate::shard::write::rows::{PairRows, QueryRows, ResponseRows, Stream};
 
-/// Collects whole queries.
-pub(in crate::shard) struct OpenShard {
-    queries: Stream<QueryRows>,
-    responses: Stream<ResponseRows>,
-    pairs: Stream<PairRows>,
+/// A shard that is not finished.
+pub(super) struct OpenShard {
+    queries: Stream<rows::Queries>,
+    responses: Stream<rows::Responses>,
+    pairs: Stream<rows::Pairs>,
     /// Rows so far, of queries, responses and pairs.
-    pub(in crate::shard) rows: [u32; 3],
-    pub(in crate::shard) bytes: u64,
-    pub(in crate::shard) stats: Stats,
+    pub(super) rows: [u32; 3],
+    pub(super) bytes: u64,
+    pub(super) stats: Stats,
 }
 
 /// Its three files in staging.
 #[derive(Debug)]
-pub(in crate::shard) struct FinishedShard {
-    pub(in crate::shard) files: [Finished; 3],
-    pub(in crate::shard) stats: Stats,
+pub(super) struct FinishedShard {
+    pub(super) files: [Finished; 3],
+    pub(super) stats: Stats,
 }
 
 /// One query of an append, with its rows in the other two tables.
-pub(in crate::shard) struct Group<'a> {
-    pub(in crate::shard) query: usize,
-    pub(in crate::shard) queries: &'a Queries,
-    pub(in crate::shard) responses: (&'a Responses, &'a [u32]),
-    pub(in crate::shard) pairs: (&'a Pairs, &'a [u32]),
+pub(super) struct Group<'a> {
+    pub(super) query: usize,
+    pub(super) queries: &'a Queries,
+    pub(super) responses: (&'a Responses, &'a [u32]),
+    pub(super) pairs: (&'a Pairs, &'a [u32]),
 }
 
 impl OpenShard {
-    /// Begin the files of the shard `number` of this writer.
-    pub(in crate::shard) fn create(folder: &Path, number: usize, tokenizer: &str) -> Result<Self> {
-        let path = |letter: &str| folder.join(format!("{number:05}-{letter}.arrow"));
+    /// Create the files of the shard `number` of this writer.
+    pub(super) fn create(folder: &Path, number: usize, tokenizer: &str) -> Result<Self> {
+        let path = |table: Table| folder.join(format!("{number:05}-{}.arrow", table.letter()));
         Ok(Self {
-            queries: Stream::create(&path("q"), tokenizer)?,
-            responses: Stream::create(&path("r"), tokenizer)?,
-            pairs: Stream::create(&path("p"), tokenizer)?,
+            queries: Stream::create(&path(Table::Queries), tokenizer)?,
+            responses: Stream::create(&path(Table::Responses), tokenizer)?,
+            pairs: Stream::create(&path(Table::Pairs), tokenizer)?,
             rows: [0; 3],
             bytes: 0,
             stats: Stats::default(),
@@ -51,96 +52,102 @@ impl OpenShard {
     }
 
     /// Append one query.
-    pub(in crate::shard) fn append(&mut self, group: &Group<'_>, blobs: &BlobStore) -> Result<()> {
+    pub(super) fn append(&mut self, group: &Group<'_>, blobs: &BlobStore) -> Result<()> {
         let (queries, query) = (group.queries, group.query);
         let (prompt, media) = (queries.prompt.get(query), queries.media.get(query));
-        let qid = identity::query(prompt, hashes(blobs, media).iter(), queries.media_t.get(query));
-        let [row, first_response, first_pair] = self.rows;
-        let names = self.append_responses(group, &qid, blobs)?;
-        self.append_pairs(group, first_response, &names)?;
-        let rows = &mut self.queries.rows;
-        rows.qid.extend_from_slice(&qid);
-        rows.prompt.push(prompt);
-        rows.media.push(media);
-        rows.media_t.push(queries.media_t.get(query));
-        let ranges = [first_response, self.rows[1], first_pair, self.rows[2]];
-        rows.ranges.iter_mut().zip(ranges).for_each(|(column, end)| column.push(end));
-        rows.source.push(queries.source.get(query));
-        rows.weight.push(queries.weight.get(query));
-        rows.prompt_text.append_option(queries.prompt_text.get(query));
-        let text = queries.prompt_text.get(query).map_or(0, str::len);
-        self.bytes += (prompt.len() * 4 + text) as u64;
+        let media_t = queries.media_t.get(query);
+        let prompt_text = queries.prompt_text.get(query);
+        let qid = row_id::query(prompt, hashes(blobs, media).iter(), media_t);
+        let [row, r0, p0] = self.rows;
+        let rids = self.append_responses(group, &qid, blobs)?;
+        self.append_pairs(group, r0, &rids)?;
+        let [_, r1, p1] = self.rows;
+        self.queries.push(QueryRow {
+            qid: &qid,
+            prompt,
+            media,
+            media_t,
+            r0,
+            r1,
+            p0,
+            p1,
+            source: queries.source.get(query),
+            weight: queries.weight.get(query),
+            prompt_text,
+        })?;
+        self.bytes += (prompt.len() * 4 + prompt_text.map_or(0, str::len)) as u64;
         self.stats.tok_sum += prompt.len() as u64;
         self.stats.img_max = self.stats.img_max.max(media.len() as u64);
         self.rows[0] = row + 1;
-        self.queries.row_added()
+        Ok(())
     }
 
-    /// Append the responses of a query; their names in order.
+    /// Append the responses of a query; their ids in order.
     fn append_responses(
         &mut self,
         group: &Group<'_>,
-        qid: &Id,
+        qid: &RowId,
         blobs: &BlobStore,
-    ) -> Result<Vec<Id>> {
+    ) -> Result<Vec<RowId>> {
         let (responses, order) = group.responses;
         let prompt_tokens = group.queries.prompt.get(group.query).len() as u64;
-        let mut names = Vec::with_capacity(order.len());
+        let mut rids = Vec::with_capacity(order.len());
         for from in order.iter().map(|row| *row as usize) {
             let (tokens, media) = (responses.tokens.get(from), responses.media.get(from));
-            let rid = identity::response(qid, tokens, hashes(blobs, media).iter());
-            names.push(rid);
-            let rows = &mut self.responses.rows;
-            rows.rid.extend_from_slice(&rid);
-            rows.q.push(self.rows[0]);
-            rows.tokens.push(tokens);
-            rows.n_tok.push(tokens.len() as u32);
-            rows.media.push(media);
-            rows.rank.append_option(responses.rank.optional(from));
-            rows.score.append_option(responses.score.optional(from));
-            rows.critique.append_option(responses.critique.get(from));
-            rows.critique_tok.push(responses.critique_tok.get(from));
-            rows.model.push(responses.model.get(from));
-            let critique = responses.critique.get(from).map_or(0, str::len);
-            let counted = tokens.len() + responses.critique_tok.get(from).len();
-            self.bytes += (counted * 4 + critique) as u64;
+            let (critique, critique_tok) =
+                (responses.critique.get(from), responses.critique_tok.get(from));
+            let rid = row_id::response(qid, tokens, hashes(blobs, media).iter());
+            rids.push(rid);
+            self.responses.push(ResponseRow {
+                rid: &rid,
+                q: self.rows[0],
+                tokens,
+                n_tok: tokens.len() as u32,
+                media,
+                rank: responses.rank.get(from),
+                score: responses.score.get(from),
+                critique,
+                critique_tok,
+                model: responses.model.get(from),
+            })?;
+            let counted = tokens.len() + critique_tok.len();
+            self.bytes += (counted * 4 + critique.map_or(0, str::len)) as u64;
             self.stats.tok_sum += tokens.len() as u64;
             self.stats.tok_max = self.stats.tok_max.max(prompt_tokens + tokens.len() as u64);
             self.rows[1] += 1;
-            self.responses.row_added()?;
         }
-        Ok(names)
+        Ok(rids)
     }
 
-    fn append_pairs(&mut self, group: &Group<'_>, first: u32, names: &[Id]) -> Result<()> {
+    fn append_pairs(&mut self, group: &Group<'_>, first: u32, rids: &[RowId]) -> Result<()> {
         let (pairs, order) = group.pairs;
         // The responses of a query keep their order, which is rising by row of the call.
-        let place = |row: u32| group.responses.1.binary_search(&row).unwrap_or_default();
+        let index_of = |row: u32| group.responses.1.binary_search(&row).unwrap_or_default();
         for from in order.iter().map(|row| *row as usize) {
             let (chosen, rejected) =
-                (place(pairs.chosen.get(from)), place(pairs.rejected.get(from)));
-            let rows = &mut self.pairs.rows;
-            rows.pid.extend_from_slice(&identity::pair(&names[chosen], &names[rejected]));
-            rows.q.push(self.rows[0]);
-            rows.chosen.push(first + chosen as u32);
-            rows.rejected.push(first + rejected as u32);
-            rows.margin.append_option(pairs.margin.optional(from));
-            rows.weight.push(pairs.weight.get(from));
-            rows.flags.push(pairs.flags.get(from));
+                (index_of(pairs.chosen.get(from)), index_of(pairs.rejected.get(from)));
+            self.pairs.push(PairRow {
+                pid: &row_id::pair(&rids[chosen], &rids[rejected]),
+                q: self.rows[0],
+                chosen: first + chosen as u32,
+                rejected: first + rejected as u32,
+                margin: pairs.margin.get(from),
+                weight: pairs.weight.get(from),
+                flags: pairs.flags.get(from),
+            })?;
             self.rows[2] += 1;
-            self.pairs.row_added()?;
         }
         Ok(())
     }
 
     /// Finish the files.
-    pub(in crate::shard) fn finish(self) -> Result<FinishedShard> {
+    pub(super) fn finish(self) -> Result<FinishedShard> {
         let files = [self.queries.finish()?, self.responses.finish()?, self.pairs.finish()?];
         Ok(FinishedShard { files, stats: self.stats })
     }
 }
 
-/// The hashes of blobs, all of which were looked for before.
+/// The hashes of blobs, all of which are known to exist.
 fn hashes(blobs: &BlobStore, ids: &[u64]) -> Vec<ContentHash> {
     ids.iter().filter_map(|id| blobs.hash(*id)).copied().collect()
 }

@@ -1,17 +1,17 @@
-//! Names of rows by their content, the same in every dataset: BLAKE3, its first 128 bits.
+//! Ids of rows by their content, the same in every dataset: the first 16 bytes of a BLAKE3.
 
-/// Name of a query, response or pair.
-pub type Id = [u8; 16];
-/// Name of a blob.
+/// Id of a query, response or pair.
+pub type RowId = [u8; 16];
+/// Id of a blob: the BLAKE3 of its bytes.
 pub type ContentHash = [u8; 32];
 
-fn first_half(hasher: &blake3::Hasher) -> Id {
+fn truncated(hasher: &blake3::Hasher) -> RowId {
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     id
 }
 
-fn tokens_and_media<'a>(
+fn update_tokens_and_media<'a>(
     hasher: &mut blake3::Hasher,
     tokens: &[u32],
     media: impl ExactSizeIterator<Item = &'a ContentHash>,
@@ -27,37 +27,37 @@ fn tokens_and_media<'a>(
     }
 }
 
-/// `qid`: the letter q, tokens, hashes of the media, seconds of the frames.
+/// `qid`: hash of `"q"`, tokens, hashes of the media, timestamps of the frames.
 pub fn query<'a>(
     prompt: &[u32],
     media: impl ExactSizeIterator<Item = &'a ContentHash>,
     seconds: &[f32],
-) -> Id {
+) -> RowId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"q");
-    tokens_and_media(&mut hasher, prompt, media);
+    update_tokens_and_media(&mut hasher, prompt, media);
     hasher.update(&(seconds.len() as u64).to_le_bytes());
     for second in seconds {
         hasher.update(&second.to_le_bytes());
     }
-    first_half(&hasher)
+    truncated(&hasher)
 }
 
-/// `rid`: the letter r, the query, tokens, hashes of the media.
+/// `rid`: hash of `"r"`, `qid`, tokens, hashes of the media.
 pub fn response<'a>(
-    query: &Id,
+    query: &RowId,
     tokens: &[u32],
     media: impl ExactSizeIterator<Item = &'a ContentHash>,
-) -> Id {
+) -> RowId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"r").update(query);
-    tokens_and_media(&mut hasher, tokens, media);
-    first_half(&hasher)
+    update_tokens_and_media(&mut hasher, tokens, media);
+    truncated(&hasher)
 }
 
-/// `pid`: the letter p, the chosen and the rejected response.
-pub fn pair(chosen: &Id, rejected: &Id) -> Id {
+/// `pid`: hash of `"p"`, `rid` of the chosen and of the rejected response.
+pub fn pair(chosen: &RowId, rejected: &RowId) -> RowId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"p").update(chosen).update(rejected);
-    first_half(&hasher)
+    truncated(&hasher)
 }
