@@ -24,7 +24,7 @@ class NaiveLoader:
     ):
         """``deleted`` are rows of pairs; ``columns`` has lists of values under ``p`` and ``r``."""
         self.dataset = _core.Dataset(path)
-        self.deleted, self.columns = set(deleted), {"p": [], "r": []} | (columns or {})
+        self.deleted, self.columns = set(deleted), {"pairs": [], "responses": []} | (columns or {})
         self.plan, self.plan_json = json.loads(plan), plan
         self.rule = self.plan["image_rule"]
         self.pictures = pictures
@@ -51,7 +51,7 @@ class NaiveLoader:
                 step += 1
 
     def packs(self, epoch):
-        table = {"pair": "p", "response": "r", "query": "q"}[self.plan["unit"]]
+        table = {"pair": "pairs", "response": "responses", "query": "queries"}[self.plan["unit"]]
         costs = [self.cost(unit) for unit in range(self.dataset.rows(table))]
         columns = [pa.array(column, pa.uint32()) for column in zip(*costs, strict=True)]
         order = _core.Order(self.plan_json, *columns)
@@ -218,8 +218,8 @@ class NaiveLoader:
             "slot_length": column(out["slots"], 2),
             "slot_image": column(out["slots"], 3),
             **self.image_arrays(keys, made),
-            "pair_columns": taken(self.columns["p"], [row for row, *_ in pairs]),
-            "sequence_columns": taken(self.columns["r"], [row for _, row, *_ in sequences]),
+            "pair_columns": taken(self.columns["pairs"], [row for row, *_ in pairs]),
+            "sequence_columns": taken(self.columns["responses"], [row for _, row, *_ in sequences]),
             **self.pair_arrays(out["slots"], sequences, pairs, [broken for _, broken in made]),
         }
 

@@ -36,8 +36,8 @@ def loader(path, chosen=None, **options):
     return PreferenceLoader(path, plan(FAMILY, **(chosen or {})), **options)
 
 
-def rows_of(path, letter):
-    return _core.Dataset(path).rows(letter)
+def rows_of(path, table):
+    return _core.Dataset(path).rows(table)
 
 
 def add(path, table, column_set, stated=None, start=0, **fields):
@@ -48,7 +48,7 @@ def add(path, table, column_set, stated=None, start=0, **fields):
 
 
 def delete(path, pairs):
-    marks = np.isin(np.arange(rows_of(path, "p")), list(pairs))
+    marks = np.isin(np.arange(rows_of(path, "pairs")), list(pairs))
     frame = pl.DataFrame({"deleted": marks})
     return add_column(path, frame, table="pairs", column_set="deleted", provenance={"by": "a test"})
 
@@ -70,13 +70,15 @@ def test_columns_and_deletions_are_those_of_the_plain_twin(
 ):
     path = write(tmp_path_factory.mktemp("any") / "set", queries=12, seed=seed, shard_pairs=20)
     random = np.random.default_rng(seed)
-    deleted = set(np.flatnonzero(random.random(rows_of(path, "p")) < share).tolist())
+    deleted = set(np.flatnonzero(random.random(rows_of(path, "pairs")) < share).tolist())
     delete(path, deleted)
-    columns = {letter: random.random(rows_of(path, letter), np.float32) for letter in "pr"}
+    columns = {
+        table: random.random(rows_of(path, table), np.float32) for table in ("pairs", "responses")
+    }
     if holes:
-        columns["r"][random.random(len(columns["r"])) < 0.3] = np.nan
-    add(path, "pairs", "better/margin", margin=columns["p"])
-    add(path, "responses", "reflogp/model", logp=pl.Series(columns["r"]).fill_nan(None))
+        columns["responses"][random.random(len(columns["responses"])) < 0.3] = np.nan
+    add(path, "pairs", "better/margin", margin=columns["pairs"])
+    add(path, "responses", "reflogp/model", logp=pl.Series(columns["responses"]).fill_nan(None))
     requests = {
         "reference": ColumnRequest("reflogp/model", "logp", allow_missing=holes),
         "margin": ColumnRequest("better/margin", "margin"),
@@ -88,22 +90,22 @@ def test_columns_and_deletions_are_those_of_the_plain_twin(
         pictures=PICTURES[FAMILY],
         epochs=2,
         deleted=deleted,
-        columns={letter: [values] for letter, values in columns.items()},
+        columns={table: [values] for table, values in columns.items()},
     )
     seen = []
     for batch, expected in zip(ours, theirs, strict=True):
         assert_same(batch, expected)
-        assert np.array_equal(batch.column("margin"), columns["p"][batch.pair_row])
+        assert np.array_equal(batch.column("margin"), columns["pairs"][batch.pair_row])
         assert batch.column("reference").shape == batch.sequence_response.shape
         seen += batch.pair_row.tolist()
-    left = set(range(rows_of(path, "p"))) - deleted
+    left = set(range(rows_of(path, "pairs"))) - deleted
     assert set(seen) <= left
     assert unit == "response" or sorted(seen) == sorted([*left, *left])
 
 
 def test_pairs_per_query_are_chosen_from_those_that_are_left(dataset):
     pairs = pl.DataFrame(
-        [_core.Dataset(dataset).pair(row)[0] for row in range(rows_of(dataset, "p"))]
+        [_core.Dataset(dataset).pair(row)[0] for row in range(rows_of(dataset, "pairs"))]
     )
     first_of_query = pairs.with_row_index().group_by("column_0").agg(pl.col("index").min())
     kept = set(first_of_query["index"].to_list())
@@ -120,7 +122,7 @@ def test_a_cursor_from_before_a_deletion_is_refused(dataset):
     one = loader(dataset)
     next(one)
     state = one.state_dict()
-    add(dataset, "pairs", "better/margin", margin=np.ones(rows_of(dataset, "p"), np.float32))
+    add(dataset, "pairs", "better/margin", margin=np.ones(rows_of(dataset, "pairs"), np.float32))
     next(loader(dataset, state=state))  # Another column changes no order.
     delete(dataset, {3})
     with pytest.raises(InputError, match=r"cursor: found dataset b3:.* without "):
@@ -135,7 +137,7 @@ def test_columns_pass_through_workers_and_pickles(dataset):
 
     from mmrlhf_engine import PreferenceDataset
 
-    values = np.arange(rows_of(dataset, "r"), dtype=np.float32)
+    values = np.arange(rows_of(dataset, "responses"), dtype=np.float32)
     add(dataset, "responses", "reflogp/model", logp=values)
     columns = {"reference": ColumnRequest("reflogp/model", "logp")}
     made = DataLoader(
@@ -146,7 +148,7 @@ def test_columns_pass_through_workers_and_pickles(dataset):
         again = pickle.loads(pickle.dumps(batch)).to_torch(pin=False)
         assert again.column("reference").tolist() == batch.sequence_response.tolist()
         count += len(batch.sequence_response)
-    assert count == 2 * rows_of(dataset, "p")
+    assert count == 2 * rows_of(dataset, "pairs")
     with pytest.raises(KeyError, match="margin"):
         batch.column("margin")
 
@@ -174,19 +176,19 @@ def changed(stated, *path, to):
 )
 def test_a_column_made_under_other_conditions_is_refused(dataset, path, to, said):
     stated = conditions(dataset, model="tiny-2")
-    values = np.zeros(rows_of(dataset, "r"), np.float32)
+    values = np.zeros(rows_of(dataset, "responses"), np.float32)
     request = ColumnRequest("reflogp/model", "logp", expect={"model": "tiny-2"})
     add(dataset, "responses", "reflogp/model", changed(stated, *path, to=to), logp=values)
     with pytest.raises(InputError, match=f"reflogp/model: made under other.*{said}") as raised:
         loader(dataset, columns={"reference": request})
-    assert "compute the column anew" in str(raised.value.hint)
+    assert "compute the column again" in str(raised.value.hint)
     add(dataset, "responses", "reflogp/model", stated, logp=values)
     next(loader(dataset, columns={"reference": request}))
 
 
 def test_pictures_that_the_run_lacks_are_a_difference(tmp_path):
     path = write(tmp_path / "set", queries=5, text_only=True)
-    values = np.zeros(rows_of(path, "r"), np.float32)
+    values = np.zeros(rows_of(path, "responses"), np.float32)
     add(path, "responses", "reflogp/model", conditions(path), logp=values)
     columns = {"reference": ColumnRequest("reflogp/model", "logp")}
     with pytest.raises(InputError, match=r"image_rule: found .*expected null"):
@@ -194,7 +196,7 @@ def test_pictures_that_the_run_lacks_are_a_difference(tmp_path):
 
 
 def test_a_column_that_is_not_there_or_not_complete_is_refused(dataset):
-    rows = rows_of(dataset, "r")
+    rows = rows_of(dataset, "responses")
     with pytest.raises(InputError, match=r"no set 'absent', expected one of \[\]"):
         loader(dataset, columns={"x": ColumnRequest("absent", "logp")})
     add(dataset, "responses", "reflogp/model", logp=np.zeros(10, np.float32))
@@ -205,6 +207,8 @@ def test_a_column_that_is_not_there_or_not_complete_is_refused(dataset):
     next(loader(dataset, columns={"x": request}))
     with pytest.raises(InputError, match="other"):
         loader(dataset, columns={"x": ColumnRequest("reflogp/model", "other")})
-    add(dataset, "queries", "weights/own", weight=np.zeros(rows_of(dataset, "q"), np.float32))
-    with pytest.raises(InputError, match="weights/own: beside q, expected p or r"):
+    add(dataset, "queries", "weights/own", weight=np.zeros(rows_of(dataset, "queries"), np.float32))
+    with pytest.raises(
+        InputError, match="weights/own: a column of queries, expected pairs or responses"
+    ):
         loader(dataset, columns={"x": ColumnRequest("weights/own", "weight")})

@@ -96,7 +96,7 @@ def dataset(model, tmp_path_factory):
     path = write(tmp_path_factory.mktemp("preferences") / "set", queries=14)
     twin = NaiveLoader(path, plan(FAMILY, unit="response"), pictures=PICTURES[FAMILY])
     values = []
-    for response in range(_core.Dataset(path).rows("r")):
+    for response in range(_core.Dataset(path).rows("responses")):
         arrays = twin.batch([response])
         if arrays["pixels"] is None:
             arrays["pixels"] = np.zeros((0, 96), np.uint8)
@@ -139,7 +139,7 @@ def test_the_first_loss_is_ln_2(dataset, model, unit, budget):
     assert losses == pytest.approx([math.log(2)] * len(losses), abs=1e-5)
     pairs = sum(len(batch.pair_row) for batch in batches)
     assert pairs >= 5
-    assert unit == "response" or pairs == _core.Dataset(dataset).rows("p")
+    assert unit == "response" or pairs == _core.Dataset(dataset).rows("pairs")
     assert budget < 2000 or max(len(batch.prefix) for batch in batches) > 8
 
 

@@ -1,11 +1,14 @@
-"""Preference shards beside a reader that is pyarrow alone, and the commands that work on them."""
+"""Preference shards against a reader that is pyarrow alone, and the commands that work on them."""
 
 import base64
 import json
+import re
+import shutil
 import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -20,6 +23,7 @@ from mmrlhf_engine.shards import dataset, maintenance
 
 TOKENIZER = json.dumps({"name": "small", "vocabulary": 100})
 TOKENS = pa.large_list(pa.uint32())
+TABLES = ("queries", "responses", "pairs", "blobs")
 
 
 def png(width, height, shade=0):
@@ -136,7 +140,7 @@ def read_naively(path):
                     if column in row:
                         row[column] += first[to]
                 rows[letter].append(row)
-    return rows
+    return {"queries": rows["q"], "responses": rows["r"], "pairs": rows["p"]}
 
 
 def listed(array):
@@ -149,9 +153,9 @@ def test_rows_are_what_pyarrow_reads_and_what_was_packed(tmp_path_factory, group
     path = tmp_path_factory.mktemp("shards") / "ds"
     pack(path, groups, shard_pairs=cut)
     ours, naive = _core.Dataset(path, verify="open"), read_naively(path)
-    for letter, rows in naive.items():
-        assert ours.rows(letter) == len(rows)
-    for i, row in enumerate(naive["q"]):
+    for table, rows in naive.items():
+        assert ours.rows(table) == len(rows)
+    for i, row in enumerate(naive["queries"]):
         group = groups[i]
         assert listed(ours.prompt(i)) == row["prompt"] == group["prompt"]
         assert listed(ours.media(i)) == row["media"]
@@ -159,21 +163,21 @@ def test_rows_are_what_pyarrow_reads_and_what_was_packed(tmp_path_factory, group
         assert ours.ranges(i) == (row["r0"], row["r1"], row["p0"], row["p1"])
         assert ours.query(i) == (row["prompt_text"], row["source"], row["weight"])
         assert row["prompt_text"] == group["text"]
-        assert ours.key("q", i) == row["qid"]
+        assert ours.key("queries", i) == row["qid"]
     given_responses = [row for group in groups for row in group["responses"]]
-    for i, row in enumerate(naive["r"]):
+    for i, row in enumerate(naive["responses"]):
         assert listed(ours.tokens(i)) == row["tokens"] == given_responses[i]["tokens"]
         facts = ("q", "n_tok", "rank", "score", "critique", "model")
         assert ours.response(i) == tuple(row[name] for name in facts)
         assert row["critique"] == given_responses[i]["critique"]
-    for i, row in enumerate(naive["p"]):
+    for i, row in enumerate(naive["pairs"]):
         facts = ("q", "chosen", "rejected", "margin", "weight", "flags")
         assert ours.pair(i) == tuple(row[name] for name in facts)
     assert maintenance.verify(path, deep=True).status == "good"
 
 
 def crc32c(data):
-    """By the book, a bit at a time: reflected polynomial 0x1EDC6F41."""
+    """By definition, a bit at a time: reflected polynomial 0x1EDC6F41."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -183,7 +187,7 @@ def crc32c(data):
 
 
 def footer_blocks(content):
-    """(offset, header, body) of each block: the footer's flatbuffer, walked by hand."""
+    """(offset, header, body) of each block: the footer's flatbuffer, parsed by hand."""
     length = int.from_bytes(content[-10:-6], "little")
     footer = content[-10 - length : -10]
 
@@ -198,7 +202,7 @@ def footer_blocks(content):
     return [(number(at, 8), number(at + 8, 4), number(at + 16, 8)) for at in starts]
 
 
-def test_a_stranger_can_check_every_byte_by_the_document(tmp_path):
+def test_every_byte_is_as_documented(tmp_path):
     path = tmp_path / "ds"
     pack(path, [ONE])
     text = (path / "_mmrlhf" / "manifest-0000000001.json").read_bytes()
@@ -279,7 +283,12 @@ def wrong(table, column, values):
     [
         ("queries", "media", pa.array([[5], []], pa.large_list(pa.uint64())), "row 0.*id 5"),
         ("queries", "promt", pa.array([1, 2]), "column promt"),
-        ("queries", "prompt", pa.array([[1], [2]], pa.list_(pa.uint32())), "prompt.*LargeList"),
+        (
+            "queries",
+            "prompt",
+            pa.array([[1], [2]], pa.list_(pa.uint32())),
+            "prompt.*expected large_list<uint32>",
+        ),
         ("responses", "q", pa.array([0, 2, 1], pa.uint32()), "row 1.*found 2.*less than 2"),
         ("responses", "tokens", pa.array([[1], [None], [3]], TOKENS), "null inside"),
         ("pairs", "rejected", pa.array([2], pa.uint32()), "row 0.*one query"),
@@ -296,7 +305,7 @@ def test_rows_that_refer_to_nothing_are_refused_before_any_is_taken(
         writer.append(*wrong(table, column, values))
     writer.append(*wrong("queries", "prompt", pa.array([[1], [2]], TOKENS)))
     writer.commit()
-    assert _core.Dataset(tmp_path / "ds").rows("p") == 1
+    assert _core.Dataset(tmp_path / "ds").rows("pairs") == 1
 
 
 @pytest.fixture
@@ -352,10 +361,115 @@ def test_columns_are_filled_and_shown(packed):
             dataset.add_column(packed, values, table="responses", column_set=name, provenance=facts)
 
 
+SIDECAR_TYPES = {
+    "float32": pa.array([0.5, None, -1.0, 3.0], pa.float32()),
+    "uint32": pa.array([1, 2**32 - 1, None, 0], pa.uint32()),
+    "uint64": pa.array([2**64 - 1, None, 7, 0], pa.uint64()),
+    "bool": pa.array([True, False, None, True], pa.bool_()),
+    "text": pa.array(["", None, "étude", "two\nlines"], pa.large_string()),
+    "list_float32": pa.array([[0.5, -1.0], [], None, [2.0]], pa.large_list(pa.float32())),
+    "list_float16": pa.array(
+        [[np.float16(0.5), np.float16(-2.0)], None, [], [np.float16(65504)]],
+        pa.large_list(pa.float16()),
+    ),
+}
+
+
+def read_sidecar_naively(path, column_set):
+    """Fields of a column set over all rows, by the manifest and pyarrow alone."""
+    manifest = json.loads(sorted((path / "_mmrlhf").glob("manifest-*.json"))[-1].read_text())
+    (entry,) = (entry for entry in manifest["columns"] if entry["set"] == column_set)
+    if entry["table"] == "b":
+        bases = [(blobs["id"], blobs) for blobs in manifest["blobs"]]
+    else:
+        bases = [(shard["id"], shard[entry["table"]]) for shard in manifest["shards"]]
+    fields = {name: [] for name in entry["fields"]}
+    for id, base in bases:
+        (file,) = (file for file in entry["files"] if file["shard"] == id)
+        reader = pa.ipc.open_file(path / file["file"])
+        assert reader.schema.metadata[b"mmrlhf.base"].decode() == base["b3"]
+        footer = pa.ipc.open_file(path / base["file"]).metadata
+        assert reader.schema.metadata[b"mmrlhf.base_keys"] == footer[b"mmrlhf.keys"]
+        assert json.loads(reader.schema.metadata[b"mmrlhf.provenance"]) == entry["provenance"]
+        assert reader.metadata[b"mmrlhf.rows_per_batch"] == footer[b"mmrlhf.rows_per_batch"]
+        table = reader.read_all()
+        assert table.num_rows == base["rows"]
+        whole = [row for row in table.to_pylist() if None not in row.values()]
+        assert file["filled"] == len(whole)
+        for name, values in fields.items():
+            values += table[name].to_pylist()
+    return fields
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_sidecar_columns_of_every_type_are_what_pyarrow_reads(tmp_path, table):
+    path = tmp_path / "ds"
+    pack(path, [ONE, {**ONE, "prompt": [9]}], shard_pairs=1, blob_bytes=100)
+    rows = _core.Dataset(path).rows(table)
+    values = pa.table({name: array.slice(0, rows) for name, array in SIDECAR_TYPES.items()})
+    facts = {"table": table, "column_set": "all/types", "provenance": {"model": "m"}}
+    dataset.add_column(path, values, **facts)
+    shards = _core.Dataset(path, verify="open")
+    naive = read_sidecar_naively(path, "all/types")
+    for name, array in SIDECAR_TYPES.items():
+        ours = pa.array(shards.column("all/types", name))
+        assert ours.type == array.type
+        assert ours.to_pylist() == naive[name] == array.slice(0, rows).to_pylist()
+    assert maintenance.verify(path, deep=True).status == "good"
+    (cover,) = json.loads(shards.coverage())
+    assert (cover["table"], cover["rows"]) == (table, rows)
+    again = values.slice(1, 1)
+    dataset.add_column(path, again, start=0, **facts)
+    changed = [values["uint32"][1], *values["uint32"][1:]]
+    assert listed(_core.Dataset(path).column("all/types", "uint32")) == [
+        value.as_py() for value in changed
+    ]
+    for bad in [pa.array([1], pa.int64()), pa.array([[1]], pa.large_list(pa.uint32()))]:
+        with pytest.raises(InputError, match=r"column bad: .*a list of 16-bit floats"):
+            dataset.add_column(path, pa.table({"bad": bad}), **facts)
+
+
+def test_features_of_a_blob_are_found_by_its_id(tmp_path):
+    path = tmp_path / "ds"
+    pack(path, [ONE], blob_bytes=100)
+    rows = _core.Dataset(path).rows("blobs")
+    features = pl.DataFrame({"seen": [f"image {row}" for row in range(rows)]})
+    dataset.add_column(path, features, table="blobs", column_set="seen", provenance={})
+    shards = _core.Dataset(path)
+    for place, id in enumerate(listed(shards.media(0))):
+        row = shards.blob_row(id)
+        assert shards.blob(id)[0] == png(4, 3, place)
+        assert listed(shards.column("seen", "seen", row, row + 1)) == [f"image {place}"]
+    assert len(json.loads(shards.manifest)["blobs"]) == rows > 1
+    with pytest.raises(InputError, match="blob: found 7:0"):
+        shards.blob_row(7 << 32)
+
+
+def test_the_documented_tables_are_those_of_the_core():
+    text = (Path(__file__).parents[1] / "docs" / "shard-format.md").read_text()
+    schema = json.loads(_core.shard_schema())
+    assert [table["name"] for table in schema] == list(TABLES)
+    assert [table["letter"] for table in schema] == ["q", "r", "p", "b"]
+    assert [table["rows_per_batch"] for table in schema] == [4096, 4096, 4096, 256]
+    for table in schema:
+        (section,) = re.findall(rf"### {table['name']}\n(.*?)\n\n(?!\|)", text, re.S)
+        rows = [
+            "| `{name}` | {type} | {description} |".format(
+                **column
+                | {
+                    "type": re.sub("([<>])", r"\\\1", column["type"])
+                    + ", nullable" * column["nullable"]
+                }
+            )
+            for column in table["columns"]
+        ]
+        assert section.split("\n")[3:] == rows
+
+
 def test_diff_and_gc(packed):
     pack(packed, [ONE])
     told = json.loads(invoke("diff", packed).output)
-    assert (told["same_data"], told["rows"]["p"], len(told["added"])) == (False, 1, 3)
+    assert (told["same_data"], told["rows"]["pairs"], len(told["added"])) == (False, 1, 3)
     stray = packed / "data" / "s00077-q-0000000000000000.arrow"
     stray.write_bytes(b"left behind")
     assert stray.name in invoke("gc", packed, "--dry-run").output
@@ -381,3 +495,32 @@ def test_a_folder_that_is_no_dataset_is_an_error_with_a_hint(tmp_path):
         _core.Dataset(tmp_path)
     with pytest.raises(FileNotFoundError):
         maintenance.verify(tmp_path)
+
+
+def test_shards_of_profile_1_open(tmp_path):
+    """``tests/data/shards_profile_1`` was written by the first version of the format."""
+    path = shutil.copytree(Path(__file__).parent / "data" / "shards_profile_1", tmp_path / "ds")
+    assert maintenance.verify(path, deep=True).status == "good"
+    shards = _core.Dataset(path, verify="open")
+    assert shards.version == 3
+    assert shards.fingerprint == (
+        "b3:f83eae9ca009545a51c29eb7f81be31d9a34bc85ea5f8daa0c47dc781148c659"
+    )
+    assert [shards.rows(table) for table in TABLES] == [2, 5, 3, 3]
+    assert [shards.query(row) for row in range(2)] == [("which?", 7, 1.0), (None, 3, 1.0)]
+    assert [listed(shards.prompt(row)) for row in range(2)] == [[1, 2, 3], [9, 8]]
+    assert listed(shards.media_seconds(1)) == [0.5, 1.5]
+    assert shards.blob(listed(shards.media(1))[0]) == (png(4, 3, 2), 4, 3, 2, 1, 1)
+    assert [listed(shards.tokens(row)) for row in range(5)] == [[4, 5], [6], [], [7, 7, 7], [8]]
+    assert shards.response(3) == (1, 3, 1, 2.0, "bétter", 0)
+    assert [shards.pair(row)[:4] for row in range(3)] == [
+        (0, 0, 1, 0.25),
+        (1, 3, 2, 3.0),
+        (1, 4, 2, None),
+    ]
+    assert listed(shards.column("reflogp/m", "logp_sum")) == [-1.5, None, -2.5, -3.5, 0.25]
+    assert listed(shards.column("reflogp/m", "n")) == [1, 2, None, 4, 5]
+    assert listed(shards.column("reflogp/m", "logp")) == [[-1.0, -0.5], [], None, [1.0], [2.0]]
+    assert listed(shards.column("deleted", "deleted")) == [False, True, False]
+    pack(path, [ONE])
+    assert _core.Dataset(path).rows("pairs") == 4

@@ -104,7 +104,7 @@ def _milliseconds(began: float, opened: float) -> dict[str, Any]:
 def walk_to_middle(folder: Path) -> dict[str, Any]:
     """The state after half of an epoch, and a digest of what comes after it."""
     loader = PreferenceLoader(folder, PLAN)
-    half, pairs = _core.Dataset(folder).rows("p") // 2, 0
+    half, pairs = _core.Dataset(folder).rows("pairs") // 2, 0
     for batch in loader:
         pairs += len(batch.pair_row)
         if pairs >= half and batch.ends_step:

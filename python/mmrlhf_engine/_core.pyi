@@ -273,7 +273,9 @@ class Dataset:
     def tokenizer(self) -> str: ...
     @property
     def manifest(self) -> str: ...
-    def rows(self, table: str) -> int: ...
+    def rows(self, table: str) -> int:
+        """Of ``queries``, ``responses``, ``pairs`` or ``blobs``."""
+
     def prompt(self, query: int) -> ArrowArray:
         """uint32 [tokens]"""
 
@@ -305,7 +307,7 @@ class Dataset:
         """Query, chosen, rejected (rows over all shards), margin, weight, flags."""
 
     def key(self, table: str, row: int) -> bytes:
-        """qid, rid or pid; for "b" the BLAKE3 of the blob with this id."""
+        """qid, rid or pid: 16 bytes; for ``blobs`` the BLAKE3 of the blob with this id."""
 
     def blob(self, id: int) -> tuple[bytes, int, int, int, int, int]:
         """Bytes, width, height, format, orientation, frames."""
@@ -313,11 +315,14 @@ class Dataset:
     def blob_size(self, id: int) -> tuple[int, int, int]:
         """Width, height, orientation."""
 
+    def blob_row(self, id: int) -> int:
+        """Row of a blob over all files of blobs: that of its values in sidecar columns."""
+
     def coverage(self) -> str:
         """JSON: a list of ``{set, table, rev, fields, filled, rows, missing}``."""
 
     def column(self, set: str, field: str, start: int = 0, end: int | None = None) -> ArrowArray:
-        """float32, uint32, bool or large_list<float32>, null where it is not computed."""
+        """Null where it is not computed; the types are those of :func:`add_column`."""
 
 def add_column(
     path: Path,
@@ -328,7 +333,17 @@ def add_column(
     provenance: str,
     start: int = 0,
 ) -> int:
-    """A struct array in, a field each; values are those of rows ``start`` on. The new version."""
+    """The new version. ``values``: a struct array, a field per column, for rows ``start`` on of
+    ``table``; float32, uint32, uint64, bool, large_string, large_list<float32> or
+    large_list<float16>.
+    """
+
+def shard_schema() -> str:
+    """JSON: a list of ``{name, letter, rows_per_batch, columns}``, a table each.
+
+    A column is ``{name, type, nullable, input, default, description}``; ``input`` is ``computed``
+    by the writer, ``required`` or ``optional`` in :meth:`DatasetWriter.append`.
+    """
 
 def verify_dataset(
     path: Path, version: int | None = None, deep: bool = False

@@ -1,4 +1,4 @@
-//! Preference shards: what goes in comes out, whoever packs beside whom, wherever a packer dies.
+//! Preference shards: rows are read as written, with concurrent writers and killed ones.
 
 mod shard_support;
 
@@ -6,13 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Barrier};
 
-use arrow_array::Float32Array;
 use mmrlhf_core::Interrupt;
-use mmrlhf_core::shard::fill::{Fill, add_column};
-use mmrlhf_core::shard::profile::Table;
 use mmrlhf_core::shard::verify::verify;
-use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Verify, gc, rekey};
-use shard_support::{Folder, TOKENIZER, add_columns, append, pack, read_all, table};
+use mmrlhf_core::shard::version::gc;
+use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Table, Verify};
+use shard_support::{Folder, TOKENIZER, add_columns, append, pack, read_all};
 
 type Outcome = mmrlhf_core::Result<()>;
 
@@ -23,7 +21,7 @@ fn check_good(root: &Path) -> Outcome {
 }
 
 #[test]
-fn rows_come_out_as_they_went_in() -> Outcome {
+fn rows_are_read_as_written() -> Outcome {
     let folder = Folder::new("rows");
     let root = folder.dataset();
     assert_eq!(pack(&root, 1, 1)?, 1);
@@ -64,7 +62,7 @@ fn rows_cross_batches_and_shards() -> Outcome {
         assert_eq!(dataset.pair(query)?.chosen, dataset.responses_of(query)?.start);
     }
     let blobs: u64 = dataset.rows(Table::Blobs);
-    assert!(blobs <= 256, "{blobs} pictures of 256 colours");
+    assert!(blobs <= 256, "{blobs} images of 256 colours");
     check_good(&root)
 }
 
@@ -83,19 +81,19 @@ fn the_same_input_gives_the_same_bytes() -> Outcome {
 }
 
 #[test]
-fn packers_that_race_all_land() -> Outcome {
+fn concurrent_writers_all_commit() -> Outcome {
     let folder = Folder::new("race");
     let root = folder.dataset();
-    let packers = 4;
-    let barrier = Arc::new(Barrier::new(packers));
-    let threads: Vec<_> = (0..packers as u32)
-        .map(|packer| {
+    let writers = 4;
+    let barrier = Arc::new(Barrier::new(writers));
+    let threads: Vec<_> = (0..writers as u32)
+        .map(|number| {
             let (root, barrier) = (root.clone(), Arc::clone(&barrier));
             std::thread::spawn(move || {
                 let settings = Settings { threads: 1, ..Settings::default() };
                 let mut writer = DatasetWriter::open(&root, TOKENIZER, settings)?;
                 for call in 0..3 {
-                    append(&mut writer, 50 * packer + call)?;
+                    append(&mut writer, 50 * number + call)?;
                 }
                 barrier.wait();
                 writer.commit()
@@ -114,12 +112,12 @@ fn packers_that_race_all_land() -> Outcome {
         (0..dataset.queries()).map(|q| Ok(dataset.prompt(q)?[0])).collect::<Result<_, _>>()?;
     first.sort_unstable();
     first.dedup();
-    assert_eq!(first.len(), 12, "each packer's queries are there");
+    assert_eq!(first.len(), 12, "each writer's queries are there");
     check_good(&root)
 }
 
 #[test]
-fn a_writer_that_gives_up_leaves_nothing() -> Outcome {
+fn an_aborted_writer_leaves_nothing() -> Outcome {
     let folder = Folder::new("abort");
     let root = folder.dataset();
     pack(&root, 1, 1)?;
@@ -132,21 +130,21 @@ fn a_writer_that_gives_up_leaves_nothing() -> Outcome {
 }
 
 #[test]
-fn a_dataset_that_never_came_to_be_is_gone_with_its_last_writer() -> Outcome {
+fn a_dataset_without_a_version_is_removed_with_its_last_writer() -> Outcome {
     let folder = Folder::new("never");
     let root = folder.dataset();
     let mut first = DatasetWriter::open(&root, TOKENIZER, Settings::default())?;
     let second = DatasetWriter::open(&root, TOKENIZER, Settings::default())?;
     append(&mut first, 9)?;
     second.abort()?;
-    assert!(root.exists(), "another still writes");
+    assert!(root.exists(), "the other writer is open");
     first.abort()?;
     assert!(!root.exists());
     Ok(())
 }
 
 #[test]
-fn pictures_are_kept_once_over_commits() -> Outcome {
+fn images_are_stored_once_over_commits() -> Outcome {
     let folder = Folder::new("once");
     let root = folder.dataset();
     pack(&root, 1, 1)?;
@@ -168,80 +166,6 @@ fn another_tokenizer_is_refused() -> Outcome {
 }
 
 #[test]
-fn columns_fill_by_parts_and_follow_their_rows() -> Outcome {
-    let folder = Folder::new("columns");
-    let root = folder.dataset();
-    pack(&root, 1, 1)?;
-    pack(&root, 2, 1)?;
-    let go = Interrupt::default();
-    let provenance = serde_json::json!({"model": "m", "revision": "1"});
-    let fill = |start: u64, values: Vec<f32>, provenance: &serde_json::Value| {
-        let values = table(vec![("logp_sum", Arc::new(Float32Array::from(values)))]);
-        let fill = Fill { table: Table::Responses, set: "reflogp/m", start, provenance };
-        add_column(&root, fill, &values, &go)
-    };
-    fill(1, vec![1.0, 2.0], &provenance)?;
-    let at = |row: u64| {
-        Dataset::open(&root, None, Verify::Lazy)?
-            .column("reflogp/m", "logp_sum", Verify::Lazy)?
-            .float(row)
-    };
-    assert_eq!([at(0)?, at(1)?, at(2)?, at(7)?], [None, Some(1.0), Some(2.0), None]);
-    let coverage = &Dataset::open(&root, None, Verify::Lazy)?.coverage()?[0];
-    assert_eq!((coverage.filled, coverage.rows), (2, 8));
-    assert_eq!(coverage.missing, [(0, 4), (4, 8)]);
-    fill(0, vec![0.5], &provenance)?;
-    fill(3, vec![3.0, 4.0, 5.0, 6.0, 7.0], &provenance)?;
-    assert_eq!([at(0)?, at(1)?, at(3)?, at(7)?], [Some(0.5), Some(1.0), Some(3.0), Some(7.0)]);
-    let dataset = Dataset::open(&root, None, Verify::Lazy)?;
-    assert!(dataset.coverage()?[0].missing.is_empty());
-    check_good(&root)?;
-
-    // Another model begins a new revision, so nothing of the first is left.
-    fill(0, vec![9.0], &serde_json::json!({"model": "other"}))?;
-    assert_eq!([at(0)?, at(1)?], [Some(9.0), None]);
-    assert_eq!(Dataset::open(&root, None, Verify::Lazy)?.column_entry("reflogp/m")?.rev, 2);
-    assert!(fill(7, vec![1.0, 2.0], &provenance).is_err(), "beyond the last row");
-    Ok(())
-}
-
-#[test]
-fn rekey_carries_columns_by_content_and_position_alone_is_refused() -> Outcome {
-    let (one, other) = (Folder::new("rekey1"), Folder::new("rekey2"));
-    pack(&one.dataset(), 1, 2)?;
-    add_columns(&one.dataset())?;
-    // The same queries in another order, with one more in front.
-    let mut writer = DatasetWriter::open(&other.dataset(), TOKENIZER, Settings::default())?;
-    for seed in [77, 2, 1] {
-        append(&mut writer, seed)?;
-    }
-    writer.commit()?;
-    let go = Interrupt::default();
-    let done = rekey::rekey(&one.dataset(), &other.dataset(), "reflogp/m", &go)?;
-    assert_eq!((done.matched, done.rows), (8, 12));
-    let target = Dataset::open(&other.dataset(), None, Verify::Open)?;
-    let column = target.column("reflogp/m", "logp_sum", Verify::Open)?;
-    let values: Vec<Option<f32>> =
-        (0..12).map(|row| column.float(row)).collect::<Result<_, _>>()?;
-    assert_eq!(values[..4], [None; 4]);
-    assert_eq!(values[4..], [-4., -5., -6., -7., 0., -1., -2., -3.].map(Some));
-
-    // The manifest of the first with the shards of the second: values for other rows.
-    let source = Dataset::open(&one.dataset(), None, Verify::Off)?;
-    let mut forged = target.manifest().clone();
-    forged.columns = source.manifest().columns.clone();
-    for file in forged.columns.iter().flat_map(|set| &set.files) {
-        let target = other.dataset().join(&file.file.file);
-        std::fs::create_dir_all(target.parent().expect("a folder")).expect("made");
-        std::fs::copy(one.dataset().join(&file.file.file), target).expect("copied");
-    }
-    let forged = Dataset::of_manifest(&other.dataset(), forged, Verify::Lazy)?;
-    let refused = forged.column("reflogp/m", "logp_sum", Verify::Lazy).err();
-    assert!(refused.is_some_and(|error| error.to_string().contains("hint: `rekey`")));
-    Ok(())
-}
-
-#[test]
 fn garbage_is_what_no_version_needs() -> Outcome {
     let folder = Folder::new("gc");
     let root = folder.dataset();
@@ -249,11 +173,11 @@ fn garbage_is_what_no_version_needs() -> Outcome {
     add_columns(&root)?;
     std::fs::write(root.join("data/s00009-q-0123.arrow"), b"orphan").expect("written");
     let writer = DatasetWriter::open(&root, TOKENIZER, Settings::default())?;
-    assert!(gc::collect(&root, Some(1), false).is_err(), "somebody packs");
+    assert!(gc::collect(&root, Some(1), false).is_err(), "a process writes");
     drop(writer);
     let would = gc::collect(&root, Some(1), true)?;
     assert_eq!(gc::collect(&root, Some(1), false)?, would);
-    assert_eq!(would.versions, [1, 2]);
+    assert_eq!(would.versions, [1, 2, 3]);
     assert_eq!(would.files, ["data/s00009-q-0123.arrow"]);
     assert!(Dataset::open(&root, Some(1), Verify::Off).is_err());
     check_good(&root)
@@ -262,7 +186,7 @@ fn garbage_is_what_no_version_needs() -> Outcome {
 #[test]
 #[ignore = "run by `a_commit_killed_at_any_step`"]
 fn child() -> Outcome {
-    #[expect(clippy::disallowed_methods, reason = "how a test speaks to its child")]
+    #[expect(clippy::disallowed_methods, reason = "how a test passes a path to its child")]
     let root = std::env::var("MMRLHF_TEST_DATASET").expect("a folder");
     pack(Path::new(&root), 5, 2).map(drop)
 }
@@ -277,7 +201,7 @@ fn a_commit_killed_at_any_step() -> Outcome {
         let done = Command::new(program)
             .args(["--exact", "child", "--ignored"])
             .env("MMRLHF_TEST_DATASET", &root)
-            .env("MMRLHF_FAULT_AFTER", step.to_string())
+            .env("MMRLHF_ABORT_AFTER_STEP", step.to_string())
             .output()
             .expect("a child");
         let committed = Dataset::open(&root, None, Verify::Open)?;

@@ -1,4 +1,4 @@
-//! Damage: every flipped byte and every cut is found, and nothing hostile brings the reader down.
+//! Damage: every flipped byte and every truncation is found, and malicious files cause no panic.
 
 mod shard_support;
 
@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use mmrlhf_core::shard::Verify;
-use mmrlhf_core::shard::layout::Layout;
-use mmrlhf_core::shard::profile::KEY_PROFILE;
+use mmrlhf_core::shard::read::layout::Layout;
+use mmrlhf_core::shard::schema::metadata::KEY_PROFILE;
 use mmrlhf_core::shard::verify::verify;
 use mmrlhf_core::{Error, Interrupt};
 use shard_support::{Folder, add_columns, files, pack, read_all};
@@ -59,10 +59,10 @@ fn every_flipped_byte_is_found() -> Outcome {
 }
 
 #[test]
-fn lazy_reading_of_a_flipped_byte_is_an_error_or_the_truth() -> Outcome {
+fn lazy_reading_of_a_flipped_byte_is_an_error_or_right() -> Outcome {
     let folder = dataset("lazy")?;
     let root = folder.dataset();
-    let truth = read_all(&root, Some(3), Verify::Lazy)?;
+    let right = read_all(&root, Some(4), Verify::Lazy)?;
     let data = contents(&root)
         .into_iter()
         .filter(|(path, _)| path.extension().is_some_and(|e| e == "arrow"));
@@ -70,8 +70,8 @@ fn lazy_reading_of_a_flipped_byte_is_an_error_or_the_truth() -> Outcome {
         let file = File::options().write(true).open(&path).expect("writable");
         for place in (0..bytes.len()).step_by(5) {
             file.write_all_at(&[bytes[place] ^ 0x80], place as u64).expect("written");
-            match read_all(&root, Some(3), Verify::Lazy) {
-                Ok(found) => assert_eq!(found, truth, "{}, byte {place}", path.display()),
+            match read_all(&root, Some(4), Verify::Lazy) {
+                Ok(found) => assert_eq!(found, right, "{}, byte {place}", path.display()),
                 // The number of the profile is read before any checksum can be.
                 Err(Error::InvalidInput { what, .. }) => assert!(what.ends_with(KEY_PROFILE)),
                 Err(error) => assert!(matches!(error, Error::CorruptData { .. }), "{error:?}"),
@@ -83,7 +83,7 @@ fn lazy_reading_of_a_flipped_byte_is_an_error_or_the_truth() -> Outcome {
 }
 
 #[test]
-fn every_cut_is_found() -> Outcome {
+fn every_truncation_is_found() -> Outcome {
     let folder = Folder::new("cut");
     let root = folder.dataset();
     pack(&root, 1, 1)?;
@@ -104,7 +104,7 @@ fn every_cut_is_found() -> Outcome {
 
 /// Deterministic mutations of whole words where lengths and offsets live.
 #[test]
-fn hostile_words_are_errors() -> Outcome {
+fn malicious_words_are_errors() -> Outcome {
     let folder = Folder::new("words");
     pack(&folder.dataset(), 1, 1)?;
     let root = folder.dataset();
@@ -130,8 +130,8 @@ fn a_newer_profile_is_another_version_not_damage() -> Outcome {
     let folder = Folder::new("profile");
     let root = folder.dataset();
     pack(&root, 1, 1)?;
-    let path = mmrlhf_core::shard::manifest::path_of(&root, 1);
-    let mut manifest = mmrlhf_core::shard::manifest::read(&root, 1)?;
+    let path = mmrlhf_core::shard::version::manifest::path_of(&root, 1);
+    let mut manifest = mmrlhf_core::shard::version::manifest::read(&root, 1)?;
     manifest.profile = 2;
     fs::write(&path, manifest.encode()?).expect("written");
     let report = verify(&root, None, false, &Interrupt::default())?;

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_engine.pack.over_long import ReadyQuery
+from mmrlhf_engine.shards.tables import arrow_schema
 from mmrlhf_engine.sources.pictures import Picture
 
 __all__ = ["FLAG_TIE", "FLAG_TRUNCATED", "PAIRS", "QUERIES", "RESPONSES", "to_tables"]
@@ -16,41 +17,10 @@ FLAG_TIE = 1 << 0
 FLAG_TRUNCATED = 1 << 3
 
 
-def _list_of(kind: pa.DataType) -> pa.DataType:
-    return pa.large_list(pa.field("item", kind, nullable=False))
-
-
-QUERIES = pa.schema(
-    [
-        pa.field("prompt", _list_of(pa.uint32()), nullable=False),
-        pa.field("media", _list_of(pa.uint64()), nullable=False),
-        pa.field("media_t", _list_of(pa.float32()), nullable=False),
-        pa.field("source", pa.uint16(), nullable=False),
-        pa.field("weight", pa.float32(), nullable=False),
-        pa.field("prompt_text", pa.large_string()),
-    ]
-)
-RESPONSES = pa.schema(
-    [
-        pa.field("q", pa.uint32(), nullable=False),
-        pa.field("tokens", _list_of(pa.uint32()), nullable=False),
-        pa.field("media", _list_of(pa.uint64()), nullable=False),
-        pa.field("rank", pa.int16()),
-        pa.field("score", pa.float32()),
-        pa.field("critique", pa.large_string()),
-        pa.field("critique_tok", _list_of(pa.uint32()), nullable=False),
-        pa.field("model", pa.uint16(), nullable=False),
-    ]
-)
-PAIRS = pa.schema(
-    [
-        pa.field("chosen", pa.uint32(), nullable=False),
-        pa.field("rejected", pa.uint32(), nullable=False),
-        pa.field("margin", pa.float32()),
-        pa.field("weight", pa.float32(), nullable=False),
-        pa.field("flags", pa.uint16(), nullable=False),
-    ]
-)
+# The columns that the dataset writer does not compute itself.
+QUERIES = arrow_schema("queries", computed=False)
+RESPONSES = arrow_schema("responses", computed=False)
+PAIRS = arrow_schema("pairs", computed=False)
 
 
 def to_tables(

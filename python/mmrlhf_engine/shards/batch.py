@@ -100,19 +100,22 @@ class PreferenceBatch(Generic[Array]):
     muted_pairs: int
     """Pairs of weight 0 for that."""
     column_names: dict[str, list[str]]
-    """Names of the rows of ``pair_columns`` under ``p``, of ``sequence_columns`` under ``r``."""
+    """Names of the rows of ``pair_columns`` (``pairs``), ``sequence_columns`` (``responses``)."""
     memory: Array
     """uint8, the block all arrays lie in."""
     fields: list[_FieldRow]
     """Name, type, shape and offset in ``memory`` of each array."""
 
     def column(self, name: str) -> Array:
-        """A column that was asked for: float32 [P] beside pairs, [S] beside responses.
+        """A column that was requested: float32 [P] of pairs, [S] of responses.
 
         Raises:
             KeyError: it was not asked for.
         """
-        for table, columns in (("p", self.pair_columns), ("r", self.sequence_columns)):
+        for table, columns in (
+            ("pairs", self.pair_columns),
+            ("responses", self.sequence_columns),
+        ):
             if name in self.column_names[table]:
                 rows: Any = columns
                 found: Array = rows[self.column_names[table].index(name)]

@@ -57,7 +57,7 @@ def check_columns(
     requests: Mapping[str, ColumnRequest],
     conditions: Mapping[str, Any],
 ) -> dict[str, list[str]]:
-    """Names of the requests by the table they stand beside, ``p`` or ``r``.
+    """Names of the requests by the table whose rows they have, ``pairs`` or ``responses``.
 
     ``conditions`` are the run's, from :func:`provenance`. Those that a column states must be equal;
     those that a request expects must be stated.
@@ -68,7 +68,7 @@ def check_columns(
     """
     coverage = {cover["set"]: cover for cover in json.loads(dataset.coverage())}
     sets = {entry["set"]: entry for entry in json.loads(dataset.manifest)["columns"]}
-    tables: dict[str, list[str]] = {"p": [], "r": []}
+    tables: dict[str, list[str]] = {"pairs": [], "responses": []}
     for name, request in requests.items():
         cover = coverage.get(request.column_set)
         if cover is None:
@@ -76,7 +76,9 @@ def check_columns(
                 f"columns: found no set {request.column_set!r}, expected one of {sorted(coverage)}"
             )
         if cover["table"] not in tables:
-            raise InputError(f"{request.column_set}: beside {cover['table']}, expected p or r")
+            raise InputError(
+                f"{request.column_set}: a column of {cover['table']}, expected pairs or responses"
+            )
         if cover["filled"] < cover["rows"] and not request.allow_missing:
             raise InputError(
                 f"{request.column_set}: {cover['filled']:,} of {cover['rows']:,} rows have values",
@@ -98,7 +100,7 @@ def _check_provenance(
         raise InputError(
             f"{request.column_set}: made under other conditions than this run's: "
             + "; ".join(differences),
-            hint="compute the column anew under these conditions, or run under those it was made",
+            hint="compute the column again under these conditions, or run under those it was made",
         )
 
 

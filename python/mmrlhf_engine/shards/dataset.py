@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine import _core
-from mmrlhf_engine.shards.tables import TABLES, Table, letter, scan_table, table_name
+from mmrlhf_engine.shards.tables import TABLES, Table, letter, scan_table
 
 __all__ = [
     "FLAGS",
@@ -123,7 +123,7 @@ class ShardDataset:
         return [
             ColumnSet(
                 name=cover["set"],
-                table=table_name(cover["table"]),
+                table=cover["table"],
                 revision=cover["rev"],
                 fields=list(cover["fields"]),
                 filled=cover["filled"],
@@ -138,7 +138,7 @@ class ShardDataset:
         Raises:
             InputError: there is no such table.
         """
-        return self._core.rows(letter(table))
+        return self._core.rows(table)
 
     def table(self, table: Table) -> pl.LazyFrame:
         """A table over all shards; references are rows over all shards, from 0.
@@ -208,18 +208,22 @@ def add_column(
 ) -> int:
     """Write sidecar columns for the rows of a table from ``start`` on; returns the new version.
 
-    ``values`` has a column a field: float32, uint32, bool or lists of float32; null means not
-    computed. Equal provenance continues to fill a set, another one starts a new revision of it.
+    ``values`` has a column a field: float32, uint32, uint64, bool, text, or lists of float32 or
+    float16; null means not computed. Equal provenance continues to fill a set, another one starts a
+    new revision of it. Rows of ``blobs`` are those of ``_core.Dataset.blob_row``.
 
     Raises:
         InputError: there is no such table.
         InputError: more rows than the table, another type, or the rows were filled meanwhile.
     """
-    arrow = values.to_arrow() if isinstance(values, pl.DataFrame) else values
+    if isinstance(values, pl.DataFrame):
+        arrow = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    else:
+        arrow = values
     columns = [column.combine_chunks() for column in arrow.columns]
     return _core.add_column(
         path,
-        table=letter(table),
+        table=table,
         set=column_set,
         values=pa.StructArray.from_arrays(columns, names=arrow.column_names),
         provenance=json.dumps(provenance, sort_keys=True),

@@ -115,7 +115,7 @@ def _write_blobs(dataset: ShardDataset, file: Path) -> None:
 def _write_webdataset(dataset: _core.Dataset, out: Path) -> None:
     deleted = deleted_pairs(dataset)
     with appearing(out) as temporary, tarfile.open(temporary, "w") as tar:
-        for query in range(dataset.rows("q")):
+        for query in range(dataset.rows("queries")):
             for name, content in _sample(dataset, query, deleted):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)

@@ -92,8 +92,8 @@ def _schema(dataset: _core.Dataset) -> pa.Schema:
     fields = [pa.field(name, kind) for name, (kind, _) in _TYPES.items()]
     features = {name: feature for name, (_, feature) in _TYPES.items()}
     names = []
-    own = any(len(dataset.response_media(row)) for row in range(dataset.rows("r")))
-    if own or any(len(dataset.media(row)) for row in range(dataset.rows("q"))):
+    own = any(len(dataset.response_media(row)) for row in range(dataset.rows("responses")))
+    if own or any(len(dataset.media(row)) for row in range(dataset.rows("queries"))):
         names.append("images")
     if own:
         names += ["chosen_images", "rejected_images"]
@@ -108,7 +108,7 @@ def _groups(dataset: _core.Dataset) -> Iterator[tuple[list[_Pair], dict[int, byt
     pairs: list[_Pair] = []
     contents: dict[int, bytes] = {}
     size = 0
-    for row in range(dataset.rows("p")):
+    for row in range(dataset.rows("pairs")):
         if deleted is not None and deleted[row]:
             continue
         pair = _pair(dataset, row)

@@ -105,7 +105,7 @@ class PreferenceLoader:
         self._path, self._version, self._verify = Path(path), version, verify
         self._plan, self._pictures = plan, pictures
         self._columns = dict(columns or {})
-        self._column_names: dict[str, list[str]] = {"p": [], "r": []}
+        self._column_names: dict[str, list[str]] = {"pairs": [], "responses": []}
         self._rank, self._world_size, self._balance = rank, world_size, balance
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
         self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes

@@ -1,22 +1,24 @@
 """The four tables of a dataset of preference shards, by name, as Polars reads them."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import polars as pl
+import pyarrow as pa
 
+from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["TABLES", "Table", "letter", "scan_table", "table_name"]
+__all__ = ["TABLES", "Table", "arrow_schema", "letter", "scan_table"]
 
 Table = Literal["queries", "responses", "pairs", "blobs"]
 
 TABLES: tuple[Table, ...] = get_args(Table)
 
-# In the manifest and in the names of files a table is one letter; this is the only place that
-# knows, and the only one that translates for the core.
-_LETTERS: dict[str, str] = {"queries": "q", "responses": "r", "pairs": "p", "blobs": "b"}
-_NAMES = {letter: name for name, letter in _LETTERS.items()}
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    table["name"]: table for table in json.loads(_core.shard_schema())
+}
 
 # Columns that hold rows of another table of the same shard, and which table that is.
 _REFERENCES: dict[str, dict[str, str]] = {
@@ -24,35 +26,47 @@ _REFERENCES: dict[str, dict[str, str]] = {
     "responses": {"q": "queries"},
     "pairs": {"q": "queries", "chosen": "responses", "rejected": "responses"},
 }
-_NO_BLOBS = {
-    "b3": pl.Binary,
-    "bytes": pl.Binary,
-    "fmt": pl.UInt8,
-    "w": pl.UInt32,
-    "h": pl.UInt32,
-    "orient": pl.UInt8,
-    "frames": pl.UInt32,
-    "id": pl.UInt64,
-}
 
 
 def letter(table: str) -> str:
-    """The letter that the files and the core use for a table.
+    """The letter that stands for a table in manifests and names of files.
 
     Raises:
         InputError: there is no such table.
     """
-    if table not in _LETTERS:
+    return str(_schema(table)["letter"])
+
+
+def arrow_schema(table: Table, *, computed: bool = True) -> pa.Schema:
+    """The columns of a table; without ``computed`` those that the dataset writer is given.
+
+    Raises:
+        InputError: there is no such table.
+    """
+    return pa.schema(
+        pa.field(column["name"], _arrow_type(column["type"]), nullable=column["nullable"])
+        for column in _schema(table)["columns"]
+        if computed or column["input"] != "computed"
+    )
+
+
+def _schema(table: str) -> dict[str, Any]:
+    if table not in _SCHEMAS:
         raise InputError(
             f"table {table!r}: not a table of preference shards, expected one of "
             f"{', '.join(TABLES)}"
         )
-    return _LETTERS[table]
+    return _SCHEMAS[table]
 
 
-def table_name(letter: str) -> str:
-    """The table that a letter stands for; a name is returned as it is."""
-    return _NAMES.get(letter, letter)
+def _arrow_type(name: str) -> pa.DataType:
+    """The type that the core's schema names: ``uint32``, ``large_list<uint32>``, ..."""
+    if name.startswith("large_list<"):
+        item = _arrow_type(name.removeprefix("large_list<").removesuffix(">"))
+        return pa.large_list(pa.field("item", item, nullable=False))
+    if name.startswith("fixed_size_binary["):
+        return pa.binary(int(name.removeprefix("fixed_size_binary[").removesuffix("]")))
+    return pa.type_for_alias(name)
 
 
 def scan_table(path: Path, manifest: dict[str, Any], table: Table) -> pl.LazyFrame:
@@ -71,7 +85,7 @@ def scan_table(path: Path, manifest: dict[str, Any], table: Table) -> pl.LazyFra
             )
             for part in manifest["blobs"]
         ]
-        return pl.concat(blobs) if blobs else pl.LazyFrame(schema=_NO_BLOBS)
+        return pl.concat(blobs) if blobs else _no_blobs()
     starts = dict.fromkeys(_REFERENCES, 0)
     parts = []
     for shard in manifest["shards"]:
@@ -83,3 +97,8 @@ def scan_table(path: Path, manifest: dict[str, Any], table: Table) -> pl.LazyFra
         for name in starts:
             starts[name] += shard[letter(name)]["rows"]
     return pl.concat(parts) if parts else pl.LazyFrame()
+
+
+def _no_blobs() -> pl.LazyFrame:
+    schema = arrow_schema("blobs").append(pa.field("id", pa.uint64()))
+    return pl.LazyFrame(pl.DataFrame(schema.empty_table()))

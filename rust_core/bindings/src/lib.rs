@@ -49,7 +49,7 @@ mod _core {
     #[pymodule_export]
     use crate::shard::{
         Dataset, DatasetWriter, add_column, collect_garbage, diff_datasets, rekey_column,
-        verify_dataset,
+        shard_schema, verify_dataset,
     };
     #[pymodule_export]
     use crate::testing::raise_for_test;

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use arrow_array::builder::LargeStringBuilder;
 use arrow_array::{ArrayRef, Float32Array, StructArray, UInt32Array, UInt64Array};
-use mmrlhf_core::shard::blobs::Added;
-use mmrlhf_core::shard::fill::{self, Fill};
-use mmrlhf_core::shard::profile::Table;
-use mmrlhf_core::shard::{Dataset as CoreDataset, DatasetWriter as CoreWriter, Settings, Verify};
-use mmrlhf_core::shard::{diff, gc, rekey, to_json, verify};
+use mmrlhf_core::shard::sidecar::add::{self, Fill};
+use mmrlhf_core::shard::sidecar::rekey;
+use mmrlhf_core::shard::version::{diff, gc};
+use mmrlhf_core::shard::write::blobs::Added;
+use mmrlhf_core::shard::{
+    Dataset as CoreDataset, DatasetWriter as CoreWriter, Settings, Table, Verify,
+};
+use mmrlhf_core::shard::{to_json, verify};
 use mmrlhf_core::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -18,7 +21,7 @@ use crate::arrow::{ArrowArray, ArrowIn};
 use crate::call::enter;
 use crate::errors::{InputError, to_python};
 
-/// Packs into one dataset of preference shards, new or old.
+/// Adds rows to a dataset of preference shards, new or existing.
 #[pyclass]
 pub(crate) struct DatasetWriter(Option<CoreWriter>);
 
@@ -47,7 +50,7 @@ impl DatasetWriter {
         enter(py, |_| CoreWriter::open(&path, tokenizer, settings)).map(|w| Self(Some(w)))
     }
 
-    /// Store pictures; a row each of id, width, height and problem.
+    /// Store images; a row each of id, width, height and problem.
     #[pyo3(signature = (bytes=None, paths=None))]
     fn add_media(
         &mut self,
@@ -97,7 +100,7 @@ impl DatasetWriter {
         enter(py, |interrupt| writer.append(&queries, &responses, &pairs, interrupt))
     }
 
-    /// Make everything appended the next version; its number.
+    /// Commit everything appended as the next version; its number.
     fn commit(&mut self, py: Python<'_>) -> PyResult<u64> {
         self.open()?;
         match self.0.take() {
@@ -106,7 +109,7 @@ impl DatasetWriter {
         }
     }
 
-    /// Give up what was appended.
+    /// Discard everything appended.
     fn abort(&mut self, py: Python<'_>) -> PyResult<()> {
         match self.0.take() {
             Some(writer) => enter(py, |_| writer.abort()),
@@ -143,7 +146,7 @@ impl Dataset {
         self.0.version()
     }
 
-    /// `b3:` and the hash of the base tables.
+    /// `b3:` and the hash of the tables, without sidecar columns.
     #[getter]
     fn fingerprint(&self) -> &str {
         self.0.fingerprint()
@@ -162,9 +165,9 @@ impl Dataset {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Number of rows of a table by its letter: q, r, p or b.
+    /// Number of rows of a table: queries, responses, pairs or blobs.
     fn rows(&self, table: &str) -> PyResult<u64> {
-        Ok(self.0.rows(Table::of_letter(table).map_err(to_python)?))
+        Ok(self.0.rows(Table::named(table).map_err(to_python)?))
     }
 
     /// Tokens of a prompt.
@@ -177,7 +180,7 @@ impl Dataset {
         numbers::<UInt64Array, _>(self.0.media(query))
     }
 
-    /// Seconds of the frames of a query.
+    /// Timestamps of the video frames of a query, in seconds.
     fn media_seconds(&self, query: u64) -> PyResult<ArrowArray> {
         numbers::<Float32Array, _>(self.0.media_seconds(query))
     }
@@ -234,9 +237,9 @@ impl Dataset {
         Ok((pair.query, pair.chosen, pair.rejected, pair.margin, pair.weight, pair.flags))
     }
 
-    /// The name of a row of q, r or p: 16 bytes.
+    /// The key of a row: 16 bytes of a content id; of a blob, given by its id, its BLAKE3.
     fn key<'py>(&self, py: Python<'py>, table: &str, row: u64) -> PyResult<Bound<'py, PyBytes>> {
-        let key = match Table::of_letter(table).map_err(to_python)? {
+        let key = match Table::named(table).map_err(to_python)? {
             Table::Queries => self.0.qid(row).map(|id| id.to_vec()),
             Table::Responses => self.0.rid(row).map(|id| id.to_vec()),
             Table::Pairs => self.0.pid(row).map(|id| id.to_vec()),
@@ -252,13 +255,18 @@ impl Dataset {
         Ok((bytes, blob.width, blob.height, blob.format, blob.orientation, blob.frames))
     }
 
-    /// Width, height and orientation of a blob, without reading the picture.
+    /// Width, height and orientation of a blob, without reading its bytes.
     fn blob_size(&self, id: u64) -> PyResult<(u32, u32, u8)> {
         let size = self.0.blob_size(id).map_err(to_python)?;
         Ok((size.width, size.height, size.orientation))
     }
 
-    /// How far each column set is filled, as JSON.
+    /// Row of a blob over all files of blobs: that of its values in sidecar columns.
+    fn blob_row(&self, id: u64) -> PyResult<u64> {
+        self.0.blob_row(id).map_err(to_python)
+    }
+
+    /// How many rows of each column set have values, as JSON.
     fn coverage(&self) -> PyResult<String> {
         self.0.coverage().and_then(|all| to_json(&all)).map_err(to_python)
     }
@@ -276,11 +284,11 @@ impl Dataset {
         enter(py, |interrupt| {
             let column = self.0.column(set, field, Verify::Lazy)?;
             let end = end.unwrap_or_else(|| self.0.rows(column.table()));
-            let cells = (start..end).map(|row| {
+            let values = (start..end).map(|row| {
                 interrupt.check()?;
-                column.cell(row)
+                column.value(row)
             });
-            column.cell_type().build(cells).map(ArrowArray)
+            column.value_type().build(values).map(ArrowArray)
         })
     }
 }
@@ -297,7 +305,7 @@ where
     Ok(ArrowArray::new(array))
 }
 
-/// Add values beside a table; the new version.
+/// Add sidecar columns to a table; the new version.
 #[pyfunction]
 #[pyo3(signature = (path, *, table, set, values, provenance, start=0))]
 pub(crate) fn add_column(
@@ -311,14 +319,20 @@ pub(crate) fn add_column(
 ) -> PyResult<u64> {
     let values: StructArray = values.typed("values")?;
     enter(py, |interrupt| {
-        let table = Table::of_letter(table)?;
+        let table = Table::named(table)?;
         let provenance = &serde_json::from_str(provenance)
             .map_err(|e| Error::invalid("provenance", e, "a JSON object"))?;
-        fill::add_column(&path, Fill { table, set, start, provenance }, &values, interrupt)
+        add::add_column(&path, Fill { table, set, start, provenance }, &values, interrupt)
     })
 }
 
-/// Look at every byte of a version; `good`, `damaged` or `wrong_version`, and a report as JSON.
+/// Tables and columns of the format, as JSON: a list of `{name, letter, rows_per_batch, columns}`.
+#[pyfunction]
+pub(crate) fn shard_schema() -> String {
+    Table::describe_all().to_string()
+}
+
+/// Check every byte of a version; `good`, `damaged` or `wrong_version`, and a report as JSON.
 #[pyfunction]
 #[pyo3(signature = (path, version=None, deep=false))]
 pub(crate) fn verify_dataset(
@@ -333,13 +347,13 @@ pub(crate) fn verify_dataset(
     })
 }
 
-/// What the second version has that the first has not, and the other way, as JSON.
+/// The difference between two versions, as JSON.
 #[pyfunction]
 pub(crate) fn diff_datasets(first: &Dataset, second: &Dataset) -> PyResult<String> {
     to_json(&diff::diff(first.0.manifest(), second.0.manifest())).map_err(to_python)
 }
 
-/// Remove what no version needs; what was removed, as JSON.
+/// Remove old versions and files that no version needs; what was removed, as JSON.
 #[pyfunction]
 #[pyo3(signature = (path, *, keep=None, dry_run=false))]
 pub(crate) fn collect_garbage(
@@ -351,7 +365,7 @@ pub(crate) fn collect_garbage(
     enter(py, |_| to_json(&gc::collect(&path, keep, dry_run)?))
 }
 
-/// Carry a column set to another dataset by the keys of its rows; what was carried, as JSON.
+/// Copy a column set to another dataset by the keys of its rows; what was copied, as JSON.
 #[pyfunction]
 pub(crate) fn rekey_column(
     py: Python<'_>,

@@ -1,4 +1,4 @@
-//! A dataset with a mutated sidecar column: opening and reading it ends in values or an error.
+//! A dataset with a mutated sidecar file: opening and reading it ends in values or an error.
 #![no_main]
 
 mod small;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mmrlhf_core::shard::layout::Layout;
+use mmrlhf_core::shard::read::layout::Layout;
 
 fuzz_target!(|bytes: &[u8]| {
     // A memory map begins at an address divisible by eight, as what an allocator gives does.

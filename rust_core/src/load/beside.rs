@@ -3,9 +3,7 @@
 use super::arena::Arena;
 use super::units::Content;
 use crate::error::{Error, Result};
-use crate::shard::column::{Column, DELETED};
-use crate::shard::open::Dataset;
-use crate::shard::profile::Table;
+use crate::shard::{Column, DELETED, Dataset, Table};
 
 /// The open columns of one loader.
 #[derive(Debug)]
@@ -45,7 +43,7 @@ impl Beside {
 
     /// Whether a row of pairs is to be left out.
     pub fn is_deleted(&self, pair: u64) -> Result<bool> {
-        let mark = self.deleted.as_ref().map_or(Ok(None), |column| column.mark(pair))?;
+        let mark = self.deleted.as_ref().map_or(Ok(None), |column| column.boolean(pair))?;
         Ok(mark.unwrap_or(false))
     }
 
@@ -79,8 +77,8 @@ fn open(dataset: &Dataset, (set, field): &FieldName, table: Table) -> Result<Col
     if column.table() == table {
         return Ok(column);
     }
-    let found = format!("beside {}", column.table().letter());
-    Err(Error::invalid(set, found, format!("beside {}", table.letter())))
+    let found = format!("a column of {}", column.table().name());
+    Err(Error::invalid(set, found, format!("a column of {}", table.name())))
 }
 
 /// Marks of deletion change the order, so they are part of the name that cursors carry.

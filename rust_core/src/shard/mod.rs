@@ -1,45 +1,38 @@
 //! Preference shards: Arrow IPC files under a strict profile, one manifest per version.
 //!
-//! Queries, responses and pairs are three flat tables cut into shards of whole queries; pictures are
-//! a fourth, each content once. What Arrow lacks sits beside it: checksums in the footer of every
-//! file ([`write`]), versions that appear whole or not at all ([`manifest`], [`commit`]), pictures
-//! named by content ([`blobs`]). Reading resolves every column of every batch to places in a memory
-//! map once ([`file`]); a row is then two loads and a slice ([`open`]).
+//! Queries, responses and pairs are three flat tables, split into shards of whole queries; images
+//! are a fourth table, each content once. On top of Arrow there are checksums in the footer of every
+//! file, atomic versions, images identified by content, and sidecar columns. `docs/shard-format.md`
+//! describes the bytes.
 //!
-//! `docs/shard-format.md` tells the bytes.
+//! | module | what it does |
+//! |---|---|
+//! | [`schema`] | tables and columns, declared once |
+//! | [`version`] | manifests, commits, garbage collection |
+//! | [`read`] | rows by number, from memory maps |
+//! | [`write`] | Arrow tables and images to shards |
+//! | [`sidecar`] | columns added later |
+//! | [`mod@verify`] | finds damage |
+//!
+//! Each uses only those above it.
 
-pub mod blobs;
-pub mod buffers;
-pub mod cell;
-pub mod claim;
-pub mod column;
-mod combine;
-pub mod commit;
-pub mod dataset_writer;
-pub mod diff;
-pub mod fault;
-pub mod file;
-pub mod fill;
-pub mod gc;
-pub mod group;
-pub mod identity;
-pub mod input;
-pub mod kinds;
-pub mod layout;
-pub mod manifest;
-pub mod open;
+mod checksum;
 pub mod orientation;
-pub mod profile;
-pub mod rekey;
-pub mod rows;
+pub mod read;
+pub mod row_id;
+pub mod schema;
+pub mod sidecar;
 pub mod verify;
+pub mod version;
 pub mod write;
 
-pub use column::{Column, Coverage};
-pub use dataset_writer::{DatasetWriter, Settings};
-pub use open::{Blob, BlobSize, Dataset, Pair, Verify};
+pub use read::dataset::{Blob, BlobSize, Dataset, Pair};
+pub use read::file::Verify;
+pub use schema::Table;
+pub use sidecar::column::{Column, Coverage, DELETED};
+pub use write::dataset::{DatasetWriter, Settings};
 
-/// A report as JSON, for the door.
+/// A report as JSON.
 pub fn to_json(report: &impl serde::Serialize) -> crate::Result<String> {
     serde_json::to_string(report).map_err(|e| crate::Error::internal("report as JSON", e))
 }

@@ -1,11 +1,11 @@
-//! How a JPEG wants to be turned: the tag Orientation of its EXIF block.
+//! The EXIF orientation of a JPEG.
 
-/// 1 (as stored) to 8; 1 where the file does not say, or says it wrongly.
+/// 1 (as stored) to 8; 1 where the file has none or an invalid one.
 pub fn of_jpeg(bytes: &[u8]) -> u8 {
     find(bytes).filter(|value| (1..=8).contains(value)).map_or(1, |value| value as u8)
 }
 
-/// Walks the marker segments before the picture, of which APP1 may hold EXIF.
+/// Searches the marker segments before the image data, of which APP1 may be EXIF.
 fn find(bytes: &[u8]) -> Option<u32> {
     let mut at = 2;
     loop {
@@ -18,7 +18,7 @@ fn find(bytes: &[u8]) -> Option<u32> {
                     return orientation(tiff);
                 }
             }
-            // The picture begins: no EXIF comes after it.
+            // The image data begins: no EXIF comes after it.
             [0xFF, 0xDA | 0xD9, ..] => return None,
             [0xFF, ..] => {}
             _ => return None,

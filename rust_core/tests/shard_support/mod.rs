@@ -11,10 +11,10 @@ use arrow_array::{
     UInt32Array,
 };
 use arrow_schema::Field;
-use mmrlhf_core::shard::blobs::Added;
-use mmrlhf_core::shard::fill::{Fill, add_column};
-use mmrlhf_core::shard::profile::Table;
-use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Verify};
+use mmrlhf_core::shard::sidecar::add::{Fill, add_column};
+use mmrlhf_core::shard::sidecar::value::{Value, ValueType};
+use mmrlhf_core::shard::write::blobs::Added;
+use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Table, Verify};
 use mmrlhf_core::{Interrupt, Result};
 
 pub(crate) const TOKENIZER: &str = r#"{"name":"small","vocabulary":100}"#;
@@ -117,19 +117,29 @@ pub(crate) fn pack(root: &Path, seed: u32, calls: u32) -> Result<u64> {
     writer.commit()
 }
 
-/// Side-cars: a measure beside the responses and a mark beside the pairs.
+/// Sidecar columns of responses, pairs and blobs.
 pub(crate) fn add_columns(root: &Path) -> Result<u64> {
     let go = Interrupt::default();
     let provenance = serde_json::json!({"model": "m"});
     let dataset = Dataset::open(root, None, Verify::Open)?;
-    let measures: Vec<f32> = (0..dataset.responses()).map(|row| -(row as f32)).collect();
-    let values = table(vec![("logp_sum", Arc::new(Float32Array::from(measures)))]);
+    let numbers: Vec<f32> = (0..dataset.responses()).map(|row| -(row as f32)).collect();
+    let values = table(vec![("logp_sum", Arc::new(Float32Array::from(numbers)))]);
     let fill =
         Fill { table: Table::Responses, set: "reflogp/m", start: 0, provenance: &provenance };
     add_column(root, fill, &values, &go)?;
-    let marks: Vec<Option<bool>> = (0..dataset.pairs()).map(|row| Some(row % 2 == 0)).collect();
-    let values = table(vec![("deleted", Arc::new(BooleanArray::from(marks)))]);
+    let deleted: Vec<Option<bool>> = (0..dataset.pairs()).map(|row| Some(row % 2 == 0)).collect();
+    let values = table(vec![("deleted", Arc::new(BooleanArray::from(deleted)))]);
     let fill = Fill { table: Table::Pairs, set: "deleted", start: 0, provenance: &provenance };
+    add_column(root, fill, &values, &go)?;
+    let blobs = dataset.rows(Table::Blobs);
+    let halves = (0..blobs).map(|_| Ok(Value::Float16List(&[0x3C00, 0xC000])));
+    let texts = (0..blobs).map(|row| Ok(if row == 0 { Value::Text("seen") } else { Value::Null }));
+    let values = table(vec![
+        ("features", ValueType::Float16List.build(halves)?),
+        ("caption", ValueType::Text.build(texts)?),
+        ("hash", ValueType::UInt64.build((0..blobs).map(|row| Ok(Value::UInt64(row))))?),
+    ]);
+    let fill = Fill { table: Table::Blobs, set: "features/m", start: 0, provenance: &provenance };
     add_column(root, fill, &values, &go)
 }
 
@@ -173,7 +183,7 @@ fn read_columns(dataset: &Dataset, verify: Verify) -> Result<u64> {
         for field in &set.fields {
             let column = dataset.column(&set.set, field, verify)?;
             for row in 0..dataset.rows(column.table()) {
-                sum += u64::from(format!("{:?}", column.cell(row)?).len() as u32);
+                sum += u64::from(format!("{:?}", column.value(row)?).len() as u32);
             }
         }
     }

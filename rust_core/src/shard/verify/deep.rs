@@ -1,16 +1,18 @@
-//! The part of the deep check that needs all tables: names, references, ranges, pictures.
+//! The part of the deep check that needs all tables: row ids, references, ranges, images.
 
-use super::{Damage, Report};
+use super::report::{Damage, Report};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
-use crate::shard::identity::{self, ContentHash};
-use crate::shard::open::Dataset;
-use crate::shard::profile::Table;
+use crate::shard::read::dataset::Dataset;
+use crate::shard::read::file::Verify;
+use crate::shard::row_id::{self, ContentHash};
+use crate::shard::schema::Table;
 
-/// Compute everything again that can be computed from something else.
+/// Recompute everything that follows from other data.
 pub(super) fn check(dataset: &Dataset, report: &mut Report, interrupt: &Interrupt) -> Result<()> {
     check_keys(dataset, report);
-    for (id, file) in dataset.blob_files() {
+    let ids = dataset.manifest().blobs.iter().map(|blobs| blobs.id);
+    for (id, file) in ids.zip(dataset.files(Table::Blobs)) {
         let name = file.path().strip_prefix(dataset.root()).unwrap_or(file.path());
         for row in 0..file.rows() {
             interrupt.check()?;
@@ -31,7 +33,7 @@ pub(super) fn check(dataset: &Dataset, report: &mut Report, interrupt: &Interrup
     }
     for set in &dataset.manifest().columns {
         for field in &set.fields {
-            if let Err(error) = dataset.column(&set.set, field, super::Verify::Off) {
+            if let Err(error) = dataset.column(&set.set, field, Verify::Off) {
                 report.add(&set.set, error);
             }
         }
@@ -46,16 +48,11 @@ fn file_of(dataset: &Dataset, query: u64) -> String {
 }
 
 fn check_keys(dataset: &Dataset, report: &mut Report) {
-    for shard in 0..dataset.manifest().shards.len() {
-        for table in Table::OF_SHARD {
-            if let Some(Err(error)) = dataset.file(table, shard).map(|file| file.keys(table)) {
+    for table in Table::ALL {
+        for file in dataset.files(table) {
+            if let Err(error) = file.keys(table) {
                 report.add("", error);
             }
-        }
-    }
-    for (_, file) in dataset.blob_files() {
-        if let Err(error) = file.keys(Table::Blobs) {
-            report.add("", error);
         }
     }
 }
@@ -76,17 +73,17 @@ fn hashes(dataset: &Dataset, ids: &[u64]) -> Result<Vec<ContentHash>> {
     ids.iter().map(|id| dataset.blob_hash(*id)).collect()
 }
 
-/// A query, its responses and its pairs: names, counts and that they point at each other.
+/// A query, its responses and its pairs: row ids, counts and references to each other.
 fn check_query(dataset: &Dataset, query: u64) -> Result<()> {
     let media = hashes(dataset, dataset.media(query)?)?;
     let seconds = dataset.media_seconds(query)?;
-    let qid = identity::query(dataset.prompt(query)?, media.iter(), seconds);
+    let qid = row_id::query(dataset.prompt(query)?, media.iter(), seconds);
     same(&format!("qid of row {query}"), &qid, &dataset.qid(query)?)?;
     let responses = dataset.responses_of(query)?;
     for response in responses.clone() {
         let tokens = dataset.tokens(response)?;
         let media = hashes(dataset, dataset.response_media(response)?)?;
-        let rid = identity::response(&qid, tokens, media.iter());
+        let rid = row_id::response(&qid, tokens, media.iter());
         same(&format!("rid of row {response}"), &rid, &dataset.rid(response)?)?;
         let (counted, owner) = (dataset.n_tok(response)?, dataset.query_of(response)?);
         if counted as usize != tokens.len() || owner != query {
@@ -102,7 +99,7 @@ fn check_query(dataset: &Dataset, query: u64) -> Result<()> {
             let expected = format!("two responses of query {query}, {responses:?}");
             return Err(Error::corrupt(format!("pair {row}"), format!("{pair:?}"), expected));
         }
-        let pid = identity::pair(&dataset.rid(pair.chosen)?, &dataset.rid(pair.rejected)?);
+        let pid = row_id::pair(&dataset.rid(pair.chosen)?, &dataset.rid(pair.rejected)?);
         same(&format!("pid of row {row}"), &pid, &dataset.pid(row)?)?;
     }
     Ok(())

@@ -1,0 +1,237 @@
+//! Sidecar columns: values are read as written, for every type and table, and only for their rows.
+
+mod shard_support;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::builder::{Float32Builder, LargeListBuilder};
+use arrow_array::{ArrayRef, Float32Array};
+use mmrlhf_core::Interrupt;
+use mmrlhf_core::shard::sidecar::add::{Fill, add_column};
+use mmrlhf_core::shard::sidecar::rekey;
+use mmrlhf_core::shard::sidecar::value::{Value, ValueType};
+use mmrlhf_core::shard::verify::verify;
+use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Table, Verify};
+use proptest::prelude::*;
+use shard_support::{Folder, TOKENIZER, add_columns, append, pack, table};
+
+type Outcome = mmrlhf_core::Result<()>;
+
+fn check_good(root: &Path) -> Outcome {
+    let report = verify(root, None, true, &Interrupt::default())?;
+    assert_eq!(report.status(), "good", "{report:?}");
+    Ok(())
+}
+
+static TEXTS: [&str; 4] = ["", "a", "\u{e9}\u{4e2d}\u{1f600}", "two\nlines"];
+static FLOATS: [f32; 5] = [0.5, -1.0, f32::MAX, f32::MIN_POSITIVE, 0.0];
+static HALVES: [u16; 5] = [0x3800, 0xBC00, 0x7BFF, 0x0001, 0x8000];
+
+/// A value of the type, the same for the same numbers; every fourth is null.
+fn value(value_type: ValueType, seed: u64, row: u64) -> Value<'static> {
+    let mixed = (seed ^ row << 8 ^ value_type as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let length = (mixed >> 40) as usize % 6;
+    match value_type {
+        _ if mixed >> 62 == 0 => Value::Null,
+        ValueType::Float32 => Value::Float32(mixed as u32 as f32),
+        ValueType::UInt32 => Value::UInt32(mixed as u32),
+        ValueType::UInt64 => Value::UInt64(mixed),
+        ValueType::Bool => Value::Bool(mixed & 1 == 1),
+        ValueType::Text => Value::Text(TEXTS[length % TEXTS.len()]),
+        ValueType::Float32List => Value::Float32List(&FLOATS[..length]),
+        ValueType::Float16List => Value::Float16List(&HALVES[..length]),
+    }
+}
+
+/// A dataset of small files: two queries a call, an image each call.
+fn pack_small(root: &Path, seeds: &[u32]) -> Outcome {
+    let settings = Settings { shard_pairs: 3, blob_bytes: 150, threads: 1, ..Settings::default() };
+    let mut writer = DatasetWriter::open(root, TOKENIZER, settings)?;
+    seeds.iter().try_for_each(|seed| append(&mut writer, *seed))?;
+    writer.commit().map(drop)
+}
+
+fn keys(dataset: &Dataset, table: Table) -> mmrlhf_core::Result<Vec<Vec<u8>>> {
+    let mut keys = Vec::new();
+    for file in dataset.files(table) {
+        let bytes = file.keys(table)?;
+        keys.extend(bytes.chunks(table.key_bytes()).map(<[u8]>::to_vec));
+    }
+    Ok(keys)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #[test]
+    fn values_of_every_type_are_read_as_written(seed: u64, of in 0_usize..4, cut in 0.0..1.0_f64) {
+        let of = Table::ALL[of];
+        let (one, other) = (Folder::new("types1"), Folder::new("types2"));
+        let (root, target) = (one.dataset(), other.dataset());
+        let check = || -> Outcome {
+            pack_small(&root, &[1, 2, 3, 4, 5])?;
+            pack_small(&target, &[9, 4, 2, 7])?;
+            let rows = Dataset::open(&root, None, Verify::Open)?.rows(of);
+            let cut = (rows as f64 * cut) as u64;
+            let go = Interrupt::default();
+            let provenance = serde_json::json!({});
+            for range in [cut..rows, 0..cut] {
+                let names = ValueType::ALL.map(|value_type| format!("{value_type:?}"));
+                let columns = ValueType::ALL.iter().zip(&names).map(|(value_type, name)| {
+                    let values = range.clone().map(|row| Ok(value(*value_type, seed, row)));
+                    Ok((name.as_str(), value_type.build(values)?))
+                });
+                let values = table(columns.collect::<mmrlhf_core::Result<_>>()?);
+                let fill = Fill { table: of, set: "all", start: range.start, provenance: &provenance };
+                add_column(&root, fill, &values, &go)?;
+            }
+            check_good(&root)?;
+            rekey::rekey(&root, &target, "all", &go)?;
+            check_good(&target)?;
+
+            let source = Dataset::open(&root, None, Verify::Lazy)?;
+            let copied = Dataset::open(&target, None, Verify::Lazy)?;
+            assert!(source.manifest().files_of(of).len() > 1, "more than one file");
+            let row_of: HashMap<_, _> = keys(&source, of)?.into_iter().zip(0..).collect();
+            let mut matched = 0;
+            for value_type in ValueType::ALL {
+                let name = format!("{value_type:?}");
+                let column = source.column("all", &name, Verify::Lazy)?;
+                assert_eq!((column.table(), column.value_type()), (of, value_type));
+                for row in 0..rows {
+                    assert_eq!(column.value(row)?, value(value_type, seed, row));
+                }
+                assert!(column.value(rows).is_err());
+                let column = copied.column("all", &name, Verify::Lazy)?;
+                for (row, key) in (0..).zip(keys(&copied, of)?) {
+                    let from = row_of.get(&key);
+                    let expected = from.map_or(Value::Null, |row| value(value_type, seed, *row));
+                    assert_eq!(column.value(row)?, expected);
+                    matched += usize::from(from.is_some());
+                }
+            }
+            assert!(matched >= ValueType::ALL.len() * 2, "the seeds 2 and 4 are in both");
+            let complete =
+                |row: &u64| ValueType::ALL.iter().all(|t| value(*t, seed, *row) != Value::Null);
+            let coverage = &source.coverage()?[0];
+            let filled = (0..rows).filter(complete).count() as u64;
+            assert_eq!((coverage.filled, coverage.rows), (filled, rows));
+            Ok(())
+        };
+        check().expect("no error");
+    }
+}
+
+#[test]
+fn values_of_an_image_are_found_by_its_blob_id() -> Outcome {
+    let folder = Folder::new("blob");
+    let root = folder.dataset();
+    pack_small(&root, &[1, 2, 3, 4, 5])?;
+    let dataset = Dataset::open(&root, None, Verify::Open)?;
+    let sizes: Vec<u64> = dataset.files(Table::Blobs).map(|file| file.rows()).collect();
+    assert!(sizes.len() > 1, "{sizes:?}");
+    let numbers = Arc::new(Float32Array::from_iter_values((0..5).map(|row| row as f32)));
+    let provenance = serde_json::json!({});
+    let fill = Fill { table: Table::Blobs, set: "f", start: 0, provenance: &provenance };
+    add_column(&root, fill, &table(vec![("x", numbers)]), &Interrupt::default())?;
+    let dataset = Dataset::open(&root, None, Verify::Open)?;
+    let column = dataset.column("f", "x", Verify::Open)?;
+    // The first query of each call has the image of the call.
+    for call in 0..5_u64 {
+        let row = dataset.blob_row(dataset.media(2 * call)?[0])?;
+        assert_eq!((row, column.float(row)?), (call, Some(call as f32)));
+    }
+    assert!(dataset.blob_row(u64::from(u32::MAX)).is_err());
+    assert!(dataset.blob_row(9 << 32).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_null_inside_a_list_is_refused() -> Outcome {
+    let folder = Folder::new("null");
+    let root = folder.dataset();
+    pack(&root, 1, 1)?;
+    let mut lists = LargeListBuilder::new(Float32Builder::new());
+    lists.append_value([Some(1.0), None]);
+    let lists: ArrayRef = Arc::new(lists.finish());
+    let provenance = serde_json::json!({});
+    let fill = Fill { table: Table::Pairs, set: "f", start: 0, provenance: &provenance };
+    let refused = add_column(&root, fill, &table(vec![("x", lists)]), &Interrupt::default()).err();
+    assert!(refused.is_some_and(|error| error.to_string().contains("null inside a list")));
+    Ok(())
+}
+
+#[test]
+fn columns_are_filled_by_parts() -> Outcome {
+    let folder = Folder::new("columns");
+    let root = folder.dataset();
+    pack(&root, 1, 1)?;
+    pack(&root, 2, 1)?;
+    let go = Interrupt::default();
+    let provenance = serde_json::json!({"model": "m", "revision": "1"});
+    let fill = |start: u64, values: Vec<f32>, provenance: &serde_json::Value| {
+        let values = table(vec![("logp_sum", Arc::new(Float32Array::from(values)))]);
+        let fill = Fill { table: Table::Responses, set: "reflogp/m", start, provenance };
+        add_column(&root, fill, &values, &go)
+    };
+    fill(1, vec![1.0, 2.0], &provenance)?;
+    let at = |row: u64| {
+        Dataset::open(&root, None, Verify::Lazy)?
+            .column("reflogp/m", "logp_sum", Verify::Lazy)?
+            .float(row)
+    };
+    assert_eq!([at(0)?, at(1)?, at(2)?, at(7)?], [None, Some(1.0), Some(2.0), None]);
+    let coverage = &Dataset::open(&root, None, Verify::Lazy)?.coverage()?[0];
+    assert_eq!((coverage.filled, coverage.rows), (2, 8));
+    assert_eq!(coverage.missing, [(0, 4), (4, 8)]);
+    fill(0, vec![0.5], &provenance)?;
+    fill(3, vec![3.0, 4.0, 5.0, 6.0, 7.0], &provenance)?;
+    assert_eq!([at(0)?, at(1)?, at(3)?, at(7)?], [Some(0.5), Some(1.0), Some(3.0), Some(7.0)]);
+    let dataset = Dataset::open(&root, None, Verify::Lazy)?;
+    assert!(dataset.coverage()?[0].missing.is_empty());
+    check_good(&root)?;
+
+    // Another model starts a new revision, without values of the first.
+    fill(0, vec![9.0], &serde_json::json!({"model": "other"}))?;
+    assert_eq!([at(0)?, at(1)?], [Some(9.0), None]);
+    assert_eq!(Dataset::open(&root, None, Verify::Lazy)?.column_entry("reflogp/m")?.rev, 2);
+    assert!(fill(7, vec![1.0, 2.0], &provenance).is_err(), "beyond the last row");
+    Ok(())
+}
+
+#[test]
+fn rekey_copies_columns_by_key_and_other_rows_are_refused() -> Outcome {
+    let (one, other) = (Folder::new("rekey1"), Folder::new("rekey2"));
+    pack(&one.dataset(), 1, 2)?;
+    add_columns(&one.dataset())?;
+    // The same queries in another order, with one more in front.
+    let mut writer = DatasetWriter::open(&other.dataset(), TOKENIZER, Settings::default())?;
+    for seed in [77, 2, 1] {
+        append(&mut writer, seed)?;
+    }
+    writer.commit()?;
+    let go = Interrupt::default();
+    let done = rekey::rekey(&one.dataset(), &other.dataset(), "reflogp/m", &go)?;
+    assert_eq!((done.matched, done.rows), (8, 12));
+    let target = Dataset::open(&other.dataset(), None, Verify::Open)?;
+    let column = target.column("reflogp/m", "logp_sum", Verify::Open)?;
+    let values: Vec<Option<f32>> =
+        (0..12).map(|row| column.float(row)).collect::<Result<_, _>>()?;
+    assert_eq!(values[..4], [None; 4]);
+    assert_eq!(values[4..], [-4., -5., -6., -7., 0., -1., -2., -3.].map(Some));
+
+    // The manifest of the first with the shards of the second: values for other rows.
+    let source = Dataset::open(&one.dataset(), None, Verify::Off)?;
+    let mut forged = target.manifest().clone();
+    forged.columns = source.manifest().columns.clone();
+    for file in forged.columns.iter().flat_map(|set| &set.files) {
+        let target = other.dataset().join(&file.file.file);
+        std::fs::create_dir_all(target.parent().expect("a folder")).expect("made");
+        std::fs::copy(one.dataset().join(&file.file.file), target).expect("copied");
+    }
+    let forged = Dataset::of_manifest(&other.dataset(), forged, Verify::Lazy)?;
+    let refused = forged.column("reflogp/m", "logp_sum", Verify::Lazy).err();
+    assert!(refused.is_some_and(|error| error.to_string().contains("hint: `rekey`")));
+    Ok(())
+}
