@@ -136,7 +136,7 @@ def test_help_names_every_command_without_control_characters():
         ("pipeline.curate", ["curate", "a.jsonl", "--out", "OUT"], "same command resumes the run"),
         ("demo.run", ["demo", "--out", "OUT"], "the same command resumes the run"),
         (
-            "pack.pack.run",
+            "pack.pack.pack_dataset",
             ["pack", "a.jsonl", "--out", "OUT", "--tokenizer", "t"],
             "pack does not resume, and a dataset appears only when complete; run it again",
         ),
