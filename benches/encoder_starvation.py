@@ -22,13 +22,14 @@ import polars as pl
 import torch
 from PIL import Image
 
+from given_stage import begin, finish_with
 from mmrlhf_engine.curate import embed
 from mmrlhf_engine.curate.embed import EmbedConfig, _decoded
 from mmrlhf_engine.curate.tables import KEPT, MEDIA, SAMPLES
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
 from mmrlhf_engine.models.threaded_encoder import ThreadedEncoder
-from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.run.folder import Run, Stage
+from mmrlhf_engine.run.folder import Run
+from mmrlhf_engine.run.stage import StageContext
 from record import write_record
 
 ROUNDS = 9
@@ -111,7 +112,7 @@ def summarise(
     }
 
 
-def decode(stage: Stage, encoder: Encoder) -> list[np.ndarray]:
+def decode(stage: StageContext, encoder: Encoder) -> list[np.ndarray]:
     """The pixels of all pictures, as the stage would hand them to the encoder."""
     media = stage.scan("media").collect()
     chunks = list(range(-(-media.height // embed.CHUNK)))
@@ -162,29 +163,15 @@ def peer(encoder: Encoder, loader: torch.utils.data.DataLoader[np.ndarray]) -> N
         encoder.encode(batch.numpy())
 
 
-def prepare(folder: Path, name: str, files: list[Path]) -> Stage:
+def prepare(folder: Path, name: str, files: list[Path]) -> StageContext:
     """A run whose stages before ``embed`` are finished, and ``embed`` begun."""
     ids = [file.stem for file in files]
     media = pl.DataFrame({"hash": ids, "kind": "image", "path": [str(file) for file in files]})
     samples = pl.DataFrame({"id": ids, "media": [[hash_] for hash_ in ids]})
-    tables = {"samples": (SAMPLES, samples), "media": (MEDIA, media), "kept": (KEPT, samples)}
-    for stage_name, names in (("ingest", ("samples", "media")), ("dedup", ("kept",))):
-        stage = begin(folder, stage_name, Section())
-        for table in names:
-            schema, rows = tables[table]
-            absent = [pl.lit(None, kind).alias(c) for c, kind in schema.items() if c not in rows]
-            with stage.table(table, schema) as writer:
-                writer.write(rows.with_columns(absent))
-        stage.finish(rows_in=len(ids), rows_out=len(ids), dropped={})
-    return begin(folder, "embed", EmbedConfig(encoder=name, batch=BATCH))
-
-
-def begin(folder: Path, name: str, config: Section) -> Stage:
     run = Run(folder)
-    fingerprint = run.fingerprint(name, config, 0, None)
-    stage = Stage(name, run, config, fingerprint, threads=THREADS, memory=2**32, seed=0)
-    stage.begin()
-    return stage
+    finish_with(run, "ingest", {"samples": (SAMPLES, samples), "media": (MEDIA, media)})
+    finish_with(run, "dedup", {"kept": (KEPT, samples)})
+    return begin(run, "embed", EmbedConfig(encoder=name, batch=BATCH), THREADS)
 
 
 def photographs(folder: Path, count: int) -> list[Path]:

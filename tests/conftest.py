@@ -1,39 +1,23 @@
-"""What tests share: a begun stage, the demo's corpus, and a tiny real encoder."""
+"""Fixtures that many tests use: a started stage, the corpus of the demo, a tiny real encoder."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.run.folder import Run, Stage
+import stages
+from mmrlhf_engine.run.folder import Run
 
 # No test has a time limit: a busy machine is not a defect.
-settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("house")
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture
-def stage(tmp_path) -> Callable[..., Stage]:
+def stage(tmp_path) -> stages.RunForTests:
     """``stage("dedup", config)`` begins a stage in ``tmp_path/run``; it ends by its ``finish``."""
-
-    def begin(name: str, config: Section, *, threads: int = 2, seed: int = 0) -> Stage:
-        run = Run(tmp_path / "run")
-        begun = Stage(
-            name=name,
-            run=run,
-            config=config,
-            fingerprint=run.fingerprint(name, config, seed, None),
-            threads=threads,
-            memory=2**30,
-            seed=seed,
-        )
-        begun.begin()
-        return begun
-
-    return begin
+    return stages.RunForTests(Run(tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

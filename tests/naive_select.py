@@ -1,4 +1,4 @@
-"""The naive twin of the core's ``select``: the same rules, each by its definition, slowly."""
+"""Reference implementation of the core's ``select``: the same rules, each by its definition."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -43,10 +43,10 @@ class NaiveChoice:
 
     def run(self):
         for modality in range(len(self.problem.modality_bounds)):
-            self.share_out(("modality", modality))
+            self.allocate(("modality", modality))
         for source in range(len(self.problem.source_bounds)):
-            self.share_out(("source", source))
-        self.share_out(None)
+            self.allocate(("source", source))
+        self.allocate(None)
         return self.picks, self.skips
 
     # What can still be reached, by trying every number of every pair.
@@ -84,9 +84,9 @@ class NaiveChoice:
     def admits(self, pair):
         return self.best(also=pair) == self.goal
 
-    # Sharing out.
+    # Shares of a group.
 
-    def share_out(self, group):
+    def allocate(self, group):
         while True:
             before = len(self.picks)
             limits = [self.limit(kind, group) for kind in range(len(self.problem.ratios))]
@@ -138,11 +138,11 @@ class NaiveChoice:
             open_ones = [k for k in range(len(limits)) if given[k] < limits[k]]
             if not open_ones:
                 break
-            neediest = max(
+            most_owed = max(
                 open_ones,
                 key=lambda k: (self.problem.ratios[k] / (2 * (have[k] + given[k]) + 1), -k),
             )
-            given[neediest] += 1
+            given[most_owed] += 1
         return given
 
     # Picking.

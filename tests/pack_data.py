@@ -1,4 +1,4 @@
-"""What the tests of pack share: a small real tokenizer with a chat template, pictures, files."""
+"""Data for the tests of pack: a small real tokenizer with a chat template, pictures, files."""
 
 import io
 import json
@@ -61,7 +61,7 @@ def picture(width: int = 64, height: int = 48, *, seed: int = 0, kind: str = "PN
 
 
 def put(path: Path, content: bytes) -> str:
-    """Write a file below a folder that may not be there yet; its name is returned."""
+    """Write a file, creating its folder; returns its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path.name
@@ -79,6 +79,16 @@ def words(seed: int, count: int = 8) -> str:
     generator = np.random.default_rng(seed)
     vocabulary = " ".join(TEXTS).split()
     return " ".join(vocabulary[int(n)] for n in generator.integers(0, len(vocabulary), count))
+
+
+def pack_in_process(source: str, tokenizer: str, out: str) -> None:
+    """Append a source to a dataset; the target of a process that is started to do so."""
+    from mmrlhf_engine.pack import pack
+
+    report = pack.pack_dataset(
+        pack.PackConfig(sources=[source], tokenizer=tokenizer, append=True), Path(out)
+    )
+    assert report["pairs_out"] == 30
 
 
 def stored(out: Path) -> list[dict]:

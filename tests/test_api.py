@@ -74,7 +74,7 @@ def test_run_curate_runs_stages_and_skips_them_again(corpus, tmp_path):
     report = run.report("dedup")
     assert report["rows_in"] == report["rows_out"] + sum(report["dropped"].values())
     assert run.report("embed") is None
-    duplicates = pl.read_parquet(run.find_table("duplicates") / "*.parquet")
+    duplicates = pl.read_parquet(run.find("duplicates") / "*.parquet")
     assert set(duplicates["policy"]) == {"exact"}
     manifest = tmp_path / "run" / "02_dedup" / "manifest.json"
     written = manifest.stat().st_mtime_ns

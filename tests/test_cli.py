@@ -217,4 +217,4 @@ def test_a_second_process_is_kept_out(corpus, tmp_path):
             "curate", corpus / "photos.tar", "--out", tmp_path / "run", "--to", "ingest"
         )
     assert done.returncode == 1
-    assert "another process is working in this run folder" in done.stderr
+    assert "another process is working in this folder" in done.stderr

@@ -1,4 +1,4 @@
-"""The stage ``cluster``: like pictures together, whatever the threads and the blocks."""
+"""The stage ``cluster``: similar pictures together, for any number of threads or block size."""
 
 import numpy as np
 import polars as pl
@@ -7,7 +7,6 @@ import pytest
 from mmrlhf_engine.curate import cluster
 from mmrlhf_engine.curate.cluster import ClusterConfig
 from mmrlhf_engine.curate.tables import EMBEDDING_IDS, KEPT
-from mmrlhf_engine.run.config import Section
 
 
 def embedded(stage, rows: np.ndarray, without: int = 0, shared: int = 0):
@@ -17,15 +16,10 @@ def embedded(stage, rows: np.ndarray, without: int = 0, shared: int = 0):
     kept = pl.DataFrame({"id": [*ids, *(f"t{i}" for i in range(without))]}).with_columns(
         phash=pl.lit(None, dtype=pl.List(pl.UInt64))
     )
-    dedup = stage("dedup", Section())
-    with dedup.table("kept", KEPT) as table:
-        table.write(kept)
-    dedup.finish(rows_in=kept.height, rows_out=kept.height, dropped={})
-    embed = stage("embed", Section())
-    np.save(embed.folder / "embeddings.npy", rows.astype(np.float16))
-    with embed.table("embedding_ids", EMBEDDING_IDS) as table:
-        table.write(pl.DataFrame({"id": ids, "row": numbers}, schema=EMBEDDING_IDS))
-    embed.finish(rows_in=kept.height, rows_out=kept.height, dropped={})
+    rows_of = pl.DataFrame({"id": ids, "row": numbers}, schema=EMBEDDING_IDS)
+    stage.upstream("dedup", kept=(KEPT, kept))
+    arrays = {"embeddings.npy": rows.astype(np.float16)}
+    stage.upstream("embed", **arrays, embedding_ids=(EMBEDDING_IDS, rows_of))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -33,7 +27,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def groups(count: int, each: int, dimension: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Tight bundles of unit rows around orthogonal directions, and the bundle of each row."""
+    """Groups of unit rows around orthogonal directions, and the group of each row."""
     random = np.random.default_rng(1)
     truth = np.repeat(np.arange(count), each)
     rows = np.eye(dimension)[truth] + 0.05 * random.normal(size=(len(truth), dimension))
@@ -47,7 +41,7 @@ def cluster_of(stage, config=None, **options):
     return begun, pl.read_parquet(begun.folder / "clusters" / "*.parquet")
 
 
-def test_bundles_are_found_and_measured(stage, monkeypatch):
+def test_separate_groups_are_found_and_measured(stage, monkeypatch):
     monkeypatch.setattr(cluster, "BLOCK", 37)
     rows, truth = groups(count=6, each=40)
     embedded(stage, rows, without=3, shared=5)
@@ -59,13 +53,13 @@ def test_bundles_are_found_and_measured(stage, monkeypatch):
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
     pictures = found.filter(pl.col("cluster") >= 0)
     labels = pictures["cluster"].to_numpy()[: len(truth)]
-    # The naive twin of the assignment: the largest of all cosines.
+    # Reference implementation of the assignment: the largest of all cosines.
     cosines = rows.astype(np.float16).astype(np.float32) @ centroids.T
     np.testing.assert_array_equal(labels, cosines.argmax(axis=1))
     np.testing.assert_allclose(
         pictures["distance"].to_numpy()[: len(truth)], 1 - cosines.max(axis=1), atol=1e-5
     )
-    # Every bundle is one cluster: as many pairs as bundles.
+    # Every group is one cluster: as many pairs as groups.
     assert len(set(zip(truth, labels, strict=True))) == 6
     assert set(pictures["cluster"].tail(5)) == {labels[0]}
     texts = found.filter(pl.col("id").str.starts_with("t"))
@@ -99,7 +93,7 @@ def test_fewer_pictures_than_clusters(stage):
     assert begun.run.report("cluster")["clusters"] == 4
 
 
-def test_equal_pictures_leave_clusters_empty_and_the_report_says_so(stage):
+def test_equal_pictures_leave_clusters_empty_and_the_report_counts_them(stage):
     embedded(stage, np.repeat(np.eye(3), 20, axis=0))
     begun, found = cluster_of(stage, ClusterConfig(clusters=10))
     sizes = found["cluster"].value_counts()

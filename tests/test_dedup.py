@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from mmrlhf_engine._core import InputError, find_duplicates
+from mmrlhf_engine._core import find_duplicates
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
-from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.errors import InputError
 
 WORDS = ["red", "blue", "cat", "dog", "sees", "near"]
 FLAT = bytes(192)
@@ -81,19 +81,19 @@ def naive(prompts, media, hashes, colours, policy, most):
             return bool(media[a]) and like(a, b)
         return text and like(a, b)
 
-    kept, founders, gone = [], [], set()
+    kept, founders, removed = [], [], set()
     for row in range(len(prompts)):
         founder = next((f for f in founders if media[row] and like(row, f[0])), None)
         full = most is not None and founder is not None and founder[1] >= most
         if full or any(duplicate(row, other) for other in kept):
-            gone.add(row)
+            removed.add(row)
         else:
             kept.append(row)
             if founder is not None:
                 founder[1] += 1
             elif media[row]:
                 founders.append([row, 1])
-    return gone
+    return removed
 
 
 @st.composite
@@ -117,18 +117,18 @@ def corpora(draw):
 @pytest.mark.parametrize("most", [None, 2])
 @settings(max_examples=60)
 @given(corpus=corpora())
-def test_what_goes_is_what_all_pairs_say(policy, most, corpus):
+def test_removals_equal_a_comparison_of_all_pairs(policy, most, corpus):
     removals, *_ = find(*corpus, policy=policy, max_per_image=most)
     assert {r["row"] for r in removals} == naive(*corpus, policy, most)
-    gone = {r["row"] for r in removals}
+    removed = {r["row"] for r in removals}
     for removal in removals:
-        assert removal["kept"] not in gone
+        assert removal["kept"] not in removed
         assert removal["kept"] < removal["row"]
 
 
 @settings(max_examples=60)
 @given(corpus=corpora())
-def test_the_measures_are_those_of_exactly_the_pair(corpus):
+def test_the_measures_belong_to_the_reported_pair(corpus):
     prompts, media, hashes, _ = corpus
     for removal in find(*corpus)[0]:
         row, other = removal["row"], removal["kept"]
@@ -161,7 +161,7 @@ def test_nearly_every_near_pair_of_natural_length_is_found():
     assert len(found) >= 0.99 * len(near)
 
 
-def test_no_chain_takes_away_what_is_near_to_nothing_that_stays():
+def test_nothing_is_removed_through_a_chain():
     hashes = [0, 0b1111, 0b11111111]  # each within 4 bits of the next, the ends 8 apart
     removals, *_ = find(["what is it"] * 3, [[0], [1], [2]], hashes)
     assert [(r["row"], r["kept"], r["image_hamming"]) for r in removals] == [(1, 0, 4)]
@@ -191,15 +191,15 @@ def test_one_prompt_twenty_thousand_times_is_compared_once_each_at_most(pictures
     assert (len(removals) == 19_999) == (pictures == 0)
 
 
-def test_a_crowd_that_is_alike_but_not_near_stays_linear_and_gives_up_its_duplicates():
+def test_many_similar_texts_below_the_threshold_stay_linear_and_their_duplicates_are_found():
     begin = "please look at this thing and then tell me about number"
-    crowd = [f"{begin} {n} of {n * 7}" for n in range(20_000)]
-    assert 0.5 < jaccard(crowd[3], crowd[4]) < 0.8
-    copies = [f"{crowd[n]} now" for n in range(0, 20_000, 100)]
-    assert jaccard(crowd[0], copies[0]) >= 0.8
-    removals, _, candidates = find(crowd + copies)
-    # The crowd alone has two hundred million pairs, and nearly all of them share a bucket.
-    assert len(crowd) < candidates <= 16 * 512 * len(crowd + copies)
+    similar = [f"{begin} {n} of {n * 7}" for n in range(20_000)]
+    assert 0.5 < jaccard(similar[3], similar[4]) < 0.8
+    copies = [f"{similar[n]} now" for n in range(0, 20_000, 100)]
+    assert jaccard(similar[0], copies[0]) >= 0.8
+    removals, _, candidates = find(similar + copies)
+    # The similar texts alone have two hundred million pairs, and nearly all of them share a bucket.
+    assert len(similar) < candidates <= 16 * 512 * len(similar + copies)
     assert {r["row"] for r in removals} <= set(range(20_000, 20_200))
     assert len(removals) >= 0.99 * len(copies)
 
@@ -234,12 +234,11 @@ def corpus(stage, folder, samples, pictures, *, shuffled=0):
         for i, p, a, m in samples
     ]
     order = np.random.default_rng(shuffled).permutation(len(rows)) if shuffled else range(len(rows))
-    begun = stage("ingest", Section())
-    with begun.table("samples", SAMPLES) as table:
-        table.write(pl.DataFrame([rows[at] for at in order], schema=SAMPLES))
-    with begun.table("media", MEDIA) as table:
-        table.write(pl.DataFrame(media[:: -1 if shuffled else 1], schema=MEDIA))
-    begun.finish(rows_in=len(rows), rows_out=len(rows), dropped={})
+    stage.upstream(
+        "ingest",
+        samples=(SAMPLES, pl.DataFrame([rows[at] for at in order], schema=SAMPLES)),
+        media=(MEDIA, pl.DataFrame(media[:: -1 if shuffled else 1], schema=MEDIA)),
+    )
 
 
 def deduplicate(stage, threads=2, **config):
@@ -287,12 +286,12 @@ def test_each_policy_keeps_the_best_of_its_duplicates(stage, tmp_path, policy, k
     assert set(duplicates["kept_id"]) <= kept
     assert set(duplicates["policy"]) == {policy}
     assert Counter(duplicates["kind"]) == {k: n for k, n in report["dropped"].items() if n}
-    # What had no say has no measure.
+    # A measure that the policy does not use is null.
     assert (duplicates["text_jaccard"].null_count() == duplicates.height) == (policy == "image")
     assert (duplicates["image_hamming"].null_count() == duplicates.height) == (policy == "text")
 
 
-def test_of_one_picture_only_so_many_stay(stage, tmp_path):
+def test_max_per_image_limits_the_samples_of_a_picture(stage, tmp_path):
     rows = [(f"q{n}", f"question number {n} about {n * 7}", "x", ["one.png"]) for n in range(6)]
     corpus(stage, tmp_path, [*rows, ("t", "text alone", "x", [])], PICTURES)
     tables, report = deduplicate(stage, max_per_image=4)
@@ -304,7 +303,7 @@ def test_of_one_picture_only_so_many_stay(stage, tmp_path):
     assert report["dropped"] == {"max_per_image": 2}
 
 
-def test_a_picture_that_cannot_be_decoded_costs_only_its_samples(stage, tmp_path):
+def test_a_picture_that_cannot_be_decoded_rejects_only_its_samples(stage, tmp_path):
     whole = picture(3)
     broken = whole[:60] + bytes(len(whole) - 72) + whole[-12:]
     corpus(
@@ -335,7 +334,7 @@ def test_the_order_of_rows_and_the_threads_leave_the_same_bytes(stage, tmp_path,
     assert digest(5, 3) == first
 
 
-def test_hashing_goes_on_where_it_was_killed(stage, tmp_path, monkeypatch):
+def test_hashing_resumes_where_it_was_interrupted(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(dedup, "_MEDIA_PER_CHUNK", 1)
     corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES)
     real, calls = dedup.hash_images, []

@@ -1,4 +1,4 @@
-"""The stage ``embed``: one true row a picture, whatever the threads, the chunks, the kills."""
+"""The stage ``embed``: one correct row per picture, for any threads, chunks and interruptions."""
 
 import json
 import threading
@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from mmrlhf_engine.curate import embed, precomputed
-from mmrlhf_engine.curate.embed import EmbedConfig, _ahead, _mean_of_frames
+from mmrlhf_engine.curate.embed import EmbedConfig, _mean_of_frames
 from mmrlhf_engine.curate.tables import KEPT, MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.encoder import load_encoder
-from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.models.threaded_encoder import _ahead
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,9 @@ def upstream(stage, pictures, firsts):
         for name, kind in SAMPLES.items()
         if name not in ("id", "media")
     )
-    ingest = stage("ingest", Section())
-    with ingest.table("samples", SAMPLES) as table:
-        table.write(samples)
-    with ingest.table("media", MEDIA) as table:
-        table.write(media)
-    ingest.finish(rows_in=samples.height, rows_out=samples.height, dropped={})
-    dedup = stage("dedup", Section())
-    with dedup.table("kept", KEPT) as table:
-        table.write(samples.select("id", phash=pl.lit(None, pl.List(pl.UInt64))))
-    dedup.finish(rows_in=samples.height, rows_out=samples.height, dropped={})
+    kept = samples.select("id", phash=pl.lit(None, pl.List(pl.UInt64)))
+    stage.upstream("ingest", samples=(SAMPLES, samples), media=(MEDIA, media))
+    stage.upstream("dedup", kept=(KEPT, kept))
 
 
 def embedded(stage, config, **options):
@@ -106,7 +99,9 @@ def naive(encoder, path) -> np.ndarray:
     return features / np.linalg.norm(features)
 
 
-def test_each_picture_has_the_row_of_its_naive_twin(stage, pictures, tiny_encoder, monkeypatch):
+def test_each_picture_has_the_row_of_the_reference_implementation(
+    stage, pictures, tiny_encoder, monkeypatch
+):
     monkeypatch.setattr(embed, "CHUNK", 5)
     names = [file.name for file in sorted(pictures.iterdir()) if file.is_file()]
     firsts = [*names, None, names[3], None, names[3]]
@@ -131,7 +126,7 @@ def test_each_picture_has_the_row_of_its_naive_twin(stage, pictures, tiny_encode
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_play_no_part(stage, pictures, tiny_encoder, monkeypatch, threads):
+def test_threads_do_not_change_the_output(stage, pictures, tiny_encoder, monkeypatch, threads):
     monkeypatch.setattr(embed, "CHUNK", 7)
     upstream(stage, pictures, [file.name for file in sorted(pictures.iterdir())])
     config = EmbedConfig(encoder=tiny_encoder, batch=4)
@@ -141,7 +136,7 @@ def test_threads_play_no_part(stage, pictures, tiny_encoder, monkeypatch, thread
     assert outputs(other) == expected
 
 
-def test_an_interrupted_run_goes_on_with_the_chunks_it_lacks(
+def test_an_interrupted_run_resumes_with_the_missing_chunks(
     stage, pictures, tiny_encoder, monkeypatch
 ):
     monkeypatch.setattr(embed, "CHUNK", 4)
@@ -193,7 +188,7 @@ def test_a_video_is_its_first_frame_or_the_mean_of_several(
     assert len(rows) == 2
 
 
-def test_features_without_a_direction_have_no_row():
+def test_zero_and_non_finite_features_have_no_row():
     features = np.array([[3, 4], [0, 0], [np.inf, 1], [np.nan, 1], [1, 0], [-2, 0]], np.float32)
     numbers = np.array([0, 1, 2, 3, 7, 7])
     found, rows = _mean_of_frames(numbers, features)
@@ -209,7 +204,7 @@ def test_a_corpus_of_text_alone_needs_no_encoder(stage, pictures):
     assert begun.run.report("embed")["without_embedding"] == 2
 
 
-def test_batches_are_handed_out_ahead_but_not_without_limit():
+def test_batches_are_submitted_ahead_up_to_a_limit():
     taken: list[int] = []
     release = threading.Event()
 
@@ -230,12 +225,12 @@ def test_batches_are_handed_out_ahead_but_not_without_limit():
         assert list(results) == [(number, number**2) for number in range(1, 20)]
 
 
-# Rows made elsewhere.
+# Precomputed rows.
 
 IDS = [f"a:{number:03d}" for number in range(6)]
 
 
-def made_elsewhere(folder, rows=None, suffix=None, ids=None):
+def precomputed_config(folder, rows=None, suffix=None, ids=None):
     rows = np.random.default_rng(3).normal(size=(6, 5)) if rows is None else rows
     file = folder / "made.npy"
     np.save(file, rows)
@@ -251,7 +246,7 @@ def test_precomputed_rows_follow_their_ids(stage, pictures, tmp_path, monkeypatc
     upstream(stage, pictures, [None] * 6)
     # Listed ids come in any order, may hold blanks, and may name samples that were not kept.
     listed = ["a:004", "a:001", "not kept", "a:000", "a:005", "a:002"]
-    config = made_elsewhere(tmp_path, suffix=suffix, ids=listed)
+    config = precomputed_config(tmp_path, suffix=suffix, ids=listed)
     begun, rows, of_sample = embedded(stage, config)
     given = np.load(tmp_path / "made.npy")
     order = listed if suffix else IDS
@@ -267,7 +262,7 @@ ROWS = np.ones((6, 3))
 
 
 @pytest.mark.parametrize(
-    ("rows", "ids", "said"),
+    ("rows", "ids", "message"),
     [
         (np.ones((5, 3)), None, "found 5 rows, expected 6, one for each of the kept samples"),
         (np.ones((5, 3)), IDS, "one for each of the ids in made.ids"),
@@ -279,18 +274,18 @@ ROWS = np.ones((6, 3))
         (np.where(np.eye(6) > 0, np.nan, 1.0), None, "so are 5 more"),
     ],
 )
-def test_precomputed_rows_that_do_not_fit_are_refused(stage, pictures, tmp_path, rows, ids, said):
+def test_invalid_precomputed_rows_are_refused(stage, pictures, tmp_path, rows, ids, message):
     upstream(stage, pictures, [None] * 6)
-    config = made_elsewhere(tmp_path, rows, ".ids" if ids else None, ids)
+    config = precomputed_config(tmp_path, rows, ".ids" if ids else None, ids)
     begun = stage("embed", config)
     with pytest.raises(InputError) as error:
         embed.run(config, begun)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert not (begun.folder / "embeddings.npy").exists()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not an array", b"PK\x03\x04 not a zip"])
-def test_a_precomputed_file_that_is_none_is_refused(stage, pictures, tmp_path, content):
+def test_a_missing_or_invalid_precomputed_file_is_refused(stage, pictures, tmp_path, content):
     upstream(stage, pictures, [None])
     file = tmp_path / "made.npy"
     if content is not None:

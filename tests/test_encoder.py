@@ -1,4 +1,4 @@
-"""Encoders: each gives what its own library gives, and says clearly when it cannot be had."""
+"""Encoders: features equal to those of each library, and one clear error if loading fails."""
 
 import json
 
@@ -95,7 +95,7 @@ def test_an_open_clip_model_with_weights_of_a_file(tmp_path):
     np.testing.assert_allclose(encoder.encode(pixels), expected, atol=1e-5)
 
 
-def test_weights_of_openai_get_the_activation_they_were_trained_with():
+def test_openai_weights_use_the_activation_they_were_trained_with():
     assert _trained_with_quick_gelu("ViT-B-32", "openai")
     assert not _trained_with_quick_gelu("ViT-B-32", "laion2b_s34b_b79k")
     assert not _trained_with_quick_gelu("ViT-B-32", "weights.pt")
@@ -117,7 +117,7 @@ def test_lite0_finds_views_of_one_scene_alike_and_prints_nothing(capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_pictures_of_one_batch_do_not_touch_each_other(tiny_encoder):
+def test_features_do_not_depend_on_the_rest_of_the_batch(tiny_encoder):
     encoder = load_encoder(tiny_encoder)
     pixels = noise(32, count=7)
     alone = np.concatenate([encoder.encode(pixels[i : i + 1]) for i in range(7)])
@@ -154,7 +154,7 @@ def test_a_name_of_no_known_form_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("open_clip:ViT-B-32/openai", "ViT-B-32/openai: cannot be loaded"),
         ("open_clip:ViT-B-32/no_such_tag", "no_such_tag"),
@@ -166,8 +166,8 @@ def test_a_name_of_no_known_form_is_refused(name):
         ("open_clip:ViT-S-32-alt/{folder}/broken.pt", "cannot be loaded"),
     ],
 )
-def test_weights_that_cannot_be_had_are_one_error_that_names_the_alternatives(
-    tmp_path, monkeypatch, capfd, name, said
+def test_weights_that_cannot_be_loaded_are_one_error_that_names_the_alternatives(
+    tmp_path, monkeypatch, capfd, name, message
 ):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_url", _no_network)
@@ -176,7 +176,7 @@ def test_weights_that_cannot_be_had_are_one_error_that_names_the_alternatives(
         load_encoder(name.format(folder=tmp_path))
     assert isinstance(error.value, InputError)
     text = str(error.value)
-    assert said.format(folder=tmp_path) in text
+    assert message.format(folder=tmp_path) in text
     assert len(text) < 800
     for alternative in ("lite0", "precomputed:FILE.npy", "transformers:FOLDER"):
         assert alternative in text

@@ -1,4 +1,4 @@
-"""Pictures: equal to Pillow and imagehash, to the bit, and unharmed by anything a file may hold."""
+"""Pictures: equal to Pillow and imagehash bit for bit, and an error for any damaged file."""
 
 import io
 import itertools
@@ -34,7 +34,7 @@ PHOTOGRAPHS = photographs()
 
 
 def columns(contents=(), paths=()):
-    """The four columns that say where pictures lie."""
+    """The four columns that locate pictures."""
     n = len(contents) or len(paths)
     return (
         pa.array(list(paths) or [None] * n, pa.large_string()),
@@ -332,8 +332,8 @@ def test_a_flat_picture_has_the_hash_imagehash_gives_it():
 
 
 def symmetric_drawings():
-    """Small pictures full of frequencies that are equal in exact arithmetic, so that the hash hangs
-    on the last bit of floating-point sums."""
+    """Small pictures full of frequencies that are equal in exact arithmetic, so that the hash
+    depends on the last bit of floating-point sums."""
     rng = np.random.default_rng(5)
     for _ in range(60):
         noise = rng.integers(0, 256, (32, 32), dtype=np.uint8)
@@ -348,7 +348,7 @@ def symmetric_drawings():
         yield np.kron(noise[:8, :8] // 128 * 255, np.ones((4, 4), np.uint8))
 
 
-def test_hashes_that_hang_on_rounding_equal_imagehash():
+def test_hashes_that_depend_on_rounding_equal_imagehash():
     images = [Image.fromarray(values) for values in symmetric_drawings()]
     ours = hashes([encoded(image, "PNG") for image in images])
     assert [row["phash"] for row in ours] == [reference(image) for image in images]

@@ -300,18 +300,18 @@ def test_order_and_threads_change_nothing(tmp_path, take_in):
         IngestConfig(sources=[SourceConfig(path=str(p)) for p in order])
         for order in ((one, two), (two, one))
     ]
-    assert ingest.outside(settings[0]) == ingest.outside(settings[1])
+    assert ingest.external(settings[0]) == ingest.external(settings[1])
     assert settings[0].model_dump(mode="json") == settings[1].model_dump(mode="json")
 
 
 def test_what_lies_outside_the_run_is_noticed(tmp_path):
     file = lines(tmp_path / "x.jsonl", {"prompt": "x"})
     config = IngestConfig(sources=[SourceConfig(path=str(file))])
-    before = ingest.outside(config)
+    before = ingest.external(config)
     json.dumps(before)
     assert ingest.describe(config) == {"files": 1, "bytes": file.stat().st_size}
     lines(file, {"prompt": "other"})
-    assert ingest.outside(config) != before
+    assert ingest.external(config) != before
 
 
 def split_turns(messages):

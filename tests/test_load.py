@@ -175,13 +175,13 @@ def test_state_in_the_middle_of_a_step_is_its_start(dataset):
 
 
 def test_state_of_another_plan_or_data_set_is_refused(dataset, tmp_path):
-    from mmrlhf_engine.errors import CoreInputError
+    from mmrlhf_engine.errors import InputError
 
     state = loader(dataset).state_dict()
-    with pytest.raises(CoreInputError, match=r"cursor: found plan b3:.*, expected plan b3:"):
+    with pytest.raises(InputError, match=r"cursor: found plan b3:.*, expected plan b3:"):
         loader(dataset, chosen={"seed": 4}, state=state)
     other = write(tmp_path / "other", queries=5, seed=1)
-    with pytest.raises(CoreInputError, match="cursor: found dataset b3:"):
+    with pytest.raises(InputError, match="cursor: found dataset b3:"):
         loader(other, state=state)
 
 
@@ -227,19 +227,19 @@ def test_normalised_pixels_are_what_a_model_takes(dataset):
 
 
 def test_wrong_settings_are_clear_errors(dataset):
-    from mmrlhf_engine.errors import CoreInputError, InputError
+    from mmrlhf_engine.errors import InputError
 
-    with pytest.raises(CoreInputError, match="rank: found 2, expected below 2"):
+    with pytest.raises(InputError, match="rank: found 2, expected below 2"):
         next(loader(dataset, rank=2, world_size=2))
     with pytest.raises(InputError, match="world_size: found 0"):
         loader(dataset, world_size=0)
-    with pytest.raises(CoreInputError, match="image_token: found none"):
+    with pytest.raises(InputError, match="image_token: found none"):
         PreferenceLoader(dataset, plan("qwen2_vl"))
-    with pytest.raises(CoreInputError, match="pictures in the data set: found no way to show them"):
+    with pytest.raises(InputError, match="pictures in the data set: found no way to show them"):
         list(loader(dataset, "none"))
-    with pytest.raises(CoreInputError, match="no folder _mmrlhf in it"):
+    with pytest.raises(InputError, match="no folder _mmrlhf in it"):
         loader(dataset / "absent")
-    with pytest.raises(CoreInputError, match="cursor: found missing field"):
+    with pytest.raises(InputError, match="cursor: found missing field"):
         loader(dataset, state={"v": 1})
 
 
@@ -275,7 +275,7 @@ def test_positions_are_those_of_qwen2_vl(dataset):
 
 @pytest.mark.parametrize("table", ["blobs", "data"])
 def test_a_flipped_byte_stops_the_run_and_names_the_file(tmp_path, table):
-    from mmrlhf_engine.errors import CoreInputError
+    from mmrlhf_engine.errors import CorruptDataError
 
     path = write(tmp_path / "set", queries=20, shard_pairs=1000)
     pattern = "b*.arrow" if table == "blobs" else "s*-r-*.arrow"
@@ -283,7 +283,7 @@ def test_a_flipped_byte_stops_the_run_and_names_the_file(tmp_path, table):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CoreInputError, match=file.name):
+    with pytest.raises(CorruptDataError, match=file.name):
         list(loader(path))
 
 

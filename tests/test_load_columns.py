@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from load_data import PICTURES, assert_same, plan, write
 from mmrlhf_engine import _core
-from mmrlhf_engine.errors import CoreInputError, InputError
+from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.shards.columns import ColumnRequest, provenance
 from mmrlhf_engine.shards.dataset import add_column
 from mmrlhf_engine.shards.loader import PreferenceLoader
@@ -123,7 +123,7 @@ def test_a_cursor_from_before_a_deletion_is_refused(dataset):
     add(dataset, "pairs", "better/margin", margin=np.ones(rows_of(dataset, "p"), np.float32))
     next(loader(dataset, state=state))  # Another column changes no order.
     delete(dataset, {3})
-    with pytest.raises(CoreInputError, match=r"cursor: found dataset b3:.* without "):
+    with pytest.raises(InputError, match=r"cursor: found dataset b3:.* without "):
         loader(dataset, state=state)
     after = loader(dataset)
     next(after)
@@ -203,7 +203,7 @@ def test_a_column_that_is_not_there_or_not_complete_is_refused(dataset):
         loader(dataset, columns={"x": request})
     add(dataset, "responses", "reflogp/model", start=10, logp=np.zeros(rows - 10, np.float32))
     next(loader(dataset, columns={"x": request}))
-    with pytest.raises(CoreInputError, match="other"):
+    with pytest.raises(InputError, match="other"):
         loader(dataset, columns={"x": ColumnRequest("reflogp/model", "other")})
     add(dataset, "queries", "weights/own", weight=np.zeros(rows_of(dataset, "q"), np.float32))
     with pytest.raises(InputError, match="weights/own: beside q, expected p or r"):

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from mmrlhf_engine._core import InputError, preprocess_images
+from mmrlhf_engine._core import preprocess_images
+from mmrlhf_engine.errors import InputError
 
 # The processors stop at float32 pixels; without these two steps they hand out the bytes before.
 RAW = {"do_rescale": False, "do_normalize": False}

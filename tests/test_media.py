@@ -1,5 +1,6 @@
 """Pictures of media rows: the very bytes that were taken in, wherever they lie."""
 
+import io
 import random
 from functools import partial
 from importlib.util import find_spec
@@ -12,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from intake import PICTURES, lines, picture, take_in, write_tar
-from mmrlhf_engine.curate import media as module
 from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.sources.pictures import FrameSettings, find_pictures
+from mmrlhf_engine.sources.preferences.record import Media
+from mmrlhf_engine.sources.video import at_positions
 
 
 @pytest.fixture(name="take_in")
@@ -118,7 +122,7 @@ def test_no_media_no_batch(everywhere):
 
 @given(st.integers(1, 10_000), st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_frame_numbers_are_ascending_and_there(count, positions):
-    numbers = module._frame_numbers(count, tuple(positions))
+    numbers = at_positions(count, positions)
     assert numbers == sorted(set(numbers))
     assert 0 <= numbers[0] <= numbers[-1] < count
 
@@ -139,17 +143,24 @@ def test_a_video_file_without_pyav_gives_no_picture(tmp_path, take_in):
     assert [row for row, _ in contents(picture_batches(out.media, 9))] == [1]
 
 
-def test_frames_of_a_video_file(tmp_path, take_in):
+COLOURS = [(250, 20, 20), (20, 250, 20), (20, 20, 250)]
+
+
+def write_video(path):
+    """A video of one frame in each of COLOURS, one a second."""
     av = pytest.importorskip("av", reason="PyAV is not installed")
-    colours = [(250, 20, 20), (20, 250, 20), (20, 20, 250)]
-    with av.open(tmp_path / "a.mp4", "w") as container:
+    with av.open(path, "w") as container:
         stream = container.add_stream("mpeg4", rate=1)
         stream.width, stream.height, stream.pix_fmt = 66, 34, "yuv420p"
-        for colour in colours:
+        for colour in COLOURS:
             pixels = np.full((34, 66, 3), colour, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-    (tmp_path / "broken.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:500])
+    (path.parent / "broken.mp4").write_bytes(path.read_bytes()[:500])
+
+
+def test_frames_of_a_video_file(tmp_path, take_in):
+    write_video(tmp_path / "a.mp4")
     out = take_in(
         lines(
             tmp_path / "x.jsonl",
@@ -165,4 +176,25 @@ def test_frames_of_a_video_file(tmp_path, take_in):
     )
     assert pa.array(errors).field("reason").null_count == 3
     means = np.frombuffer(pixels, np.uint8).reshape(3, -1, 3).mean(axis=1)
-    assert np.abs(means - np.array(colours)).max() < 25
+    assert np.abs(means - np.array(COLOURS)).max() < 25
+
+
+@pytest.mark.parametrize(("frames", "numbers"), [(1, [0]), (2, [0, 2]), (9, [0, 1, 2])])
+def test_preferences_see_the_same_frames_of_a_video_file(tmp_path, take_in, frames, numbers):
+    write_video(tmp_path / "a.mp4")
+    media = {name: Media("video", (name,)) for name in ("a.mp4", "broken.mp4")}
+    settings = FrameSettings(frames=frames, frames_per_second=1.0, max_pixels=10**6, threads=1)
+    found = find_pictures([(tmp_path, item) for item in media.values()], settings)
+    pictures = found[tmp_path, media["a.mp4"]]
+    assert [frame.seconds for frame in pictures] == numbers
+    assert found[tmp_path, media["broken.mp4"]].reason == "unreadable_media"
+    out = take_in(lines(tmp_path / "x.jsonl", {"video": "a.mp4", "prompt": "x"}))
+    (batch,) = picture_batches(out.media, 9, (0.0, 0.5, 1.0))
+    bitmaps = batch.inline.to_pylist()
+    for number, shown in zip(numbers, pictures, strict=True):
+        with (
+            Image.open(io.BytesIO(shown.content)) as seen,
+            Image.open(io.BytesIO(bitmaps[number])) as same,
+        ):
+            assert (shown.width, shown.height) == seen.size == (66, 34)
+            assert np.array_equal(np.asarray(seen), np.asarray(same.convert("RGB")))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import naive_order
 from mmrlhf_engine import _core
-from mmrlhf_engine.errors import ConfigError, CoreInputError
+from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.shards.plan import (
     MixtureSettings,
     PlanSettings,
@@ -81,9 +81,9 @@ def test_a_large_permutation_is_the_twins():
     assert numbers(_core.permute(n, **where, start=n - 50, count=50)) == [
         naive_order.keyed_permutation(n, key, place) for place in range(n - 50, n)
     ]
-    with pytest.raises(CoreInputError, match="found 51 from 999999999999950"):
+    with pytest.raises(InputError, match="found 51 from 999999999999950"):
         _core.permute(n, **where, start=n - 50, count=51)
-    with pytest.raises(CoreInputError, match=f"found {n}"):
+    with pytest.raises(InputError, match=f"found {n}"):
         _core.invert(pa.array([n], pa.uint64()), n, **where)
 
 
@@ -212,7 +212,7 @@ def test_ranks_may_change_at_any_step():
             rest = {n: step for n, step in expected.items() if n > at}
             for again in (1, 3, 8):
                 assert elastic_steps(order, expected[at][1], again) == rest
-    with pytest.raises(CoreInputError, match="rank: found 2, expected below 2"):
+    with pytest.raises(InputError, match="rank: found 2, expected below 2"):
         order.steps(order.start(), epochs=1, rank=2, ranks=2)
 
 
@@ -228,12 +228,12 @@ def test_a_cursor_finds_its_place_or_says_why_not():
     rows = pa.array(order.summarise(0)).to_pylist()
     assert sum(row["units"] for row in rows) == sum(row["pairs"] for row in rows) == 300
     other = make_order(plan | {"packs_per_step": 5}, costs)
-    with pytest.raises(CoreInputError, match="cursor: found plan b3:"):
+    with pytest.raises(InputError, match="cursor: found plan b3:"):
         other.steps(cursors[2], epochs=1)
     left = [unit for step in other.steps(cursors[2], epochs=1, before=order) for unit in step[2:3]]
     held = sum(len(array) for array in left)
     assert held == 300 - json.loads(cursors[2])["seen"]["pairs"]
-    with pytest.raises(CoreInputError, match="cursor: found"):
+    with pytest.raises(InputError, match="cursor: found"):
         order.steps("{}", epochs=1)
 
 

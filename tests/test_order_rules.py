@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmrlhf_engine import _core
-from mmrlhf_engine.errors import CoreInputError
+from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.shards.plan import rule_from_processor
 
 pytest.importorskip("transformers")
@@ -239,7 +239,7 @@ def test_a_rule_that_no_model_has_is_refused():
         '{"family": "qwen2_vl", "patch": 14, "merge": 2, "min_pixels": 1, "max_pixels": 2, "x": 1}',
         "not JSON",
     ):
-        with pytest.raises(CoreInputError, match="image rule"):
+        with pytest.raises(InputError, match="image rule"):
             _core.image_tokens(rule, column, column, column)
 
 

@@ -27,10 +27,11 @@ def test_settings_come_from_a_file_and_results_go_to_stdout(folder, source, tmp_
     assert "rows in = out + dropped: 2 = 1 + 1" in done.stdout
     assert "broken_record" in done.stdout
     assert [json.loads(line) for line in done.stderr.splitlines()]
-    resolved = (tmp_path / "ds/reports/pack-0000000001/config.yaml").read_text()
+    (record,) = (tmp_path / "ds/reports").iterdir()
+    resolved = (record / "config.yaml").read_text()
     assert "ties: drop" in resolved
     assert "threads: 1" in resolved
-    report = json.loads((tmp_path / "ds/reports/pack-0000000001/report.json").read_text())
+    report = json.loads((record / "report.json").read_text())
     assert report["tokenizer"]["name"] == folder.name
     assert (report["rows_in"], report["rows_out"]) == (2, 1)
 

@@ -6,12 +6,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mmrlhf_engine.errors import CoreInputError, InputError
+from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.shard_rows import FLAG_TRUNCATED
 from mmrlhf_engine.pack.tokenize import SENTINEL
 from mmrlhf_engine.shards.image_rule import read_rule
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 from pack_data import picture, put, stored, tokenizer_folder, words, write_lines
 
 # 280 x 196 pixels are 10 x 7 merged patches of 28.
@@ -31,7 +31,7 @@ def run(folder, tmp_path):
     def packed(rows, **settings):
         source = write_lines(tmp_path / "pairs.jsonl", rows)
         defaults = {"sources": [str(source)], "tokenizer": str(folder), "image_rule": "qwen2_vl"}
-        report = pack.run(pack.PackConfig(**{**defaults, **settings}), tmp_path / "ds")
+        report = pack.pack_dataset(pack.PackConfig(**{**defaults, **settings}), tmp_path / "ds")
         return report, stored(tmp_path / "ds")
 
     return packed
@@ -55,7 +55,7 @@ def row(image="cat.png", chosen=30, rejected=30):
     return {**asked, "chosen": words(1, chosen), "rejected": words(2, rejected)}
 
 
-def test_the_rule_of_a_family_counts_what_its_processor_makes(run):
+def test_the_rule_of_a_family_counts_as_its_processor(run):
     report, pairs = run([row()])
     assert report["image_tokens"] == TOKENS
     assert max(lengths(pairs[0])) > TOKENS
@@ -107,7 +107,7 @@ def test_error_names_the_row_and_where_the_tokens_are(run, tmp_path):
     assert not (tmp_path / "ds").exists()
 
 
-def test_drop_takes_what_is_too_long_and_says_so(run, tmp_path):
+def test_drop_removes_what_is_too_long_and_reports_it(run, tmp_path):
     rows = [row(chosen=1, rejected=2), row(chosen=60)]
     report, pairs = run(rows, max_length=120, over_long="drop")
     assert report["dropped"] == report["pairs_dropped"] == {"over_long": 1}
@@ -184,5 +184,5 @@ def test_the_dataset_keeps_its_tokenizer(run, tmp_path):
     other = tokenizer_folder(tmp_path / "other", "{{ messages[0].content }}{% for m in messages %}"
                              "{% if not loop.first %}>{{ m.content }}{% endif %}{% endfor %}"
                              "{% if add_generation_prompt %}>{% endif %}")  # fmt: skip
-    with pytest.raises(CoreInputError, match="tokenizer"):
+    with pytest.raises(InputError, match="tokenizer"):
         run([row()], tokenizer=str(other), append=True, image_rule="none")

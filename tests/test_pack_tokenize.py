@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.pack.chat_template import Conversation
 from mmrlhf_engine.pack.tokenize import SENTINEL, load_tokenizer
-from mmrlhf_engine.sources.preferences.preference import BadRecordError, Media, Message
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message
 from pack_data import CHATML, tokenizer_folder, words
 
 QWEN = "<|image_pad|>"
@@ -114,10 +114,10 @@ def test_a_template_without_images_gets_them_as_text(tmp_path, mark):
 
 
 def test_a_response_may_be_several_turns(tokenizer, reference):
-    said = [("assistant", "A cat."), ("user", "Sure?"), ("assistant", "Yes.")]
-    answer = tuple(Message(role, (text,)) for role, text in said)
+    turns_given = [("assistant", "A cat."), ("user", "Sure?"), ("assistant", "Yes.")]
+    answer = tuple(Message(role, (text,)) for role, text in turns_given)
     (done,) = tokenizer.tokenize([Conversation((Message("user", ("What?",)),), (answer,))])
-    turns = [{"role": role, "content": text} for role, text in [("user", "What?"), *said]]
+    turns = [{"role": role, "content": text} for role, text in [("user", "What?"), *turns_given]]
     whole = reference.apply_chat_template(turns, return_dict=False)
     assert [*done.prompt, *done.responses[0]] == whole
 
@@ -164,7 +164,7 @@ def test_trl_gives_the_same_ids_for_text(folder, tokenizer, reference):
         assert theirs["rejected_ids"] == ours.responses[1].tolist()
 
 
-def test_bare_text_is_a_turn_or_stands_as_it_is(folder, tokenizer, reference):
+def test_plain_text_is_a_turn_or_kept_as_it_is(folder, tokenizer, reference):
     conversation = Conversation(
         (Message("string", ("Q: sky? A:",)),), ((Message("string", (" blue",)),),)
     )
@@ -188,7 +188,7 @@ def test_identity_names_tokenizer_and_template(folder, tokenizer, tmp_path):
     assert changed["chat_template_sha256"] != identity["chat_template_sha256"]
 
 
-# The opening of an answer is not how this conversation goes on.
+# The generation prompt differs from how this conversation continues.
 THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
 REFUSING = "{{ raise_exception('never') }}"
 

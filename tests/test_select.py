@@ -1,4 +1,4 @@
-"""The stage ``select``: the choice against its naive twin, and the story the stage tells."""
+"""The stage ``select``: compared with its reference implementation, and its reasons and report."""
 
 import math
 
@@ -13,7 +13,7 @@ from mmrlhf_engine._core import select_queries, share_by_ratio
 from mmrlhf_engine.curate import select
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.curate.tables import CLUSTERS, EMBEDDING_IDS, KEPT, SAMPLES
-from mmrlhf_engine.errors import ConfigError, CoreInputError
+from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.run.config import Section, load_config
 from naive_select import NO_ROW, NaiveChoice, Problem
 
@@ -26,7 +26,7 @@ PLANE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float16)
 
 
 def core_choice(problem: Problem, seed: int = 0, threads: int = 1):
-    """What the core picks and passes over, in the twin's form."""
+    """The picks and skips of the core, in the form of the reference implementation."""
     size = len(problem.question_types)
     columns = {
         "id": pa.array([f"s{i:05d}" for i in range(size)], pa.large_string()),
@@ -108,9 +108,9 @@ def problems(draw):
 
 @settings(max_examples=200)
 @given(problems(), st.integers(0, 3))
-def test_the_core_chooses_as_its_naive_twin(problem, seed):
-    twin = NaiveChoice(problem, seeded_rank(len(problem.question_types), seed))
-    assert core_choice(problem, seed) == twin.run()
+def test_the_core_selects_as_its_reference_implementation(problem, seed):
+    reference = NaiveChoice(problem, seeded_rank(len(problem.question_types), seed))
+    assert core_choice(problem, seed) == reference.run()
 
 
 @settings(max_examples=60)
@@ -148,7 +148,7 @@ def test_counts_caps_and_floors_hold_at_any_size(rows, count, caps):
     assert core_choice(problem, threads=1)[0] == core_choice(problem, threads=3)[0]
 
 
-def test_a_type_that_can_fill_its_quota_from_few_places_goes_first():
+def test_the_type_with_the_fewest_candidates_is_allocated_first():
     # 20 long in the capped source; short there and in the free one. Short must leave it to long.
     types = [0] * 20 + [1] * 60
     sources = [1] * 20 + [1] * 30 + [0] * 30
@@ -200,7 +200,7 @@ def test_shares_keep_their_ratios_up_to_their_limits(amount, groups):
         ({"order": "sorted"}, 'order: found "sorted", expected seeded or farthest'),
     ],
 )
-def test_what_does_not_fit_is_refused(change, message):
+def test_invalid_arguments_are_refused(change, message):
     fits = {
         "question_types": [0],
         "modalities": [0],
@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_refused(change, message):
         "threshold": None,
     }
     assert core_choice(Problem(**fits)) == ([(0, None)], [])
-    with pytest.raises(CoreInputError, match=message.replace("[", r"\[")):
+    with pytest.raises(InputError, match=message.replace("[", r"\[")):
         core_choice(Problem(**fits | change))
 
 
@@ -263,14 +263,10 @@ def selected(stage, rows: pl.DataFrame, config: SelectConfig, shuffled=False, **
             ("cluster", "clusters", CLUSTERS, rows),
         ]
     ):
-        upstream = stage(name, Section())
-        if name == "embed":
-            np.save(upstream.folder / "embeddings.npy", embeddings.astype(np.float16))
-        with upstream.table(table, schema) as writer:
-            writer.write(
-                content.sample(fraction=1, shuffle=True, seed=number) if shuffled else content
-            )
-        upstream.finish(rows_in=rows.height, rows_out=rows.height, dropped={})
+        arrays = {"embeddings.npy": embeddings.astype(np.float16)} if name == "embed" else {}
+        if shuffled:
+            content = content.sample(fraction=1, shuffle=True, seed=number)
+        stage.upstream(name, **arrays, **{table: (schema, content)})
     begun = stage("select", config, **options)
     select.run(config, begun)
     return begun, pl.read_parquet(begun.folder / "queries" / "*.parquet")
@@ -302,7 +298,7 @@ def test_quotas_are_met_exactly_and_clusters_evenly(stage):
     assert coverage["chosen"]["effective"] > 1.3 * coverage["random"]["effective"]
 
 
-def test_each_query_says_why(stage):
+def test_each_query_has_a_reason(stage):
     config = SelectConfig(count=440, source={"safety": {"floor": 15}})
     rows = corpus()
     begun, queries = selected(stage, rows, config)
@@ -333,7 +329,7 @@ def test_each_query_says_why(stage):
 
 @pytest.mark.parametrize("order", ["seeded", "farthest"])
 @pytest.mark.parametrize("threshold", [None, 0.8])
-def test_threads_and_the_order_of_rows_play_no_part(stage, order, threshold):
+def test_threads_and_the_order_of_rows_do_not_change_the_output(stage, order, threshold):
     config = SelectConfig(count=80, order=order, semantic_threshold=threshold)
 
     def outputs(**options):
@@ -346,7 +342,7 @@ def test_threads_and_the_order_of_rows_play_no_part(stage, order, threshold):
     assert outputs(threads=1, seed=1) != one
 
 
-def test_everything_left_is_chosen_and_said_so(stage):
+def test_a_corpus_smaller_than_count_is_selected_whole_and_reported(stage):
     begun, queries = selected(stage, corpus(50), SelectConfig(count=80))
     assert queries.height == 50
     assert "50 of 80 queries" in begun.run.report("select")["shortfalls"][0]
@@ -415,7 +411,7 @@ def test_farthest_first_spreads_within_a_cluster(stage):
         ("select.modality={audio: {cap: 1}}", "select.modality.audio"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(override, message):
+def test_invalid_settings_are_refused(override, message):
     class Settings(Section):
         select: SelectConfig = SelectConfig()
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.cli import cli
+from mmrlhf_engine.errors import CorruptDataError, InputError
 from mmrlhf_engine.shards import dataset, maintenance
 
 TOKENIZER = json.dumps({"name": "small", "vocabulary": 100})
@@ -233,7 +234,7 @@ def test_media_that_cannot_be_read_are_told_and_left_out(tmp_path):
     assert [row["width"] for row in rows] == [2, 5, None, None, None, 5]
     assert [row["problem"] is None for row in rows] == [True, True, False, False, False, True]
     writer.abort()
-    with pytest.raises(_core.InputError, match="another"):
+    with pytest.raises(InputError, match="another"):
         writer.commit()
 
 
@@ -291,7 +292,7 @@ def test_rows_that_refer_to_nothing_are_refused_before_any_is_taken(
     tmp_path, table, column, values, message
 ):
     writer = _core.DatasetWriter(tmp_path / "ds", tokenizer=TOKENIZER)
-    with pytest.raises(_core.InputError, match=f"(?s){message}"):
+    with pytest.raises(InputError, match=f"(?s){message}"):
         writer.append(*wrong(table, column, values))
     writer.append(*wrong("queries", "prompt", pa.array([[1], [2]], TOKENS)))
     writer.commit()
@@ -321,7 +322,7 @@ def test_verify_tells_good_damaged_and_another_version(packed):
     assert f"data/{victim.name}, block 0, rows 0 to 2" in done.output
     lazy = _core.Dataset(packed)
     assert listed(lazy.tokens(0)) == [4, 5]
-    with pytest.raises(_core.InputError, match=r"(?s)block 0, rows 0 to 2.*hint:"):
+    with pytest.raises(CorruptDataError, match=r"(?s)block 0, rows 0 to 2.*hint:"):
         lazy.tokens(2)
     manifest = packed / "_mmrlhf" / "manifest-0000000001.json"
     body = manifest.read_bytes().replace(b'"profile":1', b'"profile":2')
@@ -347,7 +348,7 @@ def test_columns_are_filled_and_shown(packed):
     dataset.add_column(packed, lists, table="responses", column_set="tok", provenance=facts)
     assert listed(_core.Dataset(packed).column("tok", "logp", 0, 2)) == [[1.0], [2.0, 3.0]]
     for name in ["../x", "", "a//b", ".x"]:
-        with pytest.raises(_core.InputError, match="column set"):
+        with pytest.raises(InputError, match="column set"):
             dataset.add_column(packed, values, table="responses", column_set=name, provenance=facts)
 
 
@@ -376,7 +377,7 @@ def test_rekey_by_command(packed, tmp_path):
 
 
 def test_a_folder_that_is_no_dataset_is_an_error_with_a_hint(tmp_path):
-    with pytest.raises(_core.InputError, match="hint:"):
+    with pytest.raises(InputError, match="hint:"):
         _core.Dataset(tmp_path)
     with pytest.raises(FileNotFoundError):
         maintenance.verify(tmp_path)

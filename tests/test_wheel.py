@@ -62,7 +62,7 @@ def test_curate_pack_and_inspect_work_without_torch(binaries, corpus, tmp_path):
     shards = tmp_path / "shards"
     packed = run(engine, "pack", source, "--out", shards, "--tokenizer", tokenizer, *options)
     assert "torch" not in packed.stderr.lower()
-    report = json.loads((shards / "reports" / "pack-0000000001" / "report.json").read_text())
+    (report,) = (json.loads(file.read_text()) for file in shards.glob("reports/*/report.json"))
     assert report["rows_out"] == 3
     (width,) = open_dataset(shards).blobs.collect()["w"]
     assert width < 900

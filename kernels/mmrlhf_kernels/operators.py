@@ -4,21 +4,22 @@ Both take tensors and plain values and hand them to :mod:`mmrlhf_kernels.passes`
 ignored is seen inside them only, so a compiled graph does not break on it.
 """
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.passes import (
-    Asked,
     BackwardResult,
     ForwardResult,
+    PassOptions,
     Request,
     Saved,
     backward_pass,
+    empty_gradients,
+    empty_result,
     forward_pass,
-    gradient_room,
-    result_room,
 )
 from mmrlhf_kernels.precision import in_full_precision
 from mmrlhf_kernels.registry import define_operator
@@ -46,10 +47,10 @@ def _forward(
     request = Request(
         hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
     )
-    return forward_pass(request, Asked(entropy, argmax, schedule, chunk, filter_eps))
+    return forward_pass(request, PassOptions(entropy, argmax, schedule, chunk, filter_eps))
 
 
-def _forward_room(
+def _forward_fake(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -69,7 +70,7 @@ def _forward_room(
     request = Request(
         hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
     )
-    return result_room(request, Asked(entropy, argmax, schedule, chunk, filter_eps))
+    return empty_result(request, PassOptions(entropy, argmax, schedule, chunk, filter_eps))
 
 
 def _backward(
@@ -96,20 +97,50 @@ def _backward(
     request = Request(
         hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
     )
-    asked = Asked(False, False, schedule, chunk, filter_eps)
-    return backward_pass(grad, request, Saved(lse, kept, maxima, tiles), asked, needs)
+    options = PassOptions(False, False, schedule, chunk, filter_eps)
+    return backward_pass(grad, request, Saved(lse, kept, maxima, tiles), options, needs)
 
 
-def _backward_room(_grad: Tensor, *arguments: Any) -> BackwardResult:
-    """Results of :func:`_backward`, uninitialised, from its arguments after the first."""
-    hidden, weight, target, bias, side_hidden, side, *_, needs = arguments
+def _backward_fake(
+    _grad: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    side_hidden: Tensor | None,
+    side: Tensor | None,
+    *rest: object,
+) -> BackwardResult:
+    """Results of :func:`_backward`, uninitialised, from the same arguments."""
+    needs = rest[-1]
+    assert isinstance(needs, list | tuple)
     request = Request(hidden, weight, target, bias, side_hidden, side, None, 1.0, 0)
-    return gradient_room(request, needs)
+    return empty_gradients(request, list(needs))
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
+class _LogpContext(Context, Protocol):
+    saved_tensors: tuple[
+        Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None,
+        Tensor, Tensor, Tensor, Tensor,
+    ]  # fmt: skip
+    """The forward operator's tensors, then lse, kept, maxima and tiles; ``frozen``: kept alone."""
+    options: tuple[float | None, float, int, str, int, float | None]
+    """softcap, logit_scale, ignore_index, schedule, chunk and filter_eps."""
+    width: int
+    dtype: torch.dtype
+
+
+_Inputs = tuple[
+    Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None,
+    float | None, float, int, bool, bool, str, int, float | None,
+]  # fmt: skip
+"""Arguments of the forward operator."""
+
+
+def _save(ctx: _LogpContext, inputs: _Inputs, output: ForwardResult) -> None:
     """Keep the inputs and what the schedule kept; ``frozen`` keeps its unit gradient alone."""
-    *tensors, softcap, logit_scale, ignore_index, _, _, schedule, chunk, filter_eps = inputs
+    softcap, logit_scale, ignore_index, _, _, schedule, chunk, filter_eps = inputs[6:]
+    tensors = inputs[:6]
     _, _, _, lse, kept, maxima, tiles = output
     ctx.set_materialize_grads(False)
     ctx.options = (softcap, logit_scale, ignore_index, schedule, chunk, filter_eps)
@@ -120,7 +151,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
         ctx.save_for_backward(*tensors, lse, kept, maxima, tiles)
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+def _differentiate(
+    ctx: _LogpContext, grad: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the forward operator's arguments."""
     nothing = (None,) * 14
     if grad is None:
@@ -130,7 +163,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[An
     if ctx.options[3] == "frozen":
         if needs[1] or needs[2] or needs[4]:
             raise RuntimeError("schedule 'frozen' was run, but the head needs a gradient")
-        (unit,) = ctx.saved_tensors
+        unit = ctx.saved_tensors[0]
         both = (unit * grad.unsqueeze(1)).to(ctx.dtype)
         hidden = both[:, : ctx.width] if needs[0] else None
         side_hidden = both[:, ctx.width :] if needs[3] else None
@@ -142,8 +175,8 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[An
     return (hidden, weight, None, bias, side_hidden, side, *nothing[6:])
 
 
-linear_logp_forward = define_operator("linear_logp", in_full_precision(_forward), _forward_room)
+linear_logp_forward = define_operator("linear_logp", in_full_precision(_forward), _forward_fake)
 linear_logp_backward = define_operator(
-    "linear_logp_backward", in_full_precision(_backward), _backward_room
+    "linear_logp_backward", in_full_precision(_backward), _backward_fake
 )
 torch.library.register_autograd("mmrlhf_kernels::linear_logp", _differentiate, setup_context=_save)

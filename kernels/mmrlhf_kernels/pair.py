@@ -1,5 +1,6 @@
 """The objective over pairs and its gradient per sequence, in closed form and without autograd."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,15 @@ class Columns(NamedTuple):
     weight: Tensor | None
     chosen_tokens: Tensor | None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Columns":
+        """``function`` of each column that is given."""
+        return Columns(
+            function(self.reference_chosen),
+            function(self.reference_rejected),
+            function(self.beta),
+            *(None if column is None else function(column) for column in self[3:]),
+        )
+
     def ratios(self, chosen_logp: Tensor, rejected_logp: Tensor) -> tuple[Tensor, Tensor]:
         """(S_c - reference_c, S_r - reference_r), without gradient, in the columns' precision."""
         dtype = self.beta.dtype
@@ -87,16 +97,16 @@ def _pair_loss(
     kind: str,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`mmrlhf_kernels.reference.pair_loss` by the implementation that answers here."""
+    """:func:`mmrlhf_kernels.reference.pair_loss` by the implementation chosen for it."""
     return dispatch.pair_loss(delta)(delta, beta, tie, weight, kind, label_smoothing)
 
 
-def _pair_loss_room(delta: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+def _pair_loss_fake(delta: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     """Uninitialised results of :func:`_pair_loss`."""
     return torch.empty_like(delta), torch.empty_like(delta)
 
 
-pair_loss = define_operator("pair_loss", _pair_loss, _pair_loss_room)
+pair_loss = define_operator("pair_loss", _pair_loss, _pair_loss_fake)
 
 
 def _logistic(argument: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,11 @@
 
 Each process sweeps its own rows. Two reductions join the sweeps: the largest of the maxima, then
 the sum of (exponentials against it, target logits). In backward each process knows the whole
-normaliser, forms the gradient of its own weight rows without talking, and the gradients of the
-hidden states are added over the group.
+normaliser and forms the gradient of its own weight rows without communication; the gradients of
+the hidden states are added over the group.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.checks import check_head, under_autocast
+from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.plan import chunk_width, default_workspace, widest_chunk
 from mmrlhf_kernels.precision import in_full_precision, statistics_dtype
 from mmrlhf_kernels.products import gradients
-from mmrlhf_kernels.rows import spread, taken
+from mmrlhf_kernels.rows import gather_rows, scatter_rows
 from mmrlhf_kernels.schedules import Head, Needs, recomputed_gradient
 
 __all__ = ["vocab_parallel_linear_logp"]
@@ -31,7 +32,7 @@ class _Options(NamedTuple):
     softcap: float | None
     logit_scale: float
     ignore_index: int
-    group: Any
+    group: dist.ProcessGroup | None
     chunk: int
 
 
@@ -45,7 +46,7 @@ def vocab_parallel_linear_logp(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     ignore_index: int = -100,
-    group: Any = None,
+    group: dist.ProcessGroup | None = None,
     workspace_bytes: int | None = None,
 ) -> Tensor:
     """Log-probability of each target; hidden states and targets are the same in every process.
@@ -69,11 +70,12 @@ def vocab_parallel_linear_logp(
     assert states is not None
     assert rows is not None
     check_head(states, rows, target, offset)
-    room = default_workspace(states.device) if workspace_bytes is None else workspace_bytes
+    workspace = default_workspace(states.device) if workspace_bytes is None else workspace_bytes
     widest = widest_chunk(states.device)
-    chunk = chunk_width(states.shape[0], rows.shape[0], states.dtype.itemsize, room, widest)
+    chunk = chunk_width(states.shape[0], rows.shape[0], states.dtype.itemsize, workspace, widest)
     options = _Options(first, softcap, logit_scale, ignore_index, group, chunk)
-    return _VocabParallel.apply(states, rows, offset, target, options)
+    logp: Tensor = _VocabParallel.apply(states, rows, offset, target, options)
+    return logp
 
 
 @in_full_precision
@@ -106,17 +108,22 @@ def _backward(
     hidden, weight, bias, target, lse = inputs
     head = Head(weight, bias, None, HeadOptions(options.softcap, options.logit_scale))
     shifted = target - options.first
-    walk = recomputed_gradient(row_backend(hidden), hidden, head, shifted, lse, grad)
-    found = gradients(walk, hidden, head, Needs(*needs, side=False), options.chunk)
+    chunk_gradient = recomputed_gradient(row_backend(hidden), hidden, head, shifted, lse, grad)
+    found = gradients(chunk_gradient, hidden, head, Needs(*needs, side=False), options.chunk)
     if found.hidden is not None:
         dist.all_reduce(found.hidden, op=dist.ReduceOp.SUM, group=options.group)
     return found.hidden, found.weight, found.bias
 
 
-class _VocabParallel(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed
+class _VocabParallelContext(Context, Protocol):
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor | None]
+    options: _Options
+
+
+class _VocabParallel(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _VocabParallelContext,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -130,25 +137,33 @@ class _VocabParallel(torch.autograd.Function):  # type: ignore[misc]  # torch is
             logp = lse = hidden.new_zeros(0, dtype=statistics_dtype(hidden.dtype))
         else:
             whole = weight.contiguous()
-            logp, lse = _forward(taken(hidden, rows), whole, bias, taken(target, rows), options)
+            logp, lse = _forward(
+                gather_rows(hidden, rows), whole, bias, gather_rows(target, rows), options
+            )
         ctx.save_for_backward(hidden, weight, bias, target, lse, rows)
         ctx.options = options
-        return spread(logp, rows, hidden.shape[0])
+        return scatter_rows(logp, rows, hidden.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _VocabParallelContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, target, lse, rows = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
+        needs = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]
         if lse.numel() == 0:
             nothing = (
-                torch.zeros_like(t) if n else None
-                for t, n in zip((hidden, weight, bias), needs, strict=True)
+                torch.zeros_like(tensor) if need and tensor is not None else None
+                for tensor, need in zip((hidden, weight, bias), needs, strict=True)
             )
             return (*nothing, None, None)
-        inputs = (taken(hidden, rows), weight.contiguous(), bias, taken(target, rows), lse)
+        inputs = (
+            gather_rows(hidden, rows),
+            weight.contiguous(),
+            bias,
+            gather_rows(target, rows),
+            lse,
+        )
         of_hidden, of_weight, of_bias = _backward(
-            taken(grad, rows).to(lse.dtype), inputs, ctx.options, needs
+            gather_rows(grad, rows).to(lse.dtype), inputs, ctx.options, needs
         )
         if of_hidden is not None:
-            of_hidden = spread(of_hidden.to(hidden.dtype), rows, hidden.shape[0])
+            of_hidden = scatter_rows(of_hidden.to(hidden.dtype), rows, hidden.shape[0])
         return of_hidden, of_weight, of_bias, None, None

@@ -1,7 +1,8 @@
-"""The compiled half of the engine: used by the stage file of the same name, and nowhere else.
+"""The compiled half of the engine: used by the Python module of the same name, and nowhere else.
 
 Arrow arrays come in as pyarrow arrays of exactly the type named, contiguous; what goes out offers
-``__arrow_c_array__`` and becomes a pyarrow array by ``pa.array(result)``.
+``__arrow_c_array__`` and becomes a pyarrow array by ``pa.array(result)``. Errors are those of
+``mmrlhf_engine.errors``.
 """
 
 from collections.abc import Mapping
@@ -10,10 +11,11 @@ from typing import Any, Literal, final
 
 import pyarrow as pa
 
+SOURCE_HASH: str
 __version__: str
 
-class CoreError(Exception): ...
-class InputError(Exception): ...
+def raise_for_test(kind: str) -> None:
+    """Raise the error of this kind of the core, ``panic`` among them."""
 
 @final
 class ArrowArray:
@@ -50,6 +52,9 @@ def read_records(
     """
 
 def record_fields() -> list[str]: ...
+def role_names() -> list[tuple[str, str]]:
+    """Every name of a conversation role with the role it means: system, user, assistant, tool."""
+
 def inspect_named_media(
     root: Path, names: pa.Array, *, max_pixels: int, threads: int
 ) -> ArrowArray:

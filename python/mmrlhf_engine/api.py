@@ -40,7 +40,7 @@ def run_curate(
         progress: What is written to stderr.
 
     Returns:
-        The run folder: ``run.report(stage)`` is a stage's report, ``run.find_table(name)`` the
+        The run folder: ``run.report(stage)`` is a stage's report, ``run.find(name)`` the
         folder of a table's Parquet parts.
 
     Raises:
@@ -82,7 +82,7 @@ def run_pack(
     resolved = _resolve(PackConfig, config, settings)
     paths = [*resolved.sources, *(str(path) for path in _paths(sources))]
     resolved = resolved.model_copy(update={"sources": paths})
-    return pack.run(resolved, Path(out), Progress(progress))
+    return pack.pack_dataset(resolved, Path(out), Progress(progress))
 
 
 def _paths(sources: Path | str | Iterable[Path | str]) -> list[Path]:

@@ -1,18 +1,19 @@
-"""Every error a user can meet, as one small tree.
+"""Every error a user can meet, as one small tree; what the Rust core raises is part of it.
 
 An error is written for the one who must act: what was found and where, what was expected, and a
-``hint`` where there is a next step. ``cli`` prints it without a traceback; anything outside this
-tree is a defect and keeps its traceback.
+``hint`` where there is a next step. ``cli`` prints it without a traceback. ``InternalError``, and
+anything outside this tree, is a defect and keeps its traceback.
 """
-
-from mmrlhf_engine._core import CoreError
-from mmrlhf_engine._core import InputError as CoreInputError
 
 __all__ = [
     "ConfigError",
-    "CoreError",
-    "CoreInputError",
+    "ConflictError",
+    "CorruptDataError",
+    "FileDeniedError",
+    "FileError",
+    "FileMissingError",
     "InputError",
+    "InternalError",
     "MissingExtraError",
     "MmrlhfError",
     "StageError",
@@ -21,7 +22,7 @@ __all__ = [
 
 
 class MmrlhfError(Exception):
-    """Root of the errors raised in Python; ``hint`` is printed on a line of its own."""
+    """Root of all errors of the package; ``hint`` is printed on a line of its own."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -37,7 +38,31 @@ class ConfigError(MmrlhfError):
 
 
 class InputError(MmrlhfError):
-    """A file or table that a stage needs is absent, empty or not of the promised form."""
+    """An argument, a file or a table is absent, empty or not of the promised form."""
+
+
+class CorruptDataError(MmrlhfError):
+    """A file is damaged: a checksum, a length, a footer or a reference in it is wrong."""
+
+
+class ConflictError(MmrlhfError):
+    """Another process is writing, or has written what this one wanted to write."""
+
+
+class FileError(MmrlhfError, OSError):
+    """The operating system refused an operation on a file; ``errno`` is set where it gave one."""
+
+
+class FileMissingError(FileError, FileNotFoundError):
+    """A file or folder is not there."""
+
+
+class FileDeniedError(FileError, PermissionError):
+    """The permissions of a file or folder do not allow what was tried."""
+
+
+class InternalError(MmrlhfError):
+    """The code is wrong, whatever the input was; the message asks for a report."""
 
 
 class MissingExtraError(MmrlhfError):
@@ -56,6 +81,6 @@ class StageError(MmrlhfError):
 
 def describe_error(error: BaseException) -> str | None:
     """The text to print for an error a user can act on, or None for a defect."""
-    if isinstance(error, MmrlhfError | CoreInputError | OSError):
+    if isinstance(error, MmrlhfError | OSError) and not isinstance(error, InternalError):
         return str(error)
     return None

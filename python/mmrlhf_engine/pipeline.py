@@ -1,18 +1,14 @@
-"""The walk: which stages there are, in which order, and how one is run.
+"""All stages in order, and how ``curate`` runs its five.
 
-``curate`` takes stages 1 to 5. Running a stage is always the same: compute the fingerprint of what
-it would be made from, skip it if that is what lies in the folder, otherwise clear the folder, call
-the stage's ``run`` and let it finish. The stages do not know of each other; this file is the only
-place that does.
+The stages do not know of each other: a stage is a function from tables on disk to tables on disk,
+and this file is the only one that knows which there are.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmrlhf_engine.curate import cluster, dedup, embed, ingest, select
 from mmrlhf_engine.curate.cluster import ClusterConfig
@@ -20,37 +16,38 @@ from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.embed import EmbedConfig
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.select import SelectConfig
-from mmrlhf_engine.errors import ConfigError, StageError
-from mmrlhf_engine.run.config import Section, available_memory, parse_bytes
-from mmrlhf_engine.run.folder import Run, Stage
+from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.pack import pack
+from mmrlhf_engine.run.config import Section, parse_bytes
+from mmrlhf_engine.run.folder import Run
+from mmrlhf_engine.run.memory import format_size
 from mmrlhf_engine.run.progress import Progress
+from mmrlhf_engine.run.stage import Resources, Stage, fingerprint, is_finished, run_stage
 
 __all__ = [
     "CURATE",
+    "STAGES",
     "CurateConfig",
     "StageState",
     "curate",
     "describe_plan",
     "plan",
+    "stage_slice",
     "with_sources",
 ]
 
-STAGES: dict[str, ModuleType] = {
-    "ingest": ingest,
-    "dedup": dedup,
-    "embed": embed,
-    "cluster": cluster,
-    "select": select,
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (ingest.STAGE, dedup.STAGE, embed.STAGE, cluster.STAGE, select.STAGE, pack.STAGE)
 }
-CURATE = tuple(STAGES)
+CURATE = ("ingest", "dedup", "embed", "cluster", "select")
 
-# For --dry-run. Disk: the tables of all five stages, and a float16 row of 512 to 1,280 values an
-# image. Memory: the interpreter with torch and an encoder, and the columns dedup holds at once.
+# Guesses of --dry-run before ingest has run: a row of the source; the tables of all five stages; a
+# float16 row of 512 to 1,280 values an image.
 _BYTES_PER_ROW = 500
 _DISK_PER_ROW = 400
 _DISK_PER_IMAGE = 2_600
-_MEMORY_BASE = 1 << 30
-_MEMORY_PER_ROW = 1_200
+_WIDEST_EMBEDDING = 1_280
 
 
 class CurateConfig(Section):
@@ -61,12 +58,25 @@ class CurateConfig(Section):
     threads: int = Field(default=0, ge=0)
     """Threads to use; 0 means one per core. The output does not depend on it."""
     memory: str | None = None
-    """Memory to stay within, for example ``4G``; half of the machine's when null."""
+    """Memory that a stage may use, for example ``4G``; half of the machine's, or of its control
+    group's, when null. A stage that would need more is refused before it starts."""
     ingest: IngestConfig = IngestConfig()
     dedup: DedupConfig = DedupConfig()
     embed: EmbedConfig = EmbedConfig()
     cluster: ClusterConfig = ClusterConfig()
     select: SelectConfig = SelectConfig()
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bytes(value)
+        return value
+
+    def resources(self, progress: Progress | None = None) -> Resources:
+        """What each stage may use."""
+        memory = parse_bytes(self.memory) if self.memory is not None else None
+        return Resources(self.threads, memory, self.seed, progress or Progress("silent"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,6 @@ class StageState:
 
     name: str
     finished: bool
-    fingerprint: dict[str, Any]
 
 
 def with_sources(config: CurateConfig, paths: list[Path]) -> CurateConfig:
@@ -92,10 +101,10 @@ def plan(config: CurateConfig, run: Run, stages: tuple[str, ...] = CURATE) -> li
     """What would run and what is already there; a stage after an unfinished one is unfinished."""
     states: list[StageState] = []
     for name in stages:
-        fingerprint = _fingerprint(config, run, name)
+        made_from = fingerprint(STAGES[name], getattr(config, name), config.seed, run)
         upstream_ready = all(state.finished for state in states)
-        finished = upstream_ready and run.is_finished(name, fingerprint)
-        states.append(StageState(name, finished, fingerprint))
+        finished = upstream_ready and is_finished(run.stage_folder(name), made_from)
+        states.append(StageState(name, finished))
     return states
 
 
@@ -115,10 +124,11 @@ def curate(
             same call goes on where this one stopped.
     """
     run = Run(folder)
-    progress = progress or Progress("silent")
+    resources = config.resources(progress)
     with run.locked():
         for name in stage_slice(first, last):
-            _run_stage(config, run, name, progress)
+            folder = run.stage_folder(name)
+            run_stage(STAGES[name], getattr(config, name), folder, resources, run)
             if after_stage is not None:
                 after_stage(name)
     return run
@@ -134,7 +144,7 @@ def describe_plan(config: CurateConfig, folder: Path, stages: tuple[str, ...] = 
     lines = [f"run folder  {folder}{'' if folder.exists() else ' (new)'}"]
     if "ingest" in stages:
         sources = ingest.describe(config.ingest)
-        lines.append(f"sources     {sources['files']:,} files, {_size(sources['bytes'])}")
+        lines.append(f"sources     {sources['files']:,} files, {format_size(sources['bytes'])}")
     for state in plan(config, run, stages):
         action = "finished and unchanged, skipped" if state.finished else "runs"
         lines.append(f"{state.name:11} {action}")
@@ -148,7 +158,7 @@ def describe_plan(config: CurateConfig, folder: Path, stages: tuple[str, ...] = 
 
 
 def _needs(config: CurateConfig, run: Run) -> list[str]:
-    """Disk and memory, from measured bytes a row."""
+    """Rows, disk and memory, by the finished ingest or guessed from the size of the sources."""
     report = run.report("ingest")
     if report is not None:
         rows, media, origin = report["rows_out"], report["media"], "by the finished ingest"
@@ -157,21 +167,34 @@ def _needs(config: CurateConfig, run: Run) -> list[str]:
         rows = media = size // _BYTES_PER_ROW
         origin = f"guessed at {_BYTES_PER_ROW} bytes a row; known once ingest has run"
     disk = rows * _DISK_PER_ROW + media * _DISK_PER_IMAGE
-    memory = _MEMORY_BASE + rows * _MEMORY_PER_ROW
-    budget = parse_bytes(config.memory) if config.memory else available_memory()
+    resources = config.resources()
+    inputs = _EstimatedInputs(rows, media)
+    bounds = [
+        (name, STAGES[name].memory(getattr(config, name), inputs, resources.cores))
+        for name in CURATE
+    ]
     return [
         f"rows        about {rows:,} samples, {media:,} distinct media ({origin})",
-        f"disk        about {_size(disk)} in the run folder",
-        f"memory      about {_size(memory)} of {_size(budget)} allowed",
+        f"disk        about {format_size(disk)} in the run folder",
+        f"memory      {format_size(resources.memory_budget)} allowed; at most, by stage",
+        *(f"  {name:9} {format_size(bound)}" for name, bound in bounds),
     ]
 
 
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+@dataclass(frozen=True)
+class _EstimatedInputs:
+    """The sizes of what stages read, before it is there."""
+
+    samples: int
+    media: int
+
+    def rows(self, name: str) -> int:
+        """Distinct media for what has a row for each of them, else samples."""
+        return self.media if name in ("media", "embeddings.npy") else self.samples
+
+    def width(self, name: str) -> int:  # noqa: ARG002
+        """That of the widest encoder."""
+        return _WIDEST_EMBEDDING
 
 
 def stage_slice(first: str, last: str) -> tuple[str, ...]:
@@ -187,38 +210,3 @@ def stage_slice(first: str, last: str) -> tuple[str, ...]:
     if not chosen:
         raise ConfigError(f"--from {first} comes after --to {last}")
     return chosen
-
-
-def _run_stage(config: CurateConfig, run: Run, name: str, progress: Progress) -> None:
-    fingerprint = _fingerprint(config, run, name)
-    if run.is_finished(name, fingerprint):
-        progress.say(f"{name}: finished and unchanged, skipped", stage=name, skipped=True)
-        return
-    stage = Stage(
-        name=name,
-        run=run,
-        config=getattr(config, name),
-        fingerprint=fingerprint,
-        threads=config.threads,
-        memory=parse_bytes(config.memory) if config.memory else available_memory(),
-        seed=config.seed,
-        progress_voice=progress,
-    )
-    stage.begin()
-    progress.say(f"{name}: running", stage=name)
-    STAGES[name].run(stage.config, stage)
-    if not stage.finished:
-        raise StageError(f"{name}: returned without finishing")
-    report = run.report(name) or {}
-    progress.say(
-        f"{name}: {report['rows_in']:,} in, {report['rows_out']:,} out, "
-        f"{report['seconds']:.1f} s, peak {report['peak_rss_bytes'] / 2**20:,.0f} MiB",
-        **report,
-    )
-
-
-def _fingerprint(config: CurateConfig, run: Run, name: str) -> dict[str, Any]:
-    """The fingerprint of a stage; some look outside of the run folder, and say at what."""
-    section = getattr(config, name)
-    outside = getattr(STAGES[name], "outside", None)
-    return run.fingerprint(name, section, config.seed, outside(section) if outside else None)

@@ -69,7 +69,7 @@ def pack(
     with interruptible(
         "pack does not resume, and a dataset appears only when complete; run it again"
     ):
-        report = packing.run(config, out, Progress(progress))
+        report = packing.pack_dataset(config, out, Progress(progress))
     click.echo(packing.describe(report, out))
 
 

@@ -25,9 +25,9 @@ from mmrlhf_engine.curate.tables import CLUSTERS
 from mmrlhf_engine.errors import MissingExtraError
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
-from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 
-__all__ = ["ClusterConfig", "run"]
+__all__ = ["STAGE", "ClusterConfig"]
 
 BLOCK = 65_536
 """Rows assigned at once."""
@@ -44,9 +44,9 @@ class ClusterConfig(Section):
     """Rounds of k-means."""
 
 
-def run(config: ClusterConfig, stage: Stage) -> None:
+def run(config: ClusterConfig, stage: StageContext) -> None:
     """Write ``centroids.npy`` (float32 [clusters, d], unit rows) and the table ``clusters``."""
-    embeddings = np.load(stage.path("embeddings.npy"), mmap_mode="r")
+    embeddings = stage.array("embeddings.npy")
     count = min(config.clusters, len(embeddings))
     labels = np.empty(len(embeddings), dtype=np.int32)
     distances = np.empty(len(embeddings), dtype=np.float32)
@@ -116,7 +116,7 @@ def _find_centroids(
 
 
 def _assign(
-    faiss: Any, embeddings: np.ndarray, centroids: np.ndarray, stage: Stage
+    faiss: Any, embeddings: np.ndarray, centroids: np.ndarray, stage: StageContext
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """For each block its first row, then the nearest centroid and the distance of each of its rows.
 
@@ -144,7 +144,7 @@ def _write_array(path: Path, array: np.ndarray) -> None:
         np.save(temporary, array)
 
 
-def _write_clusters(stage: Stage, labels: np.ndarray, distances: np.ndarray) -> pl.DataFrame:
+def _write_clusters(stage: StageContext, labels: np.ndarray, distances: np.ndarray) -> pl.DataFrame:
     """Write the table ``clusters``, one row for every kept sample, and return it."""
     rows = stage.scan("embedding_ids").collect()
     found = rows.select(
@@ -159,3 +159,26 @@ def _write_clusters(stage: Stage, labels: np.ndarray, distances: np.ndarray) -> 
     with stage.table("clusters", CLUSTERS) as table:
         table.write(clusters)
     return clusters
+
+
+def memory(config: ClusterConfig, inputs: Inputs, threads: int) -> int:
+    """The sample that centroids are found on, blocks of rows, and a label for each row."""
+    rows, width = inputs.rows("embeddings.npy"), inputs.width("embeddings.npy")
+    sample = min(rows, config.clusters * config.points_per_centroid)
+    blocks = min(rows, BLOCK * threads)
+    return (
+        (512 << 20)
+        + 3 * 4 * width * (sample + blocks)
+        + rows * 24
+        + inputs.rows("embedding_ids") * 400
+    )
+
+
+STAGE = Stage(
+    name="cluster",
+    config=ClusterConfig,
+    run=run,
+    reads=("kept", "embeddings.npy", "embedding_ids"),
+    writes=("centroids.npy", "clusters"),
+    memory=memory,
+)

@@ -23,10 +23,10 @@ from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
-from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED
 
-__all__ = ["DedupConfig", "run"]
+__all__ = ["STAGE", "DedupConfig"]
 
 # A header that passed ingest is trusted here: its pixel limit was the user's.
 _MAX_PIXELS = 2**32
@@ -66,7 +66,7 @@ class DedupConfig(Section):
         return float(1 - (1 - jaccard**self.rows_per_band) ** self.bands)
 
 
-def run(config: DedupConfig, stage: Stage) -> None:
+def run(config: DedupConfig, stage: StageContext) -> None:
     """Read `samples` and `media`; write `kept`, `duplicates`, `near_pairs` and `rejected`."""
     columns = ("id", "prompt", "answer", "media")
     samples = stage.scan("samples").select(columns).collect().sort("id")
@@ -109,7 +109,7 @@ _PICTURES: dict[str, pl.DataType] = {
 _NO_PICTURES = pl.DataFrame(schema=_PICTURES)
 
 
-def _hash_pictures(media: pl.DataFrame, stage: Stage) -> pl.DataFrame:
+def _hash_pictures(media: pl.DataFrame, stage: StageContext) -> pl.DataFrame:
     """One row a picture, ascending by the number of its media: hash and colours, or what is wrong.
 
     Chunks of media that were hashed before a kill are read back.
@@ -126,7 +126,9 @@ def _hash_pictures(media: pl.DataFrame, stage: Stage) -> pl.DataFrame:
     return pl.concat([_NO_PICTURES, *chunks])
 
 
-def _hash_chunk(part: pl.DataFrame, stage: Stage, start: int, total: int) -> Iterator[pl.DataFrame]:
+def _hash_chunk(
+    part: pl.DataFrame, stage: StageContext, start: int, total: int
+) -> Iterator[pl.DataFrame]:
     for batch in picture_batches(part, 256, _FRAME_POSITIONS):
         hashed = hash_images(
             *(batch.paths, batch.offsets, batch.lengths, batch.inline),
@@ -196,7 +198,7 @@ def _in_keep_order(samples: pl.DataFrame, media: pl.DataFrame) -> pl.DataFrame:
 
 
 def _find(
-    config: DedupConfig, stage: Stage, samples: pl.DataFrame, pictures: pl.DataFrame
+    config: DedupConfig, stage: StageContext, samples: pl.DataFrame, pictures: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """Duplicates and near misses, by row of ``samples``."""
     readable = pictures.filter(pl.col("phash").is_not_null())
@@ -261,3 +263,24 @@ def _page_pairs(duplicates: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
 
 def _counts(values: pl.Series) -> dict[str, int]:
     return dict(values.value_counts().iter_rows())
+
+
+def memory(config: DedupConfig, inputs: Inputs, threads: int) -> int:
+    """Texts, shingle hashes and band keys of every sample, hashes and colours of every picture."""
+    a_sample = 2_000 + 16 * config.bands
+    return (
+        (256 << 20)
+        + threads * (128 << 20)
+        + inputs.rows("samples") * a_sample
+        + inputs.rows("media") * 1_500
+    )
+
+
+STAGE = Stage(
+    name="dedup",
+    config=DedupConfig,
+    run=run,
+    reads=("samples", "media"),
+    writes=("kept", "duplicates", "near_pairs", "rejected"),
+    memory=memory,
+)

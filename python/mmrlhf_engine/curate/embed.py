@@ -30,9 +30,9 @@ from mmrlhf_engine.models.encoder import Encoder, load_encoder
 from mmrlhf_engine.models.threaded_encoder import ThreadedEncoder
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
-from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 
-__all__ = ["EmbedConfig", "outside", "run"]
+__all__ = ["STAGE", "EmbedConfig"]
 
 CHUNK = 512
 """Media rows of one chunk."""
@@ -56,7 +56,7 @@ class EmbedConfig(Section):
     GPU. The last digits of a row depend on it."""
 
 
-def run(config: EmbedConfig, stage: Stage) -> None:
+def run(config: EmbedConfig, stage: StageContext) -> None:
     """Write ``embeddings.npy`` (float16 [pictures, d], unit rows) and the table ``embedding_ids``.
 
     Raises:
@@ -83,8 +83,8 @@ def run(config: EmbedConfig, stage: Stage) -> None:
     )
 
 
-def outside(config: EmbedConfig) -> list[object]:
-    """What embed reads from outside the run: the files of precomputed rows, with size and time."""
+def external(config: EmbedConfig) -> list[object]:
+    """The files of precomputed rows, with size and time."""
     if not config.encoder.startswith("precomputed:"):
         return []
     file = Path(config.encoder.removeprefix("precomputed:"))
@@ -93,7 +93,7 @@ def outside(config: EmbedConfig) -> list[object]:
 
 
 def _take_precomputed(
-    config: EmbedConfig, stage: Stage, kept: pl.Series
+    config: EmbedConfig, stage: StageContext, kept: pl.Series
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Rows made elsewhere, for the kept samples they name."""
     file = Path(config.encoder.removeprefix("precomputed:"))
@@ -104,7 +104,7 @@ def _take_precomputed(
 
 
 def _encode(
-    config: EmbedConfig, stage: Stage, first: pl.DataFrame
+    config: EmbedConfig, stage: StageContext, first: pl.DataFrame
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Encode the distinct pictures of ``first`` (id, hash); ids with rows, facts for the report."""
     wanted = first.lazy().select("hash").unique()
@@ -120,7 +120,7 @@ def _encode(
 
 
 def _encode_missing(
-    config: EmbedConfig, stage: Stage, media: pl.DataFrame, files: list[Path]
+    config: EmbedConfig, stage: StageContext, media: pl.DataFrame, files: list[Path]
 ) -> dict[str, Any]:
     """Encode the chunks that have no file; the facts are of this attempt, none if it had no work.
 
@@ -151,7 +151,11 @@ def _encode_missing(
 
 
 def _decoded(
-    config: EmbedConfig, stage: Stage, encoder: Encoder, media: pl.DataFrame, chunks: list[int]
+    config: EmbedConfig,
+    stage: StageContext,
+    encoder: Encoder,
+    media: pl.DataFrame,
+    chunks: list[int],
 ) -> Iterator[tuple[tuple[int, Rows], np.ndarray]]:
     """((chunk, rows), pixels uint8 [n, size, size, 3]) of each batch; at least one a chunk."""
     batch = config.batch or (8 if encoder.device == "cpu" else 128)
@@ -218,3 +222,26 @@ def _write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]
         np.lib.format.write_array_header_1_0(stream, header)
         for rows in blocks:
             stream.write(rows.astype("<f2", copy=False).tobytes())
+
+
+def memory(config: EmbedConfig, inputs: Inputs, threads: int) -> int:
+    """Torch and an encoder, batches being decoded, and the ids of samples and media."""
+    own = 0 if config.encoder.startswith("precomputed:") else 3 << 30
+    return (
+        own
+        + (256 << 20)
+        + threads * (128 << 20)
+        + inputs.rows("samples") * 400
+        + inputs.rows("media") * 400
+    )
+
+
+STAGE = Stage(
+    name="embed",
+    config=EmbedConfig,
+    run=run,
+    reads=("kept", "samples", "media"),
+    writes=("embeddings.npy", "embedding_ids"),
+    external=external,
+    memory=memory,
+)

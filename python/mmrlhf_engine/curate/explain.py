@@ -87,7 +87,7 @@ def _evidence(row: dict[str, Any]) -> str:
 
 def _removed(run: Run, identifier: str) -> bool:
     here = pl.col("id") == identifier
-    return run.find_table("kept") is not None and not _rows(run, "kept", here)
+    return run.find("kept") is not None and not _rows(run, "kept", here)
 
 
 def _cluster(run: Run, identifier: str) -> list[str]:
@@ -103,7 +103,7 @@ def _cluster(run: Run, identifier: str) -> list[str]:
 
 
 def _select(run: Run, identifier: str) -> list[str]:
-    if run.find_table("queries") is None:
+    if run.find("queries") is None:
         return []
     chosen = _rows(run, "queries", pl.col("id") == identifier)
     if chosen:
@@ -128,7 +128,7 @@ def _explain_rejected(run: Run, identifier: str) -> str:
 
 
 def _nearest(run: Run, identifier: str) -> str:
-    folder = run.find_table("samples")
+    folder = run.find("samples")
     if folder is None:
         return "the run has no finished ingest yet"
     ids = pl.scan_parquet(folder / "*.parquet").select("id").head(100_000).collect()["id"].to_list()
@@ -137,7 +137,7 @@ def _nearest(run: Run, identifier: str) -> str:
 
 
 def _rows(run: Run, table: str, condition: pl.Expr) -> list[dict[str, Any]]:
-    folder = run.find_table(table)
+    folder = run.find(table)
     if folder is None:
         return []
     return pl.scan_parquet(folder / "*.parquet").filter(condition).collect().to_dicts()

@@ -1,24 +1,32 @@
 """Pictures of media rows, in the form the image functions of the core take them.
 
-A row of the ``media`` table says where its content lies: in a file, in a byte range of a tar, in a
-cell of a Parquet file. This is the one place that turns such rows into pictures: files and ranges
-are left to the core to read, cells are read here and handed over, videos are asked for frames.
+A row of the ``media`` table says where its content is stored: in a file, in a byte range of a tar,
+in a cell of a Parquet file. This is the one place that turns such rows into pictures: files and
+ranges are left to the core to read, cells and frames of videos are read here and passed to it.
 """
 
 import io
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-__all__ = ["CellReader", "PictureBatch", "picture_batches"]
+from mmrlhf_engine.errors import MissingExtraError
+from mmrlhf_engine.sources.columnar import CellReader
+from mmrlhf_engine.sources.video import (
+    VideoError,
+    as_bitmap,
+    at_positions,
+    decode_frames,
+    frame_files,
+)
+
+__all__ = ["PictureBatch", "picture_batches"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class PictureBatch:
     rows: np.ndarray
     """int64 [n], ascending: the row of the media frame each picture belongs to."""
     paths: pa.Array
-    """large_string [n]; the file, or null where the content is handed over."""
+    """large_string [n]; the file, or null where the content is given."""
     offsets: pa.Array
     """uint64 [n]; null means the whole file."""
     lengths: pa.Array
@@ -95,11 +103,11 @@ def _add_pictures(
     index: int,
     row: dict[str, Any],
     positions: tuple[float, ...],
-    cells: "CellReader",
+    cells: CellReader,
 ) -> None:
     if row["kind"] == "frames":
         files = _frame_files(Path(row["path"]))
-        for number in _frame_numbers(len(files), positions):
+        for number in at_positions(len(files), positions):
             pictures.add(index, str(files[number]))
         return
     content = None
@@ -115,100 +123,24 @@ def _add_pictures(
 
 
 def _frame_files(folder: Path) -> list[Path]:
-    """The frames of a folder as ingest counts them: by name, hidden files left out."""
+    """The frames of a folder, as ingest counts them; none where it has gone."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return frame_files(folder)
     except OSError:
         return []
-
-
-def _frame_numbers(count: int, positions: tuple[float, ...]) -> list[int]:
-    """The frames at ``positions`` of ``count``, ascending, without repeats."""
-    return sorted({min(int(position * count), count - 1) for position in positions if count})
-
-
-class CellReader:
-    """Reads binary cells of Parquet files; the last row group of one file is kept at hand."""
-
-    def __init__(self) -> None:
-        self._file: tuple[str, pq.ParquetFile | None] | None = None
-        self._ends = np.empty(0, dtype=np.int64)
-        self._at: tuple[str, int] | None = None
-        self._values: pa.ChunkedArray | None = None
-
-    def read(self, path: str, column: str, row: int, item: int | None) -> bytes | None:
-        """The bytes in ``column`` of ``row`` (``item`` of a list), or None where there are none.
-
-        A file that has gone or changed since it was taken in has no bytes either.
-        """
-        if self._file is None or self._file[0] != path:
-            self._open(path)
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        if group == len(self._ends):
-            return None
-        if self._at != (column, group):
-            self._values = self._read_column(column, group)
-            self._at = (column, group)
-        if self._values is None:
-            return None
-        value = self._values[row - (int(self._ends[group - 1]) if group else 0)].as_py()
-        if item is not None:
-            value = value[item] if isinstance(value, list) and item < len(value) else None
-        content = value.get("bytes") if isinstance(value, dict) else value
-        return content if isinstance(content, bytes) else None
-
-    def _open(self, path: str) -> None:
-        try:
-            file = pq.ParquetFile(path)
-        except (OSError, pa.ArrowException):
-            file = None
-        groups = range(file.num_row_groups) if file is not None else range(0)
-        rows = [file.metadata.row_group(group).num_rows for group in groups]
-        self._file, self._ends, self._at = (path, file), np.cumsum(rows, dtype=np.int64), None
-
-    def _read_column(self, column: str, group: int) -> pa.ChunkedArray | None:
-        file = self._file[1] if self._file is not None else None
-        if file is None or column not in file.schema_arrow.names:
-            return None
-        try:
-            return file.read_row_group(group, columns=[column]).column(column)
-        except (OSError, pa.ArrowException):
-            return None
 
 
 def _video_frames(
     row: dict[str, Any], content: bytes | None, positions: tuple[float, ...]
 ) -> Iterator[bytes]:
     """Frames of a video file as bitmaps; none without PyAV or where the file cannot be decoded."""
-    if find_spec("av") is None:
-        return
-    import av
-
     try:
         if content is None and row["offset"] is not None:
             with Path(row["path"]).open("rb") as file:
                 file.seek(row["offset"])
                 content = file.read(row["length"])
         source = io.BytesIO(content) if content is not None else row["path"]
-        with av.open(source) as container:
-            stream = container.streams.video[0]
-            count = stream.frames or sum(1 for _ in container.decode(stream))
-            wanted = set(_frame_numbers(count, positions))
-            container.seek(0)
-            for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    yield _bitmap(frame.to_ndarray(format="bgr24"))
-                if number >= max(wanted, default=-1):
-                    return
-    except (av.FFmpegError, IndexError, OSError):
+        for frame in decode_frames(source, row["path"], partial(at_positions, positions=positions)):
+            yield as_bitmap(frame)
+    except (VideoError, MissingExtraError, OSError):
         return
-
-
-def _bitmap(pixels: np.ndarray) -> bytes:
-    """An uncompressed bitmap of blue, green and red uint8 [height, width, 3], top row first."""
-    height, width, _ = pixels.shape
-    rows = np.zeros((height, -(-3 * width // 4) * 4), dtype=np.uint8)
-    rows[:, : 3 * width] = pixels.reshape(height, 3 * width)
-    header = struct.pack("<2sIHHI", b"BM", 54 + rows.size, 0, 0, 54)
-    info = struct.pack("<IiiHHIIiiII", 40, width, -height, 1, 24, 0, rows.size, 0, 0, 0, 0)
-    return header + info + rows.tobytes()

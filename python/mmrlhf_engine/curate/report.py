@@ -143,7 +143,7 @@ class _Tables:
         self.rejected = self._rejected()
 
     def _read(self, name: str) -> pl.DataFrame | None:
-        folder = self._run.find_table(name)
+        folder = self._run.find(name)
         return pl.read_parquet(folder / "*.parquet") if folder is not None else None
 
     def _rejected(self) -> pl.DataFrame:
@@ -239,7 +239,7 @@ def _map(run: Run, tables: _Tables) -> dict[str, Any] | None:
 
     A dot is a line of no length with round ends: one path draws thousands of them.
     """
-    ids_folder = run.find_table("embedding_ids")
+    ids_folder = run.find("embedding_ids")
     file = run.stage_folder("embed") / "embeddings.npy"
     if ids_folder is None or not file.exists() or tables.queries is None:
         return None

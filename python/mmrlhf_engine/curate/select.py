@@ -31,9 +31,9 @@ from mmrlhf_engine.curate.reasons import (
 from mmrlhf_engine.curate.tables import QUERIES, SEMANTIC_DUPLICATES
 from mmrlhf_engine.errors import StageError
 from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.run.folder import Stage
+from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 
-__all__ = ["SelectConfig", "run"]
+__all__ = ["STAGE", "SelectConfig"]
 
 QuestionType = Literal["long", "short", "mcq"]
 Modality = Literal["image", "multi_image", "video", "text"]
@@ -70,8 +70,8 @@ class SelectConfig(Section):
         return value
 
 
-def run(config: SelectConfig, stage: Stage) -> None:
-    """Write the table ``queries``, and ``semantic_duplicates`` where a threshold is set."""
+def run(config: SelectConfig, stage: StageContext) -> None:
+    """Write the table ``queries``, and ``semantic_duplicates``, empty where no threshold is set."""
     groups = {
         "modality": Groups("modality", config.modality.items(), config.count),
         "source": Groups("source", config.source.items(), config.count),
@@ -83,8 +83,7 @@ def run(config: SelectConfig, stage: Stage) -> None:
     picks = pl.concat([kept[picks["candidate"]], picks.drop("candidate")], how="horizontal")
     selection = Selection(config.count, config.order, _quotas(config), groups, kept, picks)
     _write_queries(stage, with_reasons(selection))
-    if config.semantic_threshold is not None:
-        _write_semantic_duplicates(stage, kept["id"], skips)
+    _write_semantic_duplicates(stage, kept["id"], skips)
     stage.finish(
         rows_in=kept.height,
         rows_out=picks.height,
@@ -98,7 +97,7 @@ def run(config: SelectConfig, stage: Stage) -> None:
     )
 
 
-def _candidates(stage: Stage) -> pl.DataFrame:
+def _candidates(stage: StageContext) -> pl.DataFrame:
     """The kept samples by id: what quotas and clusters need of them, and nothing more."""
     samples = stage.scan("samples").select("id", "question_type", "modality", "source")
     candidates = (
@@ -117,7 +116,7 @@ def _candidates(stage: Stage) -> pl.DataFrame:
 
 
 def _choose(
-    config: SelectConfig, stage: Stage, kept: pl.DataFrame, groups: dict[str, Groups]
+    config: SelectConfig, stage: StageContext, kept: pl.DataFrame, groups: dict[str, Groups]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The picks in order and the semantic duplicates met, both by row of ``kept``."""
     types = get_args(QuestionType)
@@ -152,9 +151,9 @@ def _uint32(column: pl.Series) -> pa.Array:
     return pa.array(column.to_numpy(), pa.uint32())
 
 
-def _embeddings(stage: Stage) -> pa.Array:
+def _embeddings(stage: StageContext) -> pa.Array:
     """``embeddings.npy`` as the bits of its rows, mapped, not read."""
-    rows = np.load(stage.path("embeddings.npy"), mmap_mode="r")
+    rows = stage.array("embeddings.npy")
     bits = pa.array(rows.view(np.uint16).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(bits, rows.shape[1])
 
@@ -173,14 +172,14 @@ def _quotas(config: SelectConfig) -> dict[str, int]:
     return dict(zip(names, shares, strict=True))
 
 
-def _write_queries(stage: Stage, picks: pl.DataFrame) -> None:
+def _write_queries(stage: StageContext, picks: pl.DataFrame) -> None:
     chosen = picks.select("id", "cluster", "distance", "why")
     samples = stage.scan("samples").join(chosen.lazy(), on="id", how="inner").collect()
     with stage.table("queries", QUERIES) as table:
         table.write(samples.sort("id"))
 
 
-def _write_semantic_duplicates(stage: Stage, ids: pl.Series, skips: pl.DataFrame) -> None:
+def _write_semantic_duplicates(stage: StageContext, ids: pl.Series, skips: pl.DataFrame) -> None:
     rows = pl.DataFrame(
         {
             "id": ids[skips["candidate"]],
@@ -190,3 +189,19 @@ def _write_semantic_duplicates(stage: Stage, ids: pl.Series, skips: pl.DataFrame
     )
     with stage.table("semantic_duplicates", SEMANTIC_DUPLICATES) as table:
         table.write(rows.sort("id"))
+
+
+def memory(config: SelectConfig, inputs: Inputs, _threads: int) -> int:
+    """The columns that quotas need of every sample, and the whole of those chosen."""
+    rows = inputs.rows("kept")
+    return (256 << 20) + rows * 600 + min(config.count, rows) * 8_000
+
+
+STAGE = Stage(
+    name="select",
+    config=SelectConfig,
+    run=run,
+    reads=("samples", "kept", "embeddings.npy", "embedding_ids", "clusters"),
+    writes=("queries", "semantic_duplicates"),
+    memory=memory,
+)

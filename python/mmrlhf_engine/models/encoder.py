@@ -197,10 +197,11 @@ def _pooled(model: Any, images: "torch.Tensor") -> "torch.Tensor":
         output = model.get_image_features(pixel_values=images)
     else:
         output = model(pixel_values=images)
-    if not hasattr(output, "last_hidden_state"):
-        return output
-    pooled = getattr(output, "pooler_output", None)
-    return output.last_hidden_state.mean(dim=1) if pooled is None else pooled
+    if hasattr(output, "last_hidden_state"):
+        pooled = getattr(output, "pooler_output", None)
+        output = output.last_hidden_state.mean(dim=1) if pooled is None else pooled
+    features: torch.Tensor = output
+    return features
 
 
 def _load_lite0() -> Encoder:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_engine.errors import ConfigError
-from mmrlhf_engine.sources.preferences.preference import STRING_ROLE, BadRecordError, Media, Message
+from mmrlhf_engine.sources.preferences.record import STRING_ROLE, BadRecordError, Media, Message
 
 __all__ = ["SLOT", "ChatTemplate", "Conversation", "CountSlots", "Texts", "one_slot", "seam"]
 

@@ -4,16 +4,15 @@
    its images and each of its answers are stored once (`gather.py`).
 2. Queries are prepared and appended batch by batch (`prepare.py`); memory does not grow with the
    input.
-3. The dataset appears whole, by one commit; several processes may pack into the same one. Beside it
-   lie ``reports/pack-VERSION/``: report.json, the tables ``rejected`` (rows that gave nothing, with
-   the reason) and ``changed`` (rows that stayed, and what was done to them).
+3. The dataset appears whole, by one commit; several processes may pack into the same one. Each call
+   has a folder ``OUT/reports/pack-HASH/`` with report.json and the tables ``rejected`` (rows that
+   gave nothing, with the reason) and ``changed`` (rows that stayed, and what was done to them).
 """
 
 import contextlib
+import hashlib
 import json
-import os
 import shutil
-import time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -24,22 +23,31 @@ from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.pack.gather import Gatherer, Ledger, PackedRow, Query
+from mmrlhf_engine.pack.gather import Gatherer, PackedRow, Query, RowAccounting
 from mmrlhf_engine.pack.over_long import OverLongPolicy
 from mmrlhf_engine.pack.prepare import Counts, Packer
-from mmrlhf_engine.pack.report import describe, make_report
-from mmrlhf_engine.pack.tokenize import ChatTokenizer, load_tokenizer
-from mmrlhf_engine.run.config import Section, parse_share, to_yaml
-from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.pack.report import accounts, describe
+from mmrlhf_engine.pack.tokenize import load_tokenizer
+from mmrlhf_engine.run.config import Section, parse_share
+from mmrlhf_engine.run.folder import locked, read_json
 from mmrlhf_engine.run.progress import Progress
-from mmrlhf_engine.run.tables import REJECTED, TableSchema, TableWriter
-from mmrlhf_engine.shards.image_rule import ImageRule, read_rule
+from mmrlhf_engine.run.stage import (
+    Inputs,
+    Resources,
+    Stage,
+    StageContext,
+    fingerprint,
+    is_finished,
+    run_stage,
+)
+from mmrlhf_engine.run.tables import REJECTED, TableSchema
+from mmrlhf_engine.shards.image_rule import read_rule
 from mmrlhf_engine.sources.pictures import FrameSettings
 from mmrlhf_engine.sources.preferences import FORMATS, Format, detect
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
-from mmrlhf_engine.sources.records import Row, SourceFile, find_files, read_rows
+from mmrlhf_engine.sources.preferences.record import BadRecordError
+from mmrlhf_engine.sources.preferences.rows import Row, SourceFile, find_files, read_rows
 
-__all__ = ["CHANGED", "PackConfig", "describe", "run"]
+__all__ = ["CHANGED", "STAGE", "PackConfig", "describe", "pack_dataset"]
 
 CHANGED: TableSchema = {
     "source": pl.String(),
@@ -52,6 +60,7 @@ _QUERIES_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 << 20
 _ROWS_TO_DETECT = 32
 _MOST_TO_DETECT = 1024
+_DATASET_ENTRIES = frozenset({"_mmrlhf", "blobs", "cols", "data", "reports"})
 _SETTINGS_TOLD = ("image_rule", "max_length", "over_long", "ties", "strings", "frames")
 
 
@@ -103,8 +112,10 @@ class PackConfig(Section):
         return value
 
 
-def run(config: PackConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Pack the sources into the dataset at ``out``; returns the report.
+def pack_dataset(config: PackConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Pack the sources into the dataset at ``out``; the report, with the ``version`` made.
+
+    The same call on unchanged sources is skipped, and gives the report of the first one.
 
     Raises:
         ConfigError: the tokenizer, template or image rule does not fit.
@@ -112,44 +123,30 @@ def run(config: PackConfig, out: Path, progress: Progress | None = None) -> dict
             policy ``error``, or a dataset is there already and ``append`` is not set.
         MissingExtraError: a package that only some inputs need is not installed.
     """
-    started = time.monotonic()
-    files, rule, tokenizer = _check(config, out)
-    desk = out / "reports" / f".pack-{os.getpid()}-{time.time_ns():x}"
-    writer = DatasetWriter(
-        out,
-        tokenizer=json.dumps(tokenizer.identity, sort_keys=True),
-        shard_pairs=config.shard_pairs,
-        threads=config.threads,
-    )
-    try:
-        walk = _walk(config, files, writer, tokenizer, rule, desk, progress or Progress("silent"))
-        report = make_report(
-            walk.packer,
-            sources=walk.sources,
-            fields_ignored=dict(sorted(walk.fields_ignored.items())),
-            settings=config.model_dump(mode="json", include=set(_SETTINGS_TOLD)),
-        )
-        report["seconds"] = round(time.monotonic() - started, 3)
-        report["version"] = writer.commit()
-    except BaseException:
-        shutil.rmtree(desk, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            desk.parent.rmdir()  # unless reports of other runs lie there
-        writer.abort()
-        raise
-    write_atomically(desk / "config.yaml", to_yaml(config))
-    write_atomically(desk / "report.json", json.dumps(report, indent=2) + "\n")
-    desk.replace(out / "reports" / f"pack-{report['version']:010d}")
-    return report
-
-
-def _check(config: PackConfig, out: Path) -> tuple[list[SourceFile], ImageRule, ChatTokenizer]:
-    """Everything that can be wrong before the work starts."""
-    if not config.append and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: already there", hint="--append adds to a dataset")
     if not config.tokenizer:
         raise ConfigError("no tokenizer given", hint="--tokenizer NAME_OR_FOLDER")
-    files = find_files(config.sources, config.root)
+    made_from = fingerprint(STAGE, config, 0, None)
+    name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    folder = out / "reports" / f"pack-{name}"
+    if not config.append and not is_finished(folder, made_from):
+        _refuse_existing(out)
+    resources = Resources(threads=config.threads, progress=progress or Progress("silent"))
+    try:
+        with locked(folder):
+            report = run_stage(STAGE, config, folder, resources)
+    except BaseException:
+        if not any(folder.glob("rejected/*.parquet")):
+            _remove_empty_record(folder)
+        raise
+    manifest = read_json(folder / "manifest.json") or {}
+    return {**report, "version": manifest["version"]}
+
+
+def run(config: PackConfig, stage: StageContext) -> None:
+    """Pack into the dataset that ``stage.folder`` is a report of; write `rejected` and `changed`.
+
+    The reports are on disk before the dataset appears by its commit.
+    """
     rule = read_rule(config.image_rule)
     tokenizer = load_tokenizer(
         config.tokenizer,
@@ -157,57 +154,101 @@ def _check(config: PackConfig, out: Path) -> tuple[list[SourceFile], ImageRule, 
         image_mark=rule.image_mark,
         strings=config.strings,
     )
-    return files, rule, tokenizer
-
-
-def _walk(
-    config: PackConfig,
-    files: list[SourceFile],
-    writer: DatasetWriter,
-    tokenizer: ChatTokenizer,
-    rule: ImageRule,
-    desk: Path,
-    progress: Progress,
-) -> "_Walk":
-    """Read, gather and append everything; what is not packed is in the tables at ``desk``."""
-    frames = FrameSettings(
-        frames=config.frames,
-        frames_per_second=config.frames_per_second,
-        max_pixels=config.max_pixels,
+    writer = DatasetWriter(
+        stage.folder.parents[1],
+        tokenizer=json.dumps(tokenizer.identity, sort_keys=True),
+        shard_pairs=config.shard_pairs,
         threads=config.threads,
     )
-    with (
-        TableWriter(desk / "rejected", REJECTED) as rejected,
-        TableWriter(desk / "changed", CHANGED) as changed,
-    ):
-        packer = Packer(
-            writer=writer,
-            tokenizer=tokenizer,
-            frames=frames,
-            count_tokens=rule.count,
-            max_length=config.max_length,
-            over_long=config.over_long,
-            ledger=Ledger(rejected, changed),
-            counts=Counts(),
+    try:
+        with (
+            stage.table("rejected", REJECTED) as rejected,
+            stage.table("changed", CHANGED) as changed,
+        ):
+            packer = Packer(
+                writer=writer,
+                tokenizer=tokenizer,
+                frames=FrameSettings(
+                    frames=config.frames,
+                    frames_per_second=config.frames_per_second,
+                    max_pixels=config.max_pixels,
+                    threads=config.threads,
+                ),
+                count_tokens=rule.count,
+                max_length=config.max_length,
+                over_long=config.over_long,
+                accounting=RowAccounting(rejected, changed),
+                counts=Counts(),
+            )
+            rows = _RowReader(config, packer, stage)
+            try:
+                for file in find_files(config.sources, config.root):
+                    rows.read(file)
+                rows.finish()
+            finally:
+                packer.accounting.flush()  # What was rejected is evidence where the work fails.
+        stage.finish(
+            **accounts(packer),
+            publish=lambda: {"version": writer.commit()},
+            sources=rows.sources,
+            fields_ignored=dict(sorted(rows.fields_ignored.items())),
+            settings=config.model_dump(mode="json", include=set(_SETTINGS_TOLD)),
         )
-        walk = _Walk(config, packer, progress)
-        for file in files:
-            walk.read(file)
-        walk.finish()
-    return walk
+    except BaseException:
+        writer.abort()
+        raise
 
 
-class _Walk:
-    """The rows on their way from the files to the packer."""
+def external(config: PackConfig) -> list[object]:
+    """The source files, and what is read of tokenizer, template and processor, with size and time.
 
-    def __init__(self, config: PackConfig, packer: Packer, progress: Progress) -> None:
+    Media that rows only name are not listed; they are known by content once they are packed.
+    """
+    files = [file.path for file in find_files(config.sources, config.root)]
+    for place in (config.tokenizer, config.chat_template, config.image_rule):
+        path = Path(place) if place else None
+        if path is not None and path.exists():
+            files += sorted(path.glob("*.*")) if path.is_dir() else [path]
+    return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
+
+
+def memory(config: PackConfig, _inputs: Inputs, threads: int) -> int:
+    """Rows and media that wait, the queries gathered last, and the tokenizer."""
+    return (1 << 30) + 4 * _BYTES_AT_ONCE + threads * 4 * config.max_pixels
+
+
+def _refuse_existing(out: Path) -> None:
+    """What an interrupted pack has left may be there, a dataset or anything else may not."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out}: a file, expected a folder or nothing")
+    if any(out.glob("_mmrlhf/manifest-*.json")):
+        raise InputError(f"{out}: a dataset is already there", hint="--append adds to it")
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in _DATASET_ENTRIES)
+    if foreign:
+        raise InputError(f"{out}: already there, and holds {foreign[0]}", hint="choose a new --out")
+
+
+def _remove_empty_record(folder: Path) -> None:
+    """Remove the record of a call that read no row, with the folders that only it has made."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in (folder.parent, folder.parents[1]):
+        with contextlib.suppress(OSError):
+            parent.rmdir()  # unless something else lies there
+
+
+class _RowReader:
+    """Reads rows, gathers them into queries and hands these to the packer."""
+
+    def __init__(self, config: PackConfig, packer: Packer, stage: StageContext) -> None:
         self.config = config
         self.packer = packer
         self.sources: dict[str, dict[str, Any]] = {}
         self.fields_ignored: Counter[str] = Counter()
-        self._progress = progress
+        self._stage = stage
         self._max_bad = parse_share(config.max_bad, "pack.max_bad") if config.max_bad else None
-        self._gatherer = Gatherer(packer.ledger, keep_ties=config.ties == "keep")
+        self._gatherer = Gatherer(packer.accounting, keep_ties=config.ties == "keep")
         self._waiting: list[Query] = []
         self._waiting_bytes = 0
 
@@ -242,8 +283,7 @@ class _Walk:
         """
         self._waiting += self._gatherer.rest()
         self._pack()
-        self.packer.ledger.check_share(self._max_bad, final=True)
-        self.packer.ledger.flush()
+        self.packer.accounting.check_share(self._max_bad, final=True)
 
     def _format(self, file: SourceFile, records: list[object]) -> Format:
         if self.config.format != "auto":
@@ -261,16 +301,16 @@ class _Walk:
         position: str,
         record: dict[str, Any] | BadRecordError,
     ) -> None:
-        ledger = self.packer.ledger
-        ledger.rows_in += 1
-        self._progress.update("pack", f"reading {file.source}", ledger.rows_in, None)
+        accounting = self.packer.accounting
+        accounting.rows_in += 1
+        self._stage.progress(f"reading {file.source}", accounting.rows_in)
         try:
             if isinstance(record, BadRecordError):
                 raise record
             preference = format.parse(record)
         except BadRecordError as error:
-            ledger.reject_row(file.source, position, error.reason, error.detail)
-            ledger.check_share(self._max_bad)
+            accounting.reject_row(file.source, position, error.reason, error.detail)
+            accounting.check_share(self._max_bad)
             return
         ignored = (key for key in record if key not in format.fields and record[key] is not None)
         self.fields_ignored.update(map(str, ignored))
@@ -285,4 +325,15 @@ class _Walk:
         for start in range(0, len(self._waiting), _QUERIES_AT_ONCE):
             self.packer.pack(self._waiting[start : start + _QUERIES_AT_ONCE])
         self._waiting, self._waiting_bytes = [], 0
-        self.packer.ledger.check_share(self._max_bad)
+        self.packer.accounting.check_share(self._max_bad)
+
+
+STAGE = Stage(
+    name="pack",
+    config=PackConfig,
+    run=run,
+    writes=("rejected", "changed"),
+    external=external,
+    memory=memory,
+    no_effect_on_output=frozenset({"threads", "append"}),
+)

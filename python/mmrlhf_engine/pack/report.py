@@ -1,6 +1,5 @@
 """The report of a run of pack: what came in, what became of it, checked to add up."""
 
-import resource
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,43 +8,41 @@ from mmrlhf_engine import __version__
 from mmrlhf_engine.errors import StageError
 from mmrlhf_engine.pack.prepare import Packer
 
-__all__ = ["describe", "make_report"]
+__all__ = ["accounts", "describe"]
 
 
-def make_report(packer: Packer, **facts: Any) -> dict[str, Any]:
-    """The numbers of a run, with ``facts`` beside them.
+def accounts(packer: Packer) -> dict[str, Any]:
+    """What came in, what went out and what was dropped, as the report has it.
 
     Raises:
         StageError: rows or pairs disappeared unnamed.
     """
-    ledger, counts = packer.ledger, asdict(packer.counts)
-    dropped, pairs_dropped = ledger.rows_dropped, ledger.pairs_dropped
+    accounting, counts = packer.accounting, asdict(packer.counts)
+    dropped, pairs_dropped = accounting.rows_dropped, accounting.pairs_dropped
     pairs = counts.pop("pairs")
-    rows_out = ledger.rows_in - dropped.total()
-    if ledger.pairs_in != pairs + pairs_dropped.total() or rows_out > pairs:
+    rows_out = accounting.rows_in - dropped.total()
+    if accounting.pairs_in != pairs + pairs_dropped.total() or rows_out > pairs:
         raise StageError(
-            f"pack: {ledger.pairs_in} pairs in {ledger.rows_in} rows came in, {pairs} went out and "
-            f"{pairs_dropped.total()} were dropped by name"
+            f"pack: {accounting.pairs_in} pairs in {accounting.rows_in} rows were read, {pairs} "
+            f"were packed and {pairs_dropped.total()} dropped"
         )
-    if dropped.total() != ledger.rejected.rows:
+    if dropped.total() != accounting.rejected.rows:
         raise StageError(
-            f"pack: {dropped.total()} rows were dropped, {ledger.rejected.rows} are in `rejected`"
+            f"pack: {dropped.total()} rows were dropped, "
+            f"{accounting.rejected.rows} are in `rejected`"
         )
     return {
-        "stage": "pack",
-        "rows_in": ledger.rows_in,
+        "rows_in": accounting.rows_in,
         "rows_out": rows_out,
-        "dropped": dict(sorted(dropped.items())),
-        "pairs_in": ledger.pairs_in,
+        "dropped": dict(dropped),
+        "pairs_in": accounting.pairs_in,
         "pairs_out": pairs,
         "pairs_dropped": dict(sorted(pairs_dropped.items())),
         **counts,
-        "changed": dict(sorted(ledger.changes.items())),
+        "changed": dict(sorted(accounting.changes.items())),
         "tokenised_apart": packer.tokenizer.tokenised_apart,
         "tokenizer": packer.tokenizer.identity,
-        **facts,
         "code": __version__,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 

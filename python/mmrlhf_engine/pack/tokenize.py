@@ -28,7 +28,7 @@ from mmrlhf_engine.pack.chat_template import (
     seam,
 )
 from mmrlhf_engine.shards.tokenizer import SENTINEL, load_fast_tokenizer, sha256_of_tokenizer
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = [
     "SENTINEL",

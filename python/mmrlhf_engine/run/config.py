@@ -7,7 +7,6 @@ default.
 """
 
 import difflib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmrlhf_engine.errors import ConfigError
 
-__all__ = ["Section", "available_memory", "load_config", "parse_bytes", "parse_share", "to_yaml"]
+__all__ = ["Section", "load_config", "parse_bytes", "parse_share", "to_yaml"]
 
 
 class Section(BaseModel):
@@ -82,11 +81,6 @@ def parse_share(text: str, setting: str) -> float:
     if not 0 <= share <= 1:
         raise ConfigError(f"{setting}: found {text!r}, expected a share such as 1% or 0.01")
     return share
-
-
-def available_memory() -> int:
-    """Half of the machine's memory in bytes: the budget when none is given."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

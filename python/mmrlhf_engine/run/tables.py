@@ -42,7 +42,8 @@ class TableWriter:
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None and (self._waiting_rows or not self._parts):
+        # Rows are written on an error too: those of `rejected` say what went wrong.
+        if self._waiting_rows or (kind is None and not self._parts):
             self._write_part(self._take(self._waiting_rows))
 
     def write(self, rows: pl.DataFrame) -> None:

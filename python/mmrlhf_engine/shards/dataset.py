@@ -54,7 +54,7 @@ class ShardDataset:
         version: Version to open; None is the highest.
 
     Raises:
-        CoreInputError: the folder has no dataset, not this version, or its manifest is damaged.
+        InputError: the folder has no dataset, not this version, or its manifest is damaged.
     """
 
     def __init__(self, path: Path | str, version: int | None = None) -> None:
@@ -158,7 +158,7 @@ class ShardDataset:
         """A sidecar column, a value a row of its table, null where it was not computed.
 
         Raises:
-            CoreInputError: there is no such set or field.
+            InputError: there is no such set or field.
         """
         values = pa.array(self._core.column(column_set, field))
         return pl.Series(field, values)
@@ -187,7 +187,7 @@ def open_dataset(path: Path | str, version: int | None = None) -> ShardDataset:
     """Open one version of a dataset of preference shards; None is the highest.
 
     Raises:
-        CoreInputError: the folder has no dataset, not this version, or its manifest is damaged.
+        InputError: the folder has no dataset, not this version, or its manifest is damaged.
     """
     return ShardDataset(path, version)
 
@@ -213,7 +213,7 @@ def add_column(
 
     Raises:
         InputError: there is no such table.
-        CoreInputError: more rows than the table, another type, or the rows were filled meanwhile.
+        InputError: more rows than the table, another type, or the rows were filled meanwhile.
     """
     arrow = values.to_arrow() if isinstance(values, pl.DataFrame) else values
     columns = [column.combine_chunks() for column in arrow.columns]
@@ -231,7 +231,8 @@ def inspect(path: Path, rows: int = 5, *, version: int | None = None) -> str:
     """Version, fingerprint, tokenizer, files, sidecar columns and first rows, as text.
 
     Raises:
-        CoreInputError: the version is not there or damaged.
+        FileNotFoundError: the version is not there.
+        CorruptDataError: a file of it is damaged.
     """
     dataset = ShardDataset(path, version)
     manifest = dataset._manifest

@@ -60,7 +60,7 @@ def export(
     Raises:
         ConfigError: ``to`` is none of these, or the tokenizer is missing or not the right one.
         InputError: a file is there already and ``overwrite`` is not set.
-        CoreInputError: the version is not there or damaged.
+        InputError: the version is not there or damaged.
         MissingExtraError: ``trl`` needs transformers.
     """
     if to not in FORMATS:

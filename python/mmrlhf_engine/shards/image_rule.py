@@ -16,7 +16,7 @@ import pyarrow as pa
 from mmrlhf_engine._core import image_tokens
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.shards.plan import rule_from_processor
-from mmrlhf_engine.sources.preferences.preference import BadRecordError
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["FAMILIES", "ImageRule", "read_rule"]
 

@@ -71,7 +71,7 @@ def verify(path: Path, *, version: int | None = None, deep: bool = False) -> Ver
     ``deep`` also recomputes content hashes, row keys and references.
 
     Raises:
-        CoreInputError: nothing was committed at ``path``, or not this version.
+        InputError: nothing was committed at ``path``, or not this version.
         FileNotFoundError: there is no dataset at ``path``.
     """
     status, text = _core.verify_dataset(path, version, deep)
@@ -97,7 +97,7 @@ def diff(
     rows), ``columns_changed`` and ``columns_removed``.
 
     Raises:
-        CoreInputError: a version is not there or damaged.
+        InputError: a version is not there or damaged.
     """
     after = _core.Dataset(other or path, second, "off")
     if first is None and other is None:
@@ -112,7 +112,7 @@ def gc(path: Path, *, keep: int | None = None, dry_run: bool = False) -> Removed
 
     Raises:
         InputError: the folder has no dataset; nothing in it is touched.
-        CoreInputError: another process is writing to the dataset.
+        ConflictError: another process is writing to the dataset.
     """
     if not is_dataset(path):
         raise InputError(f"{path}: no dataset of preference shards")
@@ -123,6 +123,6 @@ def rekey(source: Path, target: Path, column_set: str) -> Rekeyed:
     """Give rows at ``target`` the values of ``column_set`` of rows with equal keys at ``source``.
 
     Raises:
-        CoreInputError: the source has no such set, or no row in common with the target.
+        InputError: the source has no such set, or no row in common with the target.
     """
     return Rekeyed(**json.loads(_core.rekey_column(source, target, column_set)))

@@ -123,7 +123,7 @@ def _canonical(settings: PlanSettings, image_rule: Mapping[str, Any] | None) -> 
     fields["image_rule"] = None if image_rule is None else dict(image_rule)
     try:
         return _core.plan_hash(json.dumps(fields))
-    except _core.InputError as error:
+    except InputError as error:
         raise ConfigError(str(error)) from None
 
 

@@ -12,7 +12,7 @@ from mmrlhf_engine.shards.loader import PreferenceLoader
 __all__ = ["PreferenceDataset"]
 
 
-class PreferenceDataset(IterableDataset[Any]):  # type: ignore[misc]
+class PreferenceDataset(IterableDataset[Any]):
     """Batches of a loader, for ``DataLoader(dataset, batch_size=None, num_workers=n)``.
 
     With n workers, worker j makes batches j, j + n, and so on, which come out in order. A batch's

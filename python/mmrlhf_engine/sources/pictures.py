@@ -7,16 +7,24 @@ list, or, with PyAV, frames of a video file. Nothing here decodes an image, but 
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from mmrlhf_engine._core import inspect_located_media, inspect_named_media
 from mmrlhf_engine.errors import MissingExtraError
-from mmrlhf_engine.sources.preferences.preference import BadRecordError, Media
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media
+from mmrlhf_engine.sources.video import (
+    VideoError,
+    as_png,
+    decode_frames,
+    evenly_spaced,
+    frame_files,
+)
 
-__all__ = ["FrameSettings", "Located", "Picture", "even_numbers", "find_pictures", "shrink"]
+__all__ = ["FrameSettings", "Located", "Picture", "find_pictures", "shrink"]
 
 Located = tuple[Path, Media]
 """A medium and the root it must lie below."""
@@ -77,19 +85,6 @@ def find_pictures(
     return found
 
 
-def even_numbers(total: int, count: int) -> list[int]:
-    """``count`` of ``total`` numbers, evenly from the first to the last; all where they are fewer.
-
-    >>> even_numbers(100, 4)
-    [0, 33, 66, 99]
-    """
-    if total <= count:
-        return list(range(total))
-    if count == 1:
-        return [0]
-    return [number * (total - 1) // (count - 1) for number in range(count)]
-
-
 def _named_pictures(root: Path, media: Media, settings: FrameSettings) -> list[Picture]:
     """The pictures of a medium, their sizes still unknown; paths are as the record names them."""
     if media.kind == "image":
@@ -99,15 +94,18 @@ def _named_pictures(root: Path, media: Media, settings: FrameSettings) -> list[P
         place = _below(root, names[0])
         if place.is_file():
             return _frames_of_file(root, place, names[0], settings)
-        files = sorted(file.name for file in place.iterdir() if not file.name.startswith("."))
-        names = [f"{names[0].rstrip('/')}/{name}" for name in files]
+        try:
+            files = frame_files(place)
+        except OSError as error:
+            raise BadRecordError("unreadable_media", f"{names[0]}: {error}") from None
+        names = [f"{names[0].rstrip('/')}/{file.name}" for file in files]
         if not names:
             raise BadRecordError("missing_media", f"{media.names[0]} holds no frame")
     if not names:
         return _video_frames(io.BytesIO(media.content or b""), "a video", settings)
     return [
         Picture(names[number], None, seconds=number / settings.frames_per_second)
-        for number in even_numbers(len(names), settings.frames)
+        for number in evenly_spaced(len(names), settings.frames)
     ]
 
 
@@ -139,26 +137,16 @@ def _below(root: Path, name: str) -> Path:
     return place
 
 
-def _video_frames(source: Any, name: str, settings: FrameSettings) -> list[Picture]:
+def _video_frames(source: str | BinaryIO, name: str, settings: FrameSettings) -> list[Picture]:
     """Frames of a video file, as PNG, with their times."""
+    choose = partial(evenly_spaced, count=settings.frames)
     try:
-        import av
-    except ImportError:
-        raise MissingExtraError("av", extra="video", needed_for=f"frames of {name}") from None
-    try:
-        with av.open(source) as container:
-            stream = container.streams.video[0]
-            total = stream.frames or sum(1 for _ in container.decode(stream))
-            wanted = set(even_numbers(total, settings.frames))
-            container.seek(0)
-            pictures = []
-            for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    content = io.BytesIO()
-                    frame.to_image().save(content, "PNG", compress_level=1)
-                    pictures.append(Picture(None, content.getvalue(), seconds=frame.time))
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise BadRecordError("unreadable_media", f"{name}: {error}") from None
+        pictures = [
+            Picture(None, as_png(frame), seconds=frame.time)
+            for frame in decode_frames(source, name, choose)
+        ]
+    except VideoError as error:
+        raise BadRecordError("unreadable_media", str(error)) from None
     if not pictures:
         raise BadRecordError("unreadable_media", f"{name}: no frame can be decoded")
     return pictures

@@ -1,21 +1,27 @@
-//! Arrow arrays across the door, by the Arrow PyCapsule interface, without a copy.
+//! Arrow arrays from and to Python, by the Arrow PyCapsule interface, without a copy.
 //!
 //! Coming in, anything with `__arrow_c_array__` (pyarrow arrays) becomes an [`ArrayRef`]; going out,
-//! an [`ArrowArray`] offers the same method, so `pyarrow.array(result)` takes it over. This is the
-//! only file of the project with `unsafe` in it, apart from vector instructions in the core.
+//! an [`ArrowArray`] offers the same method, so `pyarrow.array(result)` takes it over. Where else
+//! the project has `unsafe` is told in `docs/decisions/0001-arrow-across-the-boundary.md`.
 #![expect(unsafe_code, reason = "the Arrow C data interface is made of raw structs")]
 
 use std::ffi::CStr;
 use std::sync::Arc;
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
-use arrow_array::{Array, ArrayRef, StructArray, make_array};
+use arrow_array::types::{ArrowPrimitiveType, ByteArrayType};
+use arrow_array::{
+    Array, ArrayRef, FixedSizeListArray, GenericByteArray, LargeListArray, PrimitiveArray,
+    StructArray, make_array,
+};
 use arrow_schema::Field;
+use mmrlhf_core::Error;
+use mmrlhf_core::data_type::describe;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods, PyTuple};
 
-use crate::errors::InputError;
+use crate::errors::{InputError, to_python};
 
 const SCHEMA: &CStr = c"arrow_schema";
 const ARRAY: &CStr = c"arrow_array";
@@ -24,13 +30,46 @@ const ARRAY: &CStr = c"arrow_array";
 pub(crate) struct ArrowIn(pub(crate) ArrayRef);
 
 impl ArrowIn {
-    /// The array as the concrete type `T`, or an `InputError` that names both types.
-    pub(crate) fn typed<T: Array + Clone + 'static>(&self, what: &str) -> PyResult<T> {
+    /// The array as the concrete type `T`, or an `InputError` that names both types in words.
+    pub(crate) fn typed<T: Typed>(&self, what: &str) -> PyResult<T> {
         self.0.as_any().downcast_ref::<T>().cloned().ok_or_else(|| {
-            let expected = std::any::type_name::<T>().rsplit("::").next().unwrap_or("array");
-            let found = self.0.data_type();
-            InputError::new_err(format!("{what}: found Arrow {found}, expected {expected}"))
+            to_python(Error::invalid(what, describe(self.0.data_type()), T::expected()))
         })
+    }
+}
+
+/// A concrete array, with its type in words.
+pub(crate) trait Typed: Array + Clone + 'static {
+    fn expected() -> String;
+}
+
+impl<T: ArrowPrimitiveType> Typed for PrimitiveArray<T> {
+    fn expected() -> String {
+        describe(&T::DATA_TYPE)
+    }
+}
+
+impl<T: ByteArrayType> Typed for GenericByteArray<T> {
+    fn expected() -> String {
+        describe(&T::DATA_TYPE)
+    }
+}
+
+impl Typed for LargeListArray {
+    fn expected() -> String {
+        "a list (large_list)".into()
+    }
+}
+
+impl Typed for FixedSizeListArray {
+    fn expected() -> String {
+        "a list of one length in all rows (fixed_size_list)".into()
+    }
+}
+
+impl Typed for StructArray {
+    fn expected() -> String {
+        "a struct".into()
     }
 }
 

@@ -12,7 +12,7 @@ use mmrlhf_core::dedup::{
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door::enter;
+use crate::call::enter;
 use crate::errors::{InputError, to_python};
 
 /// The settings of `dedup`, by the names of its config.

@@ -7,13 +7,13 @@ use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder, UInt32Builder
 use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray};
 use mmrlhf_core::image::Locations;
 use mmrlhf_core::ingest::{
-    ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Member, Record,
-    Rejection, inspect_media, read_record,
+    ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Member, ROLE_NAMES,
+    Record, Rejection, inspect_media, read_record,
 };
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door::enter;
+use crate::call::enter;
 use crate::errors::{InputError, to_python};
 
 /// Cuts records out of the blocks of a file.
@@ -76,6 +76,12 @@ pub(crate) fn read_records(
 #[pyfunction]
 pub(crate) fn record_fields() -> Vec<&'static str> {
     mmrlhf_core::ingest::record::fields()
+}
+
+/// Every name of a conversation role with the role it means, as the chat templates call it.
+#[pyfunction]
+pub(crate) fn role_names() -> Vec<(&'static str, &'static str)> {
+    ROLE_NAMES.iter().map(|&(name, role)| (name, role.name())).collect()
 }
 
 type Outcome<T> = std::result::Result<T, Rejection>;

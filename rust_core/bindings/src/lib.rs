@@ -1,15 +1,15 @@
-//! The door between Rust and Python.
+//! The boundary between Rust and Python.
 //!
-//! This crate holds no algorithm. `lib.rs` only registers, [`door`] is the one way in, [`errors`]
-//! the one mapping of errors, and each other file translates one module of the core.
+//! This crate holds no algorithm. `lib.rs` only registers, every call goes through [`call`],
+//! every error through [`errors`], and each other file translates one module of the core.
 
 #![allow(clippy::needless_pass_by_value, reason = "pyo3 hands over what it extracted")]
 #![allow(clippy::too_many_arguments, reason = "columns and settings, by keyword on the other side")]
 
 mod arena;
 mod arrow;
+mod call;
 mod dedup;
-mod door;
 mod errors;
 mod image;
 mod ingest;
@@ -21,7 +21,7 @@ mod shard;
 
 use pyo3::prelude::*;
 
-/// The compiled half of `mmrlhf_engine`; private: use the stage files.
+/// The compiled half of `mmrlhf_engine`; private: the Python modules of the package call it.
 #[pymodule]
 mod _core {
     use pyo3::prelude::*;
@@ -31,13 +31,13 @@ mod _core {
     #[pymodule_export]
     use crate::dedup::find_duplicates;
     #[pymodule_export]
-    use crate::errors::{CoreError, InputError};
+    use crate::errors::raise_for_test;
     #[pymodule_export]
     use crate::image::{decode_images, hash_images, thumbnail_images};
     #[pymodule_export]
     use crate::ingest::{
         FirstSeenTexts, RecordSplitter, TarReader, inspect_located_media, inspect_named_media,
-        read_records, record_fields,
+        read_records, record_fields, role_names,
     };
     #[pymodule_export]
     use crate::load::{BatchLoader, preprocess_images};
@@ -55,6 +55,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("SOURCE_HASH", env!("MMRLHF_SOURCE_HASH"))?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

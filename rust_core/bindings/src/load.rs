@@ -19,7 +19,7 @@ use pyo3::types::{PyBytes, PyMemoryView};
 
 use crate::arena::Arena;
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door::enter;
+use crate::call::enter;
 use crate::errors::to_python;
 use crate::shard::Dataset;
 

@@ -12,7 +12,7 @@ use mmrlhf_core::{Error, Interrupt, Result};
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door;
+use crate::call;
 use crate::rule::same_length;
 
 /// So many numbers between two looks at whether to stop.
@@ -34,7 +34,7 @@ pub(crate) fn permute(
     count: u64,
     keyed: bool,
 ) -> PyResult<ArrowArray> {
-    let items = door::enter(py, |interrupt| {
+    let items = call::enter(py, |interrupt| {
         if start.checked_add(count).is_none_or(|end| end > n) {
             let found = format!("{count} from {start}");
             return Err(Error::invalid("places", found, format!("within 0..{n}")));
@@ -65,7 +65,7 @@ pub(crate) fn invert(
     keyed: bool,
 ) -> PyResult<ArrowArray> {
     let items = items.typed::<UInt64Array>("items")?;
-    let places = door::enter(py, |interrupt| {
+    let places = call::enter(py, |interrupt| {
         if let Some(outside) = items.values().iter().find(|&&item| item >= n) {
             return Err(Error::invalid("items", outside, format!("within 0..{n}")));
         }
@@ -93,7 +93,7 @@ fn map(numbers: &[u64], interrupt: &Interrupt, of: impl Fn(u64) -> u64) -> Resul
 /// The canonical JSON of a plan, and its hash.
 #[pyfunction]
 pub(crate) fn plan_hash(py: Python<'_>, plan: &str) -> PyResult<(String, String)> {
-    door::enter(py, |_| {
+    call::enter(py, |_| {
         let plan = Plan::from_json(plan)?;
         Ok((plan.to_json()?, plan.hash()?))
     })
@@ -106,7 +106,7 @@ pub(crate) fn plan_differences(
     found: &str,
     expected: &str,
 ) -> PyResult<Vec<String>> {
-    door::enter(py, |_| Plan::from_json(found)?.differences(&Plan::from_json(expected)?))
+    call::enter(py, |_| Plan::from_json(found)?.differences(&Plan::from_json(expected)?))
 }
 
 /// The packs of one window: units uint64, offsets uint64 of each pack and the end, units left out.
@@ -150,7 +150,7 @@ impl Order {
             image_tokens.typed::<UInt32Array>("image_tokens")?,
             images.typed::<UInt32Array>("images")?,
         ];
-        door::enter(py, |_| {
+        call::enter(py, |_| {
             let costs: Arc<dyn Costs> = Arc::new(in_memory(&columns, sources)?);
             let plan = Plan::from_json(plan)?;
             Ok(Self(Arc::new(CoreOrder::new(plan, costs, dataset.to_owned(), manifest)?)))
@@ -165,7 +165,7 @@ impl Order {
 
     /// The number of windows in an epoch.
     fn windows(&self, py: Python<'_>, epoch: u64) -> PyResult<u64> {
-        door::enter(py, |_| self.0.windows(epoch))
+        call::enter(py, |_| self.0.windows(epoch))
     }
 
     /// Units uint64, offsets uint64 of each pack and the end, and units left out, of a window.
@@ -175,14 +175,14 @@ impl Order {
         epoch: u64,
         window: u64,
     ) -> PyResult<(ArrowArray, ArrowArray, ArrowArray)> {
-        let Window { packs, dropped } = door::enter(py, |_| self.0.window(epoch, window))?;
+        let Window { packs, dropped } = call::enter(py, |_| self.0.window(epoch, window))?;
         let (units, offsets) = flat(&packs);
         Ok((units, offsets, ArrowArray::new(UInt64Array::from(dropped))))
     }
 
     /// The cursor before the first step, as JSON.
     fn start(&self, py: Python<'_>) -> PyResult<String> {
-        door::enter(py, |_| Cursor::start(&self.0).to_json())
+        call::enter(py, |_| Cursor::start(&self.0).to_json())
     }
 
     /// The steps of one rank from a cursor on, up to the end of epoch `epochs - 1`.
@@ -200,7 +200,7 @@ impl Order {
         before: Option<PyRef<'_, Self>>,
     ) -> PyResult<Steps> {
         let before = before.map(|before| Arc::clone(&before.0));
-        door::enter(py, move |_| {
+        call::enter(py, move |_| {
             let (order, cursor) = (Arc::clone(&self.0), Cursor::from_json(cursor)?);
             let steps = match before {
                 None => CoreSteps::new(order, cursor, epochs)?,
@@ -221,7 +221,7 @@ impl Order {
         units: Option<u64>,
         threads: usize,
     ) -> PyResult<String> {
-        door::enter(py, |interrupt| {
+        call::enter(py, |interrupt| {
             let start = Cursor::from_json(start)?;
             let summaries = with_threads(threads, || self.0.summarise(start.epoch, interrupt))??;
             match (step, units) {
@@ -234,14 +234,14 @@ impl Order {
 
     /// The window and the pack of a unit in an epoch, if it comes to it.
     fn find(&self, py: Python<'_>, epoch: u64, unit: u64) -> PyResult<Option<(u64, u64)>> {
-        door::enter(py, |_| self.0.find(epoch, unit))
+        call::enter(py, |_| self.0.find(epoch, unit))
     }
 
     /// A row a window of an epoch: `struct{packs, units, pairs, text_tokens, image_tokens, images,
     /// dropped: uint64}`.
     #[pyo3(signature = (epoch, *, threads=0))]
     fn summarise(&self, py: Python<'_>, epoch: u64, threads: usize) -> PyResult<ArrowArray> {
-        let summaries = door::enter(py, |interrupt| {
+        let summaries = call::enter(py, |interrupt| {
             with_threads(threads, || self.0.summarise(epoch, interrupt))?
         })?;
         let column = |value: fn(&Summary) -> u64| -> ArrayRef {
@@ -274,7 +274,7 @@ impl Steps {
     }
 
     fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<RankStep>> {
-        let step = door::enter(py, |_| {
+        let step = call::enter(py, |_| {
             let Some(packs) = self.0.next_step().transpose()? else { return Ok(None) };
             let first = packs.first().ok_or_else(|| Error::invalid("step", "no pack", "some"))?;
             let (number, images) = (first.step, first.step_has_images);

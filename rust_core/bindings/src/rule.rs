@@ -8,7 +8,7 @@ use mmrlhf_core::{Error, Result};
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door;
+use crate::call;
 
 /// So many pictures between two looks at whether to stop.
 const STRIDE: usize = 1 << 16;
@@ -69,7 +69,7 @@ fn shapes(
     let width = width.typed::<UInt32Array>("width")?;
     let height = height.typed::<UInt32Array>("height")?;
     let images = images.typed::<UInt32Array>("images")?;
-    door::enter(py, |interrupt| {
+    call::enter(py, |interrupt| {
         same_length("height", &height, &width)?;
         same_length("images", &images, &width)?;
         let rule = Rule::from_json(rule)?;

@@ -13,8 +13,8 @@ use mmrlhf_core::select::{
 };
 use pyo3::prelude::*;
 
-use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door;
+use crate::arrow::{ArrowArray, ArrowIn, Typed};
+use crate::call;
 use crate::errors::InputError;
 
 /// Choose candidates under quotas; see `mmrlhf_core::select`.
@@ -48,7 +48,7 @@ pub(crate) fn select_queries(
         sources: bounds(source_bounds),
     };
     let order = parse_order(order)?;
-    let choice = door::enter(py, |interrupt| {
+    let choice = call::enter(py, |interrupt| {
         let embeddings = embeddings.as_ref().map(EmbeddingRows::view);
         let within = Within { order, seed, semantic_threshold, embeddings };
         with_threads(threads, || choose(&columns.view(), &quotas, &within, interrupt))?
@@ -69,7 +69,7 @@ pub(crate) fn share_by_ratio(
     if ratios.len() != limits.len() {
         return Err(InputError::new_err("limits: expected one for each ratio"));
     }
-    door::enter(py, |_| Ok(allot(amount, &ratios, &vec![0; ratios.len()], &limits)))
+    call::enter(py, |_| Ok(allot(amount, &ratios, &vec![0; ratios.len()], &limits)))
 }
 
 /// The columns of the candidates.
@@ -107,7 +107,7 @@ impl Columns {
     }
 }
 
-fn column<T: Array + Clone + 'static>(table: &StructArray, name: &str) -> PyResult<T> {
+fn column<T: Typed>(table: &StructArray, name: &str) -> PyResult<T> {
     let column = table
         .column_by_name(name)
         .ok_or_else(|| InputError::new_err(format!("candidates: column {name} is missing")))?;

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::door::enter;
+use crate::call::enter;
 use crate::errors::{InputError, to_python};
 
 /// Packs into one dataset of preference shards, new or old.

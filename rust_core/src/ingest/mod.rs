@@ -3,6 +3,7 @@
 //! - [`split`] cuts lines, or the elements of one JSON array, out of blocks of a file;
 //! - [`record`] finds id, media and conversation in a record of any of the layouts people use, and
 //!   splits the conversation into single turns;
+//! - [`role`] knows the names of the speakers of a conversation;
 //! - [`tar`] finds the members of a tar, also behind damage;
 //! - [`media`] finds the file a record points to, hashes its content and reads its header;
 //! - [`seen`] remembers which ids and contents have come by.
@@ -12,12 +13,14 @@
 
 pub mod media;
 pub mod record;
+pub mod role;
 pub mod seen;
 pub mod split;
 pub mod tar;
 
 pub use media::{MediaFile, MediaSource, inspect_media};
 pub use record::{ColumnMap, MediaReference, Record, Sample, read_record};
+pub use role::{ROLE_NAMES, Role};
 pub use seen::FirstSeen;
 pub use split::{Layout, RecordSplitter};
 pub use tar::{Member, TarReader};

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::Rejection;
+use super::role::Role;
 
 /// Which field of a record holds what, where the user said so: `prompt -> "q"`.
 pub type ColumnMap = HashMap<String, String>;
@@ -240,9 +241,9 @@ fn split_turns(
         };
         let role = message.get(speaker).unwrap_or(&Value::Null);
         let text = message_text(&what, message.get(content).unwrap_or(&Value::Null))?;
-        match role.as_str() {
-            Some("human" | "user") => turns.push((text, None)),
-            Some("gpt" | "assistant" | "model" | "chatgpt") => {
+        match role.as_str().and_then(Role::parse) {
+            Some(Role::User) => turns.push((text, None)),
+            Some(Role::Assistant) => {
                 if let Some((_, answer)) = turns.last_mut() {
                     match answer {
                         Some(said) => *said = format!("{said}\n{text}"),
@@ -250,8 +251,11 @@ fn split_turns(
                     }
                 }
             }
-            Some("system" | "developer") => {}
-            _ => return Err(wrong_type(&format!("{what}.{speaker}"), role, "human or gpt")),
+            Some(Role::System) => {}
+            // The answer to a question that needs a tool is not one that a model can be asked for.
+            Some(Role::Tool) | None => {
+                return Err(wrong_type(&format!("{what}.{speaker}"), role, "human or gpt"));
+            }
         }
     }
     if turns.is_empty() {

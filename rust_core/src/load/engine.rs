@@ -220,9 +220,8 @@ impl<W: Workshop> Shared<W> {
         while let Some(task) = self.next_task() {
             let ticket = task.ticket();
             let caught = std::panic::AssertUnwindSafe(|| self.perform(task));
-            if std::panic::catch_unwind(caught).is_err() {
-                let panicked = Error::invalid("a thread of the loader", "a panic", "none");
-                self.lock().fail(ticket, panicked);
+            if let Err(panic) = std::panic::catch_unwind(caught) {
+                self.lock().fail(ticket, Error::panicked(panic.as_ref()));
             }
             self.work.notify_all();
             self.ready.notify_all();

@@ -88,8 +88,7 @@ impl Cursor {
 
     /// The bytes to save, the same on every rank.
     pub fn to_json(&self) -> Result<String> {
-        serde_json::to_string(self)
-            .map_err(|error| Error::invalid("cursor", error, "values that JSON can hold"))
+        serde_json::to_string(self).map_err(|error| Error::internal("cursor as JSON", error))
     }
 
     /// An error that lists all that differs, unless the cursor belongs to this order.

@@ -176,7 +176,7 @@ impl Plan {
     pub fn to_json(&self) -> Result<String> {
         serde_json::to_value(self)
             .map(|value| value.to_string())
-            .map_err(|error| Error::invalid("plan", error, "values that JSON can hold"))
+            .map_err(|error| Error::internal("plan as JSON", error))
     }
 
     /// The hash of the canonical JSON, `b3:` and 64 hexadecimal digits.
@@ -187,8 +187,7 @@ impl Plan {
     /// The fields in which two plans differ, each as `name: found, expected`.
     pub fn differences(&self, expected: &Self) -> Result<Vec<String>> {
         let fields = |plan: &Self| {
-            serde_json::to_value(plan)
-                .map_err(|error| Error::invalid("plan", error, "values that JSON can hold"))
+            serde_json::to_value(plan).map_err(|error| Error::internal("plan as JSON", error))
         };
         let (found, expected) = (fields(self)?, fields(expected)?);
         let names = expected.as_object().into_iter().flat_map(serde_json::Map::keys);

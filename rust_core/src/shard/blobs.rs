@@ -15,8 +15,8 @@ use super::profile::Table;
 use super::rows::{BlobRows, Stream};
 use super::write::Finished;
 use crate::error::{Error, Result};
+use crate::image::format::{Format, Probe, probe};
 use crate::image::location::read_range;
-use crate::image::probe::{Format, Probe, probe};
 use crate::parallel::{Interrupt, map_rows};
 
 /// Pictures read at once; bounds the memory.

@@ -8,6 +8,7 @@ use arrow_array::{Array, ArrayRef, BooleanArray, LargeListArray, PrimitiveArray}
 use arrow_schema::{DataType, Field};
 
 use super::profile::list_of;
+use crate::data_type::describe;
 use crate::error::{Error, Result};
 
 /// The type of a side-car column; every value may be null.
@@ -46,11 +47,12 @@ impl CellType {
             DataType::UInt32 => Ok(Self::Count),
             DataType::Boolean => Ok(Self::Mark),
             DataType::LargeList(item) if *item.data_type() == DataType::Float32 => Ok(Self::Floats),
-            other => Err(Error::invalid(
-                format!("column {name}"),
-                other,
-                "float32, uint32, bool or large_list<float32>",
-            )),
+            other => {
+                let kinds = [Self::Float, Self::Count, Self::Mark, Self::Floats];
+                let kinds = kinds.map(|kind| describe(&kind.arrow())).join(", ");
+                let expected = format!("one of: {kinds}");
+                Err(Error::invalid(format!("column {name}"), describe(other), expected))
+            }
         }
     }
 
@@ -151,7 +153,7 @@ impl Given {
                 Some(Self::Floats(lists.clone(), values))
             }),
         };
-        given.ok_or_else(|| Error::invalid(name, array.data_type(), kind.type_name()))
+        given.ok_or_else(|| Error::internal(name, describe(array.data_type())))
     }
 
     /// Its type.

@@ -154,7 +154,7 @@ impl Quiet {
     pub fn of(root: &Path) -> Result<Self> {
         Self::attempt(root)?.ok_or_else(|| {
             let expected = "nobody\n\nhint: try again when they are done";
-            Error::invalid(root.display().to_string(), "somebody writes to it", expected)
+            Error::conflict(root.display().to_string(), "somebody writes to it", expected)
         })
     }
 

@@ -36,7 +36,7 @@ impl TableFile {
     pub fn open(root: &Path, entry: &FileEntry, table: Table, verify: Verify) -> Result<Self> {
         let path = root.join(&entry.file);
         let map = map(&path, entry.bytes)?;
-        let layout = Layout::read(&map).map_err(|e| in_file(&path, &e))?;
+        let layout = Layout::read(&map).map_err(|e| e.in_file(&path))?;
         let checked = layout.batches.iter().map(|_| (verify == Verify::Off).into()).collect();
         let file = Self { path, map, layout, checked };
         if file.layout.metadata.get(KEY_TABLE).map(String::as_str) != Some(table.letter()) {
@@ -81,14 +81,14 @@ impl TableFile {
         &self.map
     }
 
-    /// An error about this file.
+    /// This file is damaged.
     pub(super) fn error(
         &self,
         what: &str,
         found: impl std::fmt::Display,
         expected: impl Into<String>,
     ) -> Error {
-        Error::invalid(format!("{}: {what}", self.path.display()), found, expected)
+        Error::corrupt(what, found, expected).in_file(&self.path)
     }
 
     /// Check head and footer, and that the block checksums add up to the one in the manifest.
@@ -115,7 +115,8 @@ impl TableFile {
         let (Some(batch), Some(expected)) =
             (self.layout.batches.get(block), self.layout.crcs.get(block + 1))
         else {
-            return Err(self.error("block", block, format!("less than {}", self.blocks())));
+            let expected = format!("less than {}", self.blocks());
+            return Err(Error::invalid("block", block, expected).in_file(&self.path));
         };
         let found = crc32c::crc32c(&self.map[batch.block.clone()]);
         if found != *expected {
@@ -149,16 +150,15 @@ impl TableFile {
         let per_batch = self.layout.rows_per_batch as u64;
         let (index, slot) = ((row / per_batch) as usize, (row % per_batch) as usize);
         let batch = self.layout.batches.get(index).filter(|batch| slot < batch.rows);
-        let batch = batch.ok_or_else(|| self.error("row", row, self.within()))?;
+        let batch = batch.ok_or_else(|| {
+            Error::invalid("row", row, format!("less than {}", self.rows())).in_file(&self.path)
+        })?;
         if !peek && !self.checked[index].load(Ordering::Relaxed) {
             self.check_block(index)?;
         }
         let place = batch.places.get(column.0);
-        Ok((batch, place.ok_or_else(|| self.error("column", column.0, "a column"))?, slot))
-    }
-
-    fn within(&self) -> String {
-        format!("less than {}", self.rows())
+        let missing = || Error::invalid("column", column.0, "a column").in_file(&self.path);
+        Ok((batch, place.ok_or_else(missing)?, slot))
     }
 
     /// The value of a row, null or not.
@@ -280,23 +280,13 @@ impl TableFile {
 pub(super) const DAMAGED: &str =
     "the file was changed or damaged after it was written; `verify` lists what is lost";
 
-/// The error of a file, which the layout does not name.
-pub(super) fn in_file(path: &Path, error: &Error) -> Error {
-    match error {
-        Error::Invalid { what, found, expected } => {
-            Error::invalid(format!("{}: {what}", path.display()), found, expected)
-        }
-        other => Error::invalid(path.display().to_string(), other, "a readable file"),
-    }
-}
-
 fn map(path: &Path, bytes: u64) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let found = file.metadata().map_err(|e| Error::io(path, e))?.len();
     if found != bytes || found == 0 {
         let what = format!("{}: length", path.display());
         let expected = format!("{bytes} bytes, as in the manifest\n\nhint: {DAMAGED}");
-        return Err(Error::invalid(what, format!("{found} bytes"), expected));
+        return Err(Error::corrupt(what, format!("{found} bytes"), expected));
     }
     #[expect(unsafe_code, reason = "a map has no safe constructor")]
     // SAFETY: a map is sound while nobody changes or shortens the file. Files of a dataset are

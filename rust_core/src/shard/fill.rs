@@ -212,7 +212,7 @@ impl<'a> Filling<'a> {
             if !same || old.fields != entry.fields || !untouched {
                 let found = "another process filled the same rows meanwhile";
                 let expected = "one process for each shard\n\nhint: run it again";
-                return Err(Error::invalid(format!("column set {}", old.set), found, expected));
+                return Err(Error::conflict(format!("column set {}", old.set), found, expected));
             }
             let kept = |file: &&ColumnFile| files.iter().all(|new| new.shard != file.shard);
             entry.files = old.files.iter().filter(kept).cloned().collect();

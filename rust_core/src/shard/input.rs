@@ -4,7 +4,10 @@ use arrow_array::types::{
     ArrowPrimitiveType, Float32Type, Int16Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, LargeListArray, LargeStringArray, PrimitiveArray, StructArray};
+use arrow_schema::DataType;
 
+use super::profile::list_of;
+use crate::data_type::describe;
 use crate::error::{Error, Result};
 
 /// A column of numbers.
@@ -90,11 +93,12 @@ impl<'a> Taking<'a> {
         &mut self,
         name: &'static str,
         required: bool,
-        expected: &str,
+        expected: &DataType,
     ) -> Result<Option<A>> {
         let Some(array) = self.column(name, required)? else { return Ok(None) };
         let typed = array.as_any().downcast_ref::<A>().cloned();
-        typed.map(Some).ok_or_else(|| self.error(name, array.data_type(), expected))
+        let found = || describe(array.data_type());
+        typed.map(Some).ok_or_else(|| self.error(name, found(), describe(expected)))
     }
 
     fn numbers<T: ArrowPrimitiveType>(
@@ -102,7 +106,7 @@ impl<'a> Taking<'a> {
         name: &'static str,
         default: Option<T::Native>,
     ) -> Result<Numbers<T>> {
-        let array = self.typed(name, default.is_none(), &T::DATA_TYPE.to_string())?;
+        let array = self.typed(name, default.is_none(), &T::DATA_TYPE)?;
         Ok(Numbers { array, default: default.unwrap_or_default() })
     }
 
@@ -111,13 +115,13 @@ impl<'a> Taking<'a> {
         name: &'static str,
         required: bool,
     ) -> Result<Lists<T>> {
-        let expected = format!("LargeList of {}", T::DATA_TYPE);
+        let expected = list_of(T::DATA_TYPE);
         let Some(lists) = self.typed::<LargeListArray>(name, required, &expected)? else {
             return Ok(Lists(None));
         };
         let values = lists.values().as_any().downcast_ref::<PrimitiveArray<T>>().cloned();
-        let values =
-            values.ok_or_else(|| self.error(name, lists.data_type(), expected.as_str()))?;
+        let found = || describe(lists.data_type());
+        let values = values.ok_or_else(|| self.error(name, found(), describe(&expected)))?;
         if values.null_count() > 0 {
             return Err(self.error(name, "a null inside a list", "numbers alone"));
         }
@@ -125,7 +129,7 @@ impl<'a> Taking<'a> {
     }
 
     fn texts(&mut self, name: &'static str) -> Result<Texts> {
-        self.typed(name, false, "LargeUtf8").map(Texts)
+        self.typed(name, false, &DataType::LargeUtf8).map(Texts)
     }
 
     /// A column that nobody asked for is a misspelt one.

@@ -43,7 +43,7 @@ pub struct Layout {
 
 /// What a check found, without the name of the file, which the caller adds.
 pub(super) fn bad(what: &str, found: impl std::fmt::Display, expected: impl Into<String>) -> Error {
-    Error::invalid(what, found, expected)
+    Error::corrupt(what, found, expected)
 }
 
 impl Layout {
@@ -161,8 +161,11 @@ fn check_profile(metadata: &BTreeMap<String, String>) -> Result<()> {
     if found.parse() == Ok(PROFILE) {
         return Ok(());
     }
-    let hint = if found == "none" { "no shard" } else { "a newer mmrlhf-engine reads it" };
-    Err(bad(KEY_PROFILE, found, format!("{PROFILE}\n\nhint: {hint}")))
+    if found == "none" {
+        return Err(bad(KEY_PROFILE, found, format!("{PROFILE}\n\nhint: no shard")));
+    }
+    let expected = format!("{PROFILE}\n\nhint: a newer mmrlhf-engine reads it");
+    Err(Error::invalid(KEY_PROFILE, found, expected))
 }
 
 /// The blocks, one behind the other without a gap, before the footer.

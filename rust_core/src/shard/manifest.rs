@@ -187,8 +187,8 @@ impl Manifest {
 
     /// The bytes of the manifest, with the checksum at the end.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let text = serde_json::to_string(self)
-            .map_err(|e| Error::invalid("manifest", e, "values that JSON can hold"))?;
+        let text =
+            serde_json::to_string(self).map_err(|e| Error::internal("manifest as JSON", e))?;
         // Without the last brace, which comes after the checksum.
         let mut bytes = text.as_bytes()[..text.len() - 1].to_vec();
         let crc = crc32c::crc32c(&bytes);
@@ -217,18 +217,18 @@ impl Manifest {
         if !rising(&mut self.shards.iter().map(|shard| shard.id))
             || !rising(&mut self.blobs.iter().map(|blobs| blobs.id))
         {
-            return Err(Error::invalid(what, "ids out of order", "shards and blobs by rising id"));
+            return Err(Error::corrupt(what, "ids out of order", "shards and blobs by rising id"));
         }
         let columns = self.columns.iter().flat_map(|set| set.files.iter().map(|file| &file.file));
         for entry in self.files().map(|(_, entry)| entry).chain(columns) {
             let inside =
                 Path::new(&entry.file).components().all(|c| matches!(c, Component::Normal(_)));
             if !inside || entry.file.is_empty() {
-                return Err(Error::invalid(what, &entry.file, "a file inside the dataset"));
+                return Err(Error::corrupt(what, &entry.file, "a file inside the dataset"));
             }
         }
         if self.dataset != self.fingerprint() {
-            return Err(Error::invalid(what, &self.dataset, self.fingerprint()));
+            return Err(Error::corrupt(what, &self.dataset, self.fingerprint()));
         }
         Ok(())
     }
@@ -243,7 +243,7 @@ fn checked_json(path: &Path, bytes: &[u8]) -> Result<Value> {
     if bytes[body..] != *format!("{MARK}{crc}\"}}\n").as_bytes() {
         let end = String::from_utf8_lossy(&bytes[body..]).escape_debug().to_string();
         let expected = format!("crc32c {crc}\n\nhint: {HINT}");
-        return Err(Error::invalid(
+        return Err(Error::corrupt(
             path.display().to_string(),
             format!("an end of {end}"),
             expected,
@@ -253,11 +253,15 @@ fn checked_json(path: &Path, bytes: &[u8]) -> Result<Value> {
 }
 
 fn no_manifest(path: &Path, found: &serde_json::Error) -> Error {
-    Error::invalid(path.display().to_string(), found, format!("a manifest\n\nhint: {HINT}"))
+    Error::corrupt(path.display().to_string(), found, format!("a manifest\n\nhint: {HINT}"))
 }
 
 fn wrong_profile(path: &Path, profile: Option<u64>) -> Error {
-    let found = profile.map_or("no profile".into(), |profile| format!("profile {profile}"));
+    let Some(profile) = profile else {
+        let expected = format!("profile {PROFILE}\n\nhint: {HINT}");
+        return Error::corrupt(path.display().to_string(), "no profile", expected);
+    };
+    let found = format!("profile {profile}");
     let expected = format!("profile {PROFILE}\n\nhint: a newer mmrlhf-engine wrote it; upgrade");
     Error::invalid(path.display().to_string(), found, expected)
 }
@@ -290,7 +294,7 @@ pub fn read(root: &Path, version: u64) -> Result<Manifest> {
     let manifest = Manifest::decode(&path, &bytes)?;
     if manifest.version != version {
         let found = format!("version {}", manifest.version);
-        return Err(Error::invalid(path.display().to_string(), found, version.to_string()));
+        return Err(Error::corrupt(path.display().to_string(), found, version.to_string()));
     }
     Ok(manifest)
 }

@@ -41,6 +41,5 @@ pub use open::{Blob, BlobSize, Dataset, Pair, Verify};
 
 /// A report as JSON, for the door.
 pub fn to_json(report: &impl serde::Serialize) -> crate::Result<String> {
-    serde_json::to_string(report)
-        .map_err(|e| crate::Error::invalid("report", e, "values that JSON can hold"))
+    serde_json::to_string(report).map_err(|e| crate::Error::internal("report as JSON", e))
 }

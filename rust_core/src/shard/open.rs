@@ -159,7 +159,7 @@ impl Dataset {
         for ShardEntry { q, r, p, .. } in &manifest.shards {
             for (starts, entry) in starts.iter_mut().zip([q, r, p]) {
                 let end = starts.last().copied().unwrap_or(0_u64).checked_add(entry.rows);
-                starts.push(end.ok_or_else(|| Error::invalid("rows", entry.rows, "fewer"))?);
+                starts.push(end.ok_or_else(|| Error::corrupt("rows", entry.rows, "fewer"))?);
             }
             shards.push(Shard {
                 queries: QueryFile::new(open(q, Table::Queries)?)?,
@@ -285,7 +285,7 @@ impl Dataset {
         }
         let what = format!("shard {shard}: reference to {}", table.letter());
         let rows = starts[shard + 1] - starts[shard];
-        Err(Error::invalid(what, local, format!("less than {rows}")))
+        Err(Error::corrupt(what, local, format!("less than {rows}")))
     }
 
     fn global_range(&self, table: Table, shard: usize, ends: (u32, u32)) -> Result<Range<u64>> {
@@ -295,6 +295,6 @@ impl Dataset {
             return Ok(range);
         }
         let what = format!("shard {shard}: range of {}", table.letter());
-        Err(Error::invalid(what, format!("{ends:?}"), "a range inside the shard"))
+        Err(Error::corrupt(what, format!("{ends:?}"), "a range inside the shard"))
     }
 }

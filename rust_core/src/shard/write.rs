@@ -109,11 +109,9 @@ impl TableWriter {
     pub fn write(&mut self, batch: &RecordBatch, keys: &[u8]) -> Result<()> {
         let rows = batch.num_rows();
         if rows == 0 || rows > self.rows_per_batch || self.ended {
-            return Err(Error::invalid(
-                format!("{}: batch {}", self.path.display(), self.crcs.len() - 1),
-                format!("{rows} rows"),
-                format!("{} rows, fewer in the last batch alone", self.rows_per_batch),
-            ));
+            let expected = format!("{} rows, fewer in the last batch alone", self.rows_per_batch);
+            let what = format!("{}: batch {}", self.path.display(), self.crcs.len() - 1);
+            return Err(Error::internal(what, format!("found {rows} rows, expected {expected}")));
         }
         self.ended = rows < self.rows_per_batch;
         self.writer.write(batch).map_err(|e| arrow_error(&self.path, e))?;
@@ -152,6 +150,6 @@ impl TableWriter {
 pub(super) fn arrow_error(path: &Path, error: ArrowError) -> Error {
     match error {
         ArrowError::IoError(_, source) => Error::io(path, source),
-        other => Error::invalid(path.display().to_string(), other, "a table that can be written"),
+        other => Error::internal(path.display(), other),
     }
 }

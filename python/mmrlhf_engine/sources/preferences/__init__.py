@@ -6,7 +6,7 @@ from typing import Any
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.preferences import mm_rlhf, ms_swift, sharegpt, trl
-from mmrlhf_engine.sources.preferences.preference import Preference
+from mmrlhf_engine.sources.preferences.record import Preference
 
 __all__ = ["FORMATS", "Format", "detect"]
 

@@ -1,6 +1,6 @@
 """Reading fields of a record, with an error that says what was found instead.
 
-Images and videos are named beside the text in most formats, and ``<image>`` and ``<video>`` in the
+Images and videos have fields of their own in most formats, and ``<image>`` and ``<video>`` in the
 text say where each belongs. Where no tag stands at all, they belong in front of the first user
 message, as TRL and MM-RLHF have it.
 """
@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from mmrlhf_engine.sources.preferences.preference import ROLES, BadRecordError, Media, Message, Pair
+from mmrlhf_engine._core import role_names
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message, Pair
 
 __all__ = [
     "MediaTags",
@@ -27,7 +28,7 @@ __all__ = [
 
 _TAG = re.compile(r"<(image|video)>")
 _DATA_ADDRESS = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
-_ROLE_NAMES = {"human": "user", "gpt": "assistant", "observation": "tool", "function": "tool"}
+_ROLES = dict(role_names())
 _LARGEST = 3.4e38
 _KNOWN_TYPES = (str, bool, int, float, list, dict, bytes)
 
@@ -102,16 +103,15 @@ def wrong_type(key: str, value: object, expected: str) -> BadRecordError:
 
 
 def normal_role(role: object) -> str:
-    """``user`` for ``human``, ``assistant`` for ``gpt``; other known roles as they are.
+    """``system``, ``user``, ``assistant`` or ``tool`` for any of the names these go by.
 
     Raises:
-        BadRecordError: no role that a chat template would know.
+        BadRecordError: the core's table of roles does not have the name.
     """
-    name = _ROLE_NAMES.get(role, role) if isinstance(role, str) else None
-    if name not in ROLES:
-        known = ", ".join([*ROLES, *_ROLE_NAMES])
-        raise BadRecordError("unknown_role", f"role {role!r}, expected one of {known}")
-    return str(name)
+    name = _ROLES.get(role) if isinstance(role, str) else None
+    if name is None:
+        raise BadRecordError("unknown_role", f"role {role!r}, expected one of {', '.join(_ROLES)}")
+    return name
 
 
 def media_list(record: dict[str, Any], *keys: str) -> list[Media]:

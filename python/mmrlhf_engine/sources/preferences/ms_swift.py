@@ -16,7 +16,7 @@ from mmrlhf_engine.sources.preferences.fields import (
     text_field,
     wrong_type,
 )
-from mmrlhf_engine.sources.preferences.preference import (
+from mmrlhf_engine.sources.preferences.record import (
     BadRecordError,
     Media,
     Message,

@@ -1,7 +1,7 @@
 """LLaMA-Factory's ShareGPT form: ``conversations``, and one message each ``chosen``, ``rejected``.
 
 Messages are ``{"from", "value"}`` or, under ``messages``, ``{"role", "content"}``; ``system`` may
-stand beside them; ``<image>`` and ``<video>`` in the text stand for ``images`` and ``videos``.
+be a field of its own; ``<image>`` and ``<video>`` in the text stand for ``images`` and ``videos``.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from mmrlhf_engine.sources.preferences.fields import (
     required,
     wrong_type,
 )
-from mmrlhf_engine.sources.preferences.preference import (
+from mmrlhf_engine.sources.preferences.record import (
     BadRecordError,
     Message,
     Preference,

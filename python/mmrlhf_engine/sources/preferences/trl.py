@@ -18,7 +18,7 @@ from mmrlhf_engine.sources.preferences.fields import (
     text_field,
     wrong_type,
 )
-from mmrlhf_engine.sources.preferences.preference import (
+from mmrlhf_engine.sources.preferences.record import (
     STRING_ROLE,
     BadRecordError,
     Media,

@@ -69,7 +69,7 @@ fn same<const N: usize>(what: &str, found: &[u8; N], expected: &[u8; N]) -> Resu
     if found == expected {
         return Ok(());
     }
-    Err(Error::invalid(what, format!("{found:02x?}"), format!("{expected:02x?}")))
+    Err(Error::corrupt(what, format!("{found:02x?}"), format!("{expected:02x?}")))
 }
 
 fn hashes(dataset: &Dataset, ids: &[u64]) -> Result<Vec<ContentHash>> {
@@ -92,7 +92,7 @@ fn check_query(dataset: &Dataset, query: u64) -> Result<()> {
         if counted as usize != tokens.len() || owner != query {
             let found = format!("{counted} tokens of query {owner}");
             let expected = format!("{} tokens of query {query}", tokens.len());
-            return Err(Error::invalid(format!("response {response}"), found, expected));
+            return Err(Error::corrupt(format!("response {response}"), found, expected));
         }
     }
     for row in dataset.pairs_of(query)? {
@@ -100,7 +100,7 @@ fn check_query(dataset: &Dataset, query: u64) -> Result<()> {
         let inside = responses.contains(&pair.chosen) && responses.contains(&pair.rejected);
         if pair.query != query || !inside || pair.chosen == pair.rejected {
             let expected = format!("two responses of query {query}, {responses:?}");
-            return Err(Error::invalid(format!("pair {row}"), format!("{pair:?}"), expected));
+            return Err(Error::corrupt(format!("pair {row}"), format!("{pair:?}"), expected));
         }
         let pid = identity::pair(&dataset.rid(pair.chosen)?, &dataset.rid(pair.rejected)?);
         same(&format!("pid of row {row}"), &pid, &dataset.pid(row)?)?;

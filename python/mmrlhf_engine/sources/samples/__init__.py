@@ -1,0 +1,1 @@
+"""Raw corpora of any format as batches of records in JSON text."""

@@ -1,0 +1,33 @@
+//! Records of any bytes: the same however the file is cut into blocks, each a sample or a reason.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mmrlhf_core::ingest::{ColumnMap, Layout, RecordSplitter, read_record, split::RawRecord};
+
+fn split(layout: Layout, content: &[u8], block: usize) -> Vec<RawRecord> {
+    let mut splitter = RecordSplitter::new(layout);
+    let blocks = content.chunks(block);
+    let mut records: Vec<RawRecord> =
+        blocks.flat_map(|block| splitter.feed(block, false)).collect();
+    records.extend(splitter.feed(b"", true));
+    records
+}
+
+/// Byte 0 is the size of a block, the rest is the file.
+fuzz_target!(|bytes: &[u8]| {
+    let Some((block, content)) = bytes.split_first() else { return };
+    let named = [("id", "x"), ("prompt", "q"), ("answer", "a"), ("image", "i")];
+    let named: ColumnMap = named.map(|(what, name)| (what.to_owned(), name.to_owned())).into();
+    for layout in [Layout::Lines, Layout::Array] {
+        let records = split(layout, content, content.len().max(1));
+        assert_eq!(split(layout, content, usize::from(*block) + 1), records);
+        for record in &records {
+            for columns in [&ColumnMap::new(), &named] {
+                match read_record(&record.bytes, columns) {
+                    Ok(read) => assert!(!read.turns.is_empty()),
+                    Err(rejection) => assert!(!rejection.detail.is_empty()),
+                }
+            }
+        }
+    }
+});

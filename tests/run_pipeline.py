@@ -1,0 +1,52 @@
+"""Run the whole of ``curate``, in this process or in one that can be killed."""
+
+import hashlib
+import multiprocessing
+import os
+from pathlib import Path
+
+from mmrlhf_engine.demo.corpus import SOURCES
+from mmrlhf_engine.run.config import load_config
+
+# One process imports the heavy packages; each run is forked from it in milliseconds.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        *("torch", "transformers.models.clip", "faiss", "transformers.models.auto"),
+        *("mmrlhf_engine.pipeline", "mmrlhf_engine.pack.pack", "run_pipeline", "pack_data"),
+    ]
+)
+
+
+def curate(folder, corpus, encoder, *, sources=SOURCES, threads=2, last="select", count=60):
+    """Run the pipeline in this process."""
+    from mmrlhf_engine import pipeline
+
+    settings = {"threads": threads, "embed.encoder": encoder, "select.count": count}
+    overrides = [f"{key}={value}" for key, value in {**settings, "cluster.clusters": 12}.items()]
+    config = load_config(pipeline.CurateConfig, overrides=overrides)
+    config = pipeline.with_sources(config, [Path(corpus) / name for name in sources])
+    return pipeline.curate(config, Path(folder), last=last)
+
+
+def start(folder, corpus, encoder, **options):
+    """Run it in another process; returns the process."""
+    process = SERVER.Process(target=_quietly, args=(folder, corpus, encoder), kwargs=options)
+    process.start()
+    return process
+
+
+def _quietly(*arguments, **options):
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    curate(*arguments, **options)
+
+
+def tables(folder) -> dict[str, str]:
+    """SHA-256 of every table and array of a run. Reports hold times, so they are not compared."""
+    made = {}
+    for path in sorted(Path(folder).rglob("*")):
+        kept = path.suffix in {".parquet", ".npy"} and "scratch" not in path.parts
+        if path.is_file() and kept:
+            name = path.relative_to(folder).as_posix()
+            made[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return made
