@@ -174,8 +174,9 @@ def test_a_long_export_is_cut_into_row_groups(shards, tokenizer, tmp_path, monke
 
 
 def test_the_recorded_tokenizer_is_used_and_another_one_refused(
-    bare, pictures, tokenizer, tmp_path
+    bare, tokenizer, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     other = tokenizer_folder(tmp_path / "other")
     content = json.loads((other / "tokenizer.json").read_text())
     content["added_tokens"] = content["added_tokens"][:-1]
