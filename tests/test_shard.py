@@ -361,16 +361,20 @@ def test_columns_are_filled_and_shown(packed):
             dataset.add_column(packed, values, table="responses", column_set=name, provenance=facts)
 
 
+def list_of(item):
+    return pa.large_list(pa.field("item", item, nullable=False))
+
+
 SIDECAR_TYPES = {
     "float32": pa.array([0.5, None, -1.0, 3.0], pa.float32()),
     "uint32": pa.array([1, 2**32 - 1, None, 0], pa.uint32()),
     "uint64": pa.array([2**64 - 1, None, 7, 0], pa.uint64()),
     "bool": pa.array([True, False, None, True], pa.bool_()),
     "text": pa.array(["", None, "étude", "two\nlines"], pa.large_string()),
-    "list_float32": pa.array([[0.5, -1.0], [], None, [2.0]], pa.large_list(pa.float32())),
+    "list_float32": pa.array([[0.5, -1.0], [], None, [2.0]], list_of(pa.float32())),
     "list_float16": pa.array(
         [[np.float16(0.5), np.float16(-2.0)], None, [], [np.float16(65504)]],
-        pa.large_list(pa.float16()),
+        list_of(pa.float16()),
     ),
 }
 
@@ -431,7 +435,7 @@ def test_sidecar_columns_of_every_type_are_what_pyarrow_reads(tmp_path, table):
 
 def test_features_of_a_blob_are_found_by_its_id(tmp_path):
     path = tmp_path / "ds"
-    pack(path, [ONE], blob_bytes=100)
+    pack(path, [ONE], blob_bytes=1)
     rows = _core.Dataset(path).rows("blobs")
     features = pl.DataFrame({"seen": [f"image {row}" for row in range(rows)]})
     dataset.add_column(path, features, table="blobs", column_set="seen", provenance={})

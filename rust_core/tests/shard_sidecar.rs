@@ -129,8 +129,7 @@ fn values_of_an_image_are_found_by_its_blob_id() -> Outcome {
     let root = folder.dataset();
     pack_small(&root, &[1, 2, 3, 4, 5])?;
     let dataset = Dataset::open(&root, None, Verify::Open)?;
-    let sizes: Vec<u64> = dataset.files(Table::Blobs).map(|file| file.rows()).collect();
-    assert!(sizes.len() > 1, "{sizes:?}");
+    assert!(dataset.files(Table::Blobs).count() > 1);
     let numbers = Arc::new(Float32Array::from_iter_values((0..5).map(|row| row as f32)));
     let provenance = serde_json::json!({});
     let fill = Fill { table: Table::Blobs, set: "f", start: 0, provenance: &provenance };

@@ -221,7 +221,7 @@ def table(path: Path, name: Table, *, version: int | None = None) -> pl.LazyFram
         "responses": {"q": "queries"},
         "pairs": {"q": "queries", "chosen": "responses", "rejected": "responses"},
     }[name]
-    starts = dict.fromkeys(_OF_SHARD, 0)
+    starts: dict[str, int] = dict.fromkeys(_OF_SHARD, 0)
     parts = []
     for shard in manifest["shards"]:
         moved = [

@@ -138,7 +138,9 @@ impl ValueType {
             Self::Float16List => {
                 lists::<Float16Type>(Primitive::Float16, values, |value, items| {
                     let Value::Float16List(bits) = value else { return false };
-                    bits.iter().for_each(|bits| items.append_value(F16::from_bits(*bits)));
+                    for bits in bits {
+                        items.append_value(F16::from_bits(*bits));
+                    }
                     true
                 })
             }
