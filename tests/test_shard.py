@@ -141,7 +141,7 @@ def test_every_byte_is_as_documented(tmp_path):
         assert pl.read_ipc(path / entry["file"]).height == entry["rows"]
 
 
-def test_media_that_cannot_be_read_are_told_and_left_out(tmp_path):
+def test_unreadable_media_are_reported_and_left_out(tmp_path):
     (tmp_path / "a.png").write_bytes(png(5, 4))
     writer = _core.DatasetWriter(tmp_path / "ds", tokenizer=TOKENIZER)
     content = pa.array([png(2, 2), None, b"text", None, None, png(5, 4)], pa.large_binary())
@@ -210,7 +210,7 @@ def wrong(table, column, values):
         ("pairs", "rejected", pa.array([None], pa.uint32()), "rejected.*1 nulls"),
     ],
 )
-def test_rows_that_refer_to_nothing_are_refused_before_any_is_taken(
+def test_dangling_references_are_refused_before_any_row_is_written(
     tmp_path, table, column, values, message
 ):
     writer = _core.DatasetWriter(tmp_path / "ds", tokenizer=TOKENIZER)
@@ -232,7 +232,7 @@ def invoke(*arguments):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-def test_verify_tells_good_damaged_and_another_version(packed):
+def test_verify_distinguishes_good_damaged_and_another_version(packed):
     assert invoke("verify", packed, "--deep").exit_code == 0
     victim = next(packed.glob("data/s00001-r-*.arrow"))
     content = bytearray(victim.read_bytes())
@@ -297,10 +297,14 @@ def test_the_documented_tables_are_those_of_the_core():
 
 def test_diff_and_gc(packed):
     pack(packed, [ONE])
-    told = json.loads(invoke("diff", packed).output)
-    assert (told["same_data"], told["rows"]["pairs"], len(told["added"])) == (False, 1, 3)
+    difference = json.loads(invoke("diff", packed).output)
+    assert (difference["same_data"], difference["rows"]["pairs"], len(difference["added"])) == (
+        False,
+        1,
+        3,
+    )
     stray = packed / "data" / "s00077-q-0000000000000000.arrow"
-    stray.write_bytes(b"left behind")
+    stray.write_bytes(b"orphan")
     assert stray.name in invoke("gc", packed, "--dry-run").output
     assert stray.exists()
     assert invoke("gc", packed, "--keep", "1").exit_code == 0
