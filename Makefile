@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Nothing here may reach for a model hub: what is tested is tested offline.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test check format rust-test python-test bench develop constraints clean
+.PHONY: help demo test test-all check format rust-test python-test bench develop constraints clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -52,6 +52,9 @@ rust-test: ## Properties of the core against their naive twins
 
 python-test: $(VENV)/.dev ## The stages, the walk, bad input, kills
 	$(BIN)/pytest
+
+test-all: test ## The above, and the Rust tests with debug assertions and overflow checks
+	cargo test --profile checked --quiet --workspace
 
 bench: $(BENCH)/.ready ## Claims of speed beside their peers; an hour, writes benches/records
 	$(BENCH)/bin/pytest -q $(BESIDE_PEERS)
