@@ -107,7 +107,12 @@ def test_the_engine_reads_the_same_rows(run, folder, tmp_path):
     dataset = Dataset(tmp_path / "ds", verify="open")
     assert dataset.version == report["version"] == 1
     assert json.loads(dataset.tokenizer) == report["tokenizer"]
-    assert [dataset.rows(table) for table in "qrpb"] == [2, 5, 3, 1]
+    assert [dataset.rows(table) for table in ("queries", "responses", "pairs", "blobs")] == [
+        2,
+        5,
+        3,
+        1,
+    ]
     for number, pair in enumerate(pairs):
         query, chosen, rejected, margin, weight, _ = dataset.pair(number)
         assert (margin, weight) == (pair["margin"], pair["weight"])

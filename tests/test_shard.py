@@ -5,10 +5,8 @@ import json
 import re
 import shutil
 import struct
-import zlib
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -20,76 +18,7 @@ from mmrlhf_engine import _core
 from mmrlhf_engine.cli import cli
 from mmrlhf_engine.errors import CorruptDataError, InputError
 from mmrlhf_engine.shards import dataset, maintenance
-
-TOKENIZER = json.dumps({"name": "small", "vocabulary": 100})
-TOKENS = pa.large_list(pa.uint32())
-TABLES = ("queries", "responses", "pairs", "blobs")
-
-
-def png(width, height, shade=0):
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + bytes([shade]) * (width * 3) for _ in range(height)))
-    end = chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + end
-
-
-def struct_array(**columns):
-    return pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
-
-
-def queries_of(groups, media):
-    return struct_array(
-        prompt=pa.array([group["prompt"] for group in groups], TOKENS),
-        media=pa.array(
-            [[media[i] for i in g["media"]] for g in groups], pa.large_list(pa.uint64())
-        ),
-        media_t=pa.array([g["seconds"] for g in groups], pa.large_list(pa.float32())),
-        source=pa.array([group["source"] for group in groups], pa.uint16()),
-        prompt_text=pa.array([group["text"] for group in groups], pa.large_string()),
-    )
-
-
-def responses_of(groups):
-    rows = [(q, row) for q, group in enumerate(groups) for row in group["responses"]]
-    return struct_array(
-        q=pa.array([q for q, _ in rows], pa.uint32()),
-        tokens=pa.array([row["tokens"] for _, row in rows], TOKENS),
-        score=pa.array([row["score"] for _, row in rows], pa.float32()),
-        rank=pa.array([row["rank"] for _, row in rows], pa.int16()),
-        critique=pa.array([row["critique"] for _, row in rows], pa.large_string()),
-    )
-
-
-def pairs_of(groups):
-    chosen, rejected, margin, first = [], [], [], 0
-    for group in groups:
-        count = len(group["responses"])
-        for one, other, size in group["pairs"]:
-            if one % count != other % count:
-                chosen.append(first + one % count)
-                rejected.append(first + other % count)
-                margin.append(size)
-        first += count
-    return struct_array(
-        chosen=pa.array(chosen, pa.uint32()),
-        rejected=pa.array(rejected, pa.uint32()),
-        margin=pa.array(margin, pa.float32()),
-    )
-
-
-def pack(path, groups, calls=1, **cut):
-    writer = _core.DatasetWriter(path, tokenizer=TOKENIZER, threads=1, **cut)
-    pictures = pa.array([png(4, 3, shade) for shade in range(3)], pa.large_binary())
-    media = pa.array(writer.add_media(pictures)).field("id").to_pylist()
-    for _ in range(calls):
-        writer.append(queries_of(groups, media), responses_of(groups), pairs_of(groups))
-    return writer.commit()
-
+from shard_data import ONE, TABLES, TOKENIZER, TOKENS, listed, pack, png, struct_array
 
 TEXT = st.none() | st.text(max_size=5)
 LISTS = st.lists(st.integers(0, 2**32 - 1), max_size=6)
@@ -111,18 +40,6 @@ GROUPS = st.lists(
     ),
     max_size=6,
 )
-ONE = {
-    "prompt": [1, 2, 3],
-    "media": [0, 1],
-    "seconds": [],
-    "source": 7,
-    "text": "which?",
-    "responses": [
-        {"tokens": [4, 5], "score": 0.5, "rank": 1, "critique": "fine"},
-        {"tokens": [6], "score": None, "rank": None, "critique": None},
-    ],
-    "pairs": [(0, 1, 0.25)],
-}
 
 
 def read_naively(path):
@@ -141,10 +58,6 @@ def read_naively(path):
                         row[column] += first[to]
                 rows[letter].append(row)
     return {"queries": rows["q"], "responses": rows["r"], "pairs": rows["p"]}
-
-
-def listed(array):
-    return pa.array(array).to_pylist()
 
 
 @given(groups=GROUPS, cut=st.integers(1, 4))
@@ -228,7 +141,7 @@ def test_every_byte_is_as_documented(tmp_path):
         assert pl.read_ipc(path / entry["file"]).height == entry["rows"]
 
 
-def test_media_that_cannot_be_read_are_told_and_left_out(tmp_path):
+def test_unreadable_media_are_reported_and_left_out(tmp_path):
     (tmp_path / "a.png").write_bytes(png(5, 4))
     writer = _core.DatasetWriter(tmp_path / "ds", tokenizer=TOKENIZER)
     content = pa.array([png(2, 2), None, b"text", None, None, png(5, 4)], pa.large_binary())
@@ -297,7 +210,7 @@ def wrong(table, column, values):
         ("pairs", "rejected", pa.array([None], pa.uint32()), "rejected.*1 nulls"),
     ],
 )
-def test_rows_that_refer_to_nothing_are_refused_before_any_is_taken(
+def test_dangling_references_are_refused_before_any_row_is_written(
     tmp_path, table, column, values, message
 ):
     writer = _core.DatasetWriter(tmp_path / "ds", tokenizer=TOKENIZER)
@@ -319,7 +232,7 @@ def invoke(*arguments):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-def test_verify_tells_good_damaged_and_another_version(packed):
+def test_verify_distinguishes_good_damaged_and_another_version(packed):
     assert invoke("verify", packed, "--deep").exit_code == 0
     victim = next(packed.glob("data/s00001-r-*.arrow"))
     content = bytearray(victim.read_bytes())
@@ -361,90 +274,6 @@ def test_columns_are_filled_and_shown(packed):
             dataset.add_column(packed, values, table="responses", column_set=name, provenance=facts)
 
 
-SIDECAR_TYPES = {
-    "float32": pa.array([0.5, None, -1.0, 3.0], pa.float32()),
-    "uint32": pa.array([1, 2**32 - 1, None, 0], pa.uint32()),
-    "uint64": pa.array([2**64 - 1, None, 7, 0], pa.uint64()),
-    "bool": pa.array([True, False, None, True], pa.bool_()),
-    "text": pa.array(["", None, "étude", "two\nlines"], pa.large_string()),
-    "list_float32": pa.array([[0.5, -1.0], [], None, [2.0]], pa.large_list(pa.float32())),
-    "list_float16": pa.array(
-        [[np.float16(0.5), np.float16(-2.0)], None, [], [np.float16(65504)]],
-        pa.large_list(pa.float16()),
-    ),
-}
-
-
-def read_sidecar_naively(path, column_set):
-    """Fields of a column set over all rows, by the manifest and pyarrow alone."""
-    manifest = json.loads(sorted((path / "_mmrlhf").glob("manifest-*.json"))[-1].read_text())
-    (entry,) = (entry for entry in manifest["columns"] if entry["set"] == column_set)
-    if entry["table"] == "b":
-        bases = [(blobs["id"], blobs) for blobs in manifest["blobs"]]
-    else:
-        bases = [(shard["id"], shard[entry["table"]]) for shard in manifest["shards"]]
-    fields = {name: [] for name in entry["fields"]}
-    for id, base in bases:
-        (file,) = (file for file in entry["files"] if file["shard"] == id)
-        reader = pa.ipc.open_file(path / file["file"])
-        assert reader.schema.metadata[b"mmrlhf.base"].decode() == base["b3"]
-        footer = pa.ipc.open_file(path / base["file"]).metadata
-        assert reader.schema.metadata[b"mmrlhf.base_keys"] == footer[b"mmrlhf.keys"]
-        assert json.loads(reader.schema.metadata[b"mmrlhf.provenance"]) == entry["provenance"]
-        assert reader.metadata[b"mmrlhf.rows_per_batch"] == footer[b"mmrlhf.rows_per_batch"]
-        table = reader.read_all()
-        assert table.num_rows == base["rows"]
-        whole = [row for row in table.to_pylist() if None not in row.values()]
-        assert file["filled"] == len(whole)
-        for name, values in fields.items():
-            values += table[name].to_pylist()
-    return fields
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_sidecar_columns_of_every_type_are_what_pyarrow_reads(tmp_path, table):
-    path = tmp_path / "ds"
-    pack(path, [ONE, {**ONE, "prompt": [9]}], shard_pairs=1, blob_bytes=100)
-    rows = _core.Dataset(path).rows(table)
-    values = pa.table({name: array.slice(0, rows) for name, array in SIDECAR_TYPES.items()})
-    facts = {"table": table, "column_set": "all/types", "provenance": {"model": "m"}}
-    dataset.add_column(path, values, **facts)
-    shards = _core.Dataset(path, verify="open")
-    naive = read_sidecar_naively(path, "all/types")
-    for name, array in SIDECAR_TYPES.items():
-        ours = pa.array(shards.column("all/types", name))
-        assert ours.type == array.type
-        assert ours.to_pylist() == naive[name] == array.slice(0, rows).to_pylist()
-    assert maintenance.verify(path, deep=True).status == "good"
-    (cover,) = json.loads(shards.coverage())
-    assert (cover["table"], cover["rows"]) == (table, rows)
-    again = values.slice(1, 1)
-    dataset.add_column(path, again, start=0, **facts)
-    changed = [values["uint32"][1], *values["uint32"][1:]]
-    assert listed(_core.Dataset(path).column("all/types", "uint32")) == [
-        value.as_py() for value in changed
-    ]
-    for bad in [pa.array([1], pa.int64()), pa.array([[1]], pa.large_list(pa.uint32()))]:
-        with pytest.raises(InputError, match=r"column bad: .*a list of 16-bit floats"):
-            dataset.add_column(path, pa.table({"bad": bad}), **facts)
-
-
-def test_features_of_a_blob_are_found_by_its_id(tmp_path):
-    path = tmp_path / "ds"
-    pack(path, [ONE], blob_bytes=100)
-    rows = _core.Dataset(path).rows("blobs")
-    features = pl.DataFrame({"seen": [f"image {row}" for row in range(rows)]})
-    dataset.add_column(path, features, table="blobs", column_set="seen", provenance={})
-    shards = _core.Dataset(path)
-    for place, id in enumerate(listed(shards.media(0))):
-        row = shards.blob_row(id)
-        assert shards.blob(id)[0] == png(4, 3, place)
-        assert listed(shards.column("seen", "seen", row, row + 1)) == [f"image {place}"]
-    assert len(json.loads(shards.manifest)["blobs"]) == rows > 1
-    with pytest.raises(InputError, match="blob: found 7:0"):
-        shards.blob_row(7 << 32)
-
-
 def test_the_documented_tables_are_those_of_the_core():
     text = (Path(__file__).parents[1] / "docs" / "shard-format.md").read_text()
     schema = json.loads(_core.shard_schema())
@@ -468,10 +297,14 @@ def test_the_documented_tables_are_those_of_the_core():
 
 def test_diff_and_gc(packed):
     pack(packed, [ONE])
-    told = json.loads(invoke("diff", packed).output)
-    assert (told["same_data"], told["rows"]["pairs"], len(told["added"])) == (False, 1, 3)
+    difference = json.loads(invoke("diff", packed).output)
+    assert (difference["same_data"], difference["rows"]["pairs"], len(difference["added"])) == (
+        False,
+        1,
+        3,
+    )
     stray = packed / "data" / "s00077-q-0000000000000000.arrow"
-    stray.write_bytes(b"left behind")
+    stray.write_bytes(b"orphan")
     assert stray.name in invoke("gc", packed, "--dry-run").output
     assert stray.exists()
     assert invoke("gc", packed, "--keep", "1").exit_code == 0

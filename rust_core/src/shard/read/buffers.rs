@@ -57,19 +57,19 @@ pub(in crate::shard) fn batch(
         return Err(malformed("body", "compressed", "uncompressed in this profile"));
     }
     let body = *body_start..block.end;
-    let places = Buffers::new(&batch, body, rows).places(columns)?;
+    let places = BatchReader::new(&batch, body, rows).places(columns)?;
     Ok(Batch { block: block.clone(), rows, places })
 }
 
 /// The field nodes and buffers of a batch, taken in the order in which they are stored.
-struct Buffers {
+struct BatchReader {
     nodes: std::vec::IntoIter<(i64, i64)>,
     buffers: std::vec::IntoIter<(i64, i64)>,
     body: Range<usize>,
     rows: usize,
 }
 
-impl Buffers {
+impl BatchReader {
     fn new(batch: &RecordBatch<'_>, body: Range<usize>, rows: usize) -> Self {
         let nodes = batch.nodes().into_iter().flatten();
         let nodes: Vec<_> = nodes.map(|node| (node.length(), node.null_count())).collect();

@@ -59,6 +59,16 @@ pub enum Value<'a> {
     Float16List(&'a [u16]),
 }
 
+/// The content of a value of one variant, `None` for null.
+macro_rules! some {
+    ($variant:ident) => {
+        |value| match value {
+            Value::$variant(content) => Some(content),
+            _ => None,
+        }
+    };
+}
+
 impl ValueType {
     /// All types.
     pub const ALL: [Self; 7] = [
@@ -97,35 +107,20 @@ impl ValueType {
     /// A column of these values.
     pub fn build<'a>(self, values: impl Iterator<Item = Result<Value<'a>>>) -> Result<ArrayRef> {
         match self {
-            Self::Float32 => numbers::<Float32Type>(values, |value| match value {
-                Value::Float32(number) => Some(number),
-                _ => None,
-            }),
-            Self::UInt32 => numbers::<UInt32Type>(values, |value| match value {
-                Value::UInt32(number) => Some(number),
-                _ => None,
-            }),
-            Self::UInt64 => numbers::<UInt64Type>(values, |value| match value {
-                Value::UInt64(number) => Some(number),
-                _ => None,
-            }),
+            Self::Float32 => numbers::<Float32Type>(values, some!(Float32)),
+            Self::UInt32 => numbers::<UInt32Type>(values, some!(UInt32)),
+            Self::UInt64 => numbers::<UInt64Type>(values, some!(UInt64)),
             Self::Bool => {
                 let mut builder = BooleanBuilder::new();
                 for value in values {
-                    builder.append_option(match value? {
-                        Value::Bool(set) => Some(set),
-                        _ => None,
-                    });
+                    builder.append_option(some!(Bool)(value?));
                 }
                 Ok(Arc::new(builder.finish()))
             }
             Self::Text => {
                 let mut builder = LargeStringBuilder::new();
                 for value in values {
-                    builder.append_option(match value? {
-                        Value::Text(text) => Some(text),
-                        _ => None,
-                    });
+                    builder.append_option(some!(Text)(value?));
                 }
                 Ok(Arc::new(builder.finish()))
             }
@@ -139,7 +134,9 @@ impl ValueType {
             Self::Float16List => {
                 lists::<Float16Type>(Primitive::Float16, values, |value, items| {
                     let Value::Float16List(bits) = value else { return false };
-                    bits.iter().for_each(|bits| items.append_value(F16::from_bits(*bits)));
+                    for bits in bits {
+                        items.append_value(F16::from_bits(*bits));
+                    }
                     true
                 })
             }
