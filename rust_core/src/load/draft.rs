@@ -110,19 +110,19 @@ impl<'a> Writing<'a> {
 
     fn add(&mut self, index: usize, sequence: &Sequence) -> Result<()> {
         let units = self.units;
-        let dataset = units.dataset();
+        let rows = units.rows();
         let slots = units.slots(sequence)?;
         let images = slots.pictures();
         let first_slot = self.slots.len();
         self.positions.begin(sequence.prefix);
         let start = self.tokens.len();
         if sequence.prompt {
-            let tokens = dataset.prompt(sequence.query)?;
+            let tokens = rows.prompt(sequence.query)?;
             self.append(index, sequence, tokens, slots.prompt, images)?;
         }
         self.prompts.push(self.tokens.len() - start);
         if let Some(response) = sequence.response {
-            let tokens = dataset.tokens(response)?;
+            let tokens = rows.tokens(response)?;
             self.append(index, sequence, tokens, slots.response, images)?;
         }
         debug_assert_eq!(self.slots.len() - first_slot, images as usize);
@@ -203,8 +203,8 @@ impl<'a> Writing<'a> {
     }
 
     fn finish(self, content: &Content) -> Result<Draft> {
-        let dataset = self.units.dataset();
-        let pairs = content.pairs.iter().map(|pair| dataset.pair(pair.row));
+        let rows = self.units.rows();
+        let pairs = content.pairs.iter().map(|pair| rows.pair(pair.row));
         let pairs = pairs.collect::<Result<Vec<Pair>>>()?;
         let mut arena = Arena::new(self.shapes(content));
         self.write_tokens(&mut arena, content);

@@ -21,4 +21,5 @@ pub mod pixels;
 mod positions;
 pub mod processor;
 mod queue;
+pub mod rows;
 pub mod units;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::beside::Beside;
 use super::cache::Key;
 use super::processor::Processor;
+use super::rows::Rows;
 use crate::error::{Error, Result};
 use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
 use crate::shard::Dataset;
@@ -84,7 +85,7 @@ impl Slots<'_> {
 /// A data set in the units of a plan.
 #[derive(Debug, Clone)]
 pub struct Units {
-    dataset: Arc<Dataset>,
+    rows: Rows,
     beside: Arc<Beside>,
     unit: Unit,
     seed: u64,
@@ -101,12 +102,12 @@ impl Units {
         processor: Option<Processor>,
     ) -> Self {
         let Plan { unit, seed, pairs_per_query, .. } = *plan;
-        Self { dataset, beside, unit, seed, pairs_per_query, processor }
+        Self { rows: Rows::new(dataset), beside, unit, seed, pairs_per_query, processor }
     }
 
-    /// The data set.
-    pub fn dataset(&self) -> &Arc<Dataset> {
-        &self.dataset
+    /// The rows of the dataset.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     /// What stands beside its rows.
@@ -139,7 +140,7 @@ impl Units {
         if self.beside.is_deleted(row)? {
             return Ok(());
         }
-        let pair = self.dataset.pair(row)?;
+        let pair = self.rows.pair(row)?;
         let chosen = content.sequences.len();
         content
             .sequences
@@ -149,7 +150,7 @@ impl Units {
     }
 
     fn add_response(&self, content: &mut Content, response: u64) -> Result<()> {
-        let query = self.dataset.query_of(response)?;
+        let query = self.rows.query_of(response)?;
         if self.is_left(query, response)? {
             content.sequences.push(whole(query, response));
         }
@@ -162,8 +163,8 @@ impl Units {
             return Ok(true);
         }
         let mut has_pair = false;
-        for row in self.dataset.pairs_of(query)? {
-            let pair = self.dataset.pair(row)?;
+        for row in self.rows.pairs_of(query)? {
+            let pair = self.rows.pair(row)?;
             if [pair.chosen, pair.rejected].contains(&response) {
                 has_pair = true;
                 if !self.beside.is_deleted(row)? {
@@ -177,7 +178,7 @@ impl Units {
     /// The pairs of a query that are not deleted, ascending.
     fn pairs_left(&self, query: u64) -> Result<Vec<u64>> {
         let mut left = Vec::new();
-        for row in self.dataset.pairs_of(query)? {
+        for row in self.rows.pairs_of(query)? {
             if !self.beside.is_deleted(row)? {
                 left.push(row);
             }
@@ -199,7 +200,7 @@ impl Units {
         let queries: BTreeSet<u64> = content.sequences.iter().map(|s| s.query).collect();
         for query in queries {
             for row in self.pairs_left(query)? {
-                let pair = self.dataset.pair(row)?;
+                let pair = self.rows.pair(row)?;
                 if let (Some(chosen), Some(rejected)) = (place(pair.chosen), place(pair.rejected)) {
                     content.pairs.push(PairOf { row, chosen, rejected });
                 }
@@ -211,10 +212,10 @@ impl Units {
     fn add_query(&self, content: &mut Content, query: u64, epoch: u64) -> Result<()> {
         let mut pairs = Vec::new();
         for row in self.pairs_of(query, epoch)? {
-            pairs.push((row, self.dataset.pair(row)?));
+            pairs.push((row, self.rows.pair(row)?));
         }
         let mut responses = Vec::new();
-        for response in self.dataset.responses_of(query)? {
+        for response in self.rows.responses_of(query)? {
             let in_a_pair =
                 || pairs.iter().any(|(_, p)| [p.chosen, p.rejected].contains(&response));
             if self.is_left(query, response)? && (self.pairs_per_query.is_none() || in_a_pair()) {
@@ -224,7 +225,7 @@ impl Units {
         let mut prompt = None;
         let mut places = Vec::with_capacity(responses.len());
         for &response in &responses {
-            if !self.dataset.response_media(response)?.is_empty() {
+            if !self.rows.response_media(response)?.is_empty() {
                 places.push(content.sequences.len());
                 content.sequences.push(whole(query, response));
                 continue;
@@ -258,14 +259,14 @@ impl Units {
     /// The pictures at the slots of a sequence.
     pub fn slots(&self, sequence: &Sequence) -> Result<Slots<'_>> {
         let own = match sequence.response {
-            Some(response) => self.dataset.response_media(response)?,
+            Some(response) => self.rows.response_media(response)?,
             None => &[],
         };
         if !sequence.prompt {
             return Ok(Slots { prompt: &[], response: own });
         }
-        let shared = self.dataset.media(sequence.query)?;
-        let tokens = sequence.response.map_or(Ok(&[][..]), |row| self.dataset.tokens(row))?;
+        let shared = self.rows.media(sequence.query)?;
+        let tokens = sequence.response.map_or(Ok(&[][..]), |row| self.rows.tokens(row))?;
         Ok(if own.is_empty() || tokens.contains(&SENTINEL) {
             Slots { prompt: shared, response: own }
         } else {
@@ -295,10 +296,10 @@ impl Units {
         let mut cost = Cost::default();
         for sequence in &content.sequences {
             if sequence.prompt {
-                cost.text_tokens += self.dataset.prompt(sequence.query)?.len() as u32;
+                cost.text_tokens += self.rows.prompt(sequence.query)?.len() as u32;
             }
             if let Some(response) = sequence.response {
-                cost.text_tokens += self.dataset.tokens(response)?.len() as u32;
+                cost.text_tokens += self.rows.tokens(response)?.len() as u32;
             }
             let Some(processor) = &self.processor else { continue };
             let slots = self.slots(sequence)?;
@@ -316,7 +317,7 @@ impl Units {
 
     /// Width and height of a picture as it will be seen.
     pub fn size(&self, blob: u64, processor: &Processor) -> Result<(u32, u32)> {
-        let size = self.dataset.blob_size(blob)?;
+        let size = self.rows.blob_size(blob)?;
         Ok(if processor.upright { size.upright() } else { (size.width, size.height) })
     }
 }
@@ -328,20 +329,18 @@ fn whole(query: u64, response: u64) -> Sequence {
 impl Costs for Units {
     fn units(&self) -> u64 {
         match self.unit {
-            Unit::Pair => self.dataset.pairs(),
-            Unit::Response => self.dataset.responses(),
-            Unit::Query => self.dataset.queries(),
+            Unit::Pair => self.rows.dataset().pairs(),
+            Unit::Response => self.rows.dataset().responses(),
+            Unit::Query => self.rows.dataset().queries(),
         }
     }
 
-    fn cost(&self, unit: u64) -> Cost {
-        let content = self.content(&[unit], 0);
-        content.and_then(|content| self.cost_of(&content)).unwrap_or_default()
+    fn cost(&self, unit: u64) -> Result<Cost> {
+        self.cost_of(&self.content(&[unit], 0)?)
     }
 
-    /// A row that cannot be read costs nothing here; the error comes when its batch is made.
-    fn total_in_epoch(&self, unit: u64, epoch: u64) -> Total {
-        self.total_of(unit, epoch).unwrap_or_default()
+    fn total_in_epoch(&self, unit: u64, epoch: u64) -> Result<Total> {
+        self.total_of(unit, epoch)
     }
 }
 

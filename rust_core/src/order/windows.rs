@@ -85,7 +85,7 @@ impl Order {
         Ok(self.sequence(epoch)?.length().div_ceil(u64::from(self.plan.window)))
     }
 
-    /// The packs of a window, in the order of training.
+    /// The packs of a window, in the order of training; an error where a unit's cost cannot be read.
     pub fn window(&self, epoch: u64, window: u64) -> Result<Window> {
         let sequence = self.sequence(epoch)?;
         let size = u64::from(self.plan.window);
@@ -94,13 +94,13 @@ impl Order {
             return Err(Error::invalid("window", window, expected));
         }
         let places = window * size..((window + 1) * size).min(sequence.length());
-        let drawn: Vec<Drawn> =
-            places.map(|place| self.draw(sequence.unit(place), epoch)).collect();
+        let drawn = places.map(|place| self.draw(sequence.unit(place), epoch));
+        let drawn = drawn.collect::<Result<Vec<Drawn>>>()?;
         pack_window(&self.plan, Place { epoch, window }, &drawn)
     }
 
-    fn draw(&self, unit: u64, epoch: u64) -> Drawn {
-        Drawn { unit, total: self.costs.total_in_epoch(unit, epoch) }
+    fn draw(&self, unit: u64, epoch: u64) -> Result<Drawn> {
+        Ok(Drawn { unit, total: self.costs.total_in_epoch(unit, epoch)? })
     }
 
     /// What each window of an epoch comes to: the table by which any step is found.
