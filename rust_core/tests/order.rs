@@ -232,6 +232,7 @@ fn a_plan_keeps_its_hash_through_json() {
     assert_eq!(hash, "b3:4c168db1d3685537638a1caee2508cdd1aa932397748327e321c7bd69d452d3d");
     let other = Plan { packs_per_step: 4, ..plan.clone() };
     let differences = other.differences(&plan).expect("fields");
+    let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     assert_eq!(differences, ["packs_per_step: found 4, expected 8"]);
     assert!(Plan::from_json(&short.replace("seed", "sead")).is_err());
     assert_eq!(InMemoryCosts::new(skewed_units(3)).units(), 3);

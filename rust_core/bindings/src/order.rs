@@ -99,14 +99,17 @@ pub(crate) fn plan_hash(py: Python<'_>, plan: &str) -> PyResult<(String, String)
     })
 }
 
-/// The fields in which two plans differ, each as `name: found, expected`.
+/// The settings in which two plans differ, each as `name: found .., expected ..`.
 #[pyfunction]
 pub(crate) fn plan_differences(
     py: Python<'_>,
     found: &str,
     expected: &str,
 ) -> PyResult<Vec<String>> {
-    door::enter(py, |_| Plan::from_json(found)?.differences(&Plan::from_json(expected)?))
+    door::enter(py, |_| {
+        let differences = Plan::from_json(found)?.differences(&Plan::from_json(expected)?)?;
+        Ok(differences.iter().map(ToString::to_string).collect())
+    })
 }
 
 /// The packs of one window: units uint64, offsets uint64 of each pack and the end, units left out.

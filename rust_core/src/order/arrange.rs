@@ -7,17 +7,30 @@
 //! share its work instead of waiting for some of them.
 
 use super::cost::Total;
+use super::key::Key;
 use super::plan::{Limits, Modality, Plan};
-use super::window::Place;
+
+/// Which window, which decides its random choices.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WindowId {
+    pub(crate) epoch: u64,
+    pub(crate) window: u64,
+}
+
+impl WindowId {
+    fn key(self, plan: &Plan, purpose: &str) -> Key {
+        Key::new(plan.seed, self.epoch, self.window, purpose)
+    }
+}
 
 /// Packs as places of the window's units, in the order of training.
 pub(crate) fn arrange(
     plan: &Plan,
-    place: Place,
+    id: WindowId,
     mut packs: Vec<Vec<usize>>,
     totals: &[Total],
 ) -> Vec<Vec<usize>> {
-    let mut draws = place.key(plan, "bins").draws();
+    let mut draws = id.key(plan, "bins").draws();
     if plan.modality == Modality::Mixed {
         draws.shuffle(&mut packs);
         return packs;
@@ -36,7 +49,7 @@ pub(crate) fn arrange(
             steps.push(spread(kind, size, totals, &plan.budget));
         }
     }
-    place.key(plan, "steps").draws().shuffle(&mut steps);
+    id.key(plan, "steps").draws().shuffle(&mut steps);
     steps.concat()
 }
 

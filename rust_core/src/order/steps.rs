@@ -43,6 +43,8 @@ impl Steps {
     /// An error that lists what differs if the cursor is of another data set or plan.
     pub fn new(order: Arc<Order>, cursor: Cursor, epochs: u64) -> Result<Self> {
         cursor.check(&order)?;
+        let settings = Some(order.plan().clone());
+        let cursor = Cursor { settings, ..cursor };
         let mut steps = Self { order, next_order: None, cursor, packs: None, epochs };
         steps.enter()?;
         Ok(steps)
@@ -96,6 +98,7 @@ impl Steps {
 
     fn go_on_under(&mut self, order: Arc<Order>) {
         order.plan_hash().clone_into(&mut self.cursor.plan);
+        self.cursor.settings = Some(order.plan().clone());
         self.cursor.manifest = order.manifest();
         self.order = order;
         self.packs = None;
@@ -169,7 +172,8 @@ fn same_draws(order: &Order, next: &Order) -> Result<()> {
     let Plan { budget, packs_per_step, too_large, modality, image_rule, .. } = order.plan().clone();
     let free =
         Plan { budget, packs_per_step, too_large, modality, image_rule, ..next.plan().clone() };
-    let mut differences = free.differences(order.plan())?;
+    let differences = free.differences(order.plan())?;
+    let mut differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     if next.dataset() != order.dataset() {
         let (found, expected) = (next.dataset(), order.dataset());
         differences.push(format!("dataset: found {found}, expected {expected}"));

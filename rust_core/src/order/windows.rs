@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::arrange::WindowId;
 use super::cost::{Costs, Total};
 use super::latest::Latest;
 use super::plan::Plan;
 use super::sequence::Sequence;
-use super::window::{Drawn, Place, Window, pack_window};
+use super::window::{Drawn, Window, pack_window};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
 
@@ -96,7 +97,7 @@ impl Order {
         let places = window * size..((window + 1) * size).min(sequence.length());
         let drawn = places.map(|place| self.draw(sequence.unit(place), epoch));
         let drawn = drawn.collect::<Result<Vec<Drawn>>>()?;
-        pack_window(&self.plan, Place { epoch, window }, &drawn)
+        pack_window(&self.plan, WindowId { epoch, window }, &drawn)
     }
 
     fn draw(&self, unit: u64, epoch: u64) -> Result<Drawn> {
