@@ -1,4 +1,4 @@
-"""Columns beside the shards reach the batches they were made for, and deleted pairs reach none."""
+"""Sidecar columns reach the batches they were made for, and deleted pairs reach none."""
 
 import json
 import pickle
@@ -65,7 +65,7 @@ def conditions(path, chosen=None, **own):
     share=st.sampled_from([0.1, 0.5, 0.95, 1.0]),
     holes=st.booleans(),
 )
-def test_columns_and_deletions_are_those_of_the_plain_twin(
+def test_columns_and_deletions_are_those_of_the_reference(
     tmp_path_factory, seed, unit, share, holes
 ):
     path = write(tmp_path_factory.mktemp("any") / "set", queries=12, seed=seed, shard_pairs=20)
@@ -179,7 +179,7 @@ def test_a_column_made_under_other_conditions_is_refused(dataset, path, to, said
     add(dataset, "r", "reflogp/model", changed(stated, *path, to=to), logp=values)
     with pytest.raises(InputError, match=f"reflogp/model: made under other.*{said}") as raised:
         loader(dataset, columns={"reference": request})
-    assert "compute the column anew" in str(raised.value.hint)
+    assert "compute the column again" in str(raised.value.hint)
     add(dataset, "r", "reflogp/model", stated, logp=values)
     next(loader(dataset, columns={"reference": request}))
 
@@ -206,5 +206,5 @@ def test_a_column_that_is_not_there_or_not_complete_is_refused(dataset):
     with pytest.raises(CoreInputError, match="other"):
         loader(dataset, columns={"x": ColumnRequest("reflogp/model", "other")})
     add(dataset, "q", "weights/own", weight=np.zeros(rows_of(dataset, "q"), np.float32))
-    with pytest.raises(InputError, match="weights/own: beside q, expected p or r"):
+    with pytest.raises(InputError, match="weights/own: of table q, expected p or r"):
         loader(dataset, columns={"x": ColumnRequest("weights/own", "weight")})

@@ -121,7 +121,7 @@ fn the_order_never_changes_between_releases() {
     assert_eq!(found, [1_845_498, 1_514_713, 1_366_457, 2_919_137]);
 }
 
-/// Units in the shape of MM-RLHF: prompts and answers of skewed length, one picture or none.
+/// Units in the shape of MM-RLHF: prompts and answers of skewed length, one image or none.
 fn skewed_units(count: u64) -> Vec<Cost> {
     let mut draws = Key::new(1, 0, 0, "costs").draws();
     (0..count)

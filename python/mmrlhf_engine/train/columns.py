@@ -1,7 +1,7 @@
-"""Columns beside shards that a run reads: there, complete, and made under its own conditions.
+"""Sidecar columns that a run reads: there, complete, and made under its own conditions.
 
 A log-probability of a reference model is right for one tokenizer, one chat template and one way to
-show pictures. Who writes a column says under which conditions it was made (:func:`provenance`); who
+show images. Who writes a column says under which conditions it was made (:func:`provenance`); who
 reads it compares them with the run's, and a difference is an error before the first batch, not a
 loss that is a little off.
 """
@@ -36,12 +36,12 @@ def provenance(
     pictures: Mapping[str, Any] | None = None,
     **own: Any,
 ) -> dict[str, Any]:
-    """The conditions under which a run over a data set makes values, to be written beside them.
+    """The conditions under which a run over a dataset makes values, to be written with them.
 
     Args:
         dataset: Its tokenizer and chat template are stated.
         plan: The plan's JSON; its image rule, with the limits of pixels, is stated.
-        pictures: How pictures are resized and normalised, if there are any.
+        pictures: How images are resized and normalised, if there are any.
         own: What else made the values: model, revision, dtype.
     """
     stated = {
@@ -57,7 +57,7 @@ def check_columns(
     requests: Mapping[str, ColumnRequest],
     conditions: Mapping[str, Any],
 ) -> dict[str, list[str]]:
-    """Names of the requests by the table they stand beside, ``p`` or ``r``.
+    """Names of the requests by the table of their column, ``p`` or ``r``.
 
     ``conditions`` are the run's, from :func:`provenance`. Those that a column states must be equal;
     those that a request expects must be stated.
@@ -76,7 +76,7 @@ def check_columns(
                 f"columns: found no set {request.column_set!r}, expected one of {sorted(coverage)}"
             )
         if cover["table"] not in tables:
-            raise InputError(f"{request.column_set}: beside {cover['table']}, expected p or r")
+            raise InputError(f"{request.column_set}: of table {cover['table']}, expected p or r")
         if cover["filled"] < cover["rows"] and not request.allow_missing:
             raise InputError(
                 f"{request.column_set}: {cover['filled']:,} of {cover['rows']:,} rows have values",
@@ -98,7 +98,7 @@ def _check_provenance(
         raise InputError(
             f"{request.column_set}: made under other conditions than this run's: "
             + "; ".join(differences),
-            hint="compute the column anew under these conditions, or run under those it was made",
+            hint="compute the column again under these conditions, or run under those it was made",
         )
 
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Threads begin at the first take, in the process that takes. A process forked from one with
-//! threads has none of them, and may hold locks that nobody will ever release: there the state is
+//! threads has none of them, and may hold locks that are never released: there the state is
 //! forgotten without being dropped, and made again from the source and the last batch taken.
 
 use std::sync::{Arc, PoisonError};

@@ -1,8 +1,8 @@
 //! Position ids: one number a token, or three for models that see an image's rows and columns.
 //!
 //! Text counts on in all three. For Qwen2-VL an image that begins at position p gives the token in
-//! row r and column c of its merged patches the positions (p, p + r, p + c); the text after it goes
-//! on behind the largest of them.
+//! row r and column c of its merged patches the positions (p, p + r, p + c); the text after it
+//! continues after the largest of them.
 
 use crate::order::{ImageShape, Rule};
 

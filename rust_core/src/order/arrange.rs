@@ -1,7 +1,7 @@
 //! The order of a window's packs, and of its steps where a step must be of one kind.
 //!
 //! A mixed window's packs are shuffled, and steps run on across windows. Where the packs of a step
-//! must agree in having pictures, the packs of each kind are shuffled and cut into steps, the steps
+//! must agree in having images, the packs of each kind are shuffled and cut into steps, the steps
 //! are shuffled, and the window ends with a step. The step that is left over of a kind holds fewer
 //! packs than the others: its units are spread over as many packs as a step has, so that the ranks
 //! share its work instead of waiting for some of them.
@@ -54,7 +54,7 @@ pub(crate) fn arrange(
 }
 
 /// Spread the units of a few packs of one kind over `size` packs: the largest first, each to the
-/// lightest pack that can hold it, ties to the earlier. Units without a picture follow those with
+/// lightest pack that can hold it, ties to the earlier. Units without an image follow those with
 /// one, into packs that have one.
 fn spread(
     packs: Vec<Vec<usize>>,

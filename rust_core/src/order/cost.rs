@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 pub struct Cost {
     /// Tokens of text.
     pub text_tokens: u32,
-    /// Tokens that stand for pictures.
+    /// Tokens that stand for images.
     pub image_tokens: u32,
-    /// Pictures, each frame of a video being one.
+    /// Images, each frame of a video being one.
     pub images: u32,
 }
 
@@ -22,14 +22,14 @@ pub struct Total {
     pub pairs: u64,
     /// Tokens of text.
     pub text_tokens: u64,
-    /// Tokens that stand for pictures.
+    /// Tokens that stand for images.
     pub image_tokens: u64,
-    /// Pictures.
+    /// Images.
     pub images: u64,
 }
 
 impl Total {
-    /// All tokens, of text and of pictures.
+    /// All tokens, of text and of images.
     pub fn tokens(&self) -> u64 {
         self.text_tokens + self.image_tokens
     }

@@ -23,7 +23,7 @@ pub struct Seen {
     pub pairs: u64,
     /// Tokens of text.
     pub text_tokens: u64,
-    /// Tokens that stand for pictures.
+    /// Tokens that stand for images.
     pub image_tokens: u64,
 }
 

@@ -45,10 +45,10 @@ pub enum TooLarge {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shuffle {
-    /// Over the whole data set.
+    /// Over the whole dataset.
     #[default]
     Full,
-    /// Blocks of neighbours over the whole data set, units over some hundred blocks: for storage
+    /// Blocks of neighbours over the whole dataset, units over some hundred blocks: for storage
     /// that dislikes random reads.
     Block,
 }

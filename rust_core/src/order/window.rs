@@ -22,7 +22,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Whether it holds a picture.
+    /// Whether it holds an image.
     pub fn has_images(&self) -> bool {
         self.cost.images > 0
     }
@@ -77,7 +77,7 @@ fn pack(plan: &Plan, drawn: &[Drawn], totals: &[Total], opens: &HashSet<u32>) ->
     best_fit_decreasing(totals, &plan.budget, unit_of, |at| opens.contains(&at))
 }
 
-/// Pack so that as few packs as possible are without a picture: as many of the units with the most
+/// Pack so that as few packs as possible are without an image: as many of the units with the most
 /// image tokens open packs as there turn out to be packs.
 fn deal_images(plan: &Plan, drawn: &[Drawn], totals: &[Total]) -> Packing {
     let has_images = |&at: &u32| totals[at as usize].images > 0;
@@ -109,7 +109,7 @@ fn refuse(drawn: &Drawn, plan: &Plan) -> Error {
     let Total { text_tokens, image_tokens, images, .. } = drawn.total;
     Error::invalid(
         format!("unit {}", drawn.unit),
-        format!("{text_tokens} tokens of text, {image_tokens} of {images} pictures"),
+        format!("{text_tokens} tokens of text, {image_tokens} of {images} images"),
         format!("within {:?}, or too_large set to alone or drop", plan.budget),
     )
 }

@@ -1,4 +1,4 @@
-//! An order: a plan over a data set, from which any window of any epoch is computed.
+//! An order: a plan over a dataset, from which any window of any epoch is computed.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::window::{Drawn, Window, pack_window};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
 
-/// A plan over a data set.
+/// A plan over a dataset.
 pub struct Order {
     plan: Plan,
     plan_hash: String,
@@ -38,18 +38,14 @@ pub struct Summary {
 }
 
 impl Order {
-    /// The order of a data set, known by its hash and the version of its manifest.
+    /// The order of a dataset, known by its hash and the version of its manifest.
     pub fn new(plan: Plan, costs: Arc<dyn Costs>, dataset: String, manifest: u64) -> Result<Self> {
         plan.check()?;
         let sources = costs.sources();
         let total = sources.iter().try_fold(0, |total: u64, &units| total.checked_add(units));
         if total != Some(costs.units()) {
             let expected = format!("{} units", costs.units());
-            return Err(Error::invalid(
-                "sources of the data set",
-                format!("{sources:?}"),
-                expected,
-            ));
+            return Err(Error::invalid("sources of the dataset", format!("{sources:?}"), expected));
         }
         let plan_hash = plan.hash()?;
         let sequence = Latest::default();
@@ -66,12 +62,12 @@ impl Order {
         &self.plan_hash
     }
 
-    /// The data set's hash.
+    /// The dataset's hash.
     pub fn dataset(&self) -> &str {
         &self.dataset
     }
 
-    /// The version of the data set's manifest.
+    /// The version of the dataset's manifest.
     pub fn manifest(&self) -> u64 {
         self.manifest
     }
