@@ -14,7 +14,9 @@ from mmrlhf_engine.shards.loader import PictureSettings
 from mmrlhf_engine.shards.plan import PlanSettings, plan_json
 
 SENTINEL = 0xFFFF_FFFF
-TOKENIZER = json.dumps({"name": "test", "sha256": "0" * 64, "vocab": 1000, "template_sha256": ""})
+TOKENIZER = json.dumps(
+    {"name": "test", "sha256": "0" * 64, "vocabulary": 1000, "template_sha256": ""}
+)
 RULES = {
     "none": None,
     "qwen2_vl": {
@@ -49,7 +51,7 @@ PICTURES = {
     "internvl": PictureSettings(image_token=990, image_start_token=991, image_end_token=992),
 }
 
-_STANDING = {"step", "pack", "ends_step", "muted_pairs"}
+_METADATA = {"step", "pack", "ends_step", "zero_weight_pairs"}
 
 
 def plan(family="qwen2_vl", **settings):
@@ -86,11 +88,11 @@ def picture(random, kind):
     return bytes(content)
 
 
-def tokens(random, least, most, slots=0):
+def tokens(random, least, most, placeholders=0):
     """Token ids, with sentinels at random places."""
     ids = random.integers(1, 900, int(random.integers(least, most)))
     ids = [int(number) for number in ids]
-    for _ in range(slots):
+    for _ in range(placeholders):
         ids.insert(int(random.integers(0, len(ids) + 1)), SENTINEL)
     return ids
 
@@ -108,9 +110,9 @@ def rows(random, queries, blobs, *, text_only=False):
     """Queries of 2 to 4 responses: without picture, with some, and with other ones in an answer."""
     made = Rows([], [], [])
     for number in range(queries):
-        slots = 0 if text_only else int(random.choice([0, 1, 1, 1, 2, 3]))
-        media = [int(blob) for blob in random.choice(blobs, slots)] if slots else []
-        prompt = [*tokens(random, 2, 30, slots), 900]
+        placeholders = 0 if text_only else int(random.choice([0, 1, 1, 1, 2, 3]))
+        media = [int(blob) for blob in random.choice(blobs, placeholders)] if placeholders else []
+        prompt = [*tokens(random, 2, 30, placeholders), 900]
         made.queries.append({"prompt": prompt, "media": media, "weight": 1.0})
         first = len(made.responses)
         count = int(random.integers(2, 5))
@@ -118,8 +120,8 @@ def rows(random, queries, blobs, *, text_only=False):
             own = 0 if text_only else int(random.choice([0, 0, 0, 0, 1]))
             seen = [int(blob) for blob in random.choice(blobs, own)] if own else []
             ids = tokens(random, 1, 25, own)
-            if slots and not own and random.random() < 0.1:  # Other pictures for the prompt.
-                seen = [int(blob) for blob in random.choice(blobs, slots)]
+            if placeholders and not own and random.random() < 0.1:  # Other images for the prompt.
+                seen = [int(blob) for blob in random.choice(blobs, placeholders)]
             made.responses.append({"q": number, "tokens": ids, "media": seen})
         for chosen in range(count):
             for rejected in range(chosen + 1, count):
@@ -174,10 +176,10 @@ def write(
 
 
 def assert_same(batch, expected):
-    """A batch is what the plain twin says."""
+    """A batch is what the reference implementation says."""
     for name, value in expected.items():
         found = getattr(batch, name)
-        if name in _STANDING:
+        if name in _METADATA:
             assert found == value, name
         elif value is None:
             assert found.size == 0, name

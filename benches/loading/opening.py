@@ -126,7 +126,7 @@ def go_on(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
 def _digest(loader: PreferenceLoader, *taken: Any) -> str:
     digest = hashlib.sha256()
     for batch in [*taken, *islice(loader, COMPARED - len(taken))]:
-        digest.update(batch.pair_row.tobytes() + batch.tokens.tobytes())
+        digest.update(batch.pair_row.tobytes() + batch.input_ids.tobytes())
     return digest.hexdigest()
 
 

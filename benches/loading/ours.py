@@ -118,5 +118,5 @@ def pairs_by_bare_decoding(request: dict[str, Any]) -> Iterator[int]:
 
 def fill(folder: Path, request: dict[str, Any]) -> float:
     """Tokens in the packs of an epoch over what they could hold, but for the last pack."""
-    tokens = [len(batch.tokens) for batch in loader(folder, request)]
+    tokens = [len(batch.input_ids) for batch in loader(folder, request)]
     return sum(tokens[:-1]) / (BUDGET * (len(tokens) - 1))
