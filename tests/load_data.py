@@ -14,9 +14,7 @@ from mmrlhf_engine.shards.loader import PictureSettings
 from mmrlhf_engine.shards.plan import PlanSettings, plan_json
 
 SENTINEL = 0xFFFF_FFFF
-TOKENIZER = json.dumps(
-    {"name": "test", "sha256": "0" * 64, "vocabulary": 1000, "template_sha256": ""}
-)
+TOKENIZER = {"name": "test", "sha256": "0" * 64, "template_sha256": ""}
 RULES = {
     "none": None,
     "qwen2_vl": {
@@ -147,12 +145,20 @@ def struct(dictionaries, **types):
 
 
 def write(
-    folder: Path, *, queries=60, seed=0, text_only=False, kinds=None, shard_pairs=100
+    folder: Path,
+    *,
+    queries=60,
+    seed=0,
+    text_only=False,
+    kinds=None,
+    shard_pairs=100,
+    vocabulary=1000,
 ) -> Path:
-    """Write a dataset of several shards."""
+    """Write a dataset of several shards, of a tokenizer with so many ids."""
+    tokenizer = json.dumps(TOKENIZER | {"vocabulary": vocabulary})
     random = np.random.default_rng(seed)
     kinds = kinds or ["plain"] * 16 + ["turned"] * 4 + ["broken"] * 2 + ["wide"]
-    writer = DatasetWriter(folder, tokenizer=TOKENIZER, shard_pairs=shard_pairs, threads=1)
+    writer = DatasetWriter(folder, tokenizer=tokenizer, shard_pairs=shard_pairs, threads=1)
     files = pa.array([picture(random, kind) for kind in kinds], pa.large_binary())
     stored = pa.array(writer.add_media(bytes=files)).to_pylist()
     assert not any(row["problem"] for row in stored)

@@ -83,6 +83,8 @@ def test_threads_end_when_the_loader_is_closed(dataset):
     one = loader(dataset, threads=3)
     assert ours() == 0  # None before the first batch.
     first = next(one)
+    while ours() < 3:  # A thread sets its own name.
+        time.sleep(0.001)
     assert ours() == 3
     one.close()
     assert ours() == 0

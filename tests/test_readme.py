@@ -30,6 +30,8 @@ REPLACED = {
     # Names on a hub, and what stands for them here.
     "open_clip:ViT-B-32/openai": "ENCODER",
     "Qwen/Qwen2.5-VL-7B-Instruct": "TOKENIZER",
+    # The id of `<|image_pad|>` in that tokenizer.
+    "image_token=151_655": "image_token=5",
     # The demo's corpus has a thousand samples.
     "--select 30000": "--select 60",
     '"select.count": 30_000': '"select.count": 60',

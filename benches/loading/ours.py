@@ -22,7 +22,7 @@ from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 SENTINEL = 0xFFFF_FFFF
 QUERIES_PER_APPEND = 512
 BUDGET = 16_384
-TOKENIZER = json.dumps({"name": "bench", "sha256": "0" * 64, "vocab": 151_936})
+TOKENIZER = json.dumps({"name": "bench", "sha256": "0" * 64, "vocabulary": 151_936})
 QWEN = {
     "family": "qwen2_vl",
     "patch": 14,

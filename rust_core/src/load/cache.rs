@@ -60,11 +60,11 @@ pub struct Cache {
 
 /// What to do about an image that a batch asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// It is here.
-    Here,
-    /// Somebody is making it.
-    Underway,
+pub enum Lookup {
+    /// It is made.
+    Ready,
+    /// A thread is making it.
+    InProgress,
     /// Make it.
     Missing,
 }
@@ -88,7 +88,7 @@ impl Cache {
     }
 
     /// The batch `ticket` wants this image; to be asked in the order of tickets, once for each.
-    pub fn ask(&mut self, key: Key, ticket: u64) -> Asked {
+    pub fn ask(&mut self, key: Key, ticket: u64) -> Lookup {
         self.issued = ticket;
         let entry = self.entries.entry(key).or_default();
         if entry.users == 0 {
@@ -96,10 +96,10 @@ impl Cache {
         }
         entry.users += 1;
         if entry.prepared.is_some() {
-            return Asked::Here;
+            return Lookup::Ready;
         }
         entry.waiting.push(ticket);
-        if entry.users == 1 { Asked::Missing } else { Asked::Underway }
+        if entry.users == 1 { Lookup::Missing } else { Lookup::InProgress }
     }
 
     /// The image is made; these tickets waited for it.
@@ -176,12 +176,12 @@ mod tests {
 
     fn use_once(cache: &mut Cache, blob: u64, ticket: u64) -> bool {
         let asked = cache.ask(key(blob), ticket);
-        if asked == Asked::Missing {
+        if asked == Lookup::Missing {
             assert_eq!(cache.supply(key(blob), Prepared::Blocks(vec![0; 10])), [ticket]);
         }
         assert!(cache.get(key(blob)).is_some());
         cache.release(key(blob));
-        asked == Asked::Here
+        asked == Lookup::Ready
     }
 
     #[test]
@@ -205,10 +205,10 @@ mod tests {
     #[test]
     fn an_image_under_way_is_made_once_for_all_batches() {
         let mut cache = Cache::new(0);
-        assert_eq!(cache.ask(key(7), 0), Asked::Missing);
-        assert_eq!(cache.ask(key(7), 1), Asked::Underway);
+        assert_eq!(cache.ask(key(7), 0), Lookup::Missing);
+        assert_eq!(cache.ask(key(7), 1), Lookup::InProgress);
         assert_eq!(cache.supply(key(7), Prepared::Broken("cut short".into())), [0, 1]);
-        assert_eq!(cache.ask(key(7), 2), Asked::Here);
+        assert_eq!(cache.ask(key(7), 2), Lookup::Ready);
         for _ in 0..3 {
             assert!(cache.get(key(7)).is_some());
             cache.release(key(7));

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::cache::{Asked, Cache, Key, Prepared};
+use super::cache::{Cache, Key, Lookup, Prepared};
 use super::source::{Advance, BatchSource};
 use crate::error::{Error, Result};
 
@@ -158,9 +158,9 @@ impl<S: BatchSource> Queue<S> {
         let mut missing = 0;
         for &key in &keys {
             match self.cache.ask(key, ticket) {
-                Asked::Here => continue,
-                Asked::Underway => {}
-                Asked::Missing => self.images.push_back((key, ticket)),
+                Lookup::Ready => continue,
+                Lookup::InProgress => {}
+                Lookup::Missing => self.images.push_back((key, ticket)),
             }
             missing += 1;
         }
