@@ -280,7 +280,7 @@ def wrong(table, column, values):
     [
         ("queries", "media", pa.array([[5], []], pa.large_list(pa.uint64())), "row 0.*id 5"),
         ("queries", "promt", pa.array([1, 2]), "column promt"),
-        ("queries", "prompt", pa.array([[1], [2]], pa.list_(pa.uint32())), "prompt.*LargeList"),
+        ("queries", "prompt", pa.array([[1], [2]], pa.list_(pa.uint32())), "prompt.*large_list"),
         ("responses", "q", pa.array([0, 2, 1], pa.uint32()), "row 1.*found 2.*less than 2"),
         ("responses", "tokens", pa.array([[1], [None], [3]], TOKENS), "null inside"),
         ("pairs", "rejected", pa.array([2], pa.uint32()), "row 0.*one query"),

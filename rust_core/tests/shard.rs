@@ -7,11 +7,11 @@ use std::process::Command;
 use std::sync::{Arc, Barrier};
 
 use arrow_array::Float32Array;
-use mmrlhf_core::Interrupt;
 use mmrlhf_core::shard::fill::{Fill, add_column};
 use mmrlhf_core::shard::profile::Table;
 use mmrlhf_core::shard::verify::verify;
 use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Verify, gc, rekey};
+use mmrlhf_core::{Error, Interrupt};
 use shard_support::{Folder, TOKENIZER, add_columns, append, pack, read_all, table};
 
 type Outcome = mmrlhf_core::Result<()>;
@@ -206,6 +206,39 @@ fn columns_fill_by_parts_and_follow_their_rows() -> Outcome {
 }
 
 #[test]
+fn of_two_that_fill_the_same_rows_one_lands_and_the_other_is_told_of_the_conflict() -> Outcome {
+    let folder = Folder::new("fill");
+    let root = folder.dataset();
+    pack(&root, 1, 1)?;
+    let mut landed = 0;
+    for round in 0..20 {
+        let barrier = Barrier::new(2);
+        let fill = |value: f32| {
+            let values = table(vec![("margin", Arc::new(Float32Array::from(vec![value; 2])))]);
+            let provenance = serde_json::json!({"model": value, "round": round});
+            let set = "margin";
+            let fill = Fill { table: Table::Responses, set, start: 0, provenance: &provenance };
+            barrier.wait();
+            add_column(&root, fill, &values, &Interrupt::default())
+        };
+        let outcomes = std::thread::scope(|scope| {
+            let other = scope.spawn(|| fill(2.0));
+            [fill(1.0), other.join().expect("no panic")]
+        });
+        assert!(outcomes.iter().any(Result::is_ok), "{outcomes:?}");
+        for outcome in outcomes {
+            match outcome {
+                Ok(_) => landed += 1,
+                Err(error) => assert!(matches!(error, Error::Conflict { .. }), "{error:?}"),
+            }
+        }
+    }
+    let last = Dataset::open(&root, None, Verify::Lazy)?;
+    assert_eq!(last.column_entry("margin")?.rev, landed, "a revision for each that landed");
+    check_good(&root)
+}
+
+#[test]
 fn rekey_carries_columns_by_content_and_position_alone_is_refused() -> Outcome {
     let (one, other) = (Folder::new("rekey1"), Folder::new("rekey2"));
     pack(&one.dataset(), 1, 2)?;
@@ -249,7 +282,8 @@ fn garbage_is_what_no_version_needs() -> Outcome {
     add_columns(&root)?;
     std::fs::write(root.join("data/s00009-q-0123.arrow"), b"orphan").expect("written");
     let writer = DatasetWriter::open(&root, TOKENIZER, Settings::default())?;
-    assert!(gc::collect(&root, Some(1), false).is_err(), "somebody packs");
+    let refused = gc::collect(&root, Some(1), false);
+    assert!(matches!(refused, Err(Error::Conflict { .. })), "another process packs");
     drop(writer);
     let would = gc::collect(&root, Some(1), true)?;
     assert_eq!(gc::collect(&root, Some(1), false)?, would);

@@ -215,7 +215,8 @@ impl<'a> Picker<'a> {
         Reverse((picked, self.by_cluster[cluster], bay))
     }
 
-    /// Pick the next candidate of a bay; false where it has none left that may be picked.
+    /// Pick the next candidate of a bay; false where it has none left that may be picked, or where
+    /// the goal got worse on the way.
     fn pick(&mut self, bay: usize, group: Option<Group>) -> Result<bool> {
         loop {
             self.interrupt.check()?;
@@ -227,9 +228,11 @@ impl<'a> Picker<'a> {
                     self.choice.skips.push(skip);
                     self.clear(pile, position);
                     if self.plan.lose(pair) {
-                        // What was held back for a goal that cannot be met is free again.
+                        // What was held back for a goal that cannot be met is free again, so
+                        // another bay may come first.
                         self.closed.fill(false);
                         self.setbacks += 1;
+                        return Ok(false);
                     }
                 }
                 None if self.plan.take(pair) => {
