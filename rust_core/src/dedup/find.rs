@@ -356,7 +356,7 @@ struct Decisions<'a> {
     kept_in: Vec<Vec<u32>>,
     kept_shingles: HashMap<u32, Box<[u64]>>,
     /// By the components of their media: the first sample that stays of an image, and how many do.
-    founders: HashMap<u64, Vec<(u32, usize)>>,
+    firsts: HashMap<u64, Vec<(u32, usize)>>,
     found: Found,
 }
 
@@ -366,7 +366,7 @@ impl<'a> Decisions<'a> {
             finder,
             kept_in: vec![Vec::new(); buckets],
             kept_shingles: HashMap::new(),
-            founders: HashMap::new(),
+            firsts: HashMap::new(),
             found: Found::default(),
         }
     }
@@ -455,14 +455,14 @@ impl<'a> Decisions<'a> {
         if finder.samples.media_of(row).is_empty() {
             return None;
         }
-        let alike = self.founders.entry(finder.media_key(row)).or_default();
-        for (founder, count) in alike.iter_mut().take(LEADERS) {
-            let Some(distance) = finder.hamming(row, *founder) else { continue };
+        let alike = self.firsts.entry(finder.media_key(row)).or_default();
+        for (first, count) in alike.iter_mut().take(LEADERS) {
+            let Some(distance) = finder.hamming(row, *first) else { continue };
             if *count < cap {
                 *count += 1;
                 return None;
             }
-            let (kept, hamming) = (*founder, Some(distance));
+            let (kept, hamming) = (*first, Some(distance));
             return Some(Duplicate { row, kept, kind: Kind::MaxPerImage, jaccard: None, hamming });
         }
         alike.push((row, 1));
