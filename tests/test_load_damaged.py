@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from load_data import PICTURES, plan, write
-from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.errors import CorruptDataError
 from mmrlhf_engine.shards.loader import PreferenceLoader
 
 TABLES = {"q": "queries", "r": "responses", "p": "pairs", "b": "blobs"}
@@ -40,7 +40,7 @@ def taken(path, rank, unit):
     try:
         for batch in loader:
             batches.append((batch.step, batch.pack, batch.pair_row.tolist()))
-    except InputError as error:
+    except CorruptDataError as error:
         return batches, error
     return batches, None
 
