@@ -1,4 +1,4 @@
-"""Whether ``embed`` keeps an encoder busy: from files to rows, beside the encoder on ready pixels.
+"""Whether ``embed`` keeps an encoder busy: from files to rows, against the encoder on ready pixels.
 
 Images per second on the same 640x480 JPEG files and threads: ``bare`` is the encoder alone on
 pixels in memory, ``decode`` the decoding alone, ``embed`` the stage, ``peer`` a torch DataLoader

@@ -1,4 +1,4 @@
-"""Times the head's log-probabilities on a card: our schedules beside plain PyTorch and its peers.
+"""Times the head's log-probabilities on a card: our schedules and plain PyTorch and its peers.
 
 One table: milliseconds of forward alone and of forward with backward (median of CUDA-event times),
 peak memory above the operands, at LLaVA-OneVision-7B's head and at three numbers of rows. Needs a
@@ -141,7 +141,7 @@ def measure(name: str, forward: Forward, o: Operands) -> dict[str, Any]:
 
 
 def bare_kernels(o: Operands, chunk: int = 8192) -> Iterator[dict[str, Any]]:
-    """The two big kernels alone, beside the bare matrix product, in TFLOP/s."""
+    """The two big kernels alone, and the bare matrix product, in TFLOP/s."""
     from mmrlhf_kernels.backend import HeadOptions
     from mmrlhf_kernels.triton_logit_gradient import logit_gradient
     from mmrlhf_kernels.triton_sweep import sweep

@@ -1,4 +1,4 @@
-"""Images per second of the perceptual hash beside imagehash, and whether the hashes are equal.
+"""Images per second of the perceptual hash and of imagehash, and whether the hashes are equal.
 
 Both decode the same JPEG files in full, on one thread; ours also on two. The rounds of the two are
 interleaved, so that a noisy moment hits both.

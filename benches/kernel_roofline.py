@@ -117,9 +117,9 @@ def floor(card: Card, rows: int, multiple: int) -> float:
 
 
 def workspace(rows: int, schedule: str) -> float:
-    """Bytes beside weight, hidden states and dW: E or kept logits, dX and the product added to it.
+    """Bytes besides weight, hidden states and dW: E or kept logits, dX and the product added to it.
 
-    Row statistics are small beside them.
+    Row statistics are small next to them.
     """
     hidden = 2 * 4 * rows * HIDDEN
     statistics = 6 * 4 * rows

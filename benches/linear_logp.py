@@ -1,4 +1,4 @@
-"""Time and memory of the head and its loss on a CPU, beside PyTorch, TRL and Liger.
+"""Time and memory of the head and its loss on a CPU, compared with PyTorch, TRL and Liger.
 
 ``python benches/linear_logp.py`` runs every contender in a process of its own, in turn, and
 writes a record. Sizes are those of a 0.5B model: hidden 896, vocabulary 151,936.

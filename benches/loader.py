@@ -1,4 +1,4 @@
-"""The loader beside its peers: pairs a second, first batch, memory, disk and the time to write.
+"""The loader and its peers: pairs a second, first batch, memory, disk and the time to write.
 
 ``python benches/loader.py`` writes the same preference pairs (``loading/content.py``) in every
 format and reads an epoch of each in processes of their own: on one core and on two, with and
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _written(name: str, folder: Path, count: int, megapixels: float | None) -> dict[str, Any]:
-    """Write one format in a process of its own; content is made anew in it and timed apart."""
+    """Write one format in a process of its own; content is made again in it and timed apart."""
     shutil.rmtree(folder, ignore_errors=True)
     code = (
         "import sys, time; from pathlib import Path; from loading.writing import write_timed\n"

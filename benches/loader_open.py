@@ -1,7 +1,7 @@
 """Opening a large dataset, its first batch, and going on in the middle of an epoch.
 
 ``python benches/loader_open.py`` writes datasets of small rows, then measures each of ours in
-processes of their own: seconds to open a million pairs and to the first batch, beside the peers on
+processes of their own: seconds to open a million pairs and to the first batch, and the peers on
 the same pairs; and seconds to go on at half an epoch of ten million pairs, where batches must be
 those of the run without a break. No peer resumes exactly, so that row stands alone.
 """

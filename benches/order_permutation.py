@@ -1,4 +1,4 @@
-"""The order of training beside others: is it a permutation, has it a pattern, how fast is it.
+"""The order of training and others: is it a permutation, has it a pattern, how fast is it.
 
 Permutations: ours shuffled (as orders use it up to 131,072), ours computed place by place, numpy's,
 and grain's index_shuffle where the package is there. A random order flips parity half of the time,
@@ -22,7 +22,7 @@ from record import write_record
 
 SEEDS = 5
 SIZES = (100, 1000, 4096, 65_536, 65_537, 131_072, 262_145, 1_000_000)
-# Grain walks its cycles for half a millisecond an index below 2^16, so it gets fewer seeds there.
+# Grain follows its cycles for half a millisecond an index below 2^16, so it gets fewer seeds there.
 GRAIN_BUDGET_SECONDS = 5.0
 ROUNDS = 5
 Shuffle = Callable[[int, int], np.ndarray]

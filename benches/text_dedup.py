@@ -1,4 +1,4 @@
-"""Near-duplicate texts, from raw strings to the decision: ours beside rensa and datasketch.
+"""Near-duplicate texts, from raw strings to the decision: ours, rensa and datasketch.
 
 Everybody gets the same Python strings, the same word 3-grams and one thread; the peers 128 values
 as 32 bands of 4 (and 16 of 8), ours its default of 16 bands of 4. The peers get shingles as their

@@ -1,7 +1,7 @@
 """A language model of 20,000 weights and eight pairs, trained with MM-DPO in a bare loop.
 
 Everything is built from a config and a seed: nothing is loaded. The tests run the loop under each
-implementation of the kernels; ``benches/trl_mm_dpo.py`` runs it beside TRL's trainer. Needs
+implementation of the kernels; ``benches/trl_mm_dpo.py`` runs it and TRL's trainer. Needs
 transformers, for the model alone.
 """
 

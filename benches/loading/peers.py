@@ -25,7 +25,7 @@ TOKENS = ("prompt", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class Content:
-    """Which content to write; workers of a peer make it anew instead of getting it by pipe."""
+    """Which content to write; workers of a peer make it again instead of getting it by pipe."""
 
     queries: int
     megapixels: float | None

@@ -51,7 +51,7 @@ _WIDEST_EMBEDDING = 1_280
 
 
 class CurateConfig(Section):
-    """Everything ``curate`` can be told; each section is documented beside its stage."""
+    """Everything ``curate`` can be told; each section is documented in the file of its stage."""
 
     seed: int = 0
     """Seed of everything random: the k-means sample, and the order of picks within a cluster."""

@@ -145,7 +145,7 @@ fn order(plan: Plan, costs: Vec<Cost>) -> Order {
 }
 
 /// The units of an epoch as its packs give them, and how full the packs are.
-fn walk(order: &Order, epoch: u64) -> (Vec<u64>, f64) {
+fn all_units(order: &Order, epoch: u64) -> (Vec<u64>, f64) {
     let (mut units, mut tokens, mut packs) = (Vec::new(), 0, 0);
     for window in 0..order.windows(epoch).expect("windows") {
         for pack in order.window(epoch, window).expect("a window").packs {
@@ -164,9 +164,9 @@ fn packs_of_an_epoch_hold_each_unit_once_and_are_full() {
     let costs = skewed_units(20_000);
     for (window, fill) in [(4096, 0.99), (1024, 0.98)] {
         let order = order(plan(window, 32_768), costs.clone());
-        let (mut units, filled) = walk(&order, 0);
+        let (mut units, filled) = all_units(&order, 0);
         assert!(filled > fill, "windows of {window}: {filled}");
-        assert_ne!(units, walk(&order, 1).0);
+        assert_ne!(units, all_units(&order, 1).0);
         units.sort_unstable();
         assert!(units.into_iter().eq(0..20_000));
     }
@@ -178,7 +178,7 @@ fn every_shuffle_and_modality_holds_each_unit_once() {
     for shuffle in [Shuffle::Full, Shuffle::Block] {
         for modality in [Modality::Mixed, Modality::Separate, Modality::ImageInEach] {
             let order = order(Plan { shuffle, modality, ..plan(512, 16_384) }, costs.clone());
-            let (mut units, _) = walk(&order, 2);
+            let (mut units, _) = all_units(&order, 2);
             units.sort_unstable();
             assert!(units.into_iter().eq(0..5000), "{shuffle:?}, {modality:?}");
         }

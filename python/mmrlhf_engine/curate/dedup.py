@@ -1,4 +1,4 @@
-"""Duplicates out, each with its twin and the measures that say so.
+"""Removes duplicates, each with the sample that stays and the measures that say so.
 
 A duplicate is a near image *and* a near text (policy ``joint``): one picture with many questions
 stays, up to ``max_per_image``, and one question on many pictures stays. The work, in order:
@@ -6,7 +6,7 @@ stays, up to ``max_per_image``, and one question on many pictures stays. The wor
 1. Every distinct picture is decoded once and hashed (chunks of this survive a kill).
 2. Samples whose picture turns out to be broken are rejected; a header does not show everything.
 3. The samples are put in keep order: more pixels, then longer answer, then smaller id.
-4. The core walks them in this order: a sample goes if it is near to one that stays.
+4. The core takes them in this order: a sample is removed if it is near to one that stays.
 
 The text compared is the prompt: two answers to one question are one question.
 """

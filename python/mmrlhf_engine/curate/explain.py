@@ -62,14 +62,14 @@ def _dedup(run: Run, identifier: str) -> list[str]:
     lines = []
     for row in _rows(run, "duplicates", pl.col("id") == identifier):
         lines.append(f"  dedup    removed: {_evidence(row)} {row['kept_id']}")
-        twin = _rows(run, "samples", pl.col("id") == row["kept_id"])
-        lines += [f"           which asks: {_shorten(kept['prompt'])}" for kept in twin]
+        stays = _rows(run, "samples", pl.col("id") == row["kept_id"])
+        lines += [f"           which asks: {_shorten(kept['prompt'])}" for kept in stays]
     for row in _rejected(run, pl.col("position") == identifier):
         lines.append(f"  dedup    rejected: {row['reason']}: {row['detail']}")
     if not lines and _rows(run, "kept", pl.col("id") == identifier):
-        twins = _rows(run, "duplicates", pl.col("kept_id") == identifier)
-        lines.append(f"  dedup    kept; {len(twins):,} others were removed in its favour")
-        lines += [f"           {row['id']}: {_evidence(row)} this one" for row in twins[:5]]
+        others = _rows(run, "duplicates", pl.col("kept_id") == identifier)
+        lines.append(f"  dedup    kept; {len(others):,} others were removed in its favour")
+        lines += [f"           {row['id']}: {_evidence(row)} this one" for row in others[:5]]
     return lines
 
 

@@ -84,21 +84,21 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         stage.table("media", MEDIA) as media,
         stage.table("rejected", REJECTED) as rejected,
     ):
-        intake = _Intake(config, stage, samples, media, rejected)
+        reader = _Reader(config, stage, samples, media, rejected)
         for source in sources:
             for batch in read(source):
-                intake.take(source, batch)
-                intake.check_share()
-                stage.progress(f"reading {source.name}", intake.rows)
-            if source.name not in intake.by_source:
+                reader.take(source, batch)
+                reader.check_share()
+                stage.progress(f"reading {source.name}", reader.rows)
+            if source.name not in reader.by_source:
                 raise InputError(f"{source.path}: no record in it", hint="leave it out")
-        intake.check_share(final=True)
+        reader.check_share(final=True)
     stage.finish(
-        rows_in=intake.rows,
+        rows_in=reader.rows,
         rows_out=samples.rows,
-        dropped=dict(intake.reasons),
+        dropped=dict(reader.reasons),
         media=media.rows,
-        sources={name: dict(counts) for name, counts in sorted(intake.by_source.items())},
+        sources={name: dict(counts) for name, counts in sorted(reader.by_source.items())},
     )
 
 
@@ -121,7 +121,7 @@ def describe(config: IngestConfig) -> dict[str, int]:
 
 
 @dataclass
-class _Intake:
+class _Reader:
     """The tables while they are filled, and what was read so far."""
 
     config: IngestConfig

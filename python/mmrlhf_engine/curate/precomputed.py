@@ -1,6 +1,6 @@
 """Embeddings made elsewhere: ``precomputed:FILE.npy``.
 
-The rows belong to the sample ids listed beside the file, in that order: ``FILE.ids`` or
+The rows belong to the sample ids listed in a file of their own, in that order: ``FILE.ids`` or
 ``FILE.ids.txt`` (one id a line) or ``FILE.ids.json`` (a list). Without such a list there must be
 one row for each kept sample, sorted by id. The file is mapped and read block by block.
 """
@@ -80,7 +80,7 @@ def _map(file: Path) -> np.ndarray:
 
 
 def _listed_ids(file: Path) -> tuple[Path, pl.Series] | None:
-    """The list of ids beside the file, if there is one."""
+    """The list of ids next to the file, if there is one."""
     for path in (file.with_suffix(".ids"), file.with_suffix(".ids.txt")):
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()

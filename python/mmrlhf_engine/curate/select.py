@@ -109,9 +109,9 @@ def _candidates(stage: StageContext) -> pl.DataFrame:
         .collect()
         .sort("id")
     )
-    strangers = candidates.filter(pl.col("source").is_null() | pl.col("cluster").is_null())
-    if strangers.height:
-        raise StageError(f"select: {strangers['id'][0]} is kept, but has no sample or no cluster")
+    incomplete = candidates.filter(pl.col("source").is_null() | pl.col("cluster").is_null())
+    if incomplete.height:
+        raise StageError(f"select: {incomplete['id'][0]} is kept, but has no sample or no cluster")
     return candidates
 
 

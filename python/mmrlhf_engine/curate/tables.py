@@ -55,7 +55,7 @@ KEPT: TableSchema = {
 
 DUPLICATES: TableSchema = {
     "id": pl.String(),  # the sample removed
-    "kept_id": pl.String(),  # its twin that stays
+    "kept_id": pl.String(),  # the near sample that stays
     "kind": pl.String(),  # exact, near, max_per_image
     "text_jaccard": pl.Float32(),  # of the shingle sets of these two; null where text had no say
     "image_hamming": pl.UInt32(),  # bits of 64, the largest over the media; null likewise

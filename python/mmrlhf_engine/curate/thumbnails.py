@@ -1,4 +1,4 @@
-"""Small pictures for the page, as data URIs, so that the page needs no file beside it."""
+"""Small pictures for the page, as data URIs, so that the page needs no other file."""
 
 import base64
 from collections.abc import Set as AbstractSet

@@ -64,7 +64,7 @@ def found(run: Run, planted: Planted) -> bool:
         (pl.col("source") == planted.source) & (pl.col("source_id") == planted.position)
     )
     duplicates = pl.read_parquet(run.stage_folder("dedup") / "duplicates" / "*.parquet")
-    # Which of two twins stays is the keep rule's choice: either may be the one removed.
+    # Which of two duplicates stays is the keep rule's choice: either may be the one removed.
     pairs = duplicates.filter(
         (pl.col("id").is_in(mine["id"]) | pl.col("kept_id").is_in(mine["id"]))
         & (pl.col("kind") == planted.expected)

@@ -3,7 +3,7 @@
     shapes.jsonl + pictures/   easy-vqa: multi-turn conversations about pictures in a folder
     shapes.parquet             easy-vqa: pictures as bytes in the table, one question a row
     photos.tar                 WebDataset: photographs with a caption each
-    album/                     a folder of small photographs, each with a text file beside it
+    album/                     a folder of small photographs, each with a text file of the same name
 
 Into these, :func:`plant` puts what raw corpora really contain, with the outcome known beforehand:
 repeated rows, a photograph saved again smaller and at another quality, a prompt with a word more,

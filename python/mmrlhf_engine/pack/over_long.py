@@ -146,8 +146,8 @@ def _trim(
     slots = len(ready.pictures)
     costs = np.ones(len(response.tokens), dtype=np.int64)
     costs[response.tokens == SENTINEL] = images[slots:]
-    room = max_length - sum(images[:slots]) - _text_tokens(ready.prompt)
-    kept = int(np.searchsorted(np.cumsum(costs), room, side="right"))
+    left = max_length - sum(images[:slots]) - _text_tokens(ready.prompt)
+    kept = int(np.searchsorted(np.cumsum(costs), left, side="right"))
     if kept < _SHORTEST_ANSWER:
         return False
     tokens = response.tokens[:kept]

@@ -182,15 +182,15 @@ def load_tokenizer(
 
 
 def _template(tokenizer: Any, name: str, file: str | None) -> str | None:
-    """The template of the file given, of a processor beside the tokenizer, or of the tokenizer."""
+    """The template of the file given, of a processor in the same folder, or of the tokenizer."""
     if file is not None:
         try:
             return Path(file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--chat-template {file}: {error}") from None
-    beside = Path(name) / "chat_template.json"
-    if beside.is_file():
-        template = json.loads(beside.read_text(encoding="utf-8")).get("chat_template")
+    of_processor = Path(name) / "chat_template.json"
+    if of_processor.is_file():
+        template = json.loads(of_processor.read_text(encoding="utf-8")).get("chat_template")
         return str(template) if template else None
     template = tokenizer.chat_template
     if isinstance(template, dict):

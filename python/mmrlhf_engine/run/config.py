@@ -1,6 +1,6 @@
 """Typed, frozen, strict settings.
 
-Each stage keeps its settings beside its code as a :class:`Section`; this file knows how to read
+Each stage keeps its settings in its own file as a :class:`Section`; this file knows how to read
 them from YAML, lay dotted overrides over them (``select.count=500``), and explain a mistake. An
 unknown key is an error that names the nearest known one: a misspelt setting never becomes a silent
 default.

@@ -1,8 +1,8 @@
-"""Progress on stderr in three voices: for people, for machines, or silent.
+"""Progress on stderr in one of three formats: for people, for machines, or silent.
 
 Standard output belongs to results, so that it can be piped; everything said on the way goes to
-standard error. A stage reports through :meth:`Progress.update`, as often as it likes: the voice
-decides what is worth saying.
+standard error. A stage reports through :meth:`Progress.update`, as often as it likes: the
+format decides what is worth saying.
 """
 
 import json
@@ -10,9 +10,9 @@ import sys
 import time
 from typing import Literal, TextIO
 
-__all__ = ["Progress", "Voice"]
+__all__ = ["Progress", "ProgressFormat"]
 
-Voice = Literal["human", "jsonl", "silent"]
+ProgressFormat = Literal["human", "jsonl", "silent"]
 
 _HUMAN_INTERVAL = 0.2
 _MACHINE_INTERVAL = 1.0
@@ -21,29 +21,29 @@ _MACHINE_INTERVAL = 1.0
 class Progress:
     """Says how far the work is; cheap enough to call from an inner loop."""
 
-    def __init__(self, voice: Voice = "human", stream: TextIO | None = None) -> None:
-        self.voice = voice
+    def __init__(self, format: ProgressFormat = "human", stream: TextIO | None = None) -> None:
+        self.format = format
         self._stream = stream if stream is not None else sys.stderr
         self._last = 0.0
         self._line_open = False
 
     def say(self, text: str, **facts: object) -> None:
         """One line that stays: a stage begins, ends or is skipped."""
-        if self.voice == "jsonl":
+        if self.format == "jsonl":
             self._write_json({"event": "message", "text": text, **facts})
-        elif self.voice == "human":
+        elif self.format == "human":
             self._close_line()
             self._stream.write(text + "\n")
             self._stream.flush()
 
     def update(self, stage: str, task: str, done: int, total: int | None) -> None:
         """A line that moves; ``total`` is None where it cannot be known."""
-        interval = _HUMAN_INTERVAL if self.voice == "human" else _MACHINE_INTERVAL
+        interval = _HUMAN_INTERVAL if self.format == "human" else _MACHINE_INTERVAL
         now = time.monotonic()
-        if self.voice == "silent" or (now - self._last < interval and done != total):
+        if self.format == "silent" or (now - self._last < interval and done != total):
             return
         self._last = now
-        if self.voice == "jsonl":
+        if self.format == "jsonl":
             self._write_json(
                 {"event": "progress", "stage": stage, "task": task, "done": done, "total": total}
             )

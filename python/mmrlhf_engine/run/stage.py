@@ -1,8 +1,8 @@
 """What a stage is, how it is run, and when it counts as finished.
 
-A stage is declared once, beside its code, as a :class:`Stage`: its config, the tables it reads and
-writes, what it reads from outside of the run, and the memory it needs. Everything else is the same
-for all of them and is done here by :func:`run_stage`:
+A stage is declared once, at the end of its file, as a :class:`Stage`: its config, the tables it
+reads and writes, what it reads from outside of the run, and the memory it needs. Everything else is
+the same for all of them and is done here by :func:`run_stage`:
 
 1. The fingerprint is what the output is a function of: config, seed, the content of the tables
    read, the state of what lies outside, and the code. A folder whose manifest has this fingerprint
@@ -57,7 +57,7 @@ _RECORDS = frozenset({"manifest.json", "report.json", "config.yaml", "started.js
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline, declared beside its code."""
+    """One stage of the pipeline, declared at the end of its file."""
 
     name: str
     """One of ``STAGE_ORDER``."""
