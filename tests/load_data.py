@@ -14,7 +14,7 @@ from mmrlhf_engine.shards.loader import PictureSettings
 from mmrlhf_engine.shards.plan import PlanSettings, plan_json
 
 SENTINEL = 0xFFFF_FFFF
-TOKENIZER = json.dumps({"name": "test", "sha256": "0" * 64, "vocab": 1000, "template_sha256": ""})
+TOKENIZER = {"name": "test", "sha256": "0" * 64, "template_sha256": ""}
 RULES = {
     "none": None,
     "qwen2_vl": {
@@ -49,7 +49,7 @@ PICTURES = {
     "internvl": PictureSettings(image_token=990, image_start_token=991, image_end_token=992),
 }
 
-_STANDING = {"step", "pack", "ends_step", "muted_pairs"}
+_METADATA = {"step", "pack", "ends_step", "zero_weight_pairs"}
 
 
 def plan(family="qwen2_vl", **settings):
@@ -86,11 +86,11 @@ def picture(random, kind):
     return bytes(content)
 
 
-def tokens(random, least, most, slots=0):
+def tokens(random, least, most, placeholders=0):
     """Token ids, with sentinels at random places."""
     ids = random.integers(1, 900, int(random.integers(least, most)))
     ids = [int(number) for number in ids]
-    for _ in range(slots):
+    for _ in range(placeholders):
         ids.insert(int(random.integers(0, len(ids) + 1)), SENTINEL)
     return ids
 
@@ -108,9 +108,9 @@ def rows(random, queries, blobs, *, text_only=False):
     """Queries of 2 to 4 responses: without picture, with some, and with other ones in an answer."""
     made = Rows([], [], [])
     for number in range(queries):
-        slots = 0 if text_only else int(random.choice([0, 1, 1, 1, 2, 3]))
-        media = [int(blob) for blob in random.choice(blobs, slots)] if slots else []
-        prompt = [*tokens(random, 2, 30, slots), 900]
+        placeholders = 0 if text_only else int(random.choice([0, 1, 1, 1, 2, 3]))
+        media = [int(blob) for blob in random.choice(blobs, placeholders)] if placeholders else []
+        prompt = [*tokens(random, 2, 30, placeholders), 900]
         made.queries.append({"prompt": prompt, "media": media, "weight": 1.0})
         first = len(made.responses)
         count = int(random.integers(2, 5))
@@ -118,8 +118,8 @@ def rows(random, queries, blobs, *, text_only=False):
             own = 0 if text_only else int(random.choice([0, 0, 0, 0, 1]))
             seen = [int(blob) for blob in random.choice(blobs, own)] if own else []
             ids = tokens(random, 1, 25, own)
-            if slots and not own and random.random() < 0.1:  # Other pictures for the prompt.
-                seen = [int(blob) for blob in random.choice(blobs, slots)]
+            if placeholders and not own and random.random() < 0.1:  # Other images for the prompt.
+                seen = [int(blob) for blob in random.choice(blobs, placeholders)]
             made.responses.append({"q": number, "tokens": ids, "media": seen})
         for chosen in range(count):
             for rejected in range(chosen + 1, count):
@@ -145,12 +145,20 @@ def struct(dictionaries, **types):
 
 
 def write(
-    folder: Path, *, queries=60, seed=0, text_only=False, kinds=None, shard_pairs=100
+    folder: Path,
+    *,
+    queries=60,
+    seed=0,
+    text_only=False,
+    kinds=None,
+    shard_pairs=100,
+    vocabulary=1000,
 ) -> Path:
-    """Write a dataset of several shards."""
+    """Write a dataset of several shards, of a tokenizer with so many ids."""
+    tokenizer = json.dumps(TOKENIZER | {"vocabulary": vocabulary})
     random = np.random.default_rng(seed)
     kinds = kinds or ["plain"] * 16 + ["turned"] * 4 + ["broken"] * 2 + ["wide"]
-    writer = DatasetWriter(folder, tokenizer=TOKENIZER, shard_pairs=shard_pairs, threads=1)
+    writer = DatasetWriter(folder, tokenizer=tokenizer, shard_pairs=shard_pairs, threads=1)
     files = pa.array([picture(random, kind) for kind in kinds], pa.large_binary())
     stored = pa.array(writer.add_media(bytes=files)).to_pylist()
     assert not any(row["problem"] for row in stored)
@@ -174,10 +182,10 @@ def write(
 
 
 def assert_same(batch, expected):
-    """A batch is what the plain twin says."""
+    """A batch is what the reference implementation says."""
     for name, value in expected.items():
         found = getattr(batch, name)
-        if name in _STANDING:
+        if name in _METADATA:
             assert found == value, name
         elif value is None:
             assert found.size == 0, name

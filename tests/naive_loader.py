@@ -1,7 +1,7 @@
 """The loader as one would write it down: row by row over the getters of a dataset, one thread.
 
-Windows and their packs come from the core's order over costs counted here; sizes and pixels of a
-picture are the core's, which `test_load_pixels.py` holds to transformers. Everything else is said
+Windows and their packs come from the core's order over costs counted here; sizes and pixels of an
+image are the core's, which `test_load_pixels.py` holds to transformers. Everything else is said
 again, in plain Python.
 """
 
@@ -61,10 +61,10 @@ class NaiveLoader:
                 yield units[start:end]
 
     def cost(self, unit):
-        """Tokens of text, tokens of pictures, and different pictures."""
+        """Tokens of text, tokens of images, and different images."""
         batch = self.batch([unit], pixels=False)
-        image_tokens = int(batch["slot_length"].sum())
-        return len(batch["tokens"]) - image_tokens, image_tokens, len(batch["image_blob"])
+        image_tokens = int(batch["placeholder_length"].sum())
+        return len(batch["input_ids"]) - image_tokens, image_tokens, len(batch["image_blob"])
 
     def contents(self, units):
         """Sequences (query, response, has prompt, prefix) and pairs (row, chosen, rejected)."""
@@ -119,7 +119,7 @@ class NaiveLoader:
 
     def batch(self, units, *, pixels=True):
         sequences, pairs = self.contents(units)
-        out = {"tokens": [], "positions": [], "slots": [], "images": {}, "starts": [0]}
+        out = {"input_ids": [], "positions": [], "placeholders": [], "images": {}, "starts": [0]}
         prompt_lengths, ends = [], []
         for index, (query, response, has_prompt, prefix) in enumerate(sequences):
             next_position = ends[prefix] if prefix >= 0 else 0
@@ -128,20 +128,20 @@ class NaiveLoader:
             shown = listed(self.dataset.media(query)) if has_prompt else []
             own = listed(self.dataset.response_media(response)) if response >= 0 else []
             shown = shown + own if SENTINEL in answer else own or shown
-            before = len(out["tokens"])
+            before = len(out["input_ids"])
             media = iter(shown)
             next_position = self.write(out, index, prompt, media, len(shown), next_position)
-            prompt_lengths.append(len(out["tokens"]) - before)
+            prompt_lengths.append(len(out["input_ids"]) - before)
             next_position = self.write(out, index, answer, media, len(shown), next_position)
             ends.append(next_position)
-            out["starts"].append(len(out["tokens"]))
+            out["starts"].append(len(out["input_ids"]))
         return self.arrays(out, sequences, pairs, prompt_lengths, pixels=pixels)
 
     def write(self, out, index, ids, media, count, position):
-        """Append the ids, pictures written out; the position after them."""
+        """Append the ids, images written out; the position after them."""
         for token in ids:
             if token != SENTINEL:
-                out["tokens"].append(token)
+                out["input_ids"].append(token)
                 out["positions"].append((position,) * 3)
                 position += 1
                 continue
@@ -149,13 +149,13 @@ class NaiveLoader:
             image = out["images"].setdefault(key, len(out["images"]))
             shape = self.shape(key)
             position = write_edge(out, self.pictures.image_start_token, position)
-            out["slots"].append((index, len(out["tokens"]), shape["tokens"], image))
+            out["placeholders"].append((index, len(out["input_ids"]), shape["tokens"], image))
             position = self.write_image(out, shape, position)
             position = write_edge(out, self.pictures.image_end_token, position)
         return position
 
     def write_image(self, out, shape, position):
-        out["tokens"] += [self.pictures.image_token] * shape["tokens"]
+        out["input_ids"] += [self.pictures.image_token] * shape["tokens"]
         if self.rule["family"] != "qwen2_vl":
             out["positions"] += [(position + at,) * 3 for at in range(shape["tokens"])]
             return position + shape["tokens"]
@@ -170,7 +170,7 @@ class NaiveLoader:
         return (height, width) if orientation >= 5 else (width, height)
 
     def shape(self, key):
-        """What the picture becomes; where it is refused, what a small square becomes."""
+        """What the image becomes; where it is refused, what a small square becomes."""
         blob, alone = key
         sides = [pa.array([side], pa.uint32()) for side in (*self.size(blob), 1 if alone else 2)]
         found = pa.array(_core.image_shapes(json.dumps(self.rule), *sides)).to_pylist()[0]
@@ -181,7 +181,7 @@ class NaiveLoader:
         return found
 
     def blocks(self, key):
-        """The blocks of a picture, and whether they are blank because it is broken."""
+        """The blocks of an image, and whether they are blank because it cannot be read."""
         if key not in self.prepared:
             content = pa.array([self.dataset.blob(key[0])[0]], pa.large_binary())
             settings = self.pictures.model_dump(include={"background"})
@@ -194,10 +194,10 @@ class NaiveLoader:
             found = self.shape(key)
             patches = self.rule["family"] == "qwen2_vl"
             count = found["rows"] * found["columns"] if patches else found["views"]
-            broken = pa.array(table).to_pylist()[0]["detail"] is not None
+            unreadable = pa.array(table).to_pylist()[0]["detail"] is not None
             blank = np.zeros((count, *shape), np.uint8)
-            whole = blank if broken else np.frombuffer(pixels, np.uint8).reshape(blank.shape)
-            self.prepared[key] = (whole, broken)
+            whole = blank if unreadable else np.frombuffer(pixels, np.uint8).reshape(blank.shape)
+            self.prepared[key] = (whole, unreadable)
         return self.prepared[key]
 
     def arrays(self, out, sequences, pairs, prompt_lengths, *, pixels):
@@ -206,21 +206,23 @@ class NaiveLoader:
         positions = np.array(out["positions"], np.int32).reshape(-1, 3).T
         three = self.rule is not None and self.rule["family"] == "qwen2_vl"
         return {
-            "tokens": np.array(out["tokens"], np.int32),
+            "input_ids": np.array(out["input_ids"], np.int32),
             "position_ids": positions if three else positions[0],
             "cu_seqlens": np.array(out["starts"], np.int32),
             "prompt_lengths": np.array(prompt_lengths, np.int32),
-            "prefix": column(sequences, 3),
+            "prefix_sequence": column(sequences, 3),
             "sequence_query": column(sequences, 0, np.int64),
             "sequence_response": column(sequences, 1, np.int64),
-            "slot_sequence": column(out["slots"], 0),
-            "slot_start": column(out["slots"], 1),
-            "slot_length": column(out["slots"], 2),
-            "slot_image": column(out["slots"], 3),
+            "placeholder_sequence": column(out["placeholders"], 0),
+            "placeholder_start": column(out["placeholders"], 1),
+            "placeholder_length": column(out["placeholders"], 2),
+            "placeholder_image": column(out["placeholders"], 3),
             **self.image_arrays(keys, made),
             "pair_columns": taken(self.columns["pairs"], [row for row, *_ in pairs]),
             "sequence_columns": taken(self.columns["responses"], [row for _, row, *_ in sequences]),
-            **self.pair_arrays(out["slots"], sequences, pairs, [broken for _, broken in made]),
+            **self.pair_arrays(
+                out["placeholders"], sequences, pairs, [unreadable for _, unreadable in made]
+            ),
         }
 
     def image_arrays(self, keys, made):
@@ -231,20 +233,20 @@ class NaiveLoader:
         return {
             "image_blob": column(keys, 0, np.int64),
             "image_sizes": np.array(sizes, np.int32).reshape(-1, 2),
-            "image_grid": np.array(grid, np.int32).reshape(-1, 3),
+            "image_grid_thw": np.array(grid, np.int32).reshape(-1, 3),
             "image_blocks": ends.astype(np.int32),
-            "image_broken": np.array([broken for _, broken in made], np.uint8),
-            "pixels": np.concatenate([blocks for blocks, _ in made]) if made else None,
+            "image_unreadable": np.array([unreadable for _, unreadable in made], np.uint8),
+            "pixel_values": np.concatenate([blocks for blocks, _ in made]) if made else None,
         }
 
-    def pair_arrays(self, slots, sequences, pairs, broken):
+    def pair_arrays(self, placeholders, sequences, pairs, unreadable):
         table = [self.dataset.pair(row) for row, *_ in pairs]
-        blank = {index for index, _, _, image in slots if broken and broken[image]}
-        muted = [
+        blank = {index for index, _, _, image in placeholders if unreadable and unreadable[image]}
+        blanked = [
             any({place, sequences[place][3]} & blank for place in places) for _, *places in pairs
         ]
         margins = [np.nan if row[3] is None else row[3] for row in table]
-        weights = [0 if mute else row[4] for row, mute in zip(table, muted, strict=True)]
+        weights = [0 if zero else row[4] for row, zero in zip(table, blanked, strict=True)]
         return {
             "pair_row": column(pairs, 0, np.int64),
             "pair_query": column(table, 0, np.int64),
@@ -253,7 +255,7 @@ class NaiveLoader:
             "pair_margin": np.array(margins, np.float32),
             "pair_weight": np.array(weights, np.float32),
             "pair_flags": column(table, 5),
-            "muted_pairs": sum(muted),
+            "zero_weight_pairs": sum(blanked),
         }
 
 
@@ -270,7 +272,7 @@ def taken(columns, rows):
 def write_edge(out, token, position):
     if token is None:
         return position
-    out["tokens"].append(token)
+    out["input_ids"].append(token)
     out["positions"].append((position,) * 3)
     return position + 1
 

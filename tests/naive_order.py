@@ -202,19 +202,19 @@ def best_fit_decreasing(costs, budget, units, opens=()):
         return sum(weight[at] * share(amounts[at], limit) for at, limit in limits.items())
 
     places.sort(key=lambda p: (p not in opens, -score(costs[p]), units[p], p))
-    packs, rooms = [], []
+    packs, left = [], []
     for place in places:
         held = [
-            (score(room), number)
-            for number, room in enumerate(rooms)
-            if place not in opens and all(costs[place][at] <= room[at] for at in limits)
+            (score(amounts), number)
+            for number, amounts in enumerate(left)
+            if place not in opens and all(costs[place][at] <= amounts[at] for at in limits)
         ]
         number = min(held)[1] if held else len(packs)
         if not held:
             packs.append([])
-            rooms.append(dict(limits))
+            left.append(dict(limits))
         packs[number].append(place)
-        rooms[number] = {at: room - costs[place][at] for at, room in rooms[number].items()}
+        left[number] = {at: amounts - costs[place][at] for at, amounts in left[number].items()}
     return packs, [place for place, fit in enumerate(fits) if not fit]
 
 

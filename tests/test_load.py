@@ -1,6 +1,12 @@
-"""The loader hands out what its plain twin does, in one order, whatever makes the batches."""
+"""The loader hands out what its reference implementation does, whatever makes the batches."""
 
+import ast
+import dataclasses
+import inspect
+import itertools
 import json
+import re
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from load_data import PICTURES, assert_same, plan, write
+from mmrlhf_engine.shards.batch import BATCH_FIELDS, METADATA, PreferenceBatch
 from mmrlhf_engine.shards.loader import PreferenceLoader
 from naive_loader import NaiveLoader
 
@@ -26,7 +33,7 @@ def loader(path, family="qwen2_vl", chosen=None, **options):
 
 @pytest.mark.parametrize("unit", ["pair", "response", "query"])
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "internvl"])
-def test_batches_equal_the_plain_twin(dataset, family, unit):
+def test_batches_equal_the_reference(dataset, family, unit):
     chosen = {"unit": unit, "packs_per_step": 3}
     options = {"rank": 1, "world_size": 2}
     ours = loader(dataset, family, chosen, threads=2, **options)
@@ -34,7 +41,7 @@ def test_batches_equal_the_plain_twin(dataset, family, unit):
     count = 0
     for batch, expected in zip(ours, theirs, strict=True):
         assert_same(batch, expected)
-        assert len(batch.broken) == int(batch.image_broken.sum())
+        assert len(batch.unreadable) == int(batch.image_unreadable.sum())
         count += 1
     assert count > 5
 
@@ -69,7 +76,11 @@ def record(batches):
     steps = {}
     for batch in batches:
         steps.setdefault(batch.step, []).append(
-            (sorted(batch.pair_row.tolist()), batch.tokens.tobytes(), batch.pixels.tobytes())
+            (
+                sorted(batch.pair_row.tolist()),
+                batch.input_ids.tobytes(),
+                batch.pixel_values.tobytes(),
+            )
         )
     return {step: sorted(packs) for step, packs in steps.items()}
 
@@ -113,7 +124,11 @@ def expected(dataset):
     one = loader(dataset, threads=2)
     for batch in one:
         steps.setdefault(batch.step, []).append(
-            (sorted(batch.pair_row.tolist()), batch.tokens.tobytes(), batch.pixels.tobytes())
+            (
+                sorted(batch.pair_row.tolist()),
+                batch.input_ids.tobytes(),
+                batch.pixel_values.tobytes(),
+            )
         )
         if batch.ends_step:
             states[batch.step] = one.state_dict()
@@ -158,6 +173,60 @@ def test_a_small_cache_changes_no_byte(dataset, expected):
         assert digest(by_ranks(dataset, 1, cache_bytes=cache_bytes)) == expected[0]
 
 
+def prepared(dataset, **options):
+    """Images that are prepared for an epoch, and those in its batches."""
+    one = loader(dataset, prefetch_bytes=1, **options)
+    images = 0
+    for batch in one:
+        images += len(batch.image_blob)
+        progress = one._core.progress()
+        assert progress[0] <= batch.step * 6 + batch.pack + 2  # At most one batch ahead.
+        if batch.ends_step:
+            found = progress[1]
+    return found, images
+
+
+def test_cache_bytes_and_look_ahead_save_preparing_images_again(dataset):
+    none, images = prepared(dataset, cache_bytes=0)
+    assert none == images
+    little, _ = prepared(dataset, cache_bytes=3000)
+    short, _ = prepared(dataset, look_ahead=1)
+    whole, _ = prepared(dataset)
+    assert len(set(image_keys(dataset))) <= whole < little < none
+    assert whole < short <= none
+
+
+def image_keys(dataset):
+    """(blob, whether it is alone in its sequence) of all images shown."""
+    for batch in loader(dataset):
+        counts = np.bincount(batch.placeholder_sequence, minlength=len(batch.prefix_sequence))
+        for sequence, image in zip(
+            batch.placeholder_sequence, batch.placeholder_image, strict=True
+        ):
+            yield int(batch.image_blob[image]), bool(counts[sequence] == 1)
+
+
+def test_prefetch_bytes_lets_batches_be_begun_ahead(dataset):
+    count = sum(1 for _ in loader(dataset))
+    one = loader(dataset, threads=2, prefetch_bytes=1 << 30)
+    next(one)
+    while one._core.progress()[0] < count:
+        time.sleep(0.001)
+
+
+def test_balance_shares_the_image_tokens_of_a_step_out(dataset):
+    def busiest(balance):
+        steps = {}
+        for rank in range(2):
+            for batch in loader(dataset, rank=rank, world_size=2, balance=balance):
+                work = steps.setdefault(batch.step, [0, 0])
+                work[rank] += int(batch.placeholder_length.sum())
+        assert len(steps) > 5
+        return sum(max(work) for work in steps.values())
+
+    assert busiest(True) < busiest(False)
+
+
 def test_state_in_the_middle_of_a_step_is_its_start(dataset):
     one = loader(dataset)
     states = [one.state_dict()]
@@ -174,12 +243,18 @@ def test_state_in_the_middle_of_a_step_is_its_start(dataset):
     assert (first.step, first.pack) == (2, 0)
 
 
-def test_state_of_another_plan_or_data_set_is_refused(dataset, tmp_path):
+def test_state_of_another_plan_or_dataset_is_refused_by_name(dataset, tmp_path):
     from mmrlhf_engine.errors import InputError
 
     state = loader(dataset).state_dict()
+    changed = {"seed": 4, "budget": {"tokens": 500}}
+    said = "cursor: found budget.tokens 400, seed 3, expected budget.tokens 500, seed 4"
+    with pytest.raises(InputError, match=said):
+        loader(dataset, chosen=changed, state=state)
+    without = {name: value for name, value in state.items() if name != "settings"}
     with pytest.raises(InputError, match=r"cursor: found plan b3:.*, expected plan b3:"):
-        loader(dataset, chosen={"seed": 4}, state=state)
+        loader(dataset, chosen=changed, state=without)
+    assert next(loader(dataset, state=without)).step == 0
     other = write(tmp_path / "other", queries=5, seed=1)
     with pytest.raises(InputError, match="cursor: found dataset b3:"):
         loader(other, state=state)
@@ -188,26 +263,40 @@ def test_state_of_another_plan_or_data_set_is_refused(dataset, tmp_path):
 def test_batches_are_writable_views_of_one_block(dataset):
     batch = next(loader(dataset))
     start = batch.memory.ctypes.data
-    for name, _, _, offset in batch.fields:
+    for (name, _, _), (_, offset) in zip(BATCH_FIELDS, batch.layout, strict=True):
         array = getattr(batch, name)
         assert array.flags.writeable
         assert array.size == 0 or array.ctypes.data == start + offset
         assert (start + offset) % 64 == 0
-    batch.tokens[0] = 7
+    batch.input_ids[0] = 7
     tensors = batch.to_torch(pin=False)
-    assert tensors.tokens[0] == 7
-    tensors.tokens[0] = 8
-    assert batch.tokens[0] == 8
-    assert tensors.pixels.shape == batch.pixels.shape
+    assert tensors.input_ids[0] == 7
+    tensors.input_ids[0] = 8
+    assert batch.input_ids[0] == 8
+    assert tensors.pixel_values.shape == batch.pixel_values.shape
+
+
+def test_the_arrays_of_a_batch_are_those_of_the_core():
+    """Names and order by the class, dtypes and axes by what its docstrings begin with."""
+    tree = ast.parse(inspect.getsource(PreferenceBatch)).body[0]
+    documented = []
+    for field, doc in itertools.pairwise(tree.body):
+        if isinstance(field, ast.AnnAssign) and ast.unparse(field.annotation) == "Array":
+            documented.append(
+                (field.target.id, *re.match(r"(\w+)(?: (\[.*?\]))?", doc.value.value).groups())
+            )
+    assert documented == [*BATCH_FIELDS, ("memory", "uint8", None)]
+    others = {field.name for field in dataclasses.fields(PreferenceBatch)}
+    assert others - {name for name, *_ in documented} == {*METADATA, "layout"}
 
 
 def test_a_batch_outlives_its_loader(dataset):
     one = loader(dataset)
     batches = [next(one) for _ in range(3)]
-    copies = [batch.tokens.copy() for batch in batches]
+    copies = [batch.input_ids.copy() for batch in batches]
     del one
     for batch, copy in zip(batches, copies, strict=True):
-        assert np.array_equal(batch.tokens, copy)
+        assert np.array_equal(batch.input_ids, copy)
 
 
 def test_normalised_pixels_are_what_a_model_takes(dataset):
@@ -219,10 +308,10 @@ def test_normalised_pixels_are_what_a_model_takes(dataset):
         update={"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.125)}
     )
     batch = next(loader(dataset, "llava_onevision")).to_torch(pin=False)
-    ours = normalise(batch.pixels, pictures)
+    ours = normalise(batch.pixel_values, pictures)
     for channel in range(3):
         mean, std = pictures.mean[channel], pictures.std[channel]
-        theirs = (batch.pixels[:, channel].float() / 255 - mean) / std
+        theirs = (batch.pixel_values[:, channel].float() / 255 - mean) / std
         assert torch.allclose(ours[:, channel], theirs, atol=1e-6)
 
 
@@ -235,12 +324,21 @@ def test_wrong_settings_are_clear_errors(dataset):
         loader(dataset, world_size=0)
     with pytest.raises(InputError, match="image_token: found none"):
         PreferenceLoader(dataset, plan("qwen2_vl"))
-    with pytest.raises(InputError, match="pictures in the data set: found no way to show them"):
+    with pytest.raises(InputError, match="images in the dataset: found no way to show them"):
         list(loader(dataset, "none"))
     with pytest.raises(InputError, match="no folder _mmrlhf in it"):
         loader(dataset / "absent")
     with pytest.raises(InputError, match="cursor: found missing field"):
         loader(dataset, state={"v": 1})
+    for name, least in {"threads": 0, "prefetch_bytes": 0, "look_ahead": 1, "epochs": 1}.items():
+        with pytest.raises(
+            InputError, match=f"{name}: found {least - 1}, expected at least {least}"
+        ):
+            loader(dataset, **{name: least - 1})
+    for name in ("image_token", "image_start_token", "image_end_token"):
+        pictures = PICTURES["qwen2_vl"].model_copy(update={name: 1000})
+        with pytest.raises(InputError, match=f"{name}: found 1000, expected below 1000"):
+            PreferenceLoader(dataset, plan(), pictures=pictures)
 
 
 def test_positions_are_those_of_qwen2_vl(dataset):
@@ -258,14 +356,15 @@ def test_positions_are_those_of_qwen2_vl(dataset):
 
     compared = 0
     for batch in loader(dataset):
-        for sequence in range(len(batch.prefix)):
+        for sequence in range(len(batch.prefix_sequence)):
             start, end = batch.cu_seqlens[sequence : sequence + 2]
-            slots = np.flatnonzero(batch.slot_sequence == sequence)
-            ends = batch.slot_start[slots] + batch.slot_length[slots]
-            if not len(slots) or np.isin(batch.slot_start[slots], ends).any():
+            here = np.flatnonzero(batch.placeholder_sequence == sequence)
+            starts = batch.placeholder_start[here]
+            ends = starts + batch.placeholder_length[here]
+            if not len(here) or np.isin(starts, ends).any():
                 continue
-            ids = torch.from_numpy(batch.tokens[start:end]).long()[None]
-            grids = torch.from_numpy(batch.image_grid[batch.slot_image[slots]]).long()
+            ids = torch.from_numpy(batch.input_ids[start:end]).long()[None]
+            grids = torch.from_numpy(batch.image_grid_thw[batch.placeholder_image[here]]).long()
             kinds = (ids == 990).int()
             theirs, _ = Borrowed().get_rope_index(ids, kinds, image_grid_thw=grids)
             assert np.array_equal(batch.position_ids[:, start:end], theirs[:, 0].numpy())
@@ -287,20 +386,20 @@ def test_a_flipped_byte_stops_the_run_and_names_the_file(tmp_path, table):
         list(loader(path))
 
 
-def test_blank_pictures_are_named_and_mute_their_pairs(dataset):
-    broken, muted = {}, 0
+def test_blank_images_are_named_and_their_pairs_have_weight_0(dataset):
+    unreadable, zero_weight_pairs = {}, 0
     for batch in loader(dataset):
-        broken |= dict(batch.broken)
-        muted += batch.muted_pairs
-        for image in np.flatnonzero(batch.image_broken):
+        unreadable |= dict(batch.unreadable)
+        zero_weight_pairs += batch.zero_weight_pairs
+        for image in np.flatnonzero(batch.image_unreadable):
             first, end = batch.image_blocks[image : image + 2]
             assert end > first
-            assert not batch.pixels[first:end].any()
-        assert (batch.pair_weight == 0).sum() == batch.muted_pairs
+            assert not batch.pixel_values[first:end].any()
+        assert (batch.pair_weight == 0).sum() == batch.zero_weight_pairs
     # Two files are damaged, one has a shape that the processor refuses.
-    assert len(broken) == 3
-    assert sum("200 times" in problem for problem in broken.values()) == 1
-    assert muted > 10
+    assert len(unreadable) == 3
+    assert sum("200 times" in problem for problem in unreadable.values()) == 1
+    assert zero_weight_pairs > 10
 
 
 @settings(max_examples=12, derandomize=True)
@@ -314,7 +413,7 @@ def test_blank_pictures_are_named_and_mute_their_pairs(dataset):
     ranks=st.integers(1, 4),
     threads=st.integers(1, 3),
 )
-def test_any_plan_gives_what_the_plain_twin_gives(
+def test_any_plan_gives_what_the_reference_gives(
     tmp_path_factory, seed, family, unit, budget, size, window, ranks, threads
 ):
     path = write(tmp_path_factory.mktemp("any") / "set", queries=12, seed=seed, shard_pairs=20)

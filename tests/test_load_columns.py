@@ -1,4 +1,4 @@
-"""Columns beside the shards reach the batches they were made for, and deleted pairs reach none."""
+"""Sidecar columns reach the batches they were made for, and deleted pairs reach none."""
 
 import json
 import pickle
@@ -65,7 +65,7 @@ def conditions(path, chosen=None, **own):
     share=st.sampled_from([0.1, 0.5, 0.95, 1.0]),
     holes=st.booleans(),
 )
-def test_columns_and_deletions_are_those_of_the_plain_twin(
+def test_columns_and_deletions_are_those_of_the_reference(
     tmp_path_factory, seed, unit, share, holes
 ):
     path = write(tmp_path_factory.mktemp("any") / "set", queries=12, seed=seed, shard_pairs=20)

@@ -26,7 +26,7 @@ def loader(path, **options):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("taken", [0, 3])
 def test_a_forked_child_goes_on_where_the_parent_was(dataset, taken):
-    whole = [batch.tokens.tobytes() for batch in loader(dataset)]
+    whole = [batch.input_ids.tobytes() for batch in loader(dataset)]
     one = loader(dataset, threads=3)
     for _ in range(taken):
         next(one)
@@ -34,12 +34,12 @@ def test_a_forked_child_goes_on_where_the_parent_was(dataset, taken):
     child = os.fork()
     if child == 0:
         try:
-            rest = [batch.tokens.tobytes() for batch in one]
+            rest = [batch.input_ids.tobytes() for batch in one]
             os.write(writing, b"same" if rest == whole[taken:] else b"other")
         finally:
             os._exit(0)
     os.close(writing)
-    rest = [batch.tokens.tobytes() for batch in one]
+    rest = [batch.input_ids.tobytes() for batch in one]
     assert rest == whole[taken:]
     assert os.read(reading, 10) == b"same"
     os.waitpid(child, 0)
@@ -83,9 +83,11 @@ def test_threads_end_when_the_loader_is_closed(dataset):
     one = loader(dataset, threads=3)
     assert ours() == 0  # None before the first batch.
     first = next(one)
+    while ours() < 3:  # A thread sets its own name.
+        time.sleep(0.001)
     assert ours() == 3
     one.close()
     assert ours() == 0
-    assert not np.array_equal(next(one).tokens, first.tokens)
+    assert not np.array_equal(next(one).input_ids, first.input_ids)
     del one
     assert ours() == 0

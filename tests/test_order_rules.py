@@ -1,4 +1,4 @@
-"""The image-token rules beside the processors of transformers, over many sizes."""
+"""The image-token rules against the processors of transformers, over many sizes."""
 
 import json
 import math

@@ -63,19 +63,19 @@ def model():
 
 
 def hidden_states(model, batch, mask):
-    """[T, H] of a pack: each picture as often as it is shown, attention by a mask."""
-    order = batch.slot_image[np.argsort(batch.slot_start, kind="stable")]
+    """[T, H] of a pack: each image as often as it is shown, attention by a mask."""
+    order = batch.placeholder_image[np.argsort(batch.placeholder_start, kind="stable")]
     shown = [np.arange(*batch.image_blocks[image : image + 2]) for image in order.tolist()]
     blocks = np.concatenate([np.arange(0), *shown])
     pictures = {}
     if len(blocks):
-        pixels = torch.from_numpy(batch.pixels[blocks])
+        pixels = torch.from_numpy(batch.pixel_values[blocks])
         pictures["pixel_values"] = normalise(pixels, PICTURES[FAMILY]).double()
-        pictures["image_grid_thw"] = torch.from_numpy(batch.image_grid[order]).long()
+        pictures["image_grid_thw"] = torch.from_numpy(batch.image_grid_thw[order]).long()
     added = torch.zeros(1, 1, *mask.shape, dtype=torch.float64)
     added.masked_fill_(~torch.from_numpy(mask), torch.finfo(torch.float64).min)
     return model.base_model(
-        input_ids=torch.from_numpy(batch.tokens).long()[None],
+        input_ids=torch.from_numpy(batch.input_ids).long()[None],
         position_ids=torch.from_numpy(batch.position_ids).long()[:, None],
         attention_mask=added,
         use_cache=False,
@@ -84,7 +84,7 @@ def hidden_states(model, batch, mask):
 
 
 class Seen:
-    """The arrays of the plain twin's batch under the names of a batch."""
+    """The arrays of the reference implementation's batch under the names of a batch."""
 
     def __init__(self, arrays):
         self.__dict__ = arrays
@@ -92,21 +92,21 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def dataset(model, tmp_path_factory):
-    """A data set with the log-probability of each response, computed alone, in plain PyTorch."""
+    """A dataset with the log-probability of each response, computed alone, in plain PyTorch."""
     path = write(tmp_path_factory.mktemp("preferences") / "set", queries=14)
-    twin = NaiveLoader(path, plan(FAMILY, unit="response"), pictures=PICTURES[FAMILY])
+    reference = NaiveLoader(path, plan(FAMILY, unit="response"), pictures=PICTURES[FAMILY])
     values = []
     for response in range(_core.Dataset(path).rows("responses")):
-        arrays = twin.batch([response])
-        if arrays["pixels"] is None:
-            arrays["pixels"] = np.zeros((0, 96), np.uint8)
+        arrays = reference.batch([response])
+        if arrays["pixel_values"] is None:
+            arrays["pixel_values"] = np.zeros((0, 96), np.uint8)
         alone = Seen(arrays)
-        count = len(alone.tokens)
+        count = len(alone.input_ids)
         with torch.no_grad():
             states = hidden_states(model, alone, np.tri(count, dtype=bool))
             logp = model.lm_head(states).log_softmax(1)
         first = int(alone.prompt_lengths[0])
-        answer = torch.from_numpy(alone.tokens[first:]).long()
+        answer = torch.from_numpy(alone.input_ids[first:]).long()
         values.append(float(logp[first - 1 : count - 1].gather(1, answer[:, None]).sum()))
     stated = provenance(
         _core.Dataset(path),
@@ -140,7 +140,7 @@ def test_the_first_loss_is_ln_2(dataset, model, unit, budget):
     pairs = sum(len(batch.pair_row) for batch in batches)
     assert pairs >= 5
     assert unit == "response" or pairs == _core.Dataset(dataset).rows("pairs")
-    assert budget < 2000 or max(len(batch.prefix) for batch in batches) > 8
+    assert budget < 2000 or max(len(batch.prefix_sequence) for batch in batches) > 8
 
 
 def loss(model, batch):
@@ -150,7 +150,7 @@ def loss(model, batch):
     with torch.no_grad():
         states = hidden_states(model, batch, attention_mask(batch))[rows.row]
         logp = fused_linear_logp(states, model.lm_head.weight, torch.from_numpy(rows.target))
-        sums = sequence_sums(logp, sequence_of_row(bounds, len(logp)), len(batch.prefix))
+        sums = sequence_sums(logp, sequence_of_row(bounds, len(logp)), len(batch.prefix_sequence))
     reference = torch.from_numpy(batch.column("reference"))
     chosen, rejected = batch.pair_chosen, batch.pair_rejected
     beta = dynamic_beta(torch.from_numpy(batch.pair_margin).nan_to_num(0.0), beta=0.1)
@@ -164,18 +164,18 @@ def test_a_mask_that_shows_too_much_is_not_ln_2(dataset, model):
     batch = next(batch for batch in loader if len(batch.pair_row) > 1)
     with torch.no_grad():
         right = hidden_states(model, batch, attention_mask(batch))
-        wrong = hidden_states(model, batch, np.tri(len(batch.tokens), dtype=bool))
+        wrong = hidden_states(model, batch, np.tri(len(batch.input_ids), dtype=bool))
     assert float((right - wrong).abs().max()) > 0.1
 
 
 def test_rows_and_mask_of_a_shared_prompt():
-    """Prompt 5 6, behind it answers 7 8 and 9; then prompt 5 with answer 4."""
+    """Prompt 5 6, which answers 7 8 and 9 continue; then prompt 5 with answer 4."""
     batch = Seen(
         {
-            "tokens": np.array([5, 6, 7, 8, 9, 5, 4], np.int32),
+            "input_ids": np.array([5, 6, 7, 8, 9, 5, 4], np.int32),
             "cu_seqlens": np.array([0, 2, 4, 5, 7], np.int32),
             "prompt_lengths": np.array([2, 0, 0, 1], np.int32),
-            "prefix": np.array([-1, 0, 0, -1], np.int32),
+            "prefix_sequence": np.array([-1, 0, 0, -1], np.int32),
         }
     )
     rows = answer_rows(batch)

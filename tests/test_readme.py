@@ -13,7 +13,12 @@ BLOCKS = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("readme") / "SHARDS", queries=20, kinds=["plain"] * 8)
+    return write(
+        tmp_path_factory.mktemp("readme") / "SHARDS",
+        queries=20,
+        kinds=["plain"] * 8,
+        vocabulary=151_936,
+    )
 
 
 def test_there_is_one_for_polars_alone_and_one_for_the_loader():

@@ -19,7 +19,7 @@ from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 
 RESPONSES, TOKENS, COMPARED = 4, 8, 50
 PAIRS = RESPONSES * (RESPONSES - 1) // 2
-TOKENIZER = json.dumps({"name": "bench", "sha256": "0" * 64, "vocab": 1000})
+TOKENIZER = json.dumps({"name": "bench", "sha256": "0" * 64, "vocabulary": 1000})
 PLAN = plan_json(PlanSettings(budget=Budget(tokens=16384), packs_per_step=8), None)
 QUERIES_PER_APPEND = 100_000
 
@@ -126,7 +126,7 @@ def go_on(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
 def _digest(loader: PreferenceLoader, *taken: Any) -> str:
     digest = hashlib.sha256()
     for batch in [*taken, *islice(loader, COMPARED - len(taken))]:
-        digest.update(batch.pair_row.tobytes() + batch.tokens.tobytes())
+        digest.update(batch.pair_row.tobytes() + batch.input_ids.tobytes())
     return digest.hexdigest()
 
 

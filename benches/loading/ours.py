@@ -22,7 +22,7 @@ from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 SENTINEL = 0xFFFF_FFFF
 QUERIES_PER_APPEND = 512
 BUDGET = 16_384
-TOKENIZER = json.dumps({"name": "bench", "sha256": "0" * 64, "vocab": 151_936})
+TOKENIZER = json.dumps({"name": "bench", "sha256": "0" * 64, "vocabulary": 151_936})
 QWEN = {
     "family": "qwen2_vl",
     "patch": 14,
@@ -118,5 +118,5 @@ def pairs_by_bare_decoding(request: dict[str, Any]) -> Iterator[int]:
 
 def fill(folder: Path, request: dict[str, Any]) -> float:
     """Tokens in the packs of an epoch over what they could hold, but for the last pack."""
-    tokens = [len(batch.tokens) for batch in loader(folder, request)]
+    tokens = [len(batch.input_ids) for batch in loader(folder, request)]
     return sum(tokens[:-1]) / (BUDGET * (len(tokens) - 1))

@@ -169,6 +169,9 @@ def preprocess_images(
     ``struct{blocks, rows, columns, tokens: uint64, detail}``, numbers null where there is a detail.
     """
 
+def batch_fields() -> list[tuple[str, str, str]]:
+    """Name, numpy type and axes, such as ``[S + 1]``, of each array of a batch, in order."""
+
 @final
 class BatchLoader:
     def __new__(
@@ -201,7 +204,7 @@ class BatchLoader:
     ) -> (
         tuple[
             memoryview,
-            list[tuple[str, str, list[int], int]],
+            list[tuple[list[int], int]],
             tuple[int, int, bool, bool, str],
             list[tuple[int, str]],
             int,
@@ -210,12 +213,16 @@ class BatchLoader:
     ):
         """The next batch; none at the end.
 
-        Writable memory; name, numpy type, shape and offset of each array; step, pack, whether it
-        ends the step, whether the step has images, cursor; blank blobs and why; muted pairs.
+        Writable memory; shape and offset of each array, in the order of :func:`batch_fields`; step,
+        pack, whether it ends the step, whether the step has images, cursor; blob ids of unreadable
+        images and why; pairs of weight 0 for them.
         """
 
     def cursor(self) -> str:
-        """The edge between two steps to go on from."""
+        """The boundary between two steps to go on from."""
+
+    def progress(self) -> tuple[int, int]:
+        """Batches begun and images prepared since the threads were started."""
 
     def stop(self) -> None:
         """End the threads."""

@@ -6,6 +6,7 @@ use mmrlhf_core::order::{
     Cost, Costs, InMemoryCosts, Key, KeyedPermutation, Limits, Modality, Order, Permutation, Plan,
     Shuffle, Shuffled, TooLarge, Unit,
 };
+use mmrlhf_core::{Error, Result};
 
 fn key(epoch: u64) -> Key {
     Key::new(17, epoch, 0, "perm")
@@ -120,7 +121,7 @@ fn the_order_never_changes_between_releases() {
     assert_eq!(found, [1_845_498, 1_514_713, 1_366_457, 2_919_137]);
 }
 
-/// Units in the shape of MM-RLHF: prompts and answers of skewed length, one picture or none.
+/// Units in the shape of MM-RLHF: prompts and answers of skewed length, one image or none.
 fn skewed_units(count: u64) -> Vec<Cost> {
     let mut draws = Key::new(1, 0, 0, "costs").draws();
     (0..count)
@@ -231,7 +232,33 @@ fn a_plan_keeps_its_hash_through_json() {
     assert_eq!(hash, "b3:4c168db1d3685537638a1caee2508cdd1aa932397748327e321c7bd69d452d3d");
     let other = Plan { packs_per_step: 4, ..plan.clone() };
     let differences = other.differences(&plan).expect("fields");
+    let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     assert_eq!(differences, ["packs_per_step: found 4, expected 8"]);
     assert!(Plan::from_json(&short.replace("seed", "sead")).is_err());
     assert_eq!(InMemoryCosts::new(skewed_units(3)).units(), 3);
+}
+
+/// Units of which one cannot be read.
+struct Damaged(u64);
+
+impl Costs for Damaged {
+    fn units(&self) -> u64 {
+        100
+    }
+
+    fn cost(&self, unit: u64) -> Result<Cost> {
+        if unit == self.0 {
+            return Err(Error::invalid("responses, row 7", "damage", "none"));
+        }
+        Ok(Cost { text_tokens: 10, ..Cost::default() })
+    }
+}
+
+#[test]
+fn a_window_with_a_unit_that_cannot_be_read_is_an_error() {
+    let order = Order::new(plan(10, 100), Arc::new(Damaged(42)), "b3:data".into(), 1);
+    let order = order.expect("an order");
+    let failed: Vec<Error> = (0..10).filter_map(|window| order.window(0, window).err()).collect();
+    assert_eq!(failed.len(), 1);
+    assert!(failed[0].to_string().contains("responses, row 7"), "{}", failed[0]);
 }

@@ -137,10 +137,22 @@ fn a_cursor_of_another_plan_or_data_set_is_refused_by_name() {
     let cursor = Cursor { dataset: "b3:other".into(), ..Cursor::start(&order) };
     let message = Steps::new(Arc::clone(&order), cursor, 1).err().expect("refused").to_string();
     assert_eq!(message, "cursor: found dataset b3:other, expected dataset b3:data");
-    let other = Plan { seed: 6, ..plan(Modality::Mixed) };
-    let cursor = Cursor { plan: other.hash().expect("a hash"), seed: 6, ..Cursor::start(&order) };
-    let message = Steps::new(Arc::clone(&order), cursor, 1).err().expect("refused").to_string();
+    let limits = Limits { tokens: Some(7000), images: Some(8), ..Limits::default() };
+    let other = self::order(Plan { seed: 6, budget: limits, ..plan(Modality::Mixed) });
+    let cursor = Cursor::from_json(&Cursor::start(&other).to_json().expect("JSON"));
+    let cursor = cursor.expect("a cursor");
+    let refused = |cursor: Cursor| {
+        Steps::new(Arc::clone(&order), cursor, 1).err().expect("refused").to_string()
+    };
+    let expected = "cursor: found budget.tokens 7000, seed 6, expected budget.tokens 6000, seed 5";
+    assert_eq!(refused(cursor.clone()), expected);
+    // A cursor that was saved without settings can name the hash alone.
+    let message = refused(Cursor { settings: None, ..cursor });
     assert!(message.contains(", seed 6, expected plan b3:"), "{message}");
+    let old = Cursor { settings: None, ..Cursor::start(&order) };
+    assert!(!old.to_json().expect("JSON").contains("settings"));
+    let after = Steps::new(Arc::clone(&order), old, 1).expect("the same plan").next();
+    assert!(after.expect("a step").expect("a step").after.settings.is_some());
     let cursor = Cursor { pack: 10_000, ..Cursor::start(&order) };
     assert!(Steps::new(order, cursor, 1).is_err());
 }

@@ -1,7 +1,7 @@
-"""Columns beside shards that a run reads: there, complete, and made under its own conditions.
+"""Sidecar columns that a run reads: there, complete, and made under its own conditions.
 
 A log-probability of a reference model is right for one tokenizer, one chat template and one way to
-show pictures. Who writes a column says under which conditions it was made (:func:`provenance`); who
+show images. Who writes a column says under which conditions it was made (:func:`provenance`); who
 reads it compares them with the run's, and a difference is an error before the first batch, not a
 loss that is a little off.
 """
@@ -36,12 +36,12 @@ def provenance(
     pictures: Mapping[str, Any] | None = None,
     **own: Any,
 ) -> dict[str, Any]:
-    """The conditions under which a run over a data set makes values, to be written beside them.
+    """The conditions under which a run over a dataset makes values, to be written with them.
 
     Args:
         dataset: Its tokenizer and chat template are stated.
         plan: The plan's JSON; its image rule, with the limits of pixels, is stated.
-        pictures: How pictures are resized and normalised, if there are any.
+        pictures: How images are resized and normalised, if there are any.
         own: What else made the values: model, revision, dtype.
     """
     stated = {

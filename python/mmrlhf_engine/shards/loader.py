@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.shards.batch import STANDING, PreferenceBatch, assembled
+from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
 from mmrlhf_engine.shards.columns import ColumnRequest, check_columns, provenance
 
 __all__ = ["ColumnRequest", "PictureSettings", "PreferenceBatch", "PreferenceLoader", "normalise"]
@@ -25,12 +25,12 @@ _NEEDED_IN_CORE = {"filter", "temporal", "background", "max_decode_pixels", "upr
 
 
 class PictureSettings(Section):
-    """How pictures reach a model, beyond the sizes and tokens of the plan's image rule."""
+    """How images reach a model, beyond the sizes and tokens of the plan's image rule."""
 
     image_token: NonNegativeInt
-    """The id that stands for one feature of a picture."""
+    """The id that stands for one feature of an image."""
     image_start_token: NonNegativeInt | None = None
-    """Put before the features of a picture, where the packer has not written it."""
+    """Put before the features of an image, where the packer has not written it."""
     image_end_token: NonNegativeInt | None = None
     """Put after them."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -40,13 +40,13 @@ class PictureSettings(Section):
     filter: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
     """Of every resize."""
     temporal: PositiveInt = Field(default=2, le=16)
-    """Frames in a patch of Qwen2-VL; a still picture is repeated."""
+    """Frames in a patch of Qwen2-VL; a still image is repeated."""
     background: tuple[int, int, int] = (127, 127, 127)
-    """``int(255 * mean)``: LLaVA-OneVision pads a picture among several with it."""
+    """``int(255 * mean)``: LLaVA-OneVision pads an image among several with it."""
     max_decode_pixels: PositiveInt = 89_478_485
-    """A picture of more pixels stays blank; Pillow begins to warn there."""
+    """An image of more pixels stays blank; Pillow begins to warn there."""
     upright: bool = True
-    """Turn pictures as their EXIF block asks, as ``datasets`` and ``load_image`` do."""
+    """Turn images as their EXIF block asks, as ``datasets`` and ``load_image`` do."""
 
 
 def normalise(pixels: Any, settings: PictureSettings) -> Any:
@@ -60,27 +60,33 @@ def normalise(pixels: Any, settings: PictureSettings) -> Any:
 
 
 class PreferenceLoader:
-    """An iterator over the batches of one rank; as a torch data set, ``PreferenceDataset(loader)``.
+    """An iterator over the batches of one rank; as a torch dataset, ``PreferenceDataset(loader)``.
 
-    Iterating goes on after the last batch handed out. ``state_dict`` is that place, the same on
+    Iterating goes on after the last batch handed out. ``state_dict`` is that position, the same on
     every rank at the end of a step; in the middle of a step it is the step's start.
 
     Args:
-        path: The folder of the data set.
+        path: The folder of the dataset.
         plan: The plan's JSON, from :func:`mmrlhf_engine.shards.plan.plan_json`.
         rank: Which of the processes that share a step this is.
         world_size: How many there are.
         pictures: Needed if the plan has an image rule.
-        columns: Columns beside pairs or responses that batches carry, by the name they get there.
+        columns: Sidecar columns of pairs or responses that batches carry, by their names there.
         epochs: The iterator ends before this epoch.
-        balance: Share the packs of a step out so that the ranks' work on pictures is even.
+        balance: Share the packs of a step out so that the ranks' work on images is even.
         threads: 0 is one less than there are cores; in a torch worker, its part of that.
         prefetch_bytes: No batch is begun while so many bytes wait to be taken.
-        cache_bytes: Kept of pictures that a later batch wants.
-        look_ahead: Batches that are looked through for pictures that come again.
-        version: Of the data set; None is the highest.
+        cache_bytes: Kept of prepared images that a later batch needs.
+        look_ahead: Batches that are looked through for images that are needed again.
+        version: Of the dataset; None is the highest.
         verify: When checksums are compared.
         state: Where to go on, from ``state_dict``.
+
+    Raises:
+        InputError: a number is out of range, or a token is outside the dataset's vocabulary.
+        CorruptDataError: the dataset is damaged.
+        InputError: the dataset cannot be opened, or the state is of another dataset or plan;
+            the message names the settings that differ.
     """
 
     def __init__(
@@ -132,6 +138,8 @@ class PreferenceLoader:
 
         Raises:
             StopIteration: the last epoch is over.
+            CorruptDataError: the dataset is damaged where the plan or the batch needs it; the
+                message names table, row and file.
         """
         if self._core is None:
             self._core = self._open()
@@ -139,10 +147,10 @@ class PreferenceLoader:
         self._cursor = self._core.cursor()
         if made is None:
             raise StopIteration
-        memory, fields, (step, pack, ends_step, step_has_images, cursor), broken, muted = made
-        values = (step, pack, ends_step, step_has_images, cursor, broken, muted, self._column_names)
-        standing = dict(zip(STANDING, values, strict=True))
-        return assembled(np.frombuffer(memory, np.uint8), fields, standing)
+        memory, layout, step, unreadable, zero_weight_pairs = made
+        values = (*step, unreadable, zero_weight_pairs, self._column_names)
+        metadata = dict(zip(METADATA, values, strict=True))
+        return assembled(np.frombuffer(memory, np.uint8), layout, metadata)
 
     def state_dict(self) -> dict[str, Any]:
         """Where to go on after the last batch handed out."""
@@ -164,16 +172,24 @@ class PreferenceLoader:
         """Everything but what belongs to this process."""
         return {**self.__dict__, "_core": None}
 
+    def _check_numbers(self) -> None:
+        least = {"world_size": 1, "epochs": 1, "look_ahead": 1}
+        for name in ("rank", "threads", "prefetch_bytes", "cache_bytes", *least):
+            number = getattr(self, f"_{name}")
+            if number < least.get(name, 0):
+                expected = f"expected at least {least.get(name, 0)}"
+                raise InputError(f"{name}: found {number}, {expected}")
+
     def _open(self, worker: int = 0, workers: int = 1) -> _core.BatchLoader:
         pictures = self._pictures
         settings = pictures.model_dump(include=_NEEDED_IN_CORE) if pictures else {}
         threads = self._threads
         if threads == 0 and workers > 1:
             threads = max(1, (_cores() - 1) // workers)
-        for name, number in (("world_size", self._world_size), ("epochs", self._epochs)):
-            if number < 1:
-                raise InputError(f"{name}: found {number}, expected at least 1")
+        self._check_numbers()
         dataset = _core.Dataset(self._path, self._version, self._verify)
+        if pictures is not None:
+            _check_tokens(pictures, json.loads(dataset.tokenizer).get("vocabulary"))
         shown = None if pictures is None else pictures.model_dump(mode="json")
         conditions = provenance(dataset, self._plan, pictures=shown)
         self._column_names = check_columns(dataset, self._columns, conditions)
@@ -202,6 +218,17 @@ class PreferenceLoader:
             cache_bytes=self._cache_bytes,
             look_ahead=self._look_ahead if self._cache_bytes else 1,
         )
+
+
+def _check_tokens(pictures: PictureSettings, vocabulary: int | None) -> None:
+    """Refuse ids that no embedding of the dataset's tokenizer can have."""
+    for name in ("image_token", "image_start_token", "image_end_token"):
+        token = getattr(pictures, name)
+        if vocabulary is not None and token is not None and token >= vocabulary:
+            raise InputError(
+                f"{name}: found {token}, expected below {vocabulary}, "
+                "the vocabulary of the dataset's tokenizer"
+            )
 
 
 def _cores() -> int:

@@ -1,8 +1,8 @@
 """How a model reads a pack: which token sees which, and which row of hidden states predicts which.
 
-A pack holds several sequences one behind the other, and a sequence may stand behind a prompt that
-it shares with others (its ``prefix``). Both functions take a batch of numpy arrays, or of torch
-tensors on the CPU, and give numpy arrays, which ``torch.from_numpy`` takes over without a copy.
+A pack holds several sequences one after the other, and a sequence may continue a prompt that it
+shares with others (its ``prefix_sequence``). Both functions take a batch of numpy arrays, or of
+torch tensors on the CPU, and give numpy arrays, which ``torch.from_numpy`` takes without a copy.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class AnswerRows(NamedTuple):
     """The rows that a head needs: one for each token of a response, sequence after sequence."""
 
     row: npt.NDArray[np.int64]
-    """[N], the token of the pack behind whose hidden state the target is predicted."""
+    """[N], the token of the pack from whose hidden state the target is predicted."""
     target: npt.NDArray[np.int64]
     """[N], the id that is predicted."""
     cu_seqlens: npt.NDArray[np.int64]
@@ -32,15 +32,15 @@ def answer_rows(batch: PreferenceBatch[Any]) -> AnswerRows:
     The first token of a response is predicted at the last token of its prompt, which is the one
     before it, or the last of the shared prompt.
     """
-    starts, prefix = np.asarray(batch.cu_seqlens), np.asarray(batch.prefix)
+    starts, prefix = np.asarray(batch.cu_seqlens), np.asarray(batch.prefix_sequence)
     first = starts[:-1] + np.asarray(batch.prompt_lengths)
     counts = (starts[1:] - first).astype(np.int64)
     cu_seqlens = np.concatenate([[0], np.cumsum(counts)])
     sequence = np.repeat(np.arange(len(counts)), counts)
     at = np.arange(cu_seqlens[-1]) - cu_seqlens[sequence] + first[sequence]
-    behind_prompt = (at == starts[sequence]) & (prefix[sequence] >= 0)
-    row = np.where(behind_prompt, starts[prefix[sequence] + 1] - 1, at - 1)
-    return AnswerRows(row, np.asarray(batch.tokens)[at].astype(np.int64), cu_seqlens)
+    continues = (at == starts[sequence]) & (prefix[sequence] >= 0)
+    row = np.where(continues, starts[prefix[sequence] + 1] - 1, at - 1)
+    return AnswerRows(row, np.asarray(batch.input_ids)[at].astype(np.int64), cu_seqlens)
 
 
 def attention_mask(batch: PreferenceBatch[Any]) -> npt.NDArray[np.bool_]:
@@ -49,7 +49,7 @@ def attention_mask(batch: PreferenceBatch[Any]) -> npt.NDArray[np.bool_]:
     T^2 bytes, for models whose attention takes a mask. Without shared prompts ``cu_seqlens`` alone
     says the same to attention kernels for sequences of different lengths.
     """
-    starts, prefix = np.asarray(batch.cu_seqlens), np.asarray(batch.prefix)
+    starts, prefix = np.asarray(batch.cu_seqlens), np.asarray(batch.prefix_sequence)
     sequence = np.repeat(np.arange(len(prefix)), np.diff(starts))
     own = sequence[:, None] == sequence[None, :]
     before = prefix[sequence][:, None] == sequence[None, :]

@@ -1,7 +1,7 @@
 """The settings that decide the order of training, and the image-token rule of a model.
 
-A plan is settings here, canonical JSON in the core, and a hash in every cursor. What image tokens a
-picture costs is a :func:`rule <rule_from_processor>`: the family of a model and the numbers of its
+A plan is settings here, canonical JSON in the core, and a hash in every cursor. How many tokens an
+image becomes is a :func:`rule <rule_from_processor>`: the family of a model and the numbers of its
 Hugging Face processor.
 """
 
@@ -33,13 +33,13 @@ class Budget(Section):
     """The most that a pack may hold; at least one limit, null is none."""
 
     tokens: PositiveInt | None = None
-    """Tokens of text and of pictures together."""
+    """Tokens of text and of images together."""
     text_tokens: PositiveInt | None = None
     """Tokens of text."""
     image_tokens: NonNegativeInt | None = None
-    """Tokens that stand for pictures."""
+    """Tokens that stand for images."""
     images: NonNegativeInt | None = None
-    """Pictures, a frame of a video being one."""
+    """Images, a frame of a video being one."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> "Budget":
@@ -61,7 +61,7 @@ class MixtureSettings(Section):
     """Shares of several sources, exact in every block."""
 
     weights: dict[str, float]
-    """The sources in the order of the data set, each with its weight, of any sum."""
+    """The sources in the order of the dataset, each with its weight, of any sum."""
     later: tuple[MixtureStage, ...] = ()
     """Weights that change on the way, by rising block."""
     block: PositiveInt = Field(default=65536, le=131072)
@@ -73,28 +73,28 @@ class MixtureSettings(Section):
 
 
 class PlanSettings(Section):
-    """What decides, with the data set, which units make up which step."""
+    """What decides, with the dataset, which units make up which step."""
 
     budget: Budget
     """The most that a pack may hold."""
     packs_per_step: PositiveInt
     """Packs of a step over all ranks: the global batch."""
     unit: Literal["pair", "response", "query"] = "query"
-    """What is drawn and packed as a whole; a query shares its prompt and pictures."""
+    """What is drawn and packed as a whole; a query shares its prompt and images."""
     seed: NonNegativeInt = Field(default=0, lt=2**64)
     """Of every random choice."""
     window: PositiveInt = Field(default=4096, le=131072)
     """Units that are packed together; going on from any place costs the planning of one window."""
     pairs_per_query: PositiveInt | Literal["all"] = "all"
-    """Pairs taken of each query, chosen anew each epoch."""
+    """Pairs taken of each query, chosen again each epoch."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a unit that fits no pack: a pack of its own, or left out and counted."""
     shuffle: Literal["full", "block"] = "full"
-    """Over the whole data set, or with neighbours kept near for slow storage."""
+    """Over the whole dataset, or with neighbours kept near for slow storage."""
     modality: Literal["mixed", "separate", "image_in_each"] = "mixed"
-    """Whether the packs of a step must all have pictures or all have none."""
+    """Whether the packs of a step must all have images or all have none."""
     mixture: MixtureSettings | None = None
-    """Shares of the data set's sources; null draws from all units alike."""
+    """Shares of the dataset's sources; null draws from all units alike."""
 
 
 def plan_json(settings: PlanSettings, image_rule: Mapping[str, Any] | None = None) -> str:

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use arrow_array::builder::LargeStringBuilder;
 use arrow_array::{Array, ArrayRef, LargeBinaryArray, UInt64Array};
 use mmrlhf_core::image::PictureError;
-use mmrlhf_core::load::beside::{Beside, FieldName};
-use mmrlhf_core::load::draft::ImageTokens;
-use mmrlhf_core::load::engine::{Engine, Limits};
-use mmrlhf_core::load::loader::{PairBatch, PairLoader, Share, Standing};
+use mmrlhf_core::load::engine::{Engine, Limits, Progress};
+use mmrlhf_core::load::fields::Field;
+use mmrlhf_core::load::layout::ImageTokens;
+use mmrlhf_core::load::loader::{BatchMetadata, PairBatch, PairLoader, Share};
 use mmrlhf_core::load::pixels::{Encoded, prepare};
 use mmrlhf_core::load::processor::Processor;
+use mmrlhf_core::load::sidecars::{ColumnName, Sidecars};
 use mmrlhf_core::order::{Cursor, ImageShape, Plan, Rank, Rule};
 use mmrlhf_core::parallel::map_rows;
 use mmrlhf_core::{Error, Result};
@@ -23,8 +24,8 @@ use crate::call::enter;
 use crate::errors::to_python;
 use crate::shard::Dataset;
 
-/// Pictures as a model takes them: the blocks of all, the dimensions of one block, and a row of
-/// numbers a picture.
+/// Images as a model takes them: the blocks of all, the dimensions of one block, and a row of
+/// numbers an image.
 #[pyfunction]
 #[pyo3(signature = (rule, contents, *, processor="{}", images=1, threads=0))]
 pub(crate) fn preprocess_images<'py>(
@@ -57,7 +58,7 @@ pub(crate) fn preprocess_images<'py>(
     Ok((pixels, shape, numbers(&processor, &outcomes)))
 }
 
-/// What became of one picture.
+/// What became of one image.
 type Outcome = std::result::Result<(ImageShape, Vec<u8>), PictureError>;
 
 fn numbers(processor: &Processor, outcomes: &[Outcome]) -> ArrowArray {
@@ -85,15 +86,23 @@ fn no_nulls(contents: &LargeBinaryArray) -> Result<()> {
     }
 }
 
-/// Name, numpy type, shape and offset of an array in the memory of a batch.
-type FieldRow = (&'static str, &'static str, Vec<usize>, usize);
-/// Step, pack of the step, whether it ends the step, whether the step has pictures, and the cursor.
-type StandingRow = (u64, usize, bool, bool, String);
-/// Blob id and problem of a picture that stayed blank.
-type BrokenRow = (u64, String);
+/// Name, numpy type and axes (such as `[S + 1]`) of each array of a batch, in their order in memory.
+#[pyfunction]
+pub(crate) fn batch_fields() -> Vec<(&'static str, &'static str, String)> {
+    let row = |field: &Field| (field.name(), field.dtype().name(), field.axes_named());
+    Field::ALL.iter().map(row).collect()
+}
 
-/// Memory, arrays, standing, blank pictures, and the number of pairs they mute.
-type BatchRow<'py> = (Bound<'py, PyMemoryView>, Vec<FieldRow>, StandingRow, Vec<BrokenRow>, usize);
+/// Shape and offset of an array in the memory of a batch.
+type PlaceRow = (Vec<usize>, usize);
+/// Step, pack of the step, whether it ends the step, whether the step has images, and the cursor.
+type MetadataRow = (u64, usize, bool, bool, String);
+/// Blob id and problem of an image that stayed blank.
+type UnreadableRow = (u64, String);
+
+/// Memory, arrays, metadata, blank images, and the number of pairs that have weight 0 for them.
+type BatchRow<'py> =
+    (Bound<'py, PyMemoryView>, Vec<PlaceRow>, MetadataRow, Vec<UnreadableRow>, usize);
 
 /// The batches of one rank, or of one worker of it; see `mmrlhf_core::load`.
 #[pyclass]
@@ -109,8 +118,8 @@ impl BatchLoader {
         py: Python<'_>,
         dataset: &Dataset,
         plan: &str,
-        pair_columns: Vec<FieldName>,
-        response_columns: Vec<FieldName>,
+        pair_columns: Vec<ColumnName>,
+        response_columns: Vec<ColumnName>,
         processor: &str,
         image_token: Option<i32>,
         image_start_token: Option<i32>,
@@ -136,37 +145,43 @@ impl BatchLoader {
         let dataset = Arc::clone(&dataset.0);
         enter(py, |_| {
             let plan = Plan::from_json(plan)?;
-            let beside = Beside::open(&dataset, &pair_columns, &response_columns)?;
-            let loader = PairLoader::new(dataset, beside, plan, processor, ids, share, look_ahead)?;
-            let place = loader.place(cursor.map(Cursor::from_json).transpose()?)?;
-            Ok(Self(Engine::new(Arc::new(loader), place, limits)))
+            let sidecars = Sidecars::open(&dataset, &pair_columns, &response_columns)?;
+            let loader =
+                PairLoader::new(dataset, sidecars, plan, processor, ids, share, look_ahead)?;
+            let position = loader.position(cursor.map(Cursor::from_json).transpose()?)?;
+            Ok(Self(Engine::new(Arc::new(loader), position, limits)))
         })
     }
 
-    /// The memory of the next batch, its arrays, where it stands, the pictures that stayed blank and
-    /// the number of pairs they mute; none at the end.
+    /// The memory of the next batch, its arrays in the order of `batch_fields`, its metadata, the
+    /// images that stayed blank and the number of pairs that have weight 0 for them; none at the end.
     fn next_batch<'py>(&mut self, py: Python<'py>) -> PyResult<Option<BatchRow<'py>>> {
         let engine = &mut self.0;
-        let Some(PairBatch { batch, standing }) = enter(py, |interrupt| engine.take(interrupt))?
+        let Some(PairBatch { batch, metadata }) = enter(py, |interrupt| engine.take(interrupt))?
         else {
             return Ok(None);
         };
-        let Standing { step, pack, ends_step, step_has_images, cursor } = standing;
+        let BatchMetadata { step, pack, ends_step, step_has_images, cursor } = metadata;
         let cursor = cursor.to_json().map_err(to_python)?;
-        let (memory, fields) = batch.arena.into_parts();
-        let fields = fields.into_iter().map(|f| (f.name, f.kind.name(), f.shape, f.offset));
-        let standing = (step, pack, ends_step, step_has_images, cursor);
-        let (fields, broken) = (fields.collect(), batch.broken);
+        let (memory, places) = batch.arena.into_parts();
+        let places = places.into_iter().map(|place| (place.shape, place.offset)).collect();
+        let metadata = (step, pack, ends_step, step_has_images, cursor);
         let memory = PyMemoryView::from(Bound::new(py, Arena::new(memory))?.as_any())?;
-        Ok(Some((memory, fields, standing, broken, batch.muted_pairs)))
+        Ok(Some((memory, places, metadata, batch.unreadable, batch.zero_weight_pairs)))
     }
 
-    /// Where to go on: the edge between two steps after the last batch that ended one.
+    /// Where to go on: the boundary between two steps after the last batch that ended one.
     fn cursor(&self) -> PyResult<String> {
-        self.0.place().cursor.to_json().map_err(to_python)
+        self.0.position().cursor.to_json().map_err(to_python)
     }
 
-    /// End the threads and forget what they made ahead.
+    /// Batches begun and images prepared since the threads were started; 0 while there are none.
+    fn progress(&self, py: Python<'_>) -> (u64, u64) {
+        let Progress { batches_begun, images_prepared } = py.detach(|| self.0.progress());
+        (batches_begun, images_prepared)
+    }
+
+    /// End the threads and drop what they made ahead.
     fn stop(&mut self, py: Python<'_>) {
         py.detach(|| self.0.stop());
     }

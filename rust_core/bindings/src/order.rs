@@ -18,7 +18,7 @@ use crate::rule::same_length;
 /// So many numbers between two looks at whether to stop.
 const STRIDE: usize = 1 << 16;
 
-/// What stands at `start .. start + count` of the permutation of `0..n`; uint64 out.
+/// The items at `start .. start + count` of the permutation of `0..n`; uint64 out.
 ///
 /// `keyed` asks for the permutation that is computed place by place even where n is small enough
 /// for orders to shuffle.
@@ -52,7 +52,7 @@ pub(crate) fn permute(
     Ok(ArrowArray::new(UInt64Array::from(items)))
 }
 
-/// Where `items` stand in the permutation of `0..n`; uint64 in and out.
+/// The places of `items` in the permutation of `0..n`; uint64 in and out.
 #[pyfunction]
 #[pyo3(signature = (items, n, *, seed, epoch, stream, keyed=false))]
 pub(crate) fn invert(
@@ -99,14 +99,17 @@ pub(crate) fn plan_hash(py: Python<'_>, plan: &str) -> PyResult<(String, String)
     })
 }
 
-/// The fields in which two plans differ, each as `name: found, expected`.
+/// The settings in which two plans differ, each as `name: found .., expected ..`.
 #[pyfunction]
 pub(crate) fn plan_differences(
     py: Python<'_>,
     found: &str,
     expected: &str,
 ) -> PyResult<Vec<String>> {
-    call::enter(py, |_| Plan::from_json(found)?.differences(&Plan::from_json(expected)?))
+    call::enter(py, |_| {
+        let differences = Plan::from_json(found)?.differences(&Plan::from_json(expected)?)?;
+        Ok(differences.iter().map(ToString::to_string).collect())
+    })
 }
 
 /// The packs of one window: units uint64, offsets uint64 of each pack and the end, units left out.
@@ -264,7 +267,7 @@ impl Order {
 pub(crate) struct Steps(Packs);
 
 /// The number of a step, which of its packs, their units and offsets, whether any pack of the step
-/// has pictures, and the cursor after it.
+/// has images, and the cursor after it.
 type RankStep = (u64, Vec<usize>, ArrowArray, ArrowArray, bool, String);
 
 #[pymethods]

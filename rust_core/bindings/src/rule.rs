@@ -10,13 +10,13 @@ use pyo3::prelude::*;
 use crate::arrow::{ArrowArray, ArrowIn};
 use crate::call;
 
-/// So many pictures between two looks at whether to stop.
+/// So many images between two looks at whether to stop.
 const STRIDE: usize = 1 << 16;
 
-/// Tokens of pictures in the sequence with those around them, uint32; null where the model's
-/// processor would refuse a picture.
+/// Tokens of images in the sequence with those around them, uint32; null where the model's
+/// processor would refuse an image.
 ///
-/// `images` says how many pictures the sample of each has.
+/// `images` says how many images the sample of each has.
 #[pyfunction]
 #[pyo3(signature = (rule, width, height, images))]
 pub(crate) fn image_tokens(
@@ -31,7 +31,7 @@ pub(crate) fn image_tokens(
     Ok(ArrowArray::new(tokens.collect::<UInt32Array>()))
 }
 
-/// What pictures become: `struct{tokens, framing_tokens, resized_width, resized_height,
+/// What images become: `struct{tokens, framing_tokens, resized_width, resized_height,
 /// canvas_width, canvas_height, columns, rows, views: uint32}`, null where one is refused.
 #[pyfunction]
 #[pyo3(signature = (rule, width, height, images))]

@@ -1,94 +1,77 @@
-//! One block of memory for everything of a batch.
+//! One block of memory for all arrays of a batch.
 //!
-//! The fields lie one after the other, each at a multiple of 64 bytes, in the byte order of the
-//! machine; whoever takes the block needs their names, kinds, shapes and offsets, and copies
-//! nothing. Fresh memory is zero, which is what a picture that could not be read consists of.
+//! The arrays lie one after the other in the order of [`Field::ALL`], each at a multiple of 64 bytes,
+//! in the byte order of the machine; whoever takes the block needs their shapes and offsets, and
+//! copies nothing. New memory is zero, which is what a blank image consists of.
+//!
+//! Numbers of another type than the field's, or more or fewer than its shape has, are a defect of the
+//! caller and panic.
 
-/// The kind of a field's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Unsigned bytes.
-    UInt8,
-    /// Signed 32 bits.
-    Int32,
-    /// Signed 64 bits.
-    Int64,
-    /// 32-bit floats.
-    Float32,
-}
+use std::ops::Range;
 
-impl Kind {
-    /// Its name in numpy.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::UInt8 => "uint8",
-            Self::Int32 => "int32",
-            Self::Int64 => "int64",
-            Self::Float32 => "float32",
-        }
-    }
+use bytemuck::Pod;
 
-    /// Bytes of one number.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::UInt8 => 1,
-            Self::Int32 | Self::Float32 => 4,
-            Self::Int64 => 8,
-        }
-    }
-}
+use super::fields::{Dtype, Field, Sizes};
 
-/// Where one array of a batch lies.
+/// Where an array lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Field {
-    /// What it is called.
-    pub name: &'static str,
-    /// What its numbers are.
-    pub kind: Kind,
+pub struct Place {
     /// Its dimensions.
     pub shape: Vec<usize>,
     /// Bytes from the start of the memory.
     pub offset: usize,
 }
 
-impl Field {
-    /// Its length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.kind.bytes()
-    }
-}
-
-/// Every field begins at a multiple of this.
+/// Every array begins at a multiple of this.
 const ALIGNMENT: usize = 64;
 
 /// The memory of a batch and what lies where in it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct Arena {
     memory: Vec<u8>,
-    fields: Vec<Field>,
+    /// By field.
+    places: Vec<Place>,
+}
+
+/// A number that an array can hold.
+pub trait Number: Pod {
+    /// Its type.
+    const DTYPE: Dtype;
+}
+
+impl Number for u8 {
+    const DTYPE: Dtype = Dtype::UInt8;
+}
+
+impl Number for i32 {
+    const DTYPE: Dtype = Dtype::Int32;
+}
+
+impl Number for i64 {
+    const DTYPE: Dtype = Dtype::Int64;
+}
+
+impl Number for f32 {
+    const DTYPE: Dtype = Dtype::Float32;
 }
 
 impl Arena {
-    /// Zeroed memory for fields of these names, kinds and shapes.
-    pub fn new(shapes: Vec<(&'static str, Kind, Vec<usize>)>) -> Self {
+    /// Zeroed memory for a batch of these sizes.
+    pub fn new(sizes: &Sizes) -> Self {
         let mut end = 0;
-        let mut fields = Vec::with_capacity(shapes.len());
-        for (name, kind, shape) in shapes {
-            let field = Field { name, kind, shape, offset: end };
-            end = (end + field.bytes()).next_multiple_of(ALIGNMENT);
-            fields.push(field);
+        let mut places = Vec::with_capacity(Field::ALL.len());
+        for &field in Field::ALL {
+            let shape = sizes.shape(field);
+            let bytes = shape.iter().product::<usize>() * field.dtype().bytes();
+            places.push(Place { shape, offset: end });
+            end = (end + bytes).next_multiple_of(ALIGNMENT);
         }
         let memory = vec![0; end + ALIGNMENT];
         let skip = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        for field in &mut fields {
-            field.offset += skip;
+        for place in &mut places {
+            place.offset += skip;
         }
-        Self { memory, fields }
-    }
-
-    /// What lies where.
-    pub fn fields(&self) -> &[Field] {
-        &self.fields
+        Self { memory, places }
     }
 
     /// Bytes of the memory.
@@ -96,59 +79,121 @@ impl Arena {
         self.memory.len()
     }
 
-    /// The memory itself, where it lies, and what lies where in it.
-    pub fn into_parts(self) -> (Box<[u8]>, Vec<Field>) {
+    /// The memory itself, where it lies, and where each field lies in it, in the order of
+    /// [`Field::ALL`].
+    pub fn into_parts(self) -> (Box<[u8]>, Vec<Place>) {
         // Made at its full length, it has no spare capacity to give back, so it does not move.
-        (self.memory.into_boxed_slice(), self.fields)
+        (self.memory.into_boxed_slice(), self.places)
     }
 
-    /// The bytes of a field; none where there is no such field.
-    pub fn get(&self, name: &str) -> &[u8] {
-        let field = self.fields.iter().find(|field| field.name == name);
-        field.map_or(&[], |field| &self.memory[field.offset..][..field.bytes()])
+    /// The numbers of an array.
+    ///
+    /// # Panics
+    ///
+    /// If its numbers are of another type.
+    pub fn values<T: Number>(&self, field: Field) -> &[T] {
+        bytemuck::cast_slice(&self.memory[self.range::<T>(field)])
     }
 
-    /// As [`Arena::get`], to be written.
-    pub fn get_mut(&mut self, name: &str) -> &mut [u8] {
-        match self.fields.iter().find(|field| field.name == name) {
-            Some(field) => &mut self.memory[field.offset..][..field.bytes()],
-            None => &mut [],
+    /// As [`Arena::values`], to be written.
+    ///
+    /// # Panics
+    ///
+    /// As [`Arena::values`].
+    pub fn values_mut<T: Number>(&mut self, field: Field) -> &mut [T] {
+        let range = self.range::<T>(field);
+        bytemuck::cast_slice_mut(&mut self.memory[range])
+    }
+
+    fn range<T: Number>(&self, field: Field) -> Range<usize> {
+        assert_eq!(T::DTYPE, field.dtype(), "type of {}", field.name());
+        let Place { shape, offset } = &self.places[field as usize];
+        *offset..offset + shape.iter().product::<usize>() * T::DTYPE.bytes()
+    }
+
+    /// Fill an array.
+    ///
+    /// # Panics
+    ///
+    /// If the values are of another type, or more or fewer than the array has.
+    pub fn write<T: Number>(&mut self, field: Field, values: impl IntoIterator<Item = T>) {
+        let places = self.values_mut(field);
+        let (length, mut written) = (places.len(), 0);
+        let mut values = values.into_iter();
+        for (place, value) in places.iter_mut().zip(values.by_ref()) {
+            *place = value;
+            written += 1;
         }
+        assert!(written == length && values.next().is_none(), "length of {}", field.name());
     }
 
-    /// Fill a field of 32-bit numbers.
-    pub fn write_i32(&mut self, name: &str, values: impl IntoIterator<Item = i32>) {
-        let places = self.get_mut(name).as_chunks_mut::<4>().0;
-        for (place, value) in places.iter_mut().zip(values) {
-            *place = value.to_ne_bytes();
-        }
-    }
-
-    /// Fill a field of 32-bit numbers with rows, one after the other; the quick way for long ones.
-    pub fn write_i32_rows<'a>(&mut self, name: &str, rows: impl IntoIterator<Item = &'a [i32]>) {
-        let mut places = self.get_mut(name).as_chunks_mut::<4>().0;
+    /// Fill an array with rows, one after the other; the quick way for long ones.
+    ///
+    /// # Panics
+    ///
+    /// As [`Arena::write`].
+    pub fn write_rows<'a, T: Number>(
+        &mut self,
+        field: Field,
+        rows: impl IntoIterator<Item = &'a [T]>,
+    ) {
+        let mut places = self.values_mut(field);
         for row in rows {
-            let (here, after) = places.split_at_mut(row.len().min(places.len()));
-            for (place, value) in here.iter_mut().zip(row) {
-                *place = value.to_ne_bytes();
-            }
+            assert!(row.len() <= places.len(), "length of {}", field.name());
+            let (here, after) = places.split_at_mut(row.len());
+            here.copy_from_slice(row);
             places = after;
         }
+        assert!(places.is_empty(), "length of {}", field.name());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn sizes() -> Sizes {
+        let block = vec![3, 2, 2];
+        Sizes { tokens: 5, sequences: 2, images: 1, blocks: 2, block, pairs: 1, ..Sizes::default() }
     }
 
-    /// Fill a field of 64-bit numbers.
-    pub fn write_i64(&mut self, name: &str, values: impl IntoIterator<Item = i64>) {
-        let places = self.get_mut(name).as_chunks_mut::<8>().0;
-        for (place, value) in places.iter_mut().zip(values) {
-            *place = value.to_ne_bytes();
+    #[test]
+    fn arrays_lie_apart_in_the_order_of_the_table() {
+        let sizes = Sizes { positions: Some(3), ..sizes() };
+        let mut arena = Arena::new(&sizes);
+        arena.write(Field::InputIds, 1..6);
+        arena.write_rows(Field::PositionIds, [[7; 5].as_slice(); 3]);
+        arena.values_mut::<u8>(Field::PixelValues).fill(9);
+        assert_eq!(arena.values::<i32>(Field::InputIds), [1, 2, 3, 4, 5]);
+        assert_eq!(arena.values::<i32>(Field::PositionIds), [7; 15]);
+        assert_eq!(arena.values::<i32>(Field::CuSeqlens), [0; 3]);
+        assert_eq!(arena.values::<i64>(Field::PairRow), [0]);
+        let start = arena.memory.as_ptr() as usize;
+        let (memory, places) = arena.into_parts();
+        assert_eq!(memory.as_ptr() as usize, start);
+        let mut end = 0;
+        for (&field, place) in Field::ALL.iter().zip(&places) {
+            assert_eq!((start + place.offset) % ALIGNMENT, 0);
+            assert!(place.offset >= end);
+            assert_eq!(place.shape, sizes.shape(field));
+            end = place.offset + place.shape.iter().product::<usize>() * field.dtype().bytes();
         }
+        assert!(end <= memory.len());
     }
 
-    /// Fill a field of floats.
-    pub fn write_f32(&mut self, name: &str, values: impl IntoIterator<Item = f32>) {
-        let places = self.get_mut(name).as_chunks_mut::<4>().0;
-        for (place, value) in places.iter_mut().zip(values) {
-            *place = value.to_ne_bytes();
-        }
+    #[test]
+    fn another_type_or_length_is_refused() {
+        let mut arena = Arena::new(&sizes());
+        let mut refused = |write: &dyn Fn(&mut Arena)| {
+            catch_unwind(AssertUnwindSafe(|| write(&mut arena))).is_err()
+        };
+        assert!(!refused(&|arena| arena.write(Field::PairMargin, [0.5_f32])));
+        assert!(refused(&|arena| arena.write(Field::PairMargin, [1_i32])));
+        assert!(refused(&|arena| arena.write(Field::PairMargin, [0.5_f32, 0.5])));
+        assert!(refused(&|arena| arena.write(Field::InputIds, [1_i32])));
+        assert!(refused(&|arena| arena.write_rows(Field::InputIds, [[1_i32; 6].as_slice()])));
+        assert!(refused(&|arena| arena.write_rows(Field::InputIds, [[1_i32; 4].as_slice()])));
     }
 }

@@ -1,58 +1,58 @@
-//! A batch: a draft with its pictures in it.
+//! A batch: its layout with the images in it.
 
 use std::sync::Arc;
 
 use super::arena::Arena;
 use super::cache::Prepared;
-use super::draft::Draft;
+use super::fields::Field;
+use super::layout::BatchLayout;
 
 /// Everything a step of training needs of one pack.
 #[derive(Debug)]
 pub struct Batch {
     /// The arrays.
     pub arena: Arena,
-    /// Pictures that stayed blank: blob id, and what is wrong.
-    pub broken: Vec<(u64, String)>,
-    /// Pairs of weight 0 because a picture of theirs is blank.
-    pub muted_pairs: usize,
+    /// Images that stayed blank: blob id, and what is wrong.
+    pub unreadable: Vec<(u64, String)>,
+    /// Pairs of weight 0 because an image of theirs is blank.
+    pub zero_weight_pairs: usize,
 }
 
 impl Batch {
-    /// Put the pictures in; what could not be made stays blank, and its pairs count for nothing.
-    pub fn new(draft: Draft, made: &[Arc<Prepared>]) -> Self {
-        let Draft { mut arena, pictures, pairs } = draft;
-        let ends: Vec<usize> = arena
-            .get("image_blocks")
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|end| i32::from_ne_bytes(*end) as usize)
-            .collect();
-        let blocks = ends.last().copied().unwrap_or(0);
-        let pixels = arena.get_mut("pixels");
+    /// Put the images in; what could not be made stays blank, and its pairs get weight 0.
+    pub fn new(layout: BatchLayout, made: &[Arc<Prepared>]) -> Self {
+        let BatchLayout { mut arena, images, pairs } = layout;
+        let bounds = arena.values::<i32>(Field::ImageBlocks).to_vec();
+        let blocks = bounds.last().map_or(0, |&end| end as usize);
+        let pixels = arena.values_mut::<u8>(Field::PixelValues);
         let block_bytes = pixels.len().checked_div(blocks).unwrap_or(0);
-        let mut broken = Vec::new();
-        for (index, (picture, prepared)) in pictures.iter().zip(made).enumerate() {
-            let place = &mut pixels[ends[index] * block_bytes..ends[index + 1] * block_bytes];
+        let mut unreadable = Vec::new();
+        for (index, (image, prepared)) in images.iter().zip(made).enumerate() {
+            let (start, end) = (bounds[index] as usize, bounds[index + 1] as usize);
+            let place = &mut pixels[start * block_bytes..end * block_bytes];
             match prepared.as_ref() {
-                Prepared::Blocks(blocks) if blocks.len() == place.len() && picture.accepted => {
+                Prepared::Blocks(blocks) if blocks.len() == place.len() && image.accepted => {
                     place.copy_from_slice(blocks);
                 }
-                Prepared::Blocks(_) => broken.push((index, "another size than was packed".into())),
-                Prepared::Broken(problem) => broken.push((index, problem.clone())),
+                Prepared::Blocks(_) => {
+                    unreadable.push((index, "another size than was packed".into()));
+                }
+                Prepared::Broken(problem) => unreadable.push((index, problem.clone())),
             }
         }
-        let flags = arena.get_mut("image_broken");
-        for &(index, _) in &broken {
-            flags[index] = 1;
+        let blank = arena.values_mut::<u8>(Field::ImageUnreadable);
+        for &(index, _) in &unreadable {
+            blank[index] = 1;
         }
-        let muted = |pair: &Vec<usize>| pair.iter().any(|&picture| flags[picture] == 1);
-        let muted: Vec<usize> = (0..pairs.len()).filter(|&pair| muted(&pairs[pair])).collect();
-        let weights = arena.get_mut("pair_weight").as_chunks_mut::<4>().0;
-        for &pair in &muted {
-            weights[pair] = 0_f32.to_ne_bytes();
+        let has_blank = |pair: &Vec<usize>| pair.iter().any(|&image| blank[image] == 1);
+        let without_weight: Vec<usize> =
+            (0..pairs.len()).filter(|&pair| has_blank(&pairs[pair])).collect();
+        let weights = arena.values_mut::<f32>(Field::PairWeight);
+        for &pair in &without_weight {
+            weights[pair] = 0.0;
         }
-        let named = |(index, problem): (usize, String)| (pictures[index].key.blob, problem);
-        Self { arena, broken: broken.into_iter().map(named).collect(), muted_pairs: muted.len() }
+        let named = |(index, problem): (usize, String)| (images[index].key.blob, problem);
+        let unreadable = unreadable.into_iter().map(named).collect();
+        Self { arena, unreadable, zero_weight_pairs: without_weight.len() }
     }
 }

@@ -1,22 +1,22 @@
-//! Pictures made ready, kept as long as they are of use.
+//! Images made ready, kept as long as they are of use.
 //!
-//! A picture is made once for all batches that are under way. When the last of them has it, it stays
-//! if the plan says that a later batch wants it and there is room; when room runs out, the one wanted
-//! last goes first (Belady's rule, which is the best there is where the future is known).
+//! An image is made once for all batches that are under way. When the last of them has it, it stays
+//! if the plan says that a later batch wants it and there is room; when there is none, the one needed
+//! last is evicted first (Belady's rule, which is the best there is where the future is known).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// A picture in the table of blobs, and whether it is alone in its prompt: both decide its pixels.
+/// An image in the table of blobs, and whether it is alone in its prompt: both decide its pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Shard of blobs in the high half, row in the low.
     pub blob: u64,
-    /// Whether its sequence has no other picture.
+    /// Whether its sequence has no other image.
     pub alone: bool,
 }
 
-/// The blocks of a picture, or why there are none.
+/// The blocks of an image, or why there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
     /// Blocks of pixels, one after the other.
@@ -34,7 +34,7 @@ impl Prepared {
     }
 }
 
-/// A picture that some batch under way wants, or that is kept for a later one.
+/// An image that some batch under way wants, or that is kept for a later one.
 #[derive(Debug, Default)]
 struct Entry {
     /// None while it is being made.
@@ -45,37 +45,37 @@ struct Entry {
     waiting: Vec<u64>,
 }
 
-/// Pictures by key, and which batch wants each next.
+/// Images by key, and which batch wants each next.
 #[derive(Debug)]
 pub struct Cache {
     entries: HashMap<Key, Entry>,
-    /// Tickets of the batches that want a picture, ascending.
+    /// Tickets of the batches that want an image, ascending.
     wanted: HashMap<Key, VecDeque<u64>>,
-    /// Bytes of pictures that no batch under way wants.
+    /// Bytes of images that no batch under way wants.
     idle_bytes: usize,
     budget: usize,
     /// The last ticket that asked for anything: what is wanted up to it is no future use.
     issued: u64,
 }
 
-/// What to do about a picture that a batch asked for.
+/// What to do about an image that a batch asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// It is here.
-    Here,
-    /// Somebody is making it.
-    Underway,
+pub enum Lookup {
+    /// It is made.
+    Ready,
+    /// A thread is making it.
+    InProgress,
     /// Make it.
     Missing,
 }
 
 impl Cache {
-    /// A cache that keeps up to `budget` bytes of pictures that nothing under way wants.
+    /// A cache that keeps up to `budget` bytes of images that nothing under way wants.
     pub fn new(budget: usize) -> Self {
         Self { entries: HashMap::new(), wanted: HashMap::new(), idle_bytes: 0, budget, issued: 0 }
     }
 
-    /// The batches of a stretch of the plan: which pictures the batch of each ticket will want.
+    /// The batches of a stretch of the plan: which images the batch of each ticket will want.
     pub fn expect(&mut self, batches: Vec<(u64, Vec<Key>)>) {
         for (ticket, keys) in batches {
             for key in keys {
@@ -87,41 +87,41 @@ impl Cache {
         }
     }
 
-    /// The batch `ticket` wants this picture; to be asked in the order of tickets, once for each.
-    pub fn ask(&mut self, key: Key, ticket: u64) -> Asked {
+    /// The batch `ticket` wants this image; to be asked in the order of tickets, once for each.
+    pub fn ask(&mut self, key: Key, ticket: u64) -> Lookup {
         self.issued = ticket;
         let entry = self.entries.entry(key).or_default();
         if entry.users == 0 {
-            self.idle_bytes -= entry.prepared.as_ref().map_or(0, |picture| picture.bytes());
+            self.idle_bytes -= entry.prepared.as_ref().map_or(0, |image| image.bytes());
         }
         entry.users += 1;
         if entry.prepared.is_some() {
-            return Asked::Here;
+            return Lookup::Ready;
         }
         entry.waiting.push(ticket);
-        if entry.users == 1 { Asked::Missing } else { Asked::Underway }
+        if entry.users == 1 { Lookup::Missing } else { Lookup::InProgress }
     }
 
-    /// The picture is made; these tickets waited for it.
-    pub fn supply(&mut self, key: Key, picture: Prepared) -> Vec<u64> {
+    /// The image is made; these tickets waited for it.
+    pub fn supply(&mut self, key: Key, image: Prepared) -> Vec<u64> {
         let entry = self.entries.entry(key).or_default();
-        entry.prepared = Some(Arc::new(picture));
+        entry.prepared = Some(Arc::new(image));
         std::mem::take(&mut entry.waiting)
     }
 
-    /// A picture that was supplied and is still in use.
+    /// An image that was supplied and is still in use.
     pub fn get(&self, key: Key) -> Option<Arc<Prepared>> {
         self.entries.get(&key)?.prepared.clone()
     }
 
-    /// A batch that asked for the picture has no more use for it.
+    /// A batch that asked for the image has no more use for it.
     pub fn release(&mut self, key: Key) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.users = entry.users.saturating_sub(1);
         if entry.users > 0 {
             return;
         }
-        let bytes = entry.prepared.as_ref().map_or(0, |picture| picture.bytes());
+        let bytes = entry.prepared.as_ref().map_or(0, |image| image.bytes());
         if self.next_use(key).is_some() {
             self.idle_bytes += bytes;
             self.shrink();
@@ -130,7 +130,7 @@ impl Cache {
         }
     }
 
-    /// The first batch yet to come that wants a picture.
+    /// The first batch yet to come that wants an image.
     fn next_use(&mut self, key: Key) -> Option<u64> {
         let tickets = self.wanted.get_mut(&key)?;
         while tickets.front().is_some_and(|&wanted| wanted <= self.issued) {
@@ -154,13 +154,13 @@ impl Cache {
             let last =
                 idle.into_iter().max_by_key(|&key| (self.next_use(key).unwrap_or(u64::MAX), key));
             let Some(key) = last else { return };
-            if let Some(picture) = self.entries.remove(&key).and_then(|entry| entry.prepared) {
-                self.idle_bytes -= picture.bytes();
+            if let Some(image) = self.entries.remove(&key).and_then(|entry| entry.prepared) {
+                self.idle_bytes -= image.bytes();
             }
         }
     }
 
-    /// Bytes of pictures that wait for a later batch.
+    /// Bytes of images that wait for a later batch.
     pub fn idle_bytes(&self) -> usize {
         self.idle_bytes
     }
@@ -176,16 +176,16 @@ mod tests {
 
     fn use_once(cache: &mut Cache, blob: u64, ticket: u64) -> bool {
         let asked = cache.ask(key(blob), ticket);
-        if asked == Asked::Missing {
+        if asked == Lookup::Missing {
             assert_eq!(cache.supply(key(blob), Prepared::Blocks(vec![0; 10])), [ticket]);
         }
         assert!(cache.get(key(blob)).is_some());
         cache.release(key(blob));
-        asked == Asked::Here
+        asked == Lookup::Ready
     }
 
     #[test]
-    fn the_picture_wanted_last_goes_first() {
+    fn the_image_needed_last_is_evicted_first() {
         let mut cache = Cache::new(20);
         let plan = [1, 2, 3, 1, 2, 4, 3];
         cache.expect(
@@ -203,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_under_way_is_made_once_for_all_who_wait() {
+    fn an_image_under_way_is_made_once_for_all_batches() {
         let mut cache = Cache::new(0);
-        assert_eq!(cache.ask(key(7), 0), Asked::Missing);
-        assert_eq!(cache.ask(key(7), 1), Asked::Underway);
+        assert_eq!(cache.ask(key(7), 0), Lookup::Missing);
+        assert_eq!(cache.ask(key(7), 1), Lookup::InProgress);
         assert_eq!(cache.supply(key(7), Prepared::Broken("cut short".into())), [0, 1]);
-        assert_eq!(cache.ask(key(7), 2), Asked::Here);
+        assert_eq!(cache.ask(key(7), 2), Lookup::Ready);
         for _ in 0..3 {
             assert!(cache.get(key(7)).is_some());
             cache.release(key(7));

@@ -1,40 +1,25 @@
-//! Threads that make batches ahead of the one who takes them, in an order that no timing changes.
+//! Worker threads that make batches ahead of the caller, in an order that no timing changes.
 //!
 //! ```text
-//! advance   one thread at a time asks the source for the next draft and gives it the next ticket
-//! prepare   pictures that a draft wants and nobody has are made, the oldest draft's first
-//! finish    a draft whose pictures are all there becomes a batch
+//! advance   one thread at a time asks the source for the next pending batch and gives it a ticket
+//! prepare   images that a pending batch needs and nobody has are made, the oldest batch's first
+//! finish    a pending batch whose images are all there becomes a batch
 //! take      batches leave in the order of their tickets, and only then is there room for more
 //! ```
 //!
 //! Threads begin at the first take, in the process that takes. A process forked from one with
-//! threads has none of them, and may hold locks that nobody will ever release: there everything but
-//! the parts the engine was made of is forgotten, and made anew from the last batch taken.
+//! threads has none of them, and may hold locks that are never released: there the state is
+//! forgotten without being dropped, and made again from the source and the last batch taken.
 
 use std::sync::{Arc, PoisonError};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::cache::{Key, Prepared};
+pub use super::queue::Progress;
 use super::queue::{Queue, Taken, Task};
+use super::source::BatchSource;
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
-
-/// One step of a workshop through its order.
-#[derive(Debug)]
-pub struct Advance<W: Workshop + ?Sized> {
-    /// The draft.
-    pub draft: W::Draft,
-    /// Its pictures, each once.
-    pub keys: Vec<Key>,
-    /// Bytes that the batch will have.
-    pub bytes: usize,
-    /// The place after it.
-    pub next: W::Place,
-    /// Pictures of batches that have come in sight, this one's among them: each batch is told once,
-    /// in order.
-    pub ahead: Vec<Vec<Key>>,
-}
 
 /// How far an engine may run ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,72 +28,56 @@ pub struct Limits {
     pub threads: usize,
     /// No further batch is begun while those not yet taken have so many bytes.
     pub prefetch_bytes: usize,
-    /// Bytes of finished pictures kept for batches that are not begun.
+    /// Bytes of finished images kept for batches that are not begun.
     pub cache_bytes: usize,
 }
 
-/// Makes the batches of a workshop ahead, in order.
-pub struct Engine<W: Workshop> {
-    workshop: Arc<W>,
+/// Makes the batches of a source ahead, in order.
+pub struct Engine<S: BatchSource> {
+    source: Arc<S>,
     limits: Limits,
     /// After the last batch taken.
-    place: W::Place,
-    running: Option<Running<W>>,
+    position: S::Position,
+    running: Option<Running<S>>,
 }
 
-/// What belongs to one process.
-struct Running<W: Workshop> {
+/// The threads and the state of one process.
+struct Running<S: BatchSource> {
     process: u32,
-    shared: Arc<Shared<W>>,
+    shared: Arc<Shared<S>>,
     threads: Vec<std::thread::JoinHandle<()>>,
 }
 
-struct Shared<W: Workshop> {
-    workshop: Arc<W>,
-    queue: Mutex<Queue<W>>,
+struct Shared<S: BatchSource> {
+    source: Arc<S>,
+    queue: Mutex<Queue<S>>,
     /// There may be work, or the end has come.
     work: Condvar,
     /// The oldest batch may be ready.
     ready: Condvar,
 }
 
-/// How long a wait lasts before it looks for an interrupt.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a wait lasts before it checks for an interrupt.
+const WAIT: Duration = Duration::from_millis(20);
 
-/// What engines make batches of. It is shared by all threads.
-pub trait Workshop: Send + Sync + 'static {
-    /// A place in the order.
-    type Place: Clone + Send + 'static;
-    /// A way through the order, which one thread at a time goes.
-    type Walk: Send + 'static;
-    /// A batch before its pictures.
-    type Draft: Send + 'static;
-    /// A batch.
-    type Batch: Send + 'static;
-
-    /// The way from a place on.
-    fn begin(&self, place: &Self::Place) -> Result<Self::Walk>;
-    /// The next draft, and the place after it; none at the end.
-    fn advance(&self, walk: &mut Self::Walk) -> Result<Option<Advance<Self>>>;
-    /// Make a picture.
-    fn prepare(&self, key: Key) -> Result<Prepared>;
-    /// Put a draft and its pictures, in the order of its keys, together.
-    fn finish(&self, draft: Self::Draft, pictures: &[Arc<Prepared>]) -> Result<Self::Batch>;
-}
-
-impl<W: Workshop> Engine<W> {
-    /// An engine that begins at a place; it starts no thread yet.
-    pub fn new(workshop: Arc<W>, place: W::Place, limits: Limits) -> Self {
-        Self { workshop, limits, place, running: None }
+impl<S: BatchSource> Engine<S> {
+    /// An engine that begins at a position; it starts no thread yet.
+    pub fn new(source: Arc<S>, position: S::Position, limits: Limits) -> Self {
+        Self { source, limits, position, running: None }
     }
 
-    /// The place after the last batch that was taken.
-    pub fn place(&self) -> &W::Place {
-        &self.place
+    /// The position after the last batch that was taken.
+    pub fn position(&self) -> &S::Position {
+        &self.position
+    }
+
+    /// What the threads have done since they began; zero while there are none.
+    pub fn progress(&self) -> Progress {
+        self.running.as_ref().map_or_else(Progress::default, |r| r.shared.lock().progress())
     }
 
     /// The next batch; none at the end. An error comes in its turn, and the next take tries again.
-    pub fn take(&mut self, interrupt: &Interrupt) -> Result<Option<W::Batch>> {
+    pub fn take(&mut self, interrupt: &Interrupt) -> Result<Option<S::Batch>> {
         let shared = self.shared()?;
         let mut queue = shared.lock();
         loop {
@@ -118,15 +87,15 @@ impl<W: Workshop> Engine<W> {
                 shared.work.notify_all();
                 return self.taken(outcome);
             }
-            let waited = shared.ready.wait_timeout(queue, PATIENCE);
+            let waited = shared.ready.wait_timeout(queue, WAIT);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn taken(&mut self, outcome: Taken<W>) -> Result<Option<W::Batch>> {
+    fn taken(&mut self, outcome: Taken<S>) -> Result<Option<S::Batch>> {
         match outcome {
-            Ok(Some((batch, place))) => {
-                self.place = place;
+            Ok(Some((batch, position))) => {
+                self.position = position;
                 Ok(Some(batch))
             }
             Ok(None) => {
@@ -140,20 +109,21 @@ impl<W: Workshop> Engine<W> {
         }
     }
 
-    /// The state of this process; begun where there is none yet.
-    fn shared(&mut self) -> Result<Arc<Shared<W>>> {
+    /// The state of this process; the threads are started where there are none yet.
+    fn shared(&mut self) -> Result<Arc<Shared<S>>> {
         let process = std::process::id();
         if let Some(running) = self.running.take_if(|running| running.process != process) {
             std::mem::forget(running);
         }
         if self.running.is_none() {
-            self.running = Some(Running::start(&self.workshop, &self.place, self.limits, process)?);
+            self.running =
+                Some(Running::start(&self.source, &self.position, self.limits, process)?);
         }
         let running = self.running.as_ref();
         running.map(|running| Arc::clone(&running.shared)).ok_or(Error::Interrupted)
     }
 
-    /// End the threads and forget what they made ahead.
+    /// End the threads and drop what they made ahead.
     pub fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.end();
@@ -161,21 +131,26 @@ impl<W: Workshop> Engine<W> {
     }
 }
 
-impl<W: Workshop> Drop for Engine<W> {
+impl<S: BatchSource> Drop for Engine<S> {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl<W: Workshop> Running<W> {
-    fn start(workshop: &Arc<W>, place: &W::Place, limits: Limits, process: u32) -> Result<Self> {
+impl<S: BatchSource> Running<S> {
+    fn start(
+        source: &Arc<S>,
+        position: &S::Position,
+        limits: Limits,
+        process: u32,
+    ) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let count =
             if limits.threads == 0 { cores.saturating_sub(1).max(1) } else { limits.threads };
-        let walk = workshop.begin(place)?;
-        let queue = Queue::new(walk, limits.prefetch_bytes, limits.cache_bytes);
+        let traversal = source.begin(position)?;
+        let queue = Queue::new(traversal, limits.prefetch_bytes, limits.cache_bytes);
         let shared = Arc::new(Shared {
-            workshop: Arc::clone(workshop),
+            source: Arc::clone(source),
             queue: Mutex::new(queue),
             work: Condvar::new(),
             ready: Condvar::new(),
@@ -210,12 +185,12 @@ impl<W: Workshop> Running<W> {
     }
 }
 
-impl<W: Workshop> Shared<W> {
-    fn lock(&self) -> MutexGuard<'_, Queue<W>> {
+impl<S: BatchSource> Shared<S> {
+    fn lock(&self) -> MutexGuard<'_, Queue<S>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The life of a thread.
+    /// What each thread does until the engine stops.
     fn work(&self) {
         while let Some(task) = self.next_task() {
             let ticket = task.ticket();
@@ -228,7 +203,7 @@ impl<W: Workshop> Shared<W> {
         }
     }
 
-    fn next_task(&self) -> Option<Task<W>> {
+    fn next_task(&self) -> Option<Task<S>> {
         let mut queue = self.lock();
         loop {
             if queue.stopped() {
@@ -241,18 +216,18 @@ impl<W: Workshop> Shared<W> {
         }
     }
 
-    fn perform(&self, task: Task<W>) {
+    fn perform(&self, task: Task<S>) {
         match task {
-            Task::Advance { mut walk, ticket } => match self.workshop.advance(&mut walk) {
-                Ok(advance) => self.lock().advanced(walk, advance),
+            Task::Advance { mut traversal, ticket } => match self.source.advance(&mut traversal) {
+                Ok(advance) => self.lock().advanced(traversal, advance),
                 Err(error) => self.lock().fail(ticket, error),
             },
-            Task::Prepare { key, ticket } => match self.workshop.prepare(key) {
-                Ok(picture) => self.lock().supply(key, picture),
+            Task::Prepare { key, ticket } => match self.source.prepare(key) {
+                Ok(image) => self.lock().supply(key, image),
                 Err(error) => self.lock().fail(ticket, error),
             },
-            Task::Finish { ticket, draft, pictures } => {
-                let outcome = self.workshop.finish(draft, &pictures);
+            Task::Finish { ticket, pending, images } => {
+                let outcome = self.source.finish(pending, &images);
                 self.lock().finished(ticket, outcome);
             }
         }

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::beside::Beside;
 use super::cache::{Key, Prepared};
-use super::draft::{Draft, ImageTokens};
-use super::engine::{Advance, Workshop};
+use super::content::Content;
+use super::layout::{BatchLayout, ImageTokens};
 use super::pixels::{Encoded, prepare};
 use super::processor::Processor;
-use super::units::{Content, Units};
+use super::sidecars::Sidecars;
+use super::source::{Advance, BatchSource};
+use super::units::Units;
 use crate::error::{Error, Result};
 use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps};
 use crate::shard::Dataset;
@@ -32,90 +33,90 @@ pub struct Share {
 #[derive(Debug)]
 pub struct PairLoader {
     dataset: Arc<Dataset>,
-    beside: Arc<Beside>,
+    sidecars: Arc<Sidecars>,
     plan: Plan,
     processor: Option<Processor>,
     ids: Option<ImageTokens>,
     share: Share,
-    /// Batches whose pictures are looked up ahead, so that what comes again is kept.
-    sight: usize,
+    /// Batches whose images are looked up ahead, so that those needed again are kept.
+    look_ahead: usize,
 }
 
-/// A place between two batches of a rank.
+/// A position between two batches of a rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PairPlace {
-    /// The last edge between two steps.
+pub struct PairPosition {
+    /// The last boundary between two steps.
     pub cursor: Arc<Cursor>,
-    /// Batches of this rank since that edge.
+    /// Batches of this rank since that boundary.
     pub taken: usize,
     /// Batches of this rank since the loader began.
     pub number: u64,
 }
 
-/// Where a batch stands.
+/// Which part of the training a batch is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct BatchMetadata {
     /// The number of its step.
     pub step: u64,
     /// Which pack of the step; from the plan's packs on, an empty one that evens out the ranks.
     pub pack: usize,
     /// Whether it is this rank's last of the step.
     pub ends_step: bool,
-    /// Whether any pack of the step has a picture.
+    /// Whether any pack of the step has an image.
     pub step_has_images: bool,
     /// Where to go on after it: after the step if it ends one, else before the step.
     pub cursor: Arc<Cursor>,
 }
 
-/// A batch and where it stands.
+/// A batch and its metadata.
 #[derive(Debug)]
 pub struct PairBatch {
     /// The arrays.
     pub batch: Batch,
-    /// Where it stands.
-    pub standing: Standing,
+    /// Its step, pack and cursor.
+    pub metadata: BatchMetadata,
 }
 
-/// A draft and where it will stand.
+/// A batch before its images.
 #[derive(Debug)]
-pub struct PairDraft {
-    draft: Draft,
-    standing: Standing,
+pub struct PendingBatch {
+    layout: BatchLayout,
+    metadata: BatchMetadata,
 }
 
-/// How many batches more come in sight while one is made.
-const SEEN_AT_ONCE: usize = 4;
+/// How many batches more are looked up while one is made.
+const FOUND_AT_ONCE: usize = 4;
 
-/// A way through the packs of a rank, with those in sight.
-pub struct PairWalk {
+/// A traversal of the packs of a rank, with those that were looked up ahead.
+pub struct PairTraversal {
     packs: Packs,
     units: Units,
-    place: PairPlace,
-    /// What is left of the step the walk is in.
+    position: PairPosition,
+    /// What is left of the step the traversal is in.
     step: VecDeque<RankPack>,
     /// Batches that are this worker's, before they are made.
-    in_sight: VecDeque<Found>,
+    found: VecDeque<Found>,
     ended: bool,
 }
 
 /// A pack that is this worker's.
 struct Found {
     content: Content,
-    standing: Standing,
-    next: PairPlace,
+    metadata: BatchMetadata,
+    next: PairPosition,
 }
 
 impl PairLoader {
-    /// A loader; `processor` are its settings as JSON, and `sight` how many batches it looks ahead
-    /// for pictures that come again.
+    /// A loader; `processor` are its settings as JSON, and `look_ahead` how many batches it
+    /// looks ahead for images that are needed again.
     pub fn new(
         dataset: Arc<Dataset>,
-        beside: Beside,
+        sidecars: Sidecars,
         plan: Plan,
         processor: &str,
         ids: Option<ImageTokens>,
         share: Share,
-        sight: usize,
+        look_ahead: usize,
     ) -> Result<Self> {
         let rule = plan.image_rule.clone();
         let processor = rule.map(|rule| Processor::new(rule, processor)).transpose()?;
@@ -127,74 +128,74 @@ impl PairLoader {
             let expected = format!("below {}, the number of workers", share.workers);
             return Err(Error::invalid("worker", share.worker, expected));
         }
-        Ok(Self { dataset, beside: Arc::new(beside), plan, processor, ids, share, sight })
+        let sidecars = Arc::new(sidecars);
+        Ok(Self { dataset, sidecars, plan, processor, ids, share, look_ahead })
     }
 
     fn units(&self) -> Units {
-        let (dataset, beside) = (Arc::clone(&self.dataset), Arc::clone(&self.beside));
-        Units::new(dataset, beside, &self.plan, self.processor.clone())
+        let (dataset, sidecars) = (Arc::clone(&self.dataset), Arc::clone(&self.sidecars));
+        Units::new(dataset, sidecars, &self.plan, self.processor.clone())
     }
 
-    /// The order of the plan over the data set; each call makes its own, which no other process or
+    /// The order of the plan over the dataset; each call makes its own, which no other process or
     /// thread can have locked.
     pub fn order(&self) -> Result<Arc<Order>> {
         let costs: Arc<dyn Costs> = Arc::new(self.units());
-        let (name, version) = (self.beside.identity().to_owned(), self.dataset.version());
+        let (name, version) = (self.sidecars.identity().to_owned(), self.dataset.version());
         Order::new(self.plan.clone(), costs, name, version).map(Arc::new)
     }
 
-    /// The place before a step; none is the start of training.
-    pub fn place(&self, cursor: Option<Cursor>) -> Result<PairPlace> {
+    /// The position before a step; none is the start of training.
+    pub fn position(&self, cursor: Option<Cursor>) -> Result<PairPosition> {
         let order = self.order()?;
         let cursor = cursor.map_or_else(
             || Ok(Cursor::start(&order)),
             |cursor| cursor.check(&order).map(|()| cursor),
         )?;
-        Ok(PairPlace { cursor: Arc::new(cursor), taken: 0, number: 0 })
+        Ok(PairPosition { cursor: Arc::new(cursor), taken: 0, number: 0 })
     }
 
-    /// Look for batches of this worker until enough are in sight; a few at a time, as the first
-    /// batch would else wait for the plans of many windows.
-    fn look(&self, walk: &mut PairWalk) -> Result<Vec<Vec<Key>>> {
-        let mut seen = Vec::new();
-        let enough = if self.processor.is_some() { self.sight.max(1) } else { 1 };
-        while !walk.ended && walk.in_sight.len() < enough && seen.len() < SEEN_AT_ONCE {
-            let Some(pack) = walk.next_pack()? else {
-                walk.ended = true;
+    /// Look up batches of this worker until there are enough; a few at a time, as the first batch
+    /// would otherwise wait for the plans of many windows.
+    fn look_up(&self, traversal: &mut PairTraversal) -> Result<Vec<Vec<Key>>> {
+        let mut keys = Vec::new();
+        let enough = if self.processor.is_some() { self.look_ahead.max(1) } else { 1 };
+        while !traversal.ended && traversal.found.len() < enough && keys.len() < FOUND_AT_ONCE {
+            let Some(pack) = traversal.next_pack()? else {
+                traversal.ended = true;
                 break;
             };
-            let found = self.found(walk, pack)?;
-            if let Some(found) = found {
-                seen.push(walk.units.keys(&found.content)?);
-                walk.in_sight.push_back(found);
+            if let Some(found) = self.find(traversal, pack)? {
+                keys.push(traversal.units.keys(&found.content)?);
+                traversal.found.push_back(found);
             }
         }
-        Ok(seen)
+        Ok(keys)
     }
 
-    /// The pack with what it holds; none where it is another worker's.
-    fn found(&self, walk: &mut PairWalk, pack: RankPack) -> Result<Option<Found>> {
+    /// What a pack holds; none where it is another worker's.
+    fn find(&self, traversal: &mut PairTraversal, pack: RankPack) -> Result<Option<Found>> {
         let RankPack { step, index, pack, step_has_images, after } = pack;
-        let ends_step = walk.step.is_empty();
-        let number = walk.place.number;
-        let epoch = walk.place.cursor.epoch;
-        walk.place.number += 1;
+        let ends_step = traversal.step.is_empty();
+        let number = traversal.position.number;
+        let epoch = traversal.position.cursor.epoch;
+        traversal.position.number += 1;
         if ends_step {
-            (walk.place.cursor, walk.place.taken) = (after, 0);
+            (traversal.position.cursor, traversal.position.taken) = (after, 0);
         } else {
-            walk.place.taken += 1;
+            traversal.position.taken += 1;
         }
         if number % self.share.workers != self.share.worker {
             return Ok(None);
         }
-        let cursor = Arc::clone(&walk.place.cursor);
-        let standing = Standing { step, pack: index, ends_step, step_has_images, cursor };
-        let content = walk.units.content(&pack.units, epoch)?;
-        Ok(Some(Found { content, standing, next: walk.place.clone() }))
+        let cursor = Arc::clone(&traversal.position.cursor);
+        let metadata = BatchMetadata { step, pack: index, ends_step, step_has_images, cursor };
+        let content = traversal.units.content(&pack.units, epoch)?;
+        Ok(Some(Found { content, metadata, next: traversal.position.clone() }))
     }
 }
 
-impl PairWalk {
+impl PairTraversal {
     /// The next pack of the rank; steps come whole.
     fn next_pack(&mut self) -> Result<Option<RankPack>> {
         while self.step.is_empty() {
@@ -207,37 +208,38 @@ impl PairWalk {
     }
 }
 
-impl Workshop for PairLoader {
-    type Place = PairPlace;
-    type Walk = PairWalk;
-    type Draft = PairDraft;
+impl BatchSource for PairLoader {
+    type Position = PairPosition;
+    type Traversal = PairTraversal;
+    type Pending = PendingBatch;
     type Batch = PairBatch;
 
-    fn begin(&self, place: &PairPlace) -> Result<PairWalk> {
-        let cursor = Cursor::clone(&place.cursor);
+    fn begin(&self, position: &PairPosition) -> Result<PairTraversal> {
+        let cursor = Cursor::clone(&position.cursor);
         let steps = Steps::new(self.order()?, cursor, self.share.epochs)?;
-        let mut walk = PairWalk {
+        let mut traversal = PairTraversal {
             packs: Packs::new(steps, self.share.rank)?,
             units: self.units(),
-            place: place.clone(),
+            position: position.clone(),
             step: VecDeque::new(),
-            in_sight: VecDeque::new(),
+            found: VecDeque::new(),
             ended: false,
         };
-        for _ in 0..place.taken {
-            walk.next_pack()?;
+        for _ in 0..position.taken {
+            traversal.next_pack()?;
         }
-        Ok(walk)
+        Ok(traversal)
     }
 
-    fn advance(&self, walk: &mut PairWalk) -> Result<Option<Advance<Self>>> {
-        let ahead = self.look(walk)?;
-        let Some(Found { content, standing, next }) = walk.in_sight.pop_front() else {
+    fn advance(&self, traversal: &mut PairTraversal) -> Result<Option<Advance<Self>>> {
+        let ahead = self.look_up(traversal)?;
+        let Some(Found { content, metadata, next }) = traversal.found.pop_front() else {
             return Ok(None);
         };
-        let draft = Draft::new(&walk.units, &content, self.ids)?;
-        let (keys, bytes) = (draft.keys(), draft.bytes());
-        Ok(Some(Advance { draft: PairDraft { draft, standing }, keys, bytes, next, ahead }))
+        let layout = BatchLayout::new(&traversal.units, &content, self.ids)?;
+        let (keys, bytes) = (layout.keys(), layout.bytes());
+        let pending = PendingBatch { layout, metadata };
+        Ok(Some(Advance { pending, keys, bytes, next, ahead }))
     }
 
     fn prepare(&self, key: Key) -> Result<Prepared> {
@@ -254,8 +256,8 @@ impl Workshop for PairLoader {
         })
     }
 
-    fn finish(&self, draft: PairDraft, pictures: &[Arc<Prepared>]) -> Result<PairBatch> {
-        let PairDraft { draft, standing } = draft;
-        Ok(PairBatch { batch: Batch::new(draft, pictures), standing })
+    fn finish(&self, pending: PendingBatch, images: &[Arc<Prepared>]) -> Result<PairBatch> {
+        let PendingBatch { layout, metadata } = pending;
+        Ok(PairBatch { batch: Batch::new(layout, images), metadata })
     }
 }

@@ -1,24 +1,29 @@
 //! Batches of preference pairs, as a model takes them.
 //!
-//! - [`processor`] says what a model wants of a picture, [`pixels`] makes it: equal to the PIL
+//! - [`processor`] says what a model wants of an image, [`pixels`] makes it: equal to the PIL
 //!   processors of Hugging Face transformers before they divide by 255 and normalise, which is left
 //!   to the device;
-//! - [`units`] knows what a pair, response or query of the plan consists of and costs, and [`beside`]
-//!   what was added to their rows later: deletions, margins, log-probabilities of a reference;
-//! - [`draft`] lays a pack out in an [`arena`], with room for its pictures, and a [`batch`] is a draft
-//!   with its pictures in it;
-//! - [`engine`] makes batches ahead on its own threads, in order; [`cache`] keeps pictures that the
-//!   plan wants again.
+//! - [`units`] knows what a pair, response or query of the plan consists of ([`content`]) and costs,
+//!   by its [`rows`] and by the [`sidecars`] added to them later: deletions, margins, reference
+//!   log-probabilities;
+//! - [`fields`] declares the arrays of a batch, which lie in one [`arena`]; a [`layout`] has all but
+//!   the pixels, and a [`batch`] is a layout with its images in it;
+//! - [`engine`] makes the batches of a [`source`] ahead on its own threads, in order; [`cache`] keeps
+//!   images that the plan needs again. [`loader`] is the source for the pairs of one rank.
 
 pub mod arena;
 pub mod batch;
-pub mod beside;
 pub mod cache;
-pub mod draft;
+pub mod content;
 pub mod engine;
+pub mod fields;
+pub mod layout;
 pub mod loader;
 pub mod pixels;
 mod positions;
 pub mod processor;
 mod queue;
+pub mod rows;
+pub mod sidecars;
+pub mod source;
 pub mod units;

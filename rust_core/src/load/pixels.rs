@@ -10,14 +10,14 @@ use crate::order::{ImageShape, Rule};
 use crate::shard::orientation::of_jpeg;
 use crate::vector::vectorised;
 
-/// A file of a picture, and how it is to be seen.
+/// A file of an image, and how it is to be seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoded<'a> {
     /// The file.
     pub bytes: &'a [u8],
     /// 1 to 8, as EXIF counts; 1 is as stored.
     pub orientation: u8,
-    /// Pictures in its sequence, itself among them.
+    /// Images in its sequence, itself among them.
     pub images: u32,
 }
 
@@ -28,7 +28,7 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// The blocks of a picture, one after the other, and its shape.
+/// The blocks of an image, one after the other, and its shape.
 pub fn prepare(
     processor: &Processor,
     encoded: &Encoded<'_>,
@@ -45,7 +45,7 @@ pub fn prepare(
     Ok((shape, blocks))
 }
 
-/// Write the blocks of a picture over zeros.
+/// Write the blocks of an image over zeros.
 fn fill(processor: &Processor, pixels: Pixels, shape: &ImageShape, blocks: &mut [u8]) {
     let (width, height) = (shape.resized_width as usize, shape.resized_height as usize);
     let (canvas_width, canvas_height) = (shape.canvas_width as usize, shape.canvas_height as usize);
@@ -79,34 +79,34 @@ fn fill(processor: &Processor, pixels: Pixels, shape: &ImageShape, blocks: &mut 
     cut(&resized(pixels), (canvas_width, canvas_height), tile, tiles);
 }
 
-/// The picture in the middle of a square of its longer side.
-fn pad_to_square(picture: Pixels, background: [u8; 3]) -> Pixels {
-    if picture.width == picture.height {
-        return picture;
+/// The image in the middle of a square of its longer side.
+fn pad_to_square(image: Pixels, background: [u8; 3]) -> Pixels {
+    if image.width == image.height {
+        return image;
     }
-    let picture = picture.into_rgb();
-    let side = picture.width.max(picture.height);
-    let (top, left) = ((side - picture.height) / 2, (side - picture.width) / 2);
+    let image = image.into_rgb();
+    let side = image.width.max(image.height);
+    let (top, left) = ((side - image.height) / 2, (side - image.width) / 2);
     let mut data = background.repeat(side * side);
-    let stride = picture.width * 3;
+    let stride = image.width * 3;
     let lines = data.chunks_exact_mut(side * 3).skip(top);
-    for (line, pixels) in lines.zip(picture.data.chunks_exact(stride)) {
+    for (line, pixels) in lines.zip(image.data.chunks_exact(stride)) {
         line[left * 3..left * 3 + stride].copy_from_slice(pixels);
     }
     Pixels { width: side, height: side, channels: 3, data }
 }
 
-/// Cut a canvas (width, height), in whose middle the picture lies, into tiles of three planes.
-fn cut(picture: &Pixels, canvas: (usize, usize), tile: (usize, usize), blocks: &mut [u8]) {
-    let (left, top) = ((canvas.0 - picture.width) / 2, (canvas.1 - picture.height) / 2);
+/// Cut a canvas (width, height), in whose middle the image lies, into tiles of three planes.
+fn cut(image: &Pixels, canvas: (usize, usize), tile: (usize, usize), blocks: &mut [u8]) {
+    let (left, top) = ((canvas.0 - image.width) / 2, (canvas.1 - image.height) / 2);
     let across = canvas.0 / tile.0;
     let plane = tile.0 * tile.1;
-    for (row, pixels) in picture.data.chunks_exact(picture.width * 3).enumerate() {
+    for (row, pixels) in image.data.chunks_exact(image.width * 3).enumerate() {
         let (down, line) = ((top + row) / tile.1, (top + row) % tile.1);
         let mut done = 0;
-        while done < picture.width {
+        while done < image.width {
             let (right, at) = ((left + done) / tile.0, (left + done) % tile.0);
-            let run = (tile.0 - at).min(picture.width - done);
+            let run = (tile.0 - at).min(image.width - done);
             let block = &mut blocks[(down * across + right) * 3 * plane..][..3 * plane];
             let pixels = pixels[done * 3..(done + run) * 3].as_chunks::<3>().0;
             for (channel, plane) in block.chunks_exact_mut(plane).enumerate() {
@@ -121,14 +121,14 @@ fn cut(picture: &Pixels, canvas: (usize, usize), tile: (usize, usize), blocks: &
 }
 
 /// Patches of `[3, temporal, patch, patch]`; the patches of a token follow each other, row by row.
-/// The picture's lines are taken apart into planes first, so that patches are made of runs.
-fn patchify(picture: &Pixels, patch: usize, merge: usize, temporal: usize, blocks: &mut [u8]) {
-    let (width, area) = (picture.width, patch * patch);
+/// The image's lines are taken apart into planes first, so that patches are made of runs.
+fn patchify(image: &Pixels, patch: usize, merge: usize, temporal: usize, blocks: &mut [u8]) {
+    let (width, area) = (image.width, patch * patch);
     let tokens_across = width / (patch * merge);
     let block_bytes = 3 * temporal * area;
     let mut planes = vec![0; 3 * width];
-    for (row, pixels) in picture.data.chunks_exact(width * picture.channels).enumerate() {
-        match picture.channels {
+    for (row, pixels) in image.data.chunks_exact(width * image.channels).enumerate() {
+        match image.channels {
             1 => planes.chunks_exact_mut(width).for_each(|plane| plane.copy_from_slice(pixels)),
             3 => take_apart(pixels.as_chunks::<3>().0, &mut planes),
             _ => take_apart_words(pixels.as_chunks().0, &mut planes),
@@ -169,13 +169,13 @@ vectorised! {
     }
 }
 
-/// The picture as EXIF's orientation says it is to be seen.
+/// The image as EXIF's orientation says it is to be seen.
 fn turn(pixels: Pixels, orientation: u8) -> Pixels {
     if !(2..=8).contains(&orientation) {
         return pixels;
     }
     let (width, height, channels) = (pixels.width, pixels.height, pixels.channels);
-    // From 5 on, rows become columns; which ends are swapped is then a matter of the stored picture.
+    // From 5 on, rows become columns; which ends are swapped is then a matter of the stored image.
     let swapped = orientation >= 5;
     let (from_right, from_below) = match orientation {
         2 | 8 => (true, false),

@@ -1,8 +1,8 @@
-//! Position ids: one number a token, or three for models that tell a picture's rows and columns.
+//! Position ids: one number a token, or three for models that see an image's rows and columns.
 //!
-//! Text counts on in all three. For Qwen2-VL a picture that begins at position p gives the token in
-//! row r and column c of its merged patches the positions (p, p + r, p + c); the text after it goes
-//! on behind the largest of them.
+//! Text counts on in all three. For Qwen2-VL an image that begins at position p gives the token in
+//! row r and column c of its merged patches the positions (p, p + r, p + c); the text after it
+//! continues after the largest of them.
 
 use crate::order::{ImageShape, Rule};
 
@@ -24,7 +24,7 @@ impl Positions {
         Self { lines: vec![Vec::new(); lines], next: 0, ends: Vec::new() }
     }
 
-    /// A sequence begins, behind another one if it has a prefix.
+    /// A sequence begins, as the continuation of its prefix if it has one.
     pub(super) fn begin(&mut self, prefix: Option<usize>) {
         self.next = prefix.and_then(|prefix| self.ends.get(prefix).copied()).unwrap_or(0);
     }
@@ -43,8 +43,8 @@ impl Positions {
         self.next = end;
     }
 
-    /// The tokens of a picture.
-    pub(super) fn picture(&mut self, rule: &Rule, shape: &ImageShape) {
+    /// The tokens of an image.
+    pub(super) fn image(&mut self, rule: &Rule, shape: &ImageShape) {
         let Rule::Qwen2Vl(resize) = rule else { return self.text(shape.tokens as usize) };
         let rows = (shape.rows / resize.merge).cast_signed();
         let columns = (shape.columns / resize.merge).cast_signed();
@@ -60,10 +60,9 @@ impl Positions {
         self.next = first + rows.max(columns);
     }
 
-    /// The dimensions of all position ids together.
-    pub(super) fn shape(&self) -> Vec<usize> {
-        let tokens = self.lines.first().map_or(0, Vec::len);
-        if self.lines.len() == 1 { vec![tokens] } else { vec![self.lines.len(), tokens] }
+    /// Numbers of a token, where it has more than one.
+    pub(super) fn axes(&self) -> Option<usize> {
+        (self.lines.len() > 1).then_some(self.lines.len())
     }
 
     /// All position ids, line by line.

@@ -30,20 +30,20 @@ impl Default for Written {
     }
 }
 
-/// Everything that decides the pixels of a picture.
+/// Everything that decides the pixels of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processor {
     /// Sizes and tokens.
     pub rule: Rule,
     /// The filter of every resize.
     pub filter: Filter,
-    /// Frames in a patch of Qwen2-VL; a still picture is repeated.
+    /// Frames in a patch of Qwen2-VL; a still image is repeated.
     pub temporal: usize,
-    /// The colour LLaVA-OneVision pads a picture among several with: `int(255 * image_mean)`.
+    /// The colour LLaVA-OneVision pads an image among several with: `int(255 * image_mean)`.
     pub background: [u8; 3],
-    /// A picture of more pixels is refused before it is decoded; Pillow begins to warn there.
+    /// An image of more pixels is refused before it is decoded; Pillow begins to warn there.
     pub max_decode_pixels: u64,
-    /// Whether pictures are turned as their EXIF block asks, which is how data sets of Hugging Face
+    /// Whether images are turned as their EXIF block asks, which is how datasets of Hugging Face
     /// hand them to a processor; the processors by themselves do not.
     pub upright: bool,
 }
@@ -78,7 +78,7 @@ impl Processor {
         self.block_shape().iter().product()
     }
 
-    /// Blocks of a picture of this shape.
+    /// Blocks of an image of this shape.
     pub fn blocks(&self, shape: &ImageShape) -> usize {
         match &self.rule {
             Rule::Qwen2Vl(_) => shape.columns as usize * shape.rows as usize,
@@ -86,7 +86,7 @@ impl Processor {
         }
     }
 
-    /// The shape of a picture; where the model's own processor would refuse it, that of a small
+    /// The shape of an image; where the model's own processor would refuse it, that of a small
     /// square, which stays blank, and false.
     pub fn shape(&self, (width, height): (u32, u32), images: u32) -> Result<(ImageShape, bool)> {
         match self.rule.shape(width, height, images) {
@@ -96,5 +96,5 @@ impl Processor {
     }
 }
 
-/// Pixels along each side of what stands for a picture that no processor takes.
+/// Pixels along each side of what stands for an image that no processor takes.
 const BLANK_SIDE: u32 = 28;

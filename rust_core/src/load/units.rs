@@ -1,91 +1,39 @@
-//! What the units of a plan are made of, and what they cost.
+//! What the units of a plan consist of, and what they cost.
 //!
 //! | unit | sequences | pairs |
 //! |---|---|---|
 //! | pair | prompt + chosen, prompt + rejected | the pair |
 //! | response | prompt + response | those whose two responses are in the same pack |
-//! | query | prompt, then each response behind it | all, or some chosen anew each epoch |
+//! | query | prompt, then each response as its continuation | all, or some chosen again each epoch |
 //!
-//! A sequence's pictures stand at the sentinels of its prompt, in order, then at those of its
-//! response. A response may bring pictures of its own without a sentinel: as many as the prompt has
-//! slots; they take the place of the prompt's. Such a response, or one with slots of its own, cannot
-//! share a prompt, as the number of pictures in a sequence decides how they are seen.
+//! A sequence's images belong to the placeholders of its prompt, in order, then to those of its
+//! response. A response may have images of its own without a placeholder: as many as the prompt has
+//! placeholders; they replace the prompt's. Such a response, or one with placeholders of its own,
+//! cannot share a prompt, as the number of images in a sequence decides the pixels of each.
 //!
-//! A deleted pair is no pair, and a response whose pairs are all deleted is none either. What is left
-//! of a unit then may be nothing; it keeps its number and costs nothing.
+//! A deleted pair is left out, and so is a response whose pairs are all deleted. A unit of which
+//! nothing is left keeps its number and costs nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::beside::Beside;
 use super::cache::Key;
+use super::content::{Content, PairOf, Sequence, ShownImages};
 use super::processor::Processor;
+use super::rows::Rows;
+use super::sidecars::Sidecars;
 use crate::error::{Error, Result};
 use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
 use crate::shard::Dataset;
 
-/// Stands for one picture in a list of token ids.
+/// The placeholder of one image in a list of token ids.
 pub const SENTINEL: u32 = u32::MAX;
 
-/// One run of tokens that a model sees as a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sequence {
-    /// Row of queries.
-    pub query: u64,
-    /// Row of responses; none for a prompt that several responses share.
-    pub response: Option<u64>,
-    /// Whether the prompt stands at its beginning.
-    pub prompt: bool,
-    /// The sequence of the same list that stands before it without being repeated.
-    pub prefix: Option<usize>,
-}
-
-/// One pair of preference in a pack.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairOf {
-    /// Row of pairs.
-    pub row: u64,
-    /// Index of the chosen sequence.
-    pub chosen: usize,
-    /// Index of the rejected sequence.
-    pub rejected: usize,
-}
-
-/// The sequences and pairs of some units.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Content {
-    /// In the order of the units.
-    pub sequences: Vec<Sequence>,
-    /// Likewise.
-    pub pairs: Vec<PairOf>,
-}
-
-/// The pictures of a sequence: blob ids in the order of its slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slots<'a> {
-    /// Those in the prompt.
-    pub prompt: &'a [u64],
-    /// Those in the response.
-    pub response: &'a [u64],
-}
-
-impl Slots<'_> {
-    /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = u64> {
-        self.prompt.iter().chain(self.response).copied()
-    }
-
-    /// How many there are, which decides how each is seen.
-    pub fn pictures(&self) -> u32 {
-        (self.prompt.len() + self.response.len()) as u32
-    }
-}
-
-/// A data set in the units of a plan.
+/// A dataset in the units of a plan.
 #[derive(Debug, Clone)]
 pub struct Units {
-    dataset: Arc<Dataset>,
-    beside: Arc<Beside>,
+    rows: Rows,
+    sidecars: Arc<Sidecars>,
     unit: Unit,
     seed: u64,
     pairs_per_query: Option<u32>,
@@ -96,25 +44,25 @@ impl Units {
     /// The units of a plan; the processor is that of the plan's image rule.
     pub fn new(
         dataset: Arc<Dataset>,
-        beside: Arc<Beside>,
+        sidecars: Arc<Sidecars>,
         plan: &Plan,
         processor: Option<Processor>,
     ) -> Self {
         let Plan { unit, seed, pairs_per_query, .. } = *plan;
-        Self { dataset, beside, unit, seed, pairs_per_query, processor }
+        Self { rows: Rows::new(dataset), sidecars, unit, seed, pairs_per_query, processor }
     }
 
-    /// The data set.
-    pub fn dataset(&self) -> &Arc<Dataset> {
-        &self.dataset
+    /// The rows of the dataset.
+    pub fn rows(&self) -> &Rows {
+        &self.rows
     }
 
-    /// What stands beside its rows.
-    pub fn beside(&self) -> &Beside {
-        &self.beside
+    /// The sidecar columns of those rows.
+    pub fn sidecars(&self) -> &Sidecars {
+        &self.sidecars
     }
 
-    /// The processor, if pictures are wanted.
+    /// The processor, if images are wanted.
     pub fn processor(&self) -> Option<&Processor> {
         self.processor.as_ref()
     }
@@ -136,37 +84,38 @@ impl Units {
     }
 
     fn add_pair(&self, content: &mut Content, row: u64) -> Result<()> {
-        if self.beside.is_deleted(row)? {
+        if self.sidecars.is_deleted(row)? {
             return Ok(());
         }
-        let pair = self.dataset.pair(row)?;
+        let pair = self.rows.pair(row)?;
         let chosen = content.sequences.len();
-        content
-            .sequences
-            .extend([whole(pair.query, pair.chosen), whole(pair.query, pair.rejected)]);
+        content.sequences.extend([
+            Sequence::whole(pair.query, pair.chosen),
+            Sequence::whole(pair.query, pair.rejected),
+        ]);
         content.pairs.push(PairOf { row, chosen, rejected: chosen + 1 });
         Ok(())
     }
 
     fn add_response(&self, content: &mut Content, response: u64) -> Result<()> {
-        let query = self.dataset.query_of(response)?;
+        let query = self.rows.query_of(response)?;
         if self.is_left(query, response)? {
-            content.sequences.push(whole(query, response));
+            content.sequences.push(Sequence::whole(query, response));
         }
         Ok(())
     }
 
     /// Whether a response has a pair that is not deleted, or never had one.
     fn is_left(&self, query: u64, response: u64) -> Result<bool> {
-        if !self.beside.has_deletions() {
+        if !self.sidecars.has_deletions() {
             return Ok(true);
         }
         let mut has_pair = false;
-        for row in self.dataset.pairs_of(query)? {
-            let pair = self.dataset.pair(row)?;
+        for row in self.rows.pairs_of(query)? {
+            let pair = self.rows.pair(row)?;
             if [pair.chosen, pair.rejected].contains(&response) {
                 has_pair = true;
-                if !self.beside.is_deleted(row)? {
+                if !self.sidecars.is_deleted(row)? {
                     return Ok(true);
                 }
             }
@@ -177,8 +126,8 @@ impl Units {
     /// The pairs of a query that are not deleted, ascending.
     fn pairs_left(&self, query: u64) -> Result<Vec<u64>> {
         let mut left = Vec::new();
-        for row in self.dataset.pairs_of(query)? {
-            if !self.beside.is_deleted(row)? {
+        for row in self.rows.pairs_of(query)? {
+            if !self.sidecars.is_deleted(row)? {
                 left.push(row);
             }
         }
@@ -199,7 +148,7 @@ impl Units {
         let queries: BTreeSet<u64> = content.sequences.iter().map(|s| s.query).collect();
         for query in queries {
             for row in self.pairs_left(query)? {
-                let pair = self.dataset.pair(row)?;
+                let pair = self.rows.pair(row)?;
                 if let (Some(chosen), Some(rejected)) = (place(pair.chosen), place(pair.rejected)) {
                     content.pairs.push(PairOf { row, chosen, rejected });
                 }
@@ -211,10 +160,10 @@ impl Units {
     fn add_query(&self, content: &mut Content, query: u64, epoch: u64) -> Result<()> {
         let mut pairs = Vec::new();
         for row in self.pairs_of(query, epoch)? {
-            pairs.push((row, self.dataset.pair(row)?));
+            pairs.push((row, self.rows.pair(row)?));
         }
         let mut responses = Vec::new();
-        for response in self.dataset.responses_of(query)? {
+        for response in self.rows.responses_of(query)? {
             let in_a_pair =
                 || pairs.iter().any(|(_, p)| [p.chosen, p.rejected].contains(&response));
             if self.is_left(query, response)? && (self.pairs_per_query.is_none() || in_a_pair()) {
@@ -224,9 +173,9 @@ impl Units {
         let mut prompt = None;
         let mut places = Vec::with_capacity(responses.len());
         for &response in &responses {
-            if !self.dataset.response_media(response)?.is_empty() {
+            if !self.rows.response_media(response)?.is_empty() {
                 places.push(content.sequences.len());
-                content.sequences.push(whole(query, response));
+                content.sequences.push(Sequence::whole(query, response));
                 continue;
             }
             let shared = *prompt.get_or_insert_with(|| {
@@ -255,32 +204,32 @@ impl Units {
         Ok(chosen.into_iter().map(|place| left[place as usize]).collect())
     }
 
-    /// The pictures at the slots of a sequence.
-    pub fn slots(&self, sequence: &Sequence) -> Result<Slots<'_>> {
+    /// The images of a sequence.
+    pub fn images(&self, sequence: &Sequence) -> Result<ShownImages<'_>> {
         let own = match sequence.response {
-            Some(response) => self.dataset.response_media(response)?,
+            Some(response) => self.rows.response_media(response)?,
             None => &[],
         };
         if !sequence.prompt {
-            return Ok(Slots { prompt: &[], response: own });
+            return Ok(ShownImages { prompt: &[], response: own });
         }
-        let shared = self.dataset.media(sequence.query)?;
-        let tokens = sequence.response.map_or(Ok(&[][..]), |row| self.dataset.tokens(row))?;
+        let shared = self.rows.media(sequence.query)?;
+        let tokens = sequence.response.map_or(Ok(&[][..]), |row| self.rows.tokens(row))?;
         Ok(if own.is_empty() || tokens.contains(&SENTINEL) {
-            Slots { prompt: shared, response: own }
+            ShownImages { prompt: shared, response: own }
         } else {
-            Slots { prompt: own, response: &[] }
+            ShownImages { prompt: own, response: &[] }
         })
     }
 
-    /// The keys of the pictures of some units, each once.
+    /// The keys of the images of some units, each once.
     pub fn keys(&self, content: &Content) -> Result<Vec<Key>> {
         let mut keys = BTreeSet::new();
         if self.processor.is_some() {
             for sequence in &content.sequences {
-                let slots = self.slots(sequence)?;
-                let alone = slots.pictures() == 1;
-                keys.extend(slots.iter().map(|blob| Key { blob, alone }));
+                let images = self.images(sequence)?;
+                let alone = images.count() == 1;
+                keys.extend(images.iter().map(|blob| Key { blob, alone }));
             }
         }
         Ok(keys.into_iter().collect())
@@ -295,18 +244,18 @@ impl Units {
         let mut cost = Cost::default();
         for sequence in &content.sequences {
             if sequence.prompt {
-                cost.text_tokens += self.dataset.prompt(sequence.query)?.len() as u32;
+                cost.text_tokens += self.rows.prompt(sequence.query)?.len() as u32;
             }
             if let Some(response) = sequence.response {
-                cost.text_tokens += self.dataset.tokens(response)?.len() as u32;
+                cost.text_tokens += self.rows.tokens(response)?.len() as u32;
             }
             let Some(processor) = &self.processor else { continue };
-            let slots = self.slots(sequence)?;
-            for blob in slots.iter() {
+            let images = self.images(sequence)?;
+            for blob in images.iter() {
                 let size = self.size(blob, processor)?;
-                let (shape, _) = processor.shape(size, slots.pictures())?;
+                let (shape, _) = processor.shape(size, images.count())?;
                 cost.image_tokens += shape.tokens;
-                // The sentinel is no text.
+                // The placeholder itself is no token of text.
                 cost.text_tokens = (cost.text_tokens + shape.framing_tokens).saturating_sub(1);
             }
         }
@@ -314,42 +263,40 @@ impl Units {
         Ok(cost)
     }
 
-    /// Width and height of a picture as it will be seen.
+    /// Width and height of an image as a model sees it.
     pub fn size(&self, blob: u64, processor: &Processor) -> Result<(u32, u32)> {
-        let size = self.dataset.blob_size(blob)?;
+        let size = self.rows.blob_size(blob)?;
         Ok(if processor.upright { size.upright() } else { (size.width, size.height) })
     }
-}
-
-fn whole(query: u64, response: u64) -> Sequence {
-    Sequence { query, response: Some(response), prompt: true, prefix: None }
 }
 
 impl Costs for Units {
     fn units(&self) -> u64 {
         match self.unit {
-            Unit::Pair => self.dataset.pairs(),
-            Unit::Response => self.dataset.responses(),
-            Unit::Query => self.dataset.queries(),
+            Unit::Pair => self.rows.dataset().pairs(),
+            Unit::Response => self.rows.dataset().responses(),
+            Unit::Query => self.rows.dataset().queries(),
         }
     }
 
-    fn cost(&self, unit: u64) -> Cost {
-        let content = self.content(&[unit], 0);
-        content.and_then(|content| self.cost_of(&content)).unwrap_or_default()
+    fn cost(&self, unit: u64) -> Result<Cost> {
+        self.cost_of(&self.content(&[unit], 0)?)
     }
 
-    /// A row that cannot be read costs nothing here; the error comes when its batch is made.
-    fn total_in_epoch(&self, unit: u64, epoch: u64) -> Total {
-        self.total_of(unit, epoch).unwrap_or_default()
+    fn total_in_epoch(&self, unit: u64, epoch: u64) -> Result<Total> {
+        self.total_of(unit, epoch)
     }
 }
 
-/// An error about a sequence whose slots and pictures do not fit together.
-pub(super) fn misfit(sequence: &Sequence, slots: usize, pictures: usize) -> Error {
+/// An error about a sequence that has more placeholders or more images.
+pub(super) fn misfit(sequence: &Sequence, placeholders: usize, images: usize) -> Error {
     let what = match sequence.response {
         Some(response) => format!("response {response} to query {}", sequence.query),
         None => format!("query {}", sequence.query),
     };
-    Error::invalid(what, format!("{slots} picture slots, {pictures} pictures"), "as many of each")
+    Error::invalid(
+        what,
+        format!("{placeholders} image placeholders, {images} images"),
+        "as many of each",
+    )
 }

@@ -1,23 +1,36 @@
 //! The order of a window's packs, and of its steps where a step must be of one kind.
 //!
 //! A mixed window's packs are shuffled, and steps run on across windows. Where the packs of a step
-//! must agree in having pictures, the packs of each kind are shuffled and cut into steps, the steps
+//! must agree in having images, the packs of each kind are shuffled and cut into steps, the steps
 //! are shuffled, and the window ends with a step. The step that is left over of a kind holds fewer
 //! packs than the others: its units are spread over as many packs as a step has, so that the ranks
 //! share its work instead of waiting for some of them.
 
 use super::cost::Total;
+use super::key::Key;
 use super::plan::{Limits, Modality, Plan};
-use super::window::Place;
+
+/// Which window, which decides its random choices.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WindowId {
+    pub(crate) epoch: u64,
+    pub(crate) window: u64,
+}
+
+impl WindowId {
+    fn key(self, plan: &Plan, purpose: &str) -> Key {
+        Key::new(plan.seed, self.epoch, self.window, purpose)
+    }
+}
 
 /// Packs as places of the window's units, in the order of training.
 pub(crate) fn arrange(
     plan: &Plan,
-    place: Place,
+    id: WindowId,
     mut packs: Vec<Vec<usize>>,
     totals: &[Total],
 ) -> Vec<Vec<usize>> {
-    let mut draws = place.key(plan, "bins").draws();
+    let mut draws = id.key(plan, "bins").draws();
     if plan.modality == Modality::Mixed {
         draws.shuffle(&mut packs);
         return packs;
@@ -36,12 +49,12 @@ pub(crate) fn arrange(
             steps.push(spread(kind, size, totals, &plan.budget));
         }
     }
-    place.key(plan, "steps").draws().shuffle(&mut steps);
+    id.key(plan, "steps").draws().shuffle(&mut steps);
     steps.concat()
 }
 
 /// Spread the units of a few packs of one kind over `size` packs: the largest first, each to the
-/// lightest pack that can hold it, ties to the earlier. Units without a picture follow those with
+/// lightest pack that can hold it, ties to the earlier. Units without an image follow those with
 /// one, into packs that have one.
 fn spread(
     packs: Vec<Vec<usize>>,

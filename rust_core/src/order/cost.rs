@@ -2,14 +2,16 @@
 
 use std::ops::{Add, AddAssign};
 
+use crate::error::{Error, Result};
+
 /// What one unit (a pair, a response or a query) takes up in a pack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Cost {
     /// Tokens of text.
     pub text_tokens: u32,
-    /// Tokens that stand for pictures.
+    /// Tokens that stand for images.
     pub image_tokens: u32,
-    /// Pictures, each frame of a video being one.
+    /// Images, each frame of a video being one.
     pub images: u32,
 }
 
@@ -20,14 +22,14 @@ pub struct Total {
     pub pairs: u64,
     /// Tokens of text.
     pub text_tokens: u64,
-    /// Tokens that stand for pictures.
+    /// Tokens that stand for images.
     pub image_tokens: u64,
-    /// Pictures.
+    /// Images.
     pub images: u64,
 }
 
 impl Total {
-    /// All tokens, of text and of pictures.
+    /// All tokens, of text and of images.
     pub fn tokens(&self) -> u64 {
         self.text_tokens + self.image_tokens
     }
@@ -68,20 +70,21 @@ impl std::iter::Sum for Total {
     }
 }
 
-/// A data set as an order sees it: how many units, and what each costs.
+/// A dataset as an order sees it: how many units, and what each costs.
 ///
-/// Answers must be the same on every rank and at every call, else the ranks' plans part.
+/// Answers must be the same on every rank and at every call, else the plans of the ranks diverge: a
+/// cost that cannot be read is an error, which planning passes on.
 pub trait Costs: Send + Sync {
     /// The number of units; they are `0..units`.
     fn units(&self) -> u64;
 
     /// What a unit below [`Costs::units`] costs.
-    fn cost(&self, unit: u64) -> Cost;
+    fn cost(&self, unit: u64) -> Result<Cost>;
 
     /// What a unit comes to in one epoch, where its content changes between epochs (some pairs of a
-    /// query, chosen anew each time); its pairs are for the cursor's account of what was seen.
-    fn total_in_epoch(&self, unit: u64, _epoch: u64) -> Total {
-        Total::of(self.cost(unit), 1)
+    /// query, chosen again each time); its pairs are for the cursor's account of what was seen.
+    fn total_in_epoch(&self, unit: u64, _epoch: u64) -> Result<Total> {
+        Ok(Total::of(self.cost(unit)?, 1))
     }
 
     /// The units of each source of a mixture, in order: source 0 has the first so many units.
@@ -115,8 +118,9 @@ impl Costs for InMemoryCosts {
         self.costs.len() as u64
     }
 
-    fn cost(&self, unit: u64) -> Cost {
-        self.costs[unit as usize]
+    fn cost(&self, unit: u64) -> Result<Cost> {
+        let cost = self.costs.get(unit as usize).copied();
+        cost.ok_or_else(|| Error::invalid("unit", unit, format!("below {}", self.costs.len())))
     }
 
     fn sources(&self) -> Vec<u64> {

@@ -1,13 +1,14 @@
-//! A place in training, between two steps: one small JSON, the same bytes on every rank.
+//! A position in training, between two steps: one small JSON, the same bytes on every rank.
 //!
-//! It names the data set and the plan by hash, so that going on under another is an error and not
-//! another order. Rank 0 saves it; nothing is gathered, and nothing of the number of ranks, threads
-//! or workers is in it.
+//! It names the dataset and the plan by hash, so that going on under another is an error and not
+//! another order, and has the plan's settings, so that the error names those that differ. Rank 0
+//! saves it; nothing is gathered, and nothing of the number of ranks, threads or workers is in it.
 
 use serde::{Deserialize, Serialize};
 
 use super::cost::Total;
 use super::key::ORDER_VERSION;
+use super::plan::Plan;
 use super::windows::Order;
 use crate::error::{Error, Result};
 
@@ -22,7 +23,7 @@ pub struct Seen {
     pub pairs: u64,
     /// Tokens of text.
     pub text_tokens: u64,
-    /// Tokens that stand for pictures.
+    /// Tokens that stand for images.
     pub image_tokens: u64,
 }
 
@@ -34,13 +35,13 @@ impl Seen {
     }
 }
 
-/// A place between two steps.
+/// A position between two steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
     /// The version of this form.
     pub v: u32,
-    /// The hash of the data set.
+    /// The hash of the dataset.
     pub dataset: String,
     /// The version of its manifest; columns that come later do not change the order.
     pub manifest: u64,
@@ -60,10 +61,13 @@ pub struct Cursor {
     pub step: u64,
     /// What those steps held.
     pub seen: Seen,
+    /// The plan's settings; none in a cursor that was saved before there was this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Plan>,
 }
 
 impl Cursor {
-    /// The place before the first step.
+    /// The position before the first step.
     pub fn start(order: &Order) -> Self {
         Self {
             v: CURSOR_VERSION,
@@ -77,6 +81,7 @@ impl Cursor {
             pack: 0,
             step: 0,
             seen: Seen::default(),
+            settings: Some(order.plan().clone()),
         }
     }
 
@@ -94,13 +99,21 @@ impl Cursor {
     /// An error that lists all that differs, unless the cursor belongs to this order.
     pub fn check(&self, order: &Order) -> Result<()> {
         let expected = Self::start(order);
-        let fields = [
-            ("v", self.v.to_string(), expected.v.to_string()),
-            ("dataset", self.dataset.clone(), expected.dataset),
-            ("order", self.order.to_string(), expected.order.to_string()),
-            ("plan", self.plan.clone(), expected.plan),
-            ("seed", self.seed.to_string(), expected.seed.to_string()),
+        let mut fields = vec![
+            ("v".to_owned(), self.v.to_string(), expected.v.to_string()),
+            ("dataset".to_owned(), self.dataset.clone(), expected.dataset),
+            ("order".to_owned(), self.order.to_string(), expected.order.to_string()),
         ];
+        if self.plan != expected.plan {
+            let settings = self.settings.as_ref();
+            let differences = settings.map(|plan| plan.differences(order.plan())).transpose()?;
+            let differences = differences.unwrap_or_default();
+            if differences.is_empty() {
+                fields.push(("plan".to_owned(), self.plan.clone(), expected.plan));
+                fields.push(("seed".to_owned(), self.seed.to_string(), expected.seed.to_string()));
+            }
+            fields.extend(differences.into_iter().map(|d| (d.name, d.found, d.expected)));
+        }
         let (mut found, mut wanted) = (Vec::new(), Vec::new());
         for (name, here, there) in fields.into_iter().filter(|(_, here, there)| here != there) {
             found.push(format!("{name} {here}"));

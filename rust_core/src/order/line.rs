@@ -1,7 +1,8 @@
-//! The units of one source in one epoch, in line: over the whole source, or keeping neighbours near.
+//! The units of one source in one epoch, in order: shuffled over the whole source, or keeping
+//! neighbours near.
 //!
 //! The block shuffle permutes blocks of 256 units, then shuffles the units of each window of 512
-//! blocks. The last block may be short; it travels like the others, and what comes after it begins
+//! blocks. The last block may be short; it is permuted like the others, and what comes after it begins
 //! so much earlier.
 
 use std::convert::Infallible;
@@ -20,7 +21,7 @@ const WINDOW_BLOCKS: u64 = 512;
 pub(crate) struct LineOf {
     pub(crate) seed: u64,
     pub(crate) epoch: u64,
-    /// The source in the lower half, how often it began anew in the upper.
+    /// The source in the lower half, how often it began again in the upper.
     pub(crate) stream: u64,
 }
 
@@ -49,7 +50,7 @@ impl Line {
         }
     }
 
-    /// Where `unit` stands; `unit` is below n.
+    /// The place of `unit`; `unit` is below n.
     pub(crate) fn place(&self, unit: u64) -> u64 {
         match self {
             Self::Full(permutation) => permutation.invert(unit),
@@ -65,7 +66,7 @@ pub(crate) struct BlockShuffle {
     blocks: u64,
     of: LineOf,
     order: Permutation,
-    /// Where the last block came to stand, and by how much it is short.
+    /// Where the last block is in that order, and by how much it is short.
     short_at: u64,
     missing: u64,
     window: Latest<u64, Shuffled>,

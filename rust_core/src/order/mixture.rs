@@ -22,11 +22,11 @@ const WHOLE: u128 = 1 << 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ends {
-    /// After [`Mixture::units_per_epoch`] units; sources that end begin anew.
+    /// After [`Mixture::units_per_epoch`] units; sources that end begin again.
     Restart,
     /// Before the first unit that a source no longer has.
     StopFirst,
-    /// When each source has been seen whole; those that end before begin anew.
+    /// When each source has been seen whole; those that end before begin again.
     StopAll,
 }
 
@@ -44,7 +44,7 @@ pub struct Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mixture {
-    /// The names of the sources, in the order of the data set.
+    /// The names of the sources, in the order of the dataset.
     pub sources: Vec<String>,
     /// The schedule of weights, from block 0 of each epoch on.
     pub stages: Vec<Stage>,

@@ -1,14 +1,14 @@
-//! The order of training, as a pure function of the data set, the plan, the epoch and a place.
+//! The order of training, as a pure function of the dataset, the plan, the epoch and a position.
 //!
 //! ```text
 //! units of an epoch     permutation of each source, mixed by exact shares        line, mixture, sequence
 //! cut into windows      of 4,096; packs of a window by best-fit decreasing       window, pack
 //! packs in order        shuffled by the window's own key                         arrange
 //! a step                the next packs of the sequence, shared out to the ranks  steps, rank
-//! a cursor              the place after a step, the same bytes on every rank     cursor, seek
+//! a cursor              the position after a step, the same bytes on every rank     cursor, seek
 //! ```
 //!
-//! Nothing is remembered from one window to the next, so going on from any place costs the planning
+//! Nothing is remembered from one window to the next, so going on from any position costs the planning
 //! of one window, on any number of ranks. Everything is computed in whole numbers: no result depends
 //! on the machine or on the number of threads.
 
@@ -38,7 +38,7 @@ pub use mixture::{Ends, Mixture, Stage};
 pub use pack::{Packing, best_fit_decreasing};
 pub use pairs::choose_pairs;
 pub use permutation::{KeyedPermutation, Permutation, SHUFFLED_UP_TO, Shuffled};
-pub use plan::{Limits, Modality, Plan, Shuffle, TooLarge, Unit};
+pub use plan::{Difference, Limits, Modality, Plan, Shuffle, TooLarge, Unit};
 pub use rank::{Packs, Rank, RankPack, share_out};
 pub use rule::{ImageShape, Rule};
 pub use sequence::Sequence;

@@ -55,14 +55,14 @@ pub fn best_fit_decreasing(
     Packing { packs, too_large }
 }
 
-/// Packs with room, found by the score of their room.
+/// Packs that are not full, found by the score of what is left in them.
 ///
-/// They are kept apart by which measures are used up, that is have less room than the smallest
+/// They are kept apart by which measures are used up, that is have less left than the smallest
 /// amount that any unit takes: a full measure would else be found out pack by pack.
 struct OpenPacks<'a> {
     scale: &'a Scale,
     smallest: [u64; MEASURES],
-    rooms: Vec<[u64; MEASURES]>,
+    left: Vec<[u64; MEASURES]>,
     by_score: [BTreeSet<(u64, usize)>; 1 << MEASURES],
 }
 
@@ -74,24 +74,24 @@ impl<'a> OpenPacks<'a> {
                 *smallest = amount.min(*smallest);
             }
         }
-        Self { scale, smallest, rooms: Vec::new(), by_score: Default::default() }
+        Self { scale, smallest, left: Vec::new(), by_score: Default::default() }
     }
 
     /// Take this much from the best pack, or from a new one if none can give it or `new` asks for it.
     fn take(&mut self, amounts: &[u64; MEASURES], new: bool) -> usize {
         let found = if new { None } else { self.best(amounts) };
-        let pack = found.map_or(self.rooms.len(), |(_, pack)| pack);
+        let pack = found.map_or(self.left.len(), |(_, pack)| pack);
         if let Some(found) = found {
             let used_up = self.used_up(pack);
             self.by_score[used_up].remove(&found);
         } else {
-            self.rooms.push(self.scale.limits);
+            self.left.push(self.scale.limits);
         }
-        let room = &mut self.rooms[pack];
-        for (room, take) in room.iter_mut().zip(amounts) {
-            *room -= take;
+        let left = &mut self.left[pack];
+        for (left, take) in left.iter_mut().zip(amounts) {
+            *left -= take;
         }
-        let score = self.scale.score(room);
+        let score = self.scale.score(left);
         let used_up = self.used_up(pack);
         self.by_score[used_up].insert((score, pack));
         pack
@@ -101,15 +101,15 @@ impl<'a> OpenPacks<'a> {
         let least = (self.scale.score(amounts), 0);
         let needs = bits(amounts.map(|amount| amount > 0));
         let fits = |&(_, pack): &(u64, usize)| {
-            self.rooms[pack].iter().zip(amounts).all(|(room, take)| take <= room)
+            self.left[pack].iter().zip(amounts).all(|(left, take)| take <= left)
         };
         let kinds = self.by_score.iter().enumerate().filter(|(used_up, _)| used_up & needs == 0);
         kinds.filter_map(|(_, packs)| packs.range(least..).copied().find(fits)).min()
     }
 
     fn used_up(&self, pack: usize) -> usize {
-        let room = &self.rooms[pack];
-        bits(std::array::from_fn(|measure| room[measure] < self.smallest[measure]))
+        let left = &self.left[pack];
+        bits(std::array::from_fn(|measure| left[measure] < self.smallest[measure]))
     }
 }
 
@@ -117,7 +117,7 @@ fn bits(measures: [bool; MEASURES]) -> usize {
     measures.iter().enumerate().map(|(measure, &set)| usize::from(set) << measure).sum()
 }
 
-/// Limits with their weights; a measure without limit has a boundless room and weight 0.
+/// Limits with their weights; a measure without limit has no bound and weight 0.
 struct Scale {
     limits: [u64; MEASURES],
     weights: [u64; MEASURES],

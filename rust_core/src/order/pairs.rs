@@ -1,4 +1,4 @@
-//! Some pairs of a query, chosen anew each epoch.
+//! Some pairs of a query, chosen again each epoch.
 
 use super::key::Key;
 

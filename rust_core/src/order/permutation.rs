@@ -35,24 +35,24 @@ impl KeyedPermutation {
         Self { n, low_bits, high_bits: bits - low_bits, keys: key.rounds() }
     }
 
-    /// What stands at `place`; `place` is below n.
+    /// The item at `place`; `place` is below n.
     pub fn permute(&self, place: u64) -> u64 {
         debug_assert!(place < self.n);
         let mut item = place;
         loop {
-            item = self.walk(item, 0..ROUNDS);
+            item = self.apply(item, 0..ROUNDS);
             if item < self.n {
                 return item;
             }
         }
     }
 
-    /// Where `item` stands; `item` is below n.
+    /// The place of `item`; `item` is below n.
     pub fn invert(&self, item: u64) -> u64 {
         debug_assert!(item < self.n);
         let mut place = item;
         loop {
-            place = self.walk(place, (0..ROUNDS).rev());
+            place = self.apply(place, (0..ROUNDS).rev());
             if place < self.n {
                 return place;
             }
@@ -60,7 +60,7 @@ impl KeyedPermutation {
     }
 
     /// The rounds in the order given: each is its own inverse.
-    fn walk(&self, number: u64, rounds: impl Iterator<Item = usize>) -> u64 {
+    fn apply(&self, number: u64, rounds: impl Iterator<Item = usize>) -> u64 {
         let low_mask = (1 << self.low_bits) - 1;
         let high_mask = (1 << self.high_bits) - 1;
         let (mut high, mut low) = (number >> self.low_bits, number & low_mask);
@@ -95,12 +95,12 @@ impl Shuffled {
         Self { items, places }
     }
 
-    /// What stands at `place`; `place` is below n.
+    /// The item at `place`; `place` is below n.
     pub fn permute(&self, place: u64) -> u64 {
         u64::from(self.items[place as usize])
     }
 
-    /// Where `item` stands; `item` is below n.
+    /// The place of `item`; `item` is below n.
     pub fn invert(&self, item: u64) -> u64 {
         u64::from(self.places[item as usize])
     }
@@ -125,7 +125,7 @@ impl Permutation {
         }
     }
 
-    /// What stands at `place`; `place` is below n.
+    /// The item at `place`; `place` is below n.
     pub fn permute(&self, place: u64) -> u64 {
         match self {
             Self::Shuffled(shuffled) => shuffled.permute(place),
@@ -133,7 +133,7 @@ impl Permutation {
         }
     }
 
-    /// Where `item` stands; `item` is below n.
+    /// The place of `item`; `item` is below n.
     pub fn invert(&self, item: u64) -> u64 {
         match self {
             Self::Shuffled(shuffled) => shuffled.invert(item),

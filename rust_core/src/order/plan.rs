@@ -3,7 +3,11 @@
 //! The canonical form has every field, keys in alphabetical order, no spaces; BLAKE3 of its bytes is
 //! the plan's hash, which cursors carry. A field that does not change the packs has no place here.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::cost::Total;
 use super::key::ORDER_VERSION;
@@ -37,14 +41,14 @@ pub enum TooLarge {
     Drop,
 }
 
-/// How far units travel.
+/// How far units are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shuffle {
-    /// Over the whole data set.
+    /// Over the whole dataset.
     #[default]
     Full,
-    /// Blocks of neighbours over the whole data set, units over some hundred blocks: for storage
+    /// Blocks of neighbours over the whole dataset, units over some hundred blocks: for storage
     /// that dislikes random reads.
     Block,
 }
@@ -56,9 +60,9 @@ pub enum Modality {
     /// Any.
     #[default]
     Mixed,
-    /// The packs of a step have pictures, all of them or none.
+    /// The packs of a step have images, all of them or none.
     Separate,
-    /// As `Separate`, and pictures are dealt out so that as few packs as possible have none.
+    /// As `Separate`, and images are dealt out so that as few packs as possible have none.
     ImageInEach,
 }
 
@@ -66,13 +70,13 @@ pub enum Modality {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Tokens of text and of pictures together.
+    /// Tokens of text and of images together.
     pub tokens: Option<u32>,
     /// Tokens of text.
     pub text_tokens: Option<u32>,
-    /// Tokens of pictures.
+    /// Tokens of images.
     pub image_tokens: Option<u32>,
-    /// Pictures.
+    /// Images.
     pub images: Option<u32>,
 }
 
@@ -99,7 +103,39 @@ impl Limits {
     }
 }
 
-/// Everything but the data set that decides which units make up which step.
+/// A setting in which two plans differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Its name, with those of the settings it is in before it.
+    pub name: String,
+    /// Its value, as JSON.
+    pub found: String,
+    /// Likewise.
+    pub expected: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: found {}, expected {}", self.name, self.found, self.expected)
+    }
+}
+
+/// Append each setting in which two values differ.
+fn compare(name: &str, found: &Value, expected: &Value, differences: &mut Vec<Difference>) {
+    if let (Value::Object(found), Value::Object(expected)) = (found, expected) {
+        let keys: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+        for key in keys {
+            let of = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            compare(&name, &of(found), &of(expected), differences);
+        }
+    } else if found != expected {
+        let (found, expected) = (found.to_string(), expected.to_string());
+        differences.push(Difference { name: name.to_owned(), found, expected });
+    }
+}
+
+/// Everything but the dataset that decides which units make up which step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -117,22 +153,22 @@ pub struct Plan {
     pub budget: Limits,
     /// Packs of a step over all ranks: the global batch.
     pub packs_per_step: u32,
-    /// Pairs taken of each query, chosen anew each epoch; `None` is all.
+    /// Pairs taken of each query, chosen again each epoch; `None` is all.
     #[serde(default)]
     pub pairs_per_query: Option<u32>,
     /// What becomes of a unit that fits no pack.
     #[serde(default)]
     pub too_large: TooLarge,
-    /// How far units travel.
+    /// How far units are moved.
     #[serde(default)]
     pub shuffle: Shuffle,
     /// Which packs may share a step.
     #[serde(default)]
     pub modality: Modality,
-    /// The shares of the data set's sources; `None` draws from all units alike.
+    /// The shares of the dataset's sources; `None` draws from all units alike.
     #[serde(default)]
     pub mixture: Option<Mixture>,
-    /// The rule that image tokens are counted by; `None` for a data set without pictures.
+    /// The rule that image tokens are counted by; `None` for a dataset without images.
     #[serde(default)]
     pub image_rule: Option<Rule>,
 }
@@ -184,17 +220,14 @@ impl Plan {
         Ok(format!("b3:{}", blake3::hash(self.to_json()?.as_bytes())))
     }
 
-    /// The fields in which two plans differ, each as `name: found, expected`.
-    pub fn differences(&self, expected: &Self) -> Result<Vec<String>> {
-        let fields = |plan: &Self| {
+    /// The settings in which two plans differ, by name; `budget.tokens` is a setting inside another.
+    pub fn differences(&self, expected: &Self) -> Result<Vec<Difference>> {
+        let json = |plan: &Self| {
             serde_json::to_value(plan).map_err(|error| Error::internal("plan as JSON", error))
         };
-        let (found, expected) = (fields(self)?, fields(expected)?);
-        let names = expected.as_object().into_iter().flat_map(serde_json::Map::keys);
-        Ok(names
-            .filter(|&name| found[name] != expected[name])
-            .map(|name| format!("{name}: found {}, expected {}", found[name], expected[name]))
-            .collect())
+        let mut differences = Vec::new();
+        compare("", &json(self)?, &json(expected)?, &mut differences);
+        Ok(differences)
     }
 
     /// An error unless the settings fit together.

@@ -16,7 +16,7 @@ pub struct Rank {
     pub rank: u32,
     /// All of them.
     pub ranks: u32,
-    /// Share so that the work on pictures is even; else in turn.
+    /// Share so that the work on images is even; else in turn.
     pub balance: bool,
 }
 
@@ -29,9 +29,9 @@ pub struct RankPack {
     pub index: usize,
     /// The pack; without units it has weight 0, and the rank computes for the others' sake alone.
     pub pack: Pack,
-    /// Whether any pack of the step holds a picture, so that every rank runs the vision tower.
+    /// Whether any pack of the step holds an image, so that every rank runs the vision tower.
     pub step_has_images: bool,
-    /// The place after the step, the same on every rank.
+    /// The position after the step, the same on every rank.
     pub after: Arc<Cursor>,
 }
 

@@ -1,13 +1,13 @@
-//! Finding a place: by step, by units seen, or by a unit. Each plans one window at most.
+//! Finding a position: by step, by units seen, or by a unit. Each plans one window at most.
 
 use super::cursor::Cursor;
 use super::windows::{Order, Summary};
 use crate::error::{Error, Result};
 
 impl Order {
-    /// The place before step `step` of the epoch that `start` begins, by the epoch's summaries.
+    /// The position before step `step` of the epoch that `start` begins, by the epoch's summaries.
     ///
-    /// The place after the last step is the start of the next epoch.
+    /// The position after the last step is the start of the next epoch.
     pub fn seek_step(&self, start: &Cursor, summaries: &[Summary], step: u64) -> Result<Cursor> {
         self.check_start(start, summaries)?;
         let size = u64::from(self.plan().packs_per_step);
@@ -38,7 +38,7 @@ impl Order {
         Ok(cursor)
     }
 
-    /// The first place between two steps after which `units` units of the epoch have been seen.
+    /// The first position between two steps after which `units` units of the epoch have been seen.
     pub fn seek_units(&self, start: &Cursor, summaries: &[Summary], units: u64) -> Result<Cursor> {
         self.check_start(start, summaries)?;
         let (mut packs, mut missing) = (0, units);

@@ -35,7 +35,7 @@ struct Mixed {
     block: Latest<u64, Block>,
 }
 
-/// A block of a mixture: the source of each place, and how many of it stood in the block before.
+/// A block of a mixture: the source of each place, and how many of it come before in the block.
 #[derive(Debug)]
 struct Block {
     places: Vec<(u16, u32)>,
@@ -77,7 +77,7 @@ impl Sequence {
         self.of_source(source, mixed.mixture.taken(place / size, source) + u64::from(earlier))
     }
 
-    /// The first place where a unit stands, if the epoch comes to it.
+    /// The first place of a unit, if the epoch comes to it.
     pub fn place(&self, unit: u64) -> Option<u64> {
         let source = self.sources.iter().rposition(|source| source.first <= unit)?;
         let within = unit - self.sources[source].first;
@@ -92,7 +92,7 @@ impl Sequence {
         (place < self.length).then_some(place)
     }
 
-    /// Unit number `index` of a source, which begins anew in another order when it ends.
+    /// Unit number `index` of a source, which begins again in another order when it ends.
     fn of_source(&self, source: usize, index: u64) -> u64 {
         let Source { first, units, .. } = self.sources[source];
         first + self.line(source, index / units).unit(index % units)
@@ -140,7 +140,7 @@ impl Sequence {
     fn mixed_length(&self, mixed: &Mixed) -> Result<u64> {
         let Mixture { sources: names, stages, ends, units_per_epoch, .. } = &mixed.mixture;
         if names.len() != self.sources.len() {
-            let expected = format!("{}, as in the data set", self.sources.len());
+            let expected = format!("{}, as in the dataset", self.sources.len());
             return Err(Error::invalid("mixture: sources", names.len(), expected));
         }
         let weighs = |source: usize| stages.iter().any(|stage| stage.weights[source] > 0);

@@ -15,12 +15,12 @@ pub struct Step {
     pub number: u64,
     /// As many as the plan says; the last are empty where an epoch or a finished window ends.
     pub packs: Vec<Pack>,
-    /// The place after the step.
+    /// The position after the step.
     pub after: Cursor,
 }
 
 impl Step {
-    /// Whether any pack holds a picture, so that every rank runs the vision tower.
+    /// Whether any pack holds an image, so that every rank runs the vision tower.
     pub fn has_images(&self) -> bool {
         self.packs.iter().any(Pack::has_images)
     }
@@ -40,16 +40,18 @@ pub struct Steps {
 impl Steps {
     /// The steps from a cursor on, up to the end of epoch `epochs - 1`.
     ///
-    /// An error that lists what differs if the cursor is of another data set or plan.
+    /// An error that lists what differs if the cursor is of another dataset or plan.
     pub fn new(order: Arc<Order>, cursor: Cursor, epochs: u64) -> Result<Self> {
         cursor.check(&order)?;
+        let settings = Some(order.plan().clone());
+        let cursor = Cursor { settings, ..cursor };
         let mut steps = Self { order, next_order: None, cursor, packs: None, epochs };
         steps.enter()?;
         Ok(steps)
     }
 
     /// As [`Steps::new`], but finishing the window that was begun under `order` before going on
-    /// under `next_order`, another plan over the same data set.
+    /// under `next_order`, another plan over the same dataset.
     ///
     /// Every unit is seen once, since both plans draw the same units for a window: they may differ
     /// in the budget, the steps and the image tokens, not in what is drawn. A cursor that already is
@@ -74,12 +76,12 @@ impl Steps {
         Ok(steps)
     }
 
-    /// The place before the step that comes next.
+    /// The position before the step that comes next.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// An error unless the cursor stands before a pack or at the end of its epochs.
+    /// An error unless the cursor is before a pack or at the end of its epochs.
     fn enter(&mut self) -> Result<()> {
         let Cursor { epoch, window, pack, .. } = self.cursor;
         if epoch >= self.epochs || (window, pack) == (0, 0) {
@@ -96,6 +98,7 @@ impl Steps {
 
     fn go_on_under(&mut self, order: Arc<Order>) {
         order.plan_hash().clone_into(&mut self.cursor.plan);
+        self.cursor.settings = Some(order.plan().clone());
         self.cursor.manifest = order.manifest();
         self.order = order;
         self.packs = None;
@@ -110,7 +113,7 @@ impl Steps {
             if (self.cursor.window, self.cursor.pack) == (0, 0) && packs.is_empty() {
                 // A second epoch without a pack means that there never will be one.
                 if empty_from.replace(self.cursor.epoch).is_some() {
-                    return Err(Error::invalid("data set", "no unit to train on", "some"));
+                    return Err(Error::invalid("dataset", "no unit to train on", "some"));
                 }
             }
             if self.take_packs(&mut packs, size)? && !packs.is_empty() {
@@ -169,7 +172,8 @@ fn same_draws(order: &Order, next: &Order) -> Result<()> {
     let Plan { budget, packs_per_step, too_large, modality, image_rule, .. } = order.plan().clone();
     let free =
         Plan { budget, packs_per_step, too_large, modality, image_rule, ..next.plan().clone() };
-    let mut differences = free.differences(order.plan())?;
+    let differences = free.differences(order.plan())?;
+    let mut differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     if next.dataset() != order.dataset() {
         let (found, expected) = (next.dataset(), order.dataset());
         differences.push(format!("dataset: found {found}, expected {expected}"));

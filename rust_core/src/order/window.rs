@@ -3,9 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use super::arrange::arrange;
+use super::arrange::{WindowId, arrange};
 use super::cost::Total;
-use super::key::Key;
 use super::pack::{Packing, best_fit_decreasing};
 use super::plan::{Modality, Plan, TooLarge};
 use crate::error::{Error, Result};
@@ -23,7 +22,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Whether it holds a picture.
+    /// Whether it holds an image.
     pub fn has_images(&self) -> bool {
         self.cost.images > 0
     }
@@ -45,21 +44,8 @@ pub(crate) struct Drawn {
     pub(crate) total: Total,
 }
 
-/// Where a window stands, which decides its random choices.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) epoch: u64,
-    pub(crate) window: u64,
-}
-
-impl Place {
-    pub(crate) fn key(self, plan: &Plan, purpose: &str) -> Key {
-        Key::new(plan.seed, self.epoch, self.window, purpose)
-    }
-}
-
 /// Pack the units drawn for a window and put the packs in order.
-pub(crate) fn pack_window(plan: &Plan, place: Place, drawn: &[Drawn]) -> Result<Window> {
+pub(crate) fn pack_window(plan: &Plan, id: WindowId, drawn: &[Drawn]) -> Result<Window> {
     let totals: Vec<Total> = drawn.iter().map(|drawn| drawn.total).collect();
     let packing = match plan.modality {
         Modality::ImageInEach => deal_images(plan, drawn, &totals),
@@ -74,7 +60,7 @@ pub(crate) fn pack_window(plan: &Plan, place: Place, drawn: &[Drawn]) -> Result<
         TooLarge::Alone => packs.extend(too_large.map(|at| vec![at])),
         TooLarge::Drop => dropped = too_large.map(|at| drawn[at].unit).collect(),
     }
-    let packs = arrange(plan, place, packs, &totals);
+    let packs = arrange(plan, id, packs, &totals);
     Ok(Window { packs: packs.into_iter().map(|pack| fill(pack, drawn)).collect(), dropped })
 }
 
@@ -91,7 +77,7 @@ fn pack(plan: &Plan, drawn: &[Drawn], totals: &[Total], opens: &HashSet<u32>) ->
     best_fit_decreasing(totals, &plan.budget, unit_of, |at| opens.contains(&at))
 }
 
-/// Pack so that as few packs as possible are without a picture: as many of the units with the most
+/// Pack so that as few packs as possible are without an image: as many of the units with the most
 /// image tokens open packs as there turn out to be packs.
 fn deal_images(plan: &Plan, drawn: &[Drawn], totals: &[Total]) -> Packing {
     let has_images = |&at: &u32| totals[at as usize].images > 0;
@@ -123,7 +109,7 @@ fn refuse(drawn: &Drawn, plan: &Plan) -> Error {
     let Total { text_tokens, image_tokens, images, .. } = drawn.total;
     Error::invalid(
         format!("unit {}", drawn.unit),
-        format!("{text_tokens} tokens of text, {image_tokens} of {images} pictures"),
+        format!("{text_tokens} tokens of text, {image_tokens} of {images} images"),
         format!("within {:?}, or too_large set to alone or drop", plan.budget),
     )
 }

@@ -1,18 +1,19 @@
-//! An order: a plan over a data set, from which any window of any epoch is computed.
+//! An order: a plan over a dataset, from which any window of any epoch is computed.
 
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::arrange::WindowId;
 use super::cost::{Costs, Total};
 use super::latest::Latest;
 use super::plan::Plan;
 use super::sequence::Sequence;
-use super::window::{Drawn, Place, Window, pack_window};
+use super::window::{Drawn, Window, pack_window};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
 
-/// A plan over a data set.
+/// A plan over a dataset.
 pub struct Order {
     plan: Plan,
     plan_hash: String,
@@ -37,18 +38,14 @@ pub struct Summary {
 }
 
 impl Order {
-    /// The order of a data set, known by its hash and the version of its manifest.
+    /// The order of a dataset, known by its hash and the version of its manifest.
     pub fn new(plan: Plan, costs: Arc<dyn Costs>, dataset: String, manifest: u64) -> Result<Self> {
         plan.check()?;
         let sources = costs.sources();
         let total = sources.iter().try_fold(0, |total: u64, &units| total.checked_add(units));
         if total != Some(costs.units()) {
             let expected = format!("{} units", costs.units());
-            return Err(Error::invalid(
-                "sources of the data set",
-                format!("{sources:?}"),
-                expected,
-            ));
+            return Err(Error::invalid("sources of the dataset", format!("{sources:?}"), expected));
         }
         let plan_hash = plan.hash()?;
         let sequence = Latest::default();
@@ -65,12 +62,12 @@ impl Order {
         &self.plan_hash
     }
 
-    /// The data set's hash.
+    /// The dataset's hash.
     pub fn dataset(&self) -> &str {
         &self.dataset
     }
 
-    /// The version of the data set's manifest.
+    /// The version of the dataset's manifest.
     pub fn manifest(&self) -> u64 {
         self.manifest
     }
@@ -85,7 +82,7 @@ impl Order {
         Ok(self.sequence(epoch)?.length().div_ceil(u64::from(self.plan.window)))
     }
 
-    /// The packs of a window, in the order of training.
+    /// The packs of a window, in the order of training; an error where a unit's cost cannot be read.
     pub fn window(&self, epoch: u64, window: u64) -> Result<Window> {
         let sequence = self.sequence(epoch)?;
         let size = u64::from(self.plan.window);
@@ -94,13 +91,13 @@ impl Order {
             return Err(Error::invalid("window", window, expected));
         }
         let places = window * size..((window + 1) * size).min(sequence.length());
-        let drawn: Vec<Drawn> =
-            places.map(|place| self.draw(sequence.unit(place), epoch)).collect();
-        pack_window(&self.plan, Place { epoch, window }, &drawn)
+        let drawn = places.map(|place| self.draw(sequence.unit(place), epoch));
+        let drawn = drawn.collect::<Result<Vec<Drawn>>>()?;
+        pack_window(&self.plan, WindowId { epoch, window }, &drawn)
     }
 
-    fn draw(&self, unit: u64, epoch: u64) -> Drawn {
-        Drawn { unit, total: self.costs.total_in_epoch(unit, epoch) }
+    fn draw(&self, unit: u64, epoch: u64) -> Result<Drawn> {
+        Ok(Drawn { unit, total: self.costs.total_in_epoch(unit, epoch)? })
     }
 
     /// What each window of an epoch comes to: the table by which any step is found.

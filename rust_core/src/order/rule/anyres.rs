@@ -1,6 +1,6 @@
-//! LLaVA-OneVision: a view of the whole, and the grid of tiles that keeps most of the picture.
+//! LLaVA-OneVision: a view of the whole, and the grid of tiles that keeps most of the image.
 //!
-//! The picture is resized into the best of the allowed canvases, padded, and cut into tiles; the
+//! The image is resized into the best of the allowed canvases, padded, and cut into tiles; the
 //! features of the padding are taken away again, those left are thinned out when they are more than
 //! `max_tiles` tiles' worth, and each row of features ends in a newline token.
 
@@ -60,7 +60,7 @@ impl AnyResolution {
     pub(super) fn shape(&self, width: u32, height: u32, images: u32) -> ImageShape {
         let class_token = u32::from(self.drop_class_token);
         if images > 1 {
-            // Of several pictures each is padded to a square and seen once; a newline token ends it.
+            // Of several images each is padded to a square and seen once; a newline token ends it.
             return ImageShape {
                 tokens: self.tile_tokens + 1 - class_token,
                 resized_width: self.tile,
@@ -87,7 +87,7 @@ impl AnyResolution {
         }
     }
 
-    /// The canvas that keeps most pixels of the picture, and of those the one that wastes least.
+    /// The canvas that keeps most pixels of the image, and of those the one that wastes least.
     fn best_canvas(&self, width: u32, height: u32) -> [u32; 2] {
         let mut best = [self.tile; 2];
         let (mut most_kept, mut least_wasted) = (0, u64::MAX);
@@ -130,7 +130,7 @@ impl AnyResolution {
     }
 }
 
-/// The size with the picture's shape that fills a canvas in one direction.
+/// The size with the image's shape that fills a canvas in one direction.
 fn fitted(width: u32, height: u32, canvas_width: u32, canvas_height: u32) -> (u32, u32) {
     let across = f64::from(canvas_width) / f64::from(width);
     let down = f64::from(canvas_height) / f64::from(height);

@@ -1,6 +1,6 @@
-//! How many tokens a picture becomes, and what size it is brought to, by the rule of its model.
+//! How many tokens an image becomes, and what size it is brought to, by the rule of its model.
 //!
-//! A data set keeps widths and heights alone, so that one data set fits every model; a [`Rule`] is
+//! A dataset keeps widths and heights alone, so that one dataset fits every model; a [`Rule`] is
 //! a small JSON of a model's family and parameters. The numbers are those that the processors of
 //! transformers 5.23 compute, to the last rounding: the arithmetic is in the same order, on the same
 //! 64-bit floats, with Python's round-half-to-even and floor division.
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// No side of a picture is longer: products of two sides stay exact in a 64-bit float.
+/// No side of an image is longer: products of two sides stay exact in a 64-bit float.
 const LONGEST_SIDE: u32 = 1 << 24;
 
 /// The image-token rule of a model family.
@@ -32,26 +32,26 @@ pub enum Rule {
     Internvl(Tiles),
 }
 
-/// What a picture becomes.
+/// What an image becomes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ImageShape {
-    /// Tokens in the sequence that take a feature of the picture.
+    /// Tokens in the sequence that take a feature of the image.
     pub tokens: u32,
     /// Tokens of text that the processor sets around those (start and end of image).
     pub framing_tokens: u32,
-    /// Width in pixels that the picture is resized to, before it is padded or cut into tiles.
+    /// Width in pixels that the image is resized to, before it is padded or cut into tiles.
     pub resized_width: u32,
-    /// Height in pixels that the picture is resized to.
+    /// Height in pixels that the image is resized to.
     pub resized_height: u32,
     /// Width in pixels after padding, equal on both sides up to one pixel; the tiles cover it.
     pub canvas_width: u32,
     /// Height in pixels after padding.
     pub canvas_height: u32,
-    /// Tiles beside each other, or patches for a model without tiles.
+    /// Tiles in a row, or patches for a model without tiles.
     pub columns: u32,
     /// Tiles above each other, or patches.
     pub rows: u32,
-    /// Pictures that go through the vision tower: tiles, and the view of the whole where there is
+    /// Images that go through the vision tower: tiles, and the view of the whole where there is
     /// one.
     pub views: u32,
 }
@@ -74,9 +74,9 @@ impl Rule {
         }
     }
 
-    /// What a picture of `width` times `height` pixels becomes, in a sample of `images` pictures.
+    /// What an image of `width` times `height` pixels becomes, in a sample of `images` images.
     ///
-    /// An error where the model's own processor would refuse the picture.
+    /// An error where the model's own processor would refuse the image.
     pub fn shape(&self, width: u32, height: u32, images: u32) -> Result<ImageShape> {
         let sides = 1..=LONGEST_SIDE;
         if !sides.contains(&width) || !sides.contains(&height) {
@@ -91,7 +91,7 @@ impl Rule {
 }
 
 fn refused(width: u32, height: u32, expected: &str) -> Error {
-    Error::invalid("picture", format!("{width} x {height} pixels"), expected)
+    Error::invalid("image", format!("{width} x {height} pixels"), expected)
 }
 
 fn positive(what: &str, number: impl Into<u64>) -> Result<()> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{ImageShape, positive, refused};
 use crate::error::{Error, Result};
 
-/// A picture more times longer than wide is refused.
+/// An image more times longer than wide is refused.
 const LARGEST_ASPECT: f64 = 200.0;
 
 /// No model resizes to more; it keeps the number of tokens in 32 bits.
@@ -19,9 +19,9 @@ pub struct SmartResize {
     pub patch: u32,
     /// Side in patches of the square that becomes one token.
     pub merge: u32,
-    /// The resized picture has at least so many pixels.
+    /// The resized image has at least so many pixels.
     pub min_pixels: u64,
-    /// The resized picture has at most so many pixels.
+    /// The resized image has at most so many pixels.
     pub max_pixels: u64,
 }
 

@@ -1,4 +1,4 @@
-//! InternVL: the grid of square tiles whose shape is closest to the picture's, and a thumbnail.
+//! InternVL: the grid of square tiles whose shape is closest to the image's, and a thumbnail.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct Tiles {
     pub min_tiles: u32,
     /// Grids have at most so many tiles.
     pub max_tiles: u32,
-    /// Cut into tiles; else the picture is one tile whatever its shape.
+    /// Cut into tiles; else the image is one tile whatever its shape.
     pub crop: bool,
 }
 

@@ -1,26 +1,27 @@
-//! What stands beside the rows and goes into batches: marks of deletion, and columns added later.
+//! Sidecar columns that loading reads: marks of deletion, and the columns that batches carry.
 
 use super::arena::Arena;
-use super::units::Content;
+use super::content::Content;
+use super::fields::Field;
 use crate::error::{Error, Result};
 use crate::shard::{Column, DELETED, Dataset, Table};
 
-/// The open columns of one loader.
+/// The open sidecar columns of one loader.
 #[derive(Debug)]
-pub struct Beside {
+pub struct Sidecars {
     deleted: Option<Column>,
     pairs: Vec<Column>,
     responses: Vec<Column>,
     identity: String,
 }
 
-/// A set and a field of it.
-pub type FieldName = (String, String);
+/// A column set and a field of it.
+pub type ColumnName = (String, String);
 
-impl Beside {
-    /// Open the marks of deletion, if the data set has any, and these columns of float32.
-    pub fn open(dataset: &Dataset, pairs: &[FieldName], responses: &[FieldName]) -> Result<Self> {
-        let open = |names: &[FieldName], table: Table| -> Result<Vec<Column>> {
+impl Sidecars {
+    /// Open the marks of deletion, if the dataset has any, and these columns of float32.
+    pub fn open(dataset: &Dataset, pairs: &[ColumnName], responses: &[ColumnName]) -> Result<Self> {
+        let open = |names: &[ColumnName], table: Table| -> Result<Vec<Column>> {
             names.iter().map(|name| open(dataset, name, table)).collect()
         };
         Ok(Self {
@@ -31,7 +32,7 @@ impl Beside {
         })
     }
 
-    /// The fingerprint of the data set and of what is deleted from it: what the order depends on.
+    /// The fingerprint of the dataset and of what is deleted from it: what the order depends on.
     pub fn identity(&self) -> &str {
         &self.identity
     }
@@ -52,7 +53,7 @@ impl Beside {
         (self.pairs.len(), self.responses.len())
     }
 
-    /// Write the columns, one after the other; what is not computed is not a number.
+    /// Write the columns, one after the other; a value that is missing is NaN.
     pub(super) fn write(&self, arena: &mut Arena, content: &Content) -> Result<()> {
         let mut values = Vec::with_capacity(self.pairs.len() * content.pairs.len());
         for column in &self.pairs {
@@ -60,19 +61,20 @@ impl Beside {
                 values.push(column.float(pair.row)?.unwrap_or(f32::NAN));
             }
         }
-        arena.write_f32("pair_columns", values.drain(..));
+        arena.write(Field::PairColumns, values);
+        let mut values = Vec::with_capacity(self.responses.len() * content.sequences.len());
         for column in &self.responses {
             for sequence in &content.sequences {
                 let value = sequence.response.map_or(Ok(None), |row| column.float(row))?;
                 values.push(value.unwrap_or(f32::NAN));
             }
         }
-        arena.write_f32("sequence_columns", values);
+        arena.write(Field::SequenceColumns, values);
         Ok(())
     }
 }
 
-fn open(dataset: &Dataset, (set, field): &FieldName, table: Table) -> Result<Column> {
+fn open(dataset: &Dataset, (set, field): &ColumnName, table: Table) -> Result<Column> {
     let column = dataset.column(set, field, dataset.verify())?;
     if column.table() == table {
         return Ok(column);
