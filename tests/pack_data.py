@@ -81,6 +81,16 @@ def words(seed: int, count: int = 8) -> str:
     return " ".join(vocabulary[int(n)] for n in generator.integers(0, len(vocabulary), count))
 
 
+def pack_in_process(source: str, tokenizer: str, out: str) -> None:
+    """Append a source to a dataset; the target of a process that is started to do so."""
+    from mmrlhf_engine.pack import pack
+
+    report = pack.pack_dataset(
+        pack.PackConfig(sources=[source], tokenizer=tokenizer, append=True), Path(out)
+    )
+    assert report["pairs_out"] == 30
+
+
 def stored(out: Path) -> list[dict]:
     """Every pair of the newest version with its query, responses and pictures, by pyarrow alone."""
     manifest = json.loads(sorted((out / "_mmrlhf").glob("manifest-*.json"))[-1].read_text())

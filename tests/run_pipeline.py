@@ -8,10 +8,17 @@ from pathlib import Path
 from mmrlhf_engine.demo.corpus import SOURCES
 from mmrlhf_engine.run.config import load_config
 
-# One process imports the heavy packages; each run is forked from it in milliseconds.
+# One process imports the heavy packages; each run is forked from it in milliseconds. The packages
+# of transformers import their modules on first use, so the modules are named: without them every
+# run imports them again, which takes longer than the run.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "transformers.models.clip", "faiss", "mmrlhf_engine.pipeline", "run_pipeline"]
+    [
+        *("torch", "torchvision", "faiss", "transformers.models.clip.modeling_clip"),
+        *(f"transformers.models.auto.{name}_auto" for name in ("modeling", "image_processing")),
+        *(f"transformers.models.clip.image_processing_{name}clip" for name in ("", "pil_")),
+        *("mmrlhf_engine.pipeline", "mmrlhf_engine.pack.pack", "run_pipeline", "pack_data"),
+    ]
 )
 
 

@@ -1,8 +1,6 @@
 """``pack`` from files to a dataset, with every row accounted for."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import polars as pl
@@ -14,11 +12,20 @@ from transformers import AutoTokenizer
 from mmrlhf_engine._core import Dataset
 from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
 from mmrlhf_engine.pack import pack
-from mmrlhf_engine.pack.gather import Gatherer, Ledger, PackedRow
+from mmrlhf_engine.pack.gather import Gatherer, PackedRow, RowAccounting
 from mmrlhf_engine.pack.shard_rows import FLAG_TIE
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources.preferences.record import Message, Pair, Preference, Response
-from pack_data import picture, put, stored, tokenizer_folder, words, write_lines
+from pack_data import (
+    pack_in_process,
+    picture,
+    put,
+    stored,
+    tokenizer_folder,
+    words,
+    write_lines,
+)
+from run_pipeline import SERVER
 
 
 @pytest.fixture(scope="module")
@@ -352,22 +359,17 @@ def test_a_video_file_needs_its_extra(run, tmp_path):
 
 def test_two_processes_pack_into_one_dataset(folder, tmp_path):
     put(tmp_path / "short" / "1.png", picture())
-    commands = []
+    running = []
     for part in range(2):
         rows = [mm_rlhf(1, chosen=words(part * 100 + n), rejected=words(n + 50)) for n in range(30)]
         source = write_lines(tmp_path / f"part{part}.jsonl", rows)
-        program = "from mmrlhf_engine.cli import main; main()"
-        options = ["--out", tmp_path / "ds", "--append", "--tokenizer", folder]
-        command = [sys.executable, "-c", program, "pack", source, *options]
-        commands.append([str(word) for word in command])
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for command in commands
-    ]
+        arguments = (str(source), str(folder), str(tmp_path / "ds"))
+        running.append(SERVER.Process(target=pack_in_process, args=arguments))
     for process in running:
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
-        assert "pairs     30" in output
+        process.start()
+    for process in running:
+        process.join()
+        assert process.exitcode == 0
     assert len({pair["pid"] for pair in stored(tmp_path / "ds")}) == 60
     names = sorted(path.name for path in (tmp_path / "ds" / "reports").iterdir())
     assert len(names) == 2
@@ -382,7 +384,7 @@ def test_the_table_of_queries_is_bounded(run, tmp_path):
         TableWriter(tmp_path / "rejected", REJECTED) as rejected,
         TableWriter(tmp_path / "changed", pack.CHANGED) as changed,
     ):
-        gatherer = Gatherer(Ledger(rejected, changed), keep_ties=True, queries=2)
+        gatherer = Gatherer(RowAccounting(rejected, changed), keep_ties=True, queries=2)
         left = []
         for number, prompt in enumerate("abacab"):
             row = PackedRow("s", str(number), 0)

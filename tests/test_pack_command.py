@@ -1,11 +1,11 @@
-"""The command pack: results on stdout, talk on stderr, exit codes, settings from a file."""
+"""The command pack: results on stdout, progress on stderr, exit codes, settings from a file."""
 
 import json
 
 import pytest
 
+from command import engine
 from pack_data import tokenizer_folder, write_lines
-from test_cli import engine
 
 
 @pytest.fixture(scope="module")

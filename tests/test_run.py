@@ -159,8 +159,8 @@ def test_memory_that_does_not_suffice_is_refused_before_anything_is_removed(tmp_
     run = run_both(tmp_path)
     before = times(run)
     needy = dataclasses.replace(SECOND, memory=lambda _, inputs, __: inputs.rows("numbers") << 40)
-    with pytest.raises(ConfigError, match=r"dedup needs up to 3\.0 TiB .* may use 1\.0 GiB"):
-        run_both(tmp_path, second=needy, resources=Resources(memory=1 << 30, seed=1))
+    with pytest.raises(ConfigError, match=r"dedup needs up to 3\.0 TiB .* may use 1\.0 TiB"):
+        run_both(tmp_path, second=needy, resources=Resources(memory=1 << 40, seed=1))
     assert times(run)[1] == before[1]
 
 

@@ -200,7 +200,7 @@ def wrong(table, column, values):
             "queries",
             "prompt",
             pa.array([[1], [2]], pa.list_(pa.uint32())),
-            r"prompt.*\(list\), expected a list of .*\(large_list\)",
+            "prompt.*expected a list of unsigned 32-bit integers",
         ),
         ("responses", "q", pa.array([0, 2, 1], pa.uint32()), "row 1.*found 2.*less than 2"),
         ("responses", "tokens", pa.array([[1], [None], [3]], TOKENS), "null inside"),

@@ -12,7 +12,8 @@ import pytest
 from intake import PICTURES, lines, picture, write_tar
 from mmrlhf_engine._core import read_records, role_names
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources.files import DESCRIPTIONS, detect
+from mmrlhf_engine.sources.files import DESCRIPTIONS, detect_format
+from mmrlhf_engine.sources.preferences import FORMATS
 from mmrlhf_engine.sources.preferences.fields import normal_role
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 from mmrlhf_engine.sources.preferences.rows import find_files, read_rows
@@ -60,7 +61,7 @@ def batches_of(path):
 
 def test_every_format_is_known_by_its_content(tmp_path):
     for name, path in write_all(tmp_path).items():
-        assert detect(path, tuple(DESCRIPTIONS)) == name
+        assert detect_format(path, tuple(DESCRIPTIONS)) == name
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
@@ -142,6 +143,31 @@ def test_a_damaged_batch_costs_the_rows_it_holds(tmp_path, kind):
     assert place == f"{path.name}:2"
     last = "3" if kind == "parquet" else "the end"
     assert error.detail.startswith(f"rows 2 to {last} cannot be read")
+
+
+def text_of(*contents):
+    return pa.Array.from_buffers(pa.string(), len(contents), pa.array(contents).buffers())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([1, 2], pa.timestamp("ns")),
+        pa.array([1, 2**62], pa.timestamp("us")),
+        pa.array([1, 2**31 - 1], pa.date32()),
+        text_of(b"fine", b"\xff\xfe"),
+    ],
+)
+def test_a_value_that_python_cannot_hold_costs_only_records_that_need_it(tmp_path, odd):
+    table = pa.table({name: pa.array(["a", "b"]) for name in ("prompt", "chosen", "rejected")})
+    pq.write_table(table.append_column("noted", odd), tmp_path / "x.parquet")
+    for _, record in rows_of(tmp_path / "x.parquet"):
+        assert FORMATS["trl"].parse(record).prompt
+    pq.write_table(table.set_column(0, "prompt", odd), tmp_path / "x.parquet")
+    _, (place, record) = rows_of(tmp_path / "x.parquet")
+    assert place == "x.parquet:1"
+    with pytest.raises(BadRecordError, match="expected"):
+        FORMATS["trl"].parse(record)
 
 
 def test_samples_and_preferences_know_the_same_roles():

@@ -44,11 +44,23 @@ def interpreted(call, *args, returning=None, **kwargs):
     ``returning`` names a keyword argument that the call writes to, and the result is then a pair
     of what the call returned and that argument.
     """
+    return start_interpreted(call, *args, returning=returning, **kwargs)()
+
+
+def start_interpreted(call, *args, returning=None, **kwargs):
+    """Like :func:`interpreted`, but return at once: calling what is returned waits for the result.
+
+    The next call of either function has to come after that.
+    """
     child = _child()
     _send(child.stdin, (call, args, kwargs, returning))
-    kind, result, *rest = _receive(child.stdout)
-    if kind != "result":
-        raise InterpretedError(kind, result, *rest)
+
+    def result():
+        kind, result, *rest = _receive(child.stdout)
+        if kind != "result":
+            raise InterpretedError(kind, result, *rest)
+        return result
+
     return result
 
 

@@ -2,9 +2,9 @@
 
 The import name is ``mmrlhf_kernels`` because ``kernels`` belongs to another package that
 transformers imports. One primitive, :func:`fused_linear_logp`, turns hidden states into
-log-probabilities without logits in memory; the losses stand on it. :mod:`mmrlhf_kernels.reference`
-holds every operation in plain PyTorch and is the specification. Importing the package imports torch
-and no Triton.
+log-probabilities without logits in memory; the losses are built on it.
+:mod:`mmrlhf_kernels.reference` holds every operation in plain PyTorch and is the specification.
+Importing the package imports torch and no Triton.
 """
 
 from mmrlhf_kernels.fused import fused_linear_mm_dpo

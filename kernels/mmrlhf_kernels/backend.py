@@ -47,9 +47,9 @@ class Sweep(NamedTuple):
     target_logit: Tensor
     """[N] float32, z at the target; 0 where the target lies outside this shard."""
     sum_z_exp: Tensor | None = None
-    """[N] float32, sum of z exp(z - maximum), when the entropy was asked for."""
+    """[N] float32, sum of z exp(z - maximum), when the entropy was requested."""
     argmax: Tensor | None = None
-    """[N] int64, global id of the largest z (the smallest id on equality), when asked for."""
+    """[N] int64, global id of the largest z (the smallest id on equality), when requested."""
     tile_maximum: Tensor | None = None
     """[N, ceil(V / tile)] bfloat16, the largest z per tile, rounded up, when a tile was given."""
 
@@ -120,7 +120,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class KeepingBackend(Backend, Protocol):
-    """A backend that can also hand out the logits of a chunk, for schedules that keep them.
+    """A backend that can also return the logits of a chunk, for schedules that keep them.
 
     Logits are kept shifted, as ``z - maximum`` of their row within the chunk: near the top, where
     probabilities are large, a half-width float then has its finest steps.

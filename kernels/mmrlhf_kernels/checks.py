@@ -1,4 +1,4 @@
-"""What callers may hand over, said in one place: found, expected."""
+"""Checks of arguments; every message says what was found and what was expected."""
 
 import torch
 from torch import Tensor

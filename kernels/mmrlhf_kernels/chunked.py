@@ -28,7 +28,7 @@ def merge_sweeps(left: Sweep, right: Sweep) -> Sweep:
     """The sweep over two disjoint vocabulary ranges, ``left`` holding the smaller ids.
 
     ``sum_exp = sum_left exp(m_left - m) + sum_right exp(m_right - m)`` with ``m`` the larger
-    maximum, and likewise for ``sum_z_exp``; tile maxima are put side by side.
+    maximum, and likewise for ``sum_z_exp``; tile maxima are concatenated.
     """
     maximum = torch.maximum(left.maximum, right.maximum)
     from_left = torch.exp(left.maximum - maximum)
@@ -84,7 +84,7 @@ def _write_logits(
 
 
 def _column_of_target(target: Tensor, first: int, columns: int) -> tuple[Tensor, Tensor]:
-    """(column [n, 1] within the chunk, inside [n] bool); column 0 stands in for those outside."""
+    """(column [n, 1] within the chunk, inside [n] bool); column 0 replaces those outside."""
     column = target - first
     inside = (column >= 0) & (column < columns)
     return column.where(inside, 0).unsqueeze(1), inside
@@ -147,7 +147,7 @@ def _stack(parts: list[Sweep]) -> Sweep:
 
 
 def _concatenated(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    """The parts in order; None where they were not asked for."""
+    """The parts in order; None where they were not requested."""
     given = [part for part in parts if part is not None]
     return torch.cat(given) if given else None
 
@@ -301,7 +301,7 @@ class ChunkedBackend:
 
 
 def _workspace_of(out: Tensor) -> Tensor:
-    """``out`` itself if it has statistics precision, else a block beside it."""
+    """``out`` itself if it has statistics precision, else a new block."""
     dtype = statistics_dtype(out.dtype)
     return out if out.dtype == dtype else torch.empty_like(out, dtype=dtype)
 

@@ -1,4 +1,4 @@
-"""Which implementation answers a call, and why.
+"""Which implementation runs a call, and why.
 
 ========== ================================================= =====================================
 name       what it is                                        where it runs
@@ -8,11 +8,11 @@ chunked    PyTorch, blocks of logits in cache                any device
 triton     Triton kernels                                    CUDA; the CPU under TRITON_INTERPRET
 ========== ================================================= =====================================
 
-By default CUDA tensors are answered by ``triton`` where it can be imported and all others by
-``chunked``. A fallback from ``triton`` is logged once per reason, on the logger
-``mmrlhf_kernels``. The environment variable ``MMRLHF_KERNELS`` names one implementation for all
-calls; one that cannot answer then raises instead of falling back. Triton is imported at the first
-call that asks for it, never with the package.
+By default CUDA tensors go to ``triton`` where it can be imported and all others to ``chunked``. A
+fallback from ``triton`` is logged once per reason, on the logger ``mmrlhf_kernels``. The
+environment variable ``MMRLHF_KERNELS`` names one implementation for all calls; one that cannot run
+then raises instead of falling back. Triton is imported at the first call that asks for it, never
+with the package.
 """
 
 import functools
@@ -56,8 +56,8 @@ def forced() -> str | None:
 
 
 @functools.cache
-def _say_once(reason: str) -> None:
-    """Log why a call is not answered by Triton, the first time it happens."""
+def _warn_once(reason: str) -> None:
+    """Log why a call does not go to Triton, the first time it happens."""
     log.warning("using the chunked PyTorch implementation: %s", reason)
 
 
@@ -80,10 +80,10 @@ def _obstacle(like: Tensor) -> str:
 
 
 def choose(like: Tensor, module: str = "triton_backend") -> str:
-    """Name of the implementation that answers a call on tensors like this one.
+    """Name of the implementation for a call on tensors like this one.
 
     Raises:
-        RuntimeError: ``MMRLHF_KERNELS=triton`` and Triton cannot answer.
+        RuntimeError: ``MMRLHF_KERNELS=triton`` and Triton cannot run.
         ValueError: ``MMRLHF_KERNELS`` names no implementation.
     """
     name = forced()
@@ -96,7 +96,7 @@ def choose(like: Tensor, module: str = "triton_backend") -> str:
         return "triton"
     if name == "triton":
         raise RuntimeError(f"{VARIABLE}=triton, but {reason}")
-    _say_once(reason)
+    _warn_once(reason)
     return "chunked"
 
 

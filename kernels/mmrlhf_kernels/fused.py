@@ -26,9 +26,9 @@ workspace_bytes     bound of the memory beyond inputs, outputs and gradients; No
 =================== ===============================================================================
 
 The number of chosen tokens, which the supervised term needs, is counted here. In eager mode the
-gradients are handed over and not kept: a second backward pass through the same loss raises, and
-checkpointing would save nothing, as nothing is stored but gradients. The upstream scalar multiplies
-them in place.
+gradients are passed to autograd and not kept: a second backward pass through the same loss raises,
+and checkpointing would save nothing, as nothing is stored but gradients. The upstream scalar
+multiplies them in place.
 
 Where no gradient is wanted, or ``beta_rule`` is ``released`` (which needs the whole batch before it
 knows any beta), the loss is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
@@ -114,7 +114,7 @@ def fused_linear_mm_dpo(
     schedule: str | None = None,
     workspace_bytes: int | None = None,
 ) -> MMDPOOutput:
-    """MM-DPO of P pairs from hidden states; arguments as listed at the head of the module.
+    """MM-DPO of P pairs from hidden states; arguments as listed in the module docstring.
 
     Raises:
         IndexError: A target, answer or row lies outside its range.
@@ -208,7 +208,7 @@ def _run(
     columns = columns._replace(chosen_tokens=tokens[rows.chosen])
     chosen, rejected = logp[rows.chosen], logp[rows.rejected]
     found = evaluate(chosen, rejected, columns, objective)
-    total: Tensor = _Attached.apply(*rows[:3], found.loss, *gradients)
+    total: Tensor = _PrecomputedGradient.apply(*rows[:3], found.loss, *gradients)
     return output_of(total, chosen, rejected, columns, found)
 
 
@@ -249,18 +249,18 @@ def _compose(
     )  # fmt: skip
 
 
-class _AttachedContext(Context, Protocol):
+class _PrecomputedGradientContext(Context, Protocol):
     saved_tensors: tuple[Tensor, Tensor, Tensor]
     compiled: bool
     gradients: list[Tensor]
 
 
-class _Attached(torch.autograd.Function):
-    """A loss with the gradients that were taken beside it; empty ones stand for none."""
+class _PrecomputedGradient(torch.autograd.Function):
+    """A loss with the gradients computed along with it; empty ones mean none."""
 
     @staticmethod
     def forward(
-        ctx: _AttachedContext,
+        ctx: _PrecomputedGradientContext,
         _hidden: Tensor,
         _weight: Tensor,
         _bias: Tensor | None,
@@ -277,18 +277,18 @@ class _Attached(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: _AttachedContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _PrecomputedGradientContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.compiled:
             found = [part * grad for part in ctx.saved_tensors]
         elif ctx.gradients:
-            # A bare backward() sends 1, and a gradient as large as the head takes a while to walk;
+            # backward() alone sends 1, and multiplying a gradient as large as the head takes time;
             # on a GPU, reading the number would make the host wait instead.
-            bare = grad.device.type == "cpu" and float(grad) == 1.0
-            found = ctx.gradients if bare else [part.mul_(grad) for part in ctx.gradients]
+            is_one = grad.device.type == "cpu" and float(grad) == 1.0
+            found = ctx.gradients if is_one else [part.mul_(grad) for part in ctx.gradients]
             ctx.gradients = []
         else:
             raise RuntimeError(
-                "the gradients of fused_linear_mm_dpo were handed out by an earlier backward pass; "
+                "the gradients of fused_linear_mm_dpo were used by an earlier backward pass; "
                 "for a second one use fused_linear_logp with mm_dpo_loss"
             )
         needs = ctx.needs_input_grad[:3]

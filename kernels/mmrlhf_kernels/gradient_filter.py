@@ -41,7 +41,7 @@ def last_filter_report() -> FilterReport | None:
 
 
 class GradientFilter:
-    """The decision for all (row block, tile) pairs, and the tally of what it left out.
+    """The decision for all (row block, tile) pairs, and the sum of what it left out.
 
     Args:
         tile_maximum: [N, tiles] bfloat16, rounded up.
@@ -85,7 +85,7 @@ class GradientFilter:
         rows = kept.repeat_interleave(ROWS_PER_BLOCK)[: self.rows]
         return rows.nonzero().squeeze(1).to(self.grad.device)
 
-    def tally(self, rows: Tensor | None, logit_gradient: Tensor) -> None:
+    def accumulate(self, rows: Tensor | None, logit_gradient: Tensor) -> None:
         """Add up the kept blocks: per row ``sum_kept E = g (1 - sum of kept p)``."""
         part = logit_gradient.sum(dim=1, dtype=self.grad.dtype)
         if rows is None:

@@ -1,8 +1,8 @@
 """Hidden states to log-probabilities of chosen tokens, without logits in memory.
 
-:func:`fused_linear_logp` is the one primitive on which every preference loss stands: in backward a
-preference loss is one scalar per sequence, so whatever it is, it arrives here as a gradient per
-row. Its two passes are custom operators, opaque to ``torch.compile``. Its arguments:
+:func:`fused_linear_logp` is the one primitive of every preference loss: in backward such a loss is
+one scalar per sequence, so whatever it is, it arrives here as a gradient per row. Its two passes
+are custom operators, opaque to ``torch.compile``. Its arguments:
 
 =================== ===============================================================================
 hidden              [N, H] float64, float32, bfloat16 or float16
@@ -43,7 +43,7 @@ __all__ = ["LinearLogp", "fused_linear_logp"]
 
 
 class LinearLogp(NamedTuple):
-    """Log-probabilities with the extras that were asked for."""
+    """Log-probabilities with the requested extras."""
 
     logp: Tensor
     """[N] float32, differentiable."""
@@ -93,10 +93,10 @@ def fused_linear_logp(
     """Log-probability of each target under a language model head, differentiable.
 
     ``logp = log softmax(z)[target]``, ``z = softcap * tanh(logit_scale * (h W^T + b) / softcap)``;
-    the arguments are listed at the head of the module.
+    the arguments are listed in the module docstring.
 
     Returns:
-        [N] float32 (float64 for float64 inputs), or :class:`LinearLogp` if extras were asked for.
+        [N] float32 (float64 for float64 inputs), or :class:`LinearLogp` if extras were requested.
 
     Raises:
         IndexError: A target is neither in the vocabulary nor ``ignore_index``.
@@ -140,10 +140,10 @@ def _prepare(
 def _resolve(
     inputs: _Inputs, schedule: str | None, workspace_bytes: int | None, filter_eps: float | None
 ) -> tuple[str, int, float | None]:
-    """(schedule, chunk, filter_eps); a call that needs no gradient is a bare sweep.
+    """(schedule, chunk, filter_eps); a call that needs no gradient is a plain sweep.
 
     Raises:
-        ValueError: The schedule is unknown, or cannot do what is asked of it.
+        ValueError: The schedule is unknown, or does not support the options.
     """
     if schedule is not None and schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; expected one of {', '.join(SCHEDULES)}")
@@ -157,10 +157,10 @@ def _resolve(
     if filter_eps is not None and schedule not in (None, "recompute"):
         raise ValueError(f"filter_eps saves nothing under schedule {schedule!r}; use 'recompute'")
     hidden, vocab = inputs.hidden, inputs.weight.shape[0]
-    room = default_workspace(hidden.device) if workspace_bytes is None else workspace_bytes
+    workspace = default_workspace(hidden.device) if workspace_bytes is None else workspace_bytes
     rows, width = hidden.shape
     widest = widest_chunk(hidden.device)
-    plan = plan_schedule(rows, width, vocab, hidden.dtype, head, room, widest=widest)
+    plan = plan_schedule(rows, width, vocab, hidden.dtype, head, workspace, widest=widest)
     if not anything:
         return "recompute", plan.chunk, None
     if filter_eps is not None:
@@ -171,7 +171,7 @@ def _resolve(
 def _pack(
     logp: Tensor, entropy: Tensor, argmax: Tensor, extras: tuple[bool, bool]
 ) -> Tensor | LinearLogp:
-    """The bare log-probabilities, or all that was asked for."""
+    """The log-probabilities alone, or with the requested extras."""
     if extras == (False, False):
         return logp
     return LinearLogp(logp, entropy.detach() if extras[0] else None, argmax if extras[1] else None)

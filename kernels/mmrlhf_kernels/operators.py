@@ -11,15 +11,15 @@ from torch import Tensor
 
 from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.passes import (
-    Asked,
     BackwardResult,
     ForwardResult,
+    PassOptions,
     Request,
     Saved,
     backward_pass,
+    empty_gradients,
+    empty_result,
     forward_pass,
-    gradient_room,
-    result_room,
 )
 from mmrlhf_kernels.precision import in_full_precision
 from mmrlhf_kernels.registry import define_operator
@@ -47,10 +47,10 @@ def _forward(
     request = Request(
         hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
     )
-    return forward_pass(request, Asked(entropy, argmax, schedule, chunk, filter_eps))
+    return forward_pass(request, PassOptions(entropy, argmax, schedule, chunk, filter_eps))
 
 
-def _forward_room(
+def _forward_fake(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
@@ -70,7 +70,7 @@ def _forward_room(
     request = Request(
         hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
     )
-    return result_room(request, Asked(entropy, argmax, schedule, chunk, filter_eps))
+    return empty_result(request, PassOptions(entropy, argmax, schedule, chunk, filter_eps))
 
 
 def _backward(
@@ -97,11 +97,11 @@ def _backward(
     request = Request(
         hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
     )
-    asked = Asked(False, False, schedule, chunk, filter_eps)
-    return backward_pass(grad, request, Saved(lse, kept, maxima, tiles), asked, needs)
+    options = PassOptions(False, False, schedule, chunk, filter_eps)
+    return backward_pass(grad, request, Saved(lse, kept, maxima, tiles), options, needs)
 
 
-def _backward_room(
+def _backward_fake(
     _grad: Tensor,
     hidden: Tensor,
     weight: Tensor,
@@ -115,7 +115,7 @@ def _backward_room(
     needs = rest[-1]
     assert isinstance(needs, list | tuple)
     request = Request(hidden, weight, target, bias, side_hidden, side, None, 1.0, 0)
-    return gradient_room(request, list(needs))
+    return empty_gradients(request, list(needs))
 
 
 class _LogpContext(Context, Protocol):
@@ -175,8 +175,8 @@ def _differentiate(
     return (hidden, weight, None, bias, side_hidden, side, *nothing[6:])
 
 
-linear_logp_forward = define_operator("linear_logp", in_full_precision(_forward), _forward_room)
+linear_logp_forward = define_operator("linear_logp", in_full_precision(_forward), _forward_fake)
 linear_logp_backward = define_operator(
-    "linear_logp_backward", in_full_precision(_backward), _backward_room
+    "linear_logp_backward", in_full_precision(_backward), _backward_fake
 )
 torch.library.register_autograd("mmrlhf_kernels::linear_logp", _differentiate, setup_context=_save)

@@ -97,16 +97,16 @@ def _pair_loss(
     kind: str,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`mmrlhf_kernels.reference.pair_loss` by the implementation that answers here."""
+    """:func:`mmrlhf_kernels.reference.pair_loss` by the implementation chosen for it."""
     return dispatch.pair_loss(delta)(delta, beta, tie, weight, kind, label_smoothing)
 
 
-def _pair_loss_room(delta: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+def _pair_loss_fake(delta: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     """Uninitialised results of :func:`_pair_loss`."""
     return torch.empty_like(delta), torch.empty_like(delta)
 
 
-pair_loss = define_operator("pair_loss", _pair_loss, _pair_loss_room)
+pair_loss = define_operator("pair_loss", _pair_loss, _pair_loss_fake)
 
 
 def _logistic(argument: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 A group of whole pairs knows the gradient of its rows as soon as its own logits have been seen, so
 ``keep`` holds the logits of one group at a time and forms its products at once. A single pair that
-is too long for that is walked in blocks of rows with unit gradients, which are multiplied by the
+is too long for that is processed in blocks of rows with unit gradients, which are multiplied by the
 pair's number at the end. With S = [V, H] in statistics precision:
 
 =============  =============================================  ========  ==========================
@@ -17,7 +17,7 @@ schedule       when it is chosen                              products  memory b
 =============  =============================================  ========  ==========================
 
 Several groups or blocks add to dW once each, which half-width weights pay with S in float32:
-there the sums are chosen only where the workspace has room for it, and ``keep`` takes one group.
+there the sums are chosen only where they fit the workspace, and ``keep`` takes one group.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class PairPlan(NamedTuple):
     groups: tuple[tuple[int, int], ...]
     """Bounds of consecutive pairs that are taken together; one group unless ``keep``."""
     rows: int
-    """Rows whose logits fit the workspace at once, beside the sums where there are; at least 1."""
+    """Rows whose logits fit the workspace at once, in addition to the sums if any; at least 1."""
     reason: str
     """Why, in words."""
 
@@ -108,7 +108,7 @@ def plan_pair_schedule(
     pairs, total = len(rows_of_pair), sum(rows_of_pair)
     most = workspace_bytes // (vocab * dtype.itemsize)
     apart = group_pairs(rows_of_pair, max(1, most)) if not shared or total <= most else None
-    beside = _rows_beside_sums(hidden, vocab, dtype, workspace_bytes)
+    limits = _rows_with_sums(hidden, vocab, dtype, workspace_bytes)
     alone = pairs == 1 and not shared
     if forced is not None:
         _check_forced(forced, pairs, shared=shared, opposite=opposite)
@@ -117,11 +117,11 @@ def plan_pair_schedule(
         name, reason = "frozen", "the head needs no gradient"
     else:
         sums = {"one_sum": alone and opposite, "two_sums": alone}
-        enough = {n: rows_per_block(total, beside[n]) >= FEWEST_ROWS_PER_BLOCK for n in sums}
+        enough = {n: rows_per_block(total, limits[n]) >= FEWEST_ROWS_PER_BLOCK for n in sums}
         name, reason = _choose(total, apart, dtype, [n for n in sums if sums[n] and enough[n]])
     chunk = chunk_width(total, vocab, dtype.itemsize, workspace_bytes, widest)
     groups = (name == "keep" and apart) or ((0, pairs),)
-    return PairPlan(name, chunk, groups, max(1, beside.get(name, most)), reason)
+    return PairPlan(name, chunk, groups, max(1, limits.get(name, most)), reason)
 
 
 def _check_forced(schedule: str, pairs: int, *, shared: bool, opposite: bool) -> None:
@@ -139,10 +139,10 @@ def _check_forced(schedule: str, pairs: int, *, shared: bool, opposite: bool) ->
         )
 
 
-def _rows_beside_sums(
+def _rows_with_sums(
     hidden: int, vocab: int, dtype: torch.dtype, workspace_bytes: int
 ) -> dict[str, int]:
-    """Rows whose logits fit beside the sums of a schedule; below 1 where the sums alone do not."""
+    """Rows whose logits fit next to the sums of a schedule; below 1 where the sums alone do not."""
     half = dtype.itemsize < 4
     sums = {"one_sum": 1 if half else 0, "two_sums": 3 if half else 2}
     size = vocab * hidden * max(4, dtype.itemsize)
@@ -161,8 +161,8 @@ def _choose(
     """(schedule, reason) where the head needs a gradient and nothing is forced."""
     if groups is not None and len(groups) == 1:
         return "keep", "the logits of all pairs fit the workspace"
-    roomy = groups is not None and total >= FEWEST_ROWS_PER_BLOCK * len(groups)
-    if groups is not None and roomy and dtype.itemsize >= 4:
+    large = groups is not None and total >= FEWEST_ROWS_PER_BLOCK * len(groups)
+    if groups is not None and large and dtype.itemsize >= 4:
         return "keep", f"{len(groups)} groups of pairs fit one by one"
     if sums:
         return sums[0], "one pair that is too long to keep, and blocks that are long enough"

@@ -35,7 +35,7 @@ from mmrlhf_kernels.schedules import (
     unit_gradient,
 )
 
-__all__ = ["Batch", "Walked", "run_pairs"]
+__all__ = ["Batch", "PairResult", "run_pairs"]
 
 
 class Batch(NamedTuple):
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
         return sequence_sums(values, torch.cat([chosen, rejected]), self.sequences)
 
 
-class Walked(NamedTuple):
+class PairResult(NamedTuple):
     """Summed log-probabilities [S] and the gradients of the objective."""
 
     logp: Tensor
@@ -94,7 +94,7 @@ def _lse(sweep: Sweep) -> Tensor:
     return sweep.maximum + sweep.sum_exp.log()
 
 
-def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
+def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
     """Run the planned schedule; gradients are those of the objective itself."""
     run = {
         "keep": _keep,
@@ -106,7 +106,7 @@ def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
     return run(batch, head, plan, needs)
 
 
-def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
+def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
     backend = row_backend(batch.x)
     sweep = sweep_head(
         backend, batch.x, head, batch.target, plan.chunk, entropy=False, argmax=False, tile=None
@@ -114,32 +114,32 @@ def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked
     logp = sequence_sums(_logp(sweep), batch.sequence, batch.sequences)
     grad = batch.row_gradient(logp)[batch.sequence]
     into = new_gradients(batch.x, head, needs, accumulate=False)
-    walk = recomputed_gradient(backend, batch.x, head, batch.target, _lse(sweep), grad)
-    add_gradients(into, walk, batch.x, head, plan.chunk, accumulate=False)
-    return Walked(logp, into)
+    chunk_gradient = recomputed_gradient(backend, batch.x, head, batch.target, _lse(sweep), grad)
+    add_gradients(into, chunk_gradient, batch.x, head, plan.chunk, accumulate=False)
+    return PairResult(logp, into)
 
 
-def _frozen(batch: Batch, head: Head, plan: PairPlan, _: Needs) -> Walked:
+def _frozen(batch: Batch, head: Head, plan: PairPlan, _: Needs) -> PairResult:
     sweep, unit = unit_gradient(
         keeping_backend(batch.x), batch.x, head, batch.target, plan.chunk,
         entropy=False, argmax=False,
     )  # fmt: skip
     logp = sequence_sums(_logp(sweep), batch.sequence, batch.sequences)
     grad = batch.row_gradient(logp)[batch.sequence]
-    return Walked(logp, Gradients(unit * grad.unsqueeze(1), None, None, None))
+    return PairResult(logp, Gradients(unit * grad.unsqueeze(1), None, None, None))
 
 
-def _keep(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
+def _keep(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
     several = len(plan.groups) > 1
     into = new_gradients(batch.x, head, needs, accumulate=several)
     logp = batch.x.new_zeros(batch.sequences, dtype=statistics_dtype(batch.x.dtype))
     order, bounds = _rows_of_groups(batch, plan)
     most = max(end - begin for begin, end in bounds)
-    room = batch.x.new_empty(most * head.weight.shape[0])
+    buffer = batch.x.new_empty(most * head.weight.shape[0])
     for (begin, end), group in zip(bounds, plan.groups, strict=True):
         if begin < end:
-            _keep_group(batch, head, plan, group, order[begin:end], room, into, logp)
-    return Walked(logp, into)
+            _keep_group(batch, head, plan, group, order[begin:end], buffer, into, logp)
+    return PairResult(logp, into)
 
 
 def _rows_of_groups(batch: Batch, plan: PairPlan) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -163,7 +163,7 @@ def _keep_group(
     plan: PairPlan,
     group: tuple[int, int],
     rows: Tensor,
-    room: Tensor,
+    buffer: Tensor,
     into: Gradients,
     logp: Tensor,
 ) -> None:
@@ -171,24 +171,30 @@ def _keep_group(
     backend = keeping_backend(batch.x)
     x, target, sequence = (t.index_select(0, rows) for t in (batch.x, batch.target, batch.sequence))
     sweep, kept = sweep_keeping(
-        backend, x, head, target, plan.chunk, room, entropy=False, argmax=False
+        backend, x, head, target, plan.chunk, buffer, entropy=False, argmax=False
     )
     logp += sequence_sums(_logp(sweep), sequence, batch.sequences)
     grad = batch.row_gradient(logp, *group)[sequence]
-    walk = kept_gradient(
+    chunk_gradient = kept_gradient(
         backend, kept, head.options, target, _lse(sweep), grad, plan.chunk, in_place=True
     )
     local = into
     if into.hidden is not None:
         local = into._replace(hidden=torch.zeros_like(x, dtype=into.hidden.dtype))
     add_gradients(
-        local, walk, x, head, plan.chunk, accumulate=len(plan.groups) > 1, own_buffer=False
+        local,
+        chunk_gradient,
+        x,
+        head,
+        plan.chunk,
+        accumulate=len(plan.groups) > 1,
+        own_buffer=False,
     )
     if into.hidden is not None and local.hidden is not None:
         into.hidden.index_copy_(0, rows, local.hidden)
 
 
-def _one_sum(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
+def _one_sum(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
     sign = batch.x.new_zeros(batch.sequences, dtype=statistics_dtype(batch.x.dtype))
     sign[batch.chosen], sign[batch.rejected] = 1.0, -1.0
     into = new_gradients(batch.x, head, needs, accumulate=True)
@@ -198,10 +204,10 @@ def _one_sum(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
     for part in into:
         if part is not None:
             part.mul_(grad)
-    return Walked(logp, into)
+    return PairResult(logp, into)
 
 
-def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
+def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
     into = new_gradients(batch.x, head, needs, accumulate=True)
     logp = batch.x.new_zeros(batch.sequences, dtype=statistics_dtype(batch.x.dtype))
     for pair in range(batch.chosen.shape[0]):
@@ -213,7 +219,7 @@ def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> Walked:
         grad = batch.row_gradient(logp, pair, pair + 1)
         for (sequence, rows), (_, unit) in zip(sides, units, strict=True):
             _add_scaled(into, unit, grad[sequence], rows)
-    return Walked(logp, into)
+    return PairResult(logp, into)
 
 
 def _unit_sums(
@@ -232,20 +238,22 @@ def _add_units(
     """Add the gradients for dL/dlogp = ``grad``, block of rows after block; logp of these rows."""
     backend = keeping_backend(x)
     block = max(1, rows_per_block(x.shape[0], plan.rows))
-    room = x.new_empty(block * head.weight.shape[0])
+    buffer = x.new_empty(block * head.weight.shape[0])
     found = [x.new_empty(0, dtype=statistics_dtype(x.dtype))]
     for begin in range(0, x.shape[0], block):
         some = slice(begin, begin + block)
         sweep, kept = sweep_keeping(
-            backend, x[some], head, target[some], plan.chunk, room, entropy=False, argmax=False
+            backend, x[some], head, target[some], plan.chunk, buffer, entropy=False, argmax=False
         )
         found.append(_logp(sweep))
-        walk = kept_gradient(
+        chunk_gradient = kept_gradient(
             backend, kept, head.options, target[some], _lse(sweep), grad[some], plan.chunk,
             in_place=True,
         )  # fmt: skip
         local = into._replace(hidden=None if into.hidden is None else into.hidden[some])
-        add_gradients(local, walk, x[some], head, plan.chunk, accumulate=True, own_buffer=False)
+        add_gradients(
+            local, chunk_gradient, x[some], head, plan.chunk, accumulate=True, own_buffer=False
+        )
     return torch.cat(found)
 
 

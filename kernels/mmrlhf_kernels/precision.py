@@ -1,4 +1,4 @@
-"""Who is rounded where: dtypes of statistics, and matrix products that accumulate in float32.
+"""Precision: dtypes of statistics, and matrix products that accumulate in float32.
 
 Logits come from float32 accumulators on every device. CUDA multiplies bfloat16 and float16 straight
 into float32; the CPU cannot, so there the operands are widened first. That costs speed on the CPU

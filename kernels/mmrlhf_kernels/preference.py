@@ -1,4 +1,4 @@
-"""MM-DPO and its relatives: summed log-probabilities to one loss, with a beta of each pair's own.
+"""MM-DPO and related losses of summed log-probabilities, with one beta for each pair.
 
 The objective over P pairs is
 
@@ -10,7 +10,7 @@ with the pair losses ``l_j``, ties and label smoothing of :mod:`mmrlhf_kernels.r
     L_sft = -1/P sum_j S_c,j / max(1, n_j)         sft="sequence"
 
 Neither ``weight`` nor ``tie`` touches the supervised term. ``ipo`` is meant for log-probabilities
-averaged over tokens; hand those over if that is wanted. Its gradient is one number per sequence,
+averaged over tokens; pass those if that is wanted. Its gradient is one number per sequence,
 
     dL/dS_c,j = weight_j/P dl_j/dS_c,j - sft_weight / N_c        dL/dS_r,j = weight_j/P dl_j/dS_r,j
 
@@ -172,7 +172,7 @@ def pair_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the whole objective with respect to S_c and S_r, in closed form.
 
-    Arguments as listed at the head of the module.
+    Arguments as listed in the module docstring.
 
     Returns:
         (dL/dS_c [P], dL/dS_r [P]), float32 or float64.
@@ -208,7 +208,7 @@ def mm_dpo_loss(
 ) -> MMDPOOutput:
     """MM-DPO from summed log-probabilities S_c and S_r, both [P], differentiable in both.
 
-    Arguments as listed at the head of the module. ``beta_rule="fixed"`` uses ``beta`` as it is
+    Arguments as listed in the module docstring. ``beta_rule="fixed"`` uses ``beta`` as it is
     (:func:`dynamic_beta` makes the paper's); ``"released"`` takes a number and replaces it by
     :func:`released_beta` of this batch, drawn with ``generator``.
 
@@ -223,7 +223,7 @@ def mm_dpo_loss(
     if beta_rule == "released":
         columns = _with_released_beta(chosen_logp, rejected_logp, columns, beta, generator)
     found = evaluate(chosen_logp, rejected_logp, columns, objective)
-    total: Tensor = _Attached.apply(
+    total: Tensor = _PrecomputedGradient.apply(
         chosen_logp, rejected_logp, found.loss, found.chosen_gradient, found.rejected_gradient
     )
     return output_of(total, chosen_logp, rejected_logp, columns, found)
@@ -242,17 +242,17 @@ def _with_released_beta(
     return columns._replace(beta=batch.expand_as(columns.beta).contiguous())
 
 
-class _AttachedContext(Context, Protocol):
+class _PrecomputedGradientContext(Context, Protocol):
     saved_tensors: tuple[Tensor, Tensor]
     dtypes: tuple[torch.dtype, torch.dtype]
 
 
-class _Attached(torch.autograd.Function):
+class _PrecomputedGradient(torch.autograd.Function):
     """A loss whose gradient is known: backward multiplies it by the incoming scalar."""
 
     @staticmethod
     def forward(
-        ctx: _AttachedContext,
+        ctx: _PrecomputedGradientContext,
         chosen: Tensor,
         rejected: Tensor,
         loss: Tensor,
@@ -264,7 +264,7 @@ class _Attached(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: _AttachedContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _PrecomputedGradientContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         chosen, rejected = ctx.saved_tensors
         first, second = ctx.dtypes
         return (grad * chosen).to(first), (grad * rejected).to(second), None, None, None
@@ -309,7 +309,7 @@ def columns_of(
             raise ValueError(f"beta is {beta}; expected a number above 0")
         beta = torch.full((like.shape[0],), float(beta), dtype=dtype, device=like.device)
     if beta.requires_grad:
-        raise ValueError("beta requires a gradient; it is data here, hand over beta.detach()")
+        raise ValueError("beta requires a gradient; it is data here, pass beta.detach()")
     columns = Columns(reference_chosen, reference_rejected, beta, tie, weight, chosen_tokens)
     check_pairs(like.shape[0], like.device, **dict(zip(Columns._fields, columns, strict=True)))
     if tie is not None and tie.dtype != torch.bool:
@@ -320,7 +320,7 @@ def columns_of(
 def output_of(
     total: Tensor, chosen_logp: Tensor, rejected_logp: Tensor, columns: Columns, found: Evaluation
 ) -> MMDPOOutput:
-    """Rewards, margins and the like beside the loss."""
+    """The loss with rewards, margins and the other logged values."""
     beta = columns.beta
     chosen, rejected = columns.ratios(chosen_logp, rejected_logp)
     margins = beta * chosen - beta * rejected

@@ -1,4 +1,4 @@
-"""The walk of the backward pass: E chunk by chunk, and the products every schedule forms with it.
+"""The backward pass over the vocabulary: E chunk by chunk, and the matrix products with it.
 
 ``dX += E_c W_c`` is accumulated in statistics precision; ``dW_c = E_c^T X`` is complete after one
 product, so it is written once, in the dtype of the weight. Chunks come in vocabulary order in every
@@ -16,25 +16,25 @@ __all__ = ["add_gradients", "gradients", "new_gradients"]
 
 
 def new_gradients(hidden: Tensor, head: Head, needs: Needs, *, accumulate: bool) -> Gradients:
-    """Room for the gradients that are wanted.
+    """Allocate the gradients that are needed.
 
     Args:
         hidden: [N, H + r].
         head: The head.
-        needs: Which gradients are wanted.
+        needs: Which gradients are needed.
         accumulate: Zeros in statistics precision for the head's gradients, to add to; otherwise
             uninitialised in their own dtype, to be written once.
     """
     dtype = statistics_dtype(hidden.dtype)
 
-    def room(like: Tensor) -> Tensor:
+    def allocate(like: Tensor) -> Tensor:
         return torch.zeros_like(like, dtype=dtype) if accumulate else torch.empty_like(like)
 
     return Gradients(
         hidden.new_zeros(hidden.shape, dtype=dtype) if needs.hidden else None,
-        room(head.weight) if needs.weight else None,
-        room(head.bias) if needs.bias and head.bias is not None else None,
-        room(head.side) if needs.side and head.side is not None else None,
+        allocate(head.weight) if needs.weight else None,
+        allocate(head.bias) if needs.bias and head.bias is not None else None,
+        allocate(head.side) if needs.side and head.side is not None else None,
     )
 
 
@@ -66,9 +66,9 @@ def add_gradients(
     *,
     accumulate: bool,
     own_buffer: bool = True,
-    sieve: GradientFilter | None = None,
+    gradient_filter: GradientFilter | None = None,
 ) -> None:
-    """Walk the vocabulary once and fill ``into``.
+    """Go through the vocabulary once and fill ``into``.
 
     Args:
         into: From :func:`new_gradients`.
@@ -78,13 +78,13 @@ def add_gradients(
         chunk: Vocabulary rows per chunk.
         accumulate: As in :func:`new_gradients`.
         own_buffer: Whether E needs a buffer; not where it overwrites kept logits.
-        sieve: Filter of the gradient of the hidden states, or None.
+        gradient_filter: Filter of the gradient of the hidden states, or None.
     """
     rows = hidden.shape[0]
     buffer = hidden.new_empty(rows * min(chunk, head.weight.shape[0]) if own_buffer else 0)
     exact = any(part is not None for part in (into.weight, into.bias, into.side))
     for begin, end in head.chunks(chunk):
-        kept = None if sieve is None else sieve.kept_rows(begin // chunk)
+        kept = None if gradient_filter is None else gradient_filter.kept_rows(begin // chunk)
         some = rows if kept is None or exact else kept.numel()
         if some == 0:
             continue
@@ -94,7 +94,9 @@ def add_gradients(
         if exact:
             _head_products(into, block, hidden, begin, end, accumulate=accumulate)
         if into.hidden is not None:
-            _hidden_product(into.hidden, block, weight, kept, exact=exact, sieve=sieve)
+            _hidden_product(
+                into.hidden, block, weight, kept, exact=exact, gradient_filter=gradient_filter
+            )
 
 
 def _hidden_product(
@@ -104,13 +106,13 @@ def _hidden_product(
     kept: Tensor | None,
     *,
     exact: bool,
-    sieve: GradientFilter | None,
+    gradient_filter: GradientFilter | None,
 ) -> None:
     """``dX += E W``, for the kept rows where there is a filter."""
     if kept is not None and exact:
         block = block.index_select(0, kept)
-    if sieve is not None:
-        sieve.tally(kept, block)
+    if gradient_filter is not None:
+        gradient_filter.accumulate(kept, block)
     if kept is None:
         accumulate_product(total, block, weight)
     elif kept.numel():
@@ -125,9 +127,11 @@ def gradients(
     head: Head,
     needs: Needs,
     chunk: int,
-    sieve: GradientFilter | None = None,
+    gradient_filter: GradientFilter | None = None,
 ) -> Gradients:
-    """One walk that fills fresh gradients; ``hidden``'s is left in statistics precision."""
+    """Allocate and fill the gradients; that of ``hidden`` is left in statistics precision."""
     into = new_gradients(hidden, head, needs, accumulate=False)
-    add_gradients(into, logit_gradient, hidden, head, chunk, accumulate=False, sieve=sieve)
+    add_gradients(
+        into, logit_gradient, hidden, head, chunk, accumulate=False, gradient_filter=gradient_filter
+    )
     return into

@@ -1,6 +1,6 @@
 """Every operation of the package in plain PyTorch: the specification the fast paths are held to.
 
-Nothing here saves memory or time: the whole logit matrix is formed, pairs are walked one by one.
+Nothing here saves memory or time: the whole logit matrix is formed, pairs are processed one by one.
 Given float64 inputs every function computes in float64, so that it can be checked against finite
 differences. The functions are differentiable by autograd, except :func:`pair_loss`, which states
 its derivative itself because that derivative is part of its contract.

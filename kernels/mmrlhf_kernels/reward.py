@@ -46,7 +46,7 @@ def pairwise_reward_loss(
     margin: Tensor | None = None,
     centring: float = 0.0,
 ) -> RewardOutput:
-    """Loss of a reward model on P pairs; the formula stands at the head of the module.
+    """Loss of a reward model on P pairs; the formula is in the module docstring.
 
     Args:
         chosen_reward: [P] floating; half-width rewards are widened to float32.

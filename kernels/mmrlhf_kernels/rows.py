@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["active_rows", "sequence_of_row", "sequence_sums", "spread", "taken"]
+__all__ = ["active_rows", "gather_rows", "scatter_rows", "sequence_of_row", "sequence_sums"]
 
 
 def active_rows(target: Tensor, ignore_index: int, vocab: int) -> Tensor | None:
@@ -23,13 +23,13 @@ def active_rows(target: Tensor, ignore_index: int, vocab: int) -> Tensor | None:
     return None if bool(counted.all()) else counted.nonzero().squeeze(1)
 
 
-def taken(values: Tensor, rows: Tensor | None) -> Tensor:
+def gather_rows(values: Tensor, rows: Tensor | None) -> Tensor:
     """The rows of ``values``, contiguous; ``values`` itself where ``rows`` is None."""
     return values.contiguous() if rows is None else values.index_select(0, rows)
 
 
-def spread(values: Tensor, rows: Tensor | None, count: int, fill: float = 0.0) -> Tensor:
-    """The inverse of :func:`taken`: ``count`` rows, ``fill`` where there was no row."""
+def scatter_rows(values: Tensor, rows: Tensor | None, count: int, fill: float = 0.0) -> Tensor:
+    """The inverse of :func:`gather_rows`: ``count`` rows, ``fill`` where there was no row."""
     if rows is None:
         return values
     full = values.new_full((count, *values.shape[1:]), fill)

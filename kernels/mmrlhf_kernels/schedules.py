@@ -3,7 +3,7 @@
 With ``p = softmax(z)``, ``E[i, v] = g_i (1[v = y_i] - p[i, v]) dz/draw``, X the hidden states and
 W_c a chunk of the weight:
 
-* ``recompute``: forward one sweep. Backward per chunk: E_c anew, ``dX += E_c W_c`` and
+* ``recompute``: forward one sweep. Backward per chunk: E_c again, ``dX += E_c W_c`` and
   ``dW_c = E_c^T X``. Each block of dW is written once, so it needs no float32 accumulator.
 * ``keep``: forward writes the shifted logits of each chunk; backward takes E_c from them.
 * ``frozen``: forward sums ``A = sum_v exp(z_v) W_v`` with online rescaling. The gradient of logp

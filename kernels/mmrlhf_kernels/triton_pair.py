@@ -58,7 +58,7 @@ class DynamicBetaPairs(NamedTuple):
 
 
 class PairOptions(TypedDict, total=False):
-    """What the pair losses take beside log-ratios; all may be left out."""
+    """Optional arguments of the pair losses."""
 
     kind: str
     """One of :data:`mmrlhf_kernels.reference.PAIR_KINDS`, or ``bco``; ``sigmoid`` if left out."""

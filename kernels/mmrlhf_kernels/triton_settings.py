@@ -86,7 +86,7 @@ class _Entry(NamedTuple):
     hidden_size: int = 0
     vocabulary: int = 0
     softcap: bool = True
-    """Whether it applies with a softcap too, whose tanh needs registers of its own."""
+    """Whether it applies with a softcap too, whose tanh needs more registers."""
     divisor: int = 1
     """What H must be a multiple of; loads of other H are masked and need registers for that."""
 
@@ -234,7 +234,7 @@ def use_settings(
 def choose_splits(row_blocks: int, tiles: int, multiprocessors: int) -> int:
     """Parts of the vocabulary that leave the fewest multiprocessors idle at the end.
 
-    One program walks ``ceil(tiles / splits)`` tiles, and ``row_blocks * splits`` programs run in
+    One program takes ``ceil(tiles / splits)`` tiles, and ``row_blocks * splits`` programs run in
     waves of ``multiprocessors``; the chosen number is the smallest within 2% of the least
     ``waves * tiles of a program``.
 

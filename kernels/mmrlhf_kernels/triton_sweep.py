@@ -27,14 +27,14 @@ from mmrlhf_kernels.triton_tile import (
     tile_of,
 )
 
-__all__ = ["Asked", "combine_launch", "sweep", "sweep_launch"]
+__all__ = ["SweepExtras", "combine_launch", "sweep", "sweep_launch"]
 
 COMBINE_ROWS = 128
 """Rows per program of the kernel that merges parts."""
 
 
-class Asked(TypedDict, total=False):
-    """Statistics that a sweep gathers beside those of the log-probability."""
+class SweepExtras(TypedDict, total=False):
+    """Statistics that a sweep gathers in addition to those of the log-probability."""
 
     entropy: bool
     """Fill ``sum_z_exp``."""
@@ -69,15 +69,15 @@ def _narrowed_to(tile: int | None, settings: Settings) -> Settings:
     return settings._replace(columns=max(16, min(settings.columns, triton.next_power_of_2(tile))))
 
 
-def _parts(head: Head, count: int, units: int, asked: Asked) -> Parts:
-    """Uninitialised statistics of ``count`` parts, and tile maxima where they are asked for."""
+def _parts(head: Head, count: int, units: int, extras: SweepExtras) -> Parts:
+    """Uninitialised statistics of ``count`` parts, and tile maxima where they are requested."""
     parts = _empty(
         (count, head.rows),
         head.hidden.device,
-        entropy=asked.get("entropy", False),
-        argmax=torch.int32 if asked.get("argmax") else None,
+        entropy=extras.get("entropy", False),
+        argmax=torch.int32 if extras.get("argmax") else None,
     )
-    if asked.get("tile") is None:
+    if extras.get("tile") is None:
         return parts
     maxima = parts.maximum.new_empty(head.rows, units, dtype=torch.bfloat16)
     return parts._replace(tile_maximum=maxima)
@@ -95,7 +95,7 @@ def sweep_launch(
     multiprocessors: int,
     *,
     out: Tensor | None = None,
-    **asked: Unpack[Asked],
+    **extras: Unpack[SweepExtras],
 ) -> Launch:
     """The launch of the sweep with fresh buffers; ``arguments["parts"]`` receives the result.
 
@@ -105,16 +105,16 @@ def sweep_launch(
         multiprocessors: Programs that run at once, for the choice of parts.
         out: [N, V] that receives shifted logits as ``arguments["written"]`` describes; not
             together with ``tile``.
-        asked: Statistics beyond those of the log-probability.
+        extras: Statistics beyond those of the log-probability.
     """
-    settings = _narrowed_to(asked.get("tile"), settings)
-    width = asked.get("tile") or settings.columns
+    settings = _narrowed_to(extras.get("tile"), settings)
+    width = extras.get("tile") or settings.columns
     units = triton.cdiv(head.columns, width)
     row_blocks = triton.cdiv(head.rows, settings.rows)
     wanted = settings.splits or choose_splits(row_blocks, units, multiprocessors)
     units_per_part = triton.cdiv(units, min(wanted, units))
     count = triton.cdiv(units, units_per_part)
-    parts = _parts(head, count, units, asked)
+    parts = _parts(head, count, units, extras)
     arguments = {
         "head": head,
         "parts": parts,
@@ -154,12 +154,12 @@ def sweep(
     *,
     first: int = 0,
     settings: Settings | None = None,
-    **asked: Unpack[Asked],
+    **extras: Unpack[SweepExtras],
 ) -> Sweep:
     """Pass once over the vocabulary rows ``first .. first + V``; logits stay in registers.
 
     Arguments are those of :meth:`mmrlhf_kernels.backend.Backend.sweep` in float32, float16 or
-    bfloat16, of which :class:`Asked` may be left out. ``settings`` replace those of the table.
+    bfloat16, of which :class:`SweepExtras` is optional. ``settings`` replace those of the table.
 
     Returns:
         The statistics, float32, as :class:`mmrlhf_kernels.backend.Sweep` describes them.
@@ -173,7 +173,7 @@ def sweep(
     head = head_of(hidden, weight, bias, target, options, first)
     device = hidden.device
     settings = settings or settings_of(head, "sweep", architecture_of(device))
-    launch = sweep_launch(head, settings, multiprocessors_of(device), **asked)
+    launch = sweep_launch(head, settings, multiprocessors_of(device), **extras)
     with on_device(device):
         launch.run()
         parts = launch.arguments["parts"]

@@ -1,6 +1,6 @@
 """Pass 1: one sweep over the vocabulary that leaves row statistics and never a logit.
 
-Programs form a grid of row blocks x parts of the vocabulary. Each walks the tiles of its part::
+Programs form a grid of row blocks x parts of the vocabulary. Each processes the tiles of its part::
 
     z      = logits of the tile                    # float32, in registers
     m'     = max(m, max z)

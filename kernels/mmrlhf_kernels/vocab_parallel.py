@@ -2,8 +2,8 @@
 
 Each process sweeps its own rows. Two reductions join the sweeps: the largest of the maxima, then
 the sum of (exponentials against it, target logits). In backward each process knows the whole
-normaliser, forms the gradient of its own weight rows without talking, and the gradients of the
-hidden states are added over the group.
+normaliser and forms the gradient of its own weight rows without communication; the gradients of
+the hidden states are added over the group.
 """
 
 from typing import NamedTuple, Protocol
@@ -19,7 +19,7 @@ from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.plan import chunk_width, default_workspace, widest_chunk
 from mmrlhf_kernels.precision import in_full_precision, statistics_dtype
 from mmrlhf_kernels.products import gradients
-from mmrlhf_kernels.rows import spread, taken
+from mmrlhf_kernels.rows import gather_rows, scatter_rows
 from mmrlhf_kernels.schedules import Head, Needs, recomputed_gradient
 
 __all__ = ["vocab_parallel_linear_logp"]
@@ -70,9 +70,9 @@ def vocab_parallel_linear_logp(
     assert states is not None
     assert rows is not None
     check_head(states, rows, target, offset)
-    room = default_workspace(states.device) if workspace_bytes is None else workspace_bytes
+    workspace = default_workspace(states.device) if workspace_bytes is None else workspace_bytes
     widest = widest_chunk(states.device)
-    chunk = chunk_width(states.shape[0], rows.shape[0], states.dtype.itemsize, room, widest)
+    chunk = chunk_width(states.shape[0], rows.shape[0], states.dtype.itemsize, workspace, widest)
     options = _Options(first, softcap, logit_scale, ignore_index, group, chunk)
     logp: Tensor = _VocabParallel.apply(states, rows, offset, target, options)
     return logp
@@ -108,8 +108,8 @@ def _backward(
     hidden, weight, bias, target, lse = inputs
     head = Head(weight, bias, None, HeadOptions(options.softcap, options.logit_scale))
     shifted = target - options.first
-    walk = recomputed_gradient(row_backend(hidden), hidden, head, shifted, lse, grad)
-    found = gradients(walk, hidden, head, Needs(*needs, side=False), options.chunk)
+    chunk_gradient = recomputed_gradient(row_backend(hidden), hidden, head, shifted, lse, grad)
+    found = gradients(chunk_gradient, hidden, head, Needs(*needs, side=False), options.chunk)
     if found.hidden is not None:
         dist.all_reduce(found.hidden, op=dist.ReduceOp.SUM, group=options.group)
     return found.hidden, found.weight, found.bias
@@ -137,10 +137,12 @@ class _VocabParallel(torch.autograd.Function):
             logp = lse = hidden.new_zeros(0, dtype=statistics_dtype(hidden.dtype))
         else:
             whole = weight.contiguous()
-            logp, lse = _forward(taken(hidden, rows), whole, bias, taken(target, rows), options)
+            logp, lse = _forward(
+                gather_rows(hidden, rows), whole, bias, gather_rows(target, rows), options
+            )
         ctx.save_for_backward(hidden, weight, bias, target, lse, rows)
         ctx.options = options
-        return spread(logp, rows, hidden.shape[0])
+        return scatter_rows(logp, rows, hidden.shape[0])
 
     @staticmethod
     def backward(ctx: _VocabParallelContext, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -152,10 +154,16 @@ class _VocabParallel(torch.autograd.Function):
                 for tensor, need in zip((hidden, weight, bias), needs, strict=True)
             )
             return (*nothing, None, None)
-        inputs = (taken(hidden, rows), weight.contiguous(), bias, taken(target, rows), lse)
+        inputs = (
+            gather_rows(hidden, rows),
+            weight.contiguous(),
+            bias,
+            gather_rows(target, rows),
+            lse,
+        )
         of_hidden, of_weight, of_bias = _backward(
-            taken(grad, rows).to(lse.dtype), inputs, ctx.options, needs
+            gather_rows(grad, rows).to(lse.dtype), inputs, ctx.options, needs
         )
         if of_hidden is not None:
-            of_hidden = spread(of_hidden.to(hidden.dtype), rows, hidden.shape[0])
+            of_hidden = scatter_rows(of_hidden.to(hidden.dtype), rows, hidden.shape[0])
         return of_hidden, of_weight, of_bias, None, None

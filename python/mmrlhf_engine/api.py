@@ -15,8 +15,6 @@ from mmrlhf_engine.run.progress import Progress
 
 __all__ = ["run_curate", "run_pack"]
 
-Voice = Literal["human", "jsonl", "silent"]
-
 
 def run_curate(
     sources: Path | str | Iterable[Path | str],
@@ -26,7 +24,7 @@ def run_curate(
     config: CurateConfig | Path | str | None = None,
     first: str = "ingest",
     last: str = "select",
-    progress: Voice = "silent",
+    progress: Literal["human", "jsonl", "silent"] = "silent",
 ) -> Run:
     """Choose diverse queries from raw corpora, as ``mmrlhf-engine curate`` does.
 
@@ -42,7 +40,7 @@ def run_curate(
         progress: What is written to stderr.
 
     Returns:
-        The run folder: ``run.report(stage)`` is a stage's report, ``run.find_table(name)`` the
+        The run folder: ``run.report(stage)`` is a stage's report, ``run.find(name)`` the
         folder of a table's Parquet parts.
 
     Raises:
@@ -61,7 +59,7 @@ def run_pack(
     settings: Mapping[str, Any] | None = None,
     *,
     config: PackConfig | Path | str | None = None,
-    progress: Voice = "silent",
+    progress: Literal["human", "jsonl", "silent"] = "silent",
 ) -> dict[str, Any]:
     """Pack preference pairs into a dataset of shards, as ``mmrlhf-engine pack`` does.
 

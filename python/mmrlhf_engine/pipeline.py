@@ -192,6 +192,10 @@ class _EstimatedInputs:
         """Distinct media for what has a row for each of them, else samples."""
         return self.media if name in ("media", "embeddings.npy") else self.samples
 
+    def text_bytes(self, name: str, *columns: str) -> int:  # noqa: ARG002
+        """As much as a row of a source is guessed to have."""
+        return self.samples * _BYTES_PER_ROW
+
     def width(self, name: str) -> int:  # noqa: ARG002
         """That of the widest encoder."""
         return _WIDEST_EMBEDDING

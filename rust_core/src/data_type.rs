@@ -16,22 +16,9 @@ pub fn describe(data_type: &DataType) -> String {
 
 /// One value of the type, and many.
 fn names(data_type: &DataType) -> (String, String) {
-    let counted = |name: String| (name.clone(), format!("{name}s"));
+    let of = |items: String| (format!("a list of {items}"), format!("lists of {items}"));
     match data_type {
         DataType::Null => ("nothing but nulls".into(), "nulls".into()),
-        DataType::Boolean => counted("boolean".into()),
-        DataType::Int8 => counted("8-bit integer".into()),
-        DataType::Int16 => counted("16-bit integer".into()),
-        DataType::Int32 => counted("32-bit integer".into()),
-        DataType::Int64 => counted("64-bit integer".into()),
-        DataType::UInt8 => counted("unsigned 8-bit integer".into()),
-        DataType::UInt16 => counted("unsigned 16-bit integer".into()),
-        DataType::UInt32 => counted("unsigned 32-bit integer".into()),
-        DataType::UInt64 => counted("unsigned 64-bit integer".into()),
-        DataType::Float16 => counted("16-bit float".into()),
-        DataType::Float32 => counted("32-bit float".into()),
-        DataType::Float64 => counted("64-bit float".into()),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => counted("text".into()),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
             ("bytes".into(), "byte strings".into())
         }
@@ -41,13 +28,9 @@ fn names(data_type: &DataType) -> (String, String) {
         DataType::List(item)
         | DataType::LargeList(item)
         | DataType::ListView(item)
-        | DataType::LargeListView(item) => {
-            let items = names(item.data_type()).1;
-            (format!("a list of {items}"), format!("lists of {items}"))
-        }
+        | DataType::LargeListView(item) => of(names(item.data_type()).1),
         DataType::FixedSizeList(item, length) => {
-            let items = names(item.data_type()).1;
-            (format!("a list of {length} {items}"), format!("lists of {length} {items}"))
+            of(format!("{length} {}", names(item.data_type()).1))
         }
         DataType::Struct(fields) => {
             let fields: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
@@ -58,7 +41,29 @@ fn names(data_type: &DataType) -> (String, String) {
             let values = names(value).1;
             (format!("a dictionary of {values}"), format!("dictionaries of {values}"))
         }
-        other => counted(other.to_string()),
+        other => {
+            let name = scalar(other).map_or_else(|| other.to_string(), str::to_owned);
+            (name.clone(), format!("{name}s"))
+        }
+    }
+}
+
+fn scalar(data_type: &DataType) -> Option<&'static str> {
+    match data_type {
+        DataType::Boolean => Some("boolean"),
+        DataType::Int8 => Some("8-bit integer"),
+        DataType::Int16 => Some("16-bit integer"),
+        DataType::Int32 => Some("32-bit integer"),
+        DataType::Int64 => Some("64-bit integer"),
+        DataType::UInt8 => Some("unsigned 8-bit integer"),
+        DataType::UInt16 => Some("unsigned 16-bit integer"),
+        DataType::UInt32 => Some("unsigned 32-bit integer"),
+        DataType::UInt64 => Some("unsigned 64-bit integer"),
+        DataType::Float16 => Some("16-bit float"),
+        DataType::Float32 => Some("32-bit float"),
+        DataType::Float64 => Some("64-bit float"),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Some("text"),
+        _ => None,
     }
 }
 

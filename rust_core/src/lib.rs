@@ -1,17 +1,19 @@
 //! The core of mmrlhf-engine: everything that must be fast, in plain Rust.
 //!
-//! Nothing in this crate knows of Python. Each module is one muscle of the walk and is named as the
-//! stage that uses it:
+//! Nothing in this crate depends on Python. Each module does the work of one or more stages of the
+//! pipeline, whose names are those of the Python package:
 //!
 //! | module | stage | what it does |
 //! |---|---|---|
 //! | [`ingest`] | `ingest` | raw records to canonical samples, media found and probed |
 //! | [`image`] | `dedup`, `embed` | decode, perceptual hash, resize |
-//! | [`dedup`] | `dedup` | duplicates of text, image and both, every edge verified |
+//! | [`dedup`] | `dedup` | duplicates of text, image and both, each removal verified |
 //! | [`select`] | `select` | exactly N queries under quotas |
-//! | [`load`] | `mm_dpo` | batches of preference pairs, pictures as a model takes them |
-//! | [`shard`] | `pack`, training | preference shards: write, open, verify, side-car columns |
+//! | [`shard`] | `pack`, training | preference shards: write, open, verify, sidecar columns |
 //! | [`order`] | training | which units make up which step, and the tokens of a picture |
+//! | [`load`] | training | batches of preference pairs, pictures as a model takes them |
+//!
+//! [`error`], [`parallel`] and [`data_type`] are shared by all of them.
 //!
 //! Two promises hold everywhere: the result does not depend on the number of threads, and bad input
 //! is an [`Error`] or a rejected row, never a panic.

@@ -1,4 +1,4 @@
-//! Threads and interruption, the same for every muscle.
+//! Threads and interruption, the same for every module.
 //!
 //! A long function takes an [`Interrupt`] and asks it once per piece of work; the pieces are small
 //! enough (well under a tenth of a second) that Ctrl-C feels immediate.

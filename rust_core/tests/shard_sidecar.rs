@@ -5,16 +5,16 @@ mod shard_support;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use arrow_array::builder::{Float32Builder, LargeListBuilder};
 use arrow_array::{ArrayRef, Float32Array};
-use mmrlhf_core::Interrupt;
 use mmrlhf_core::shard::sidecar::add::{Fill, add_column};
 use mmrlhf_core::shard::sidecar::rekey;
 use mmrlhf_core::shard::sidecar::value::{Value, ValueType};
 use mmrlhf_core::shard::verify::verify;
 use mmrlhf_core::shard::{Dataset, DatasetWriter, Settings, Table, Verify};
+use mmrlhf_core::{Error, Interrupt};
 use proptest::prelude::*;
 use shard_support::{Folder, TOKENIZER, add_columns, append, pack, table};
 
@@ -241,4 +241,37 @@ fn rekey_copies_columns_by_key_and_other_rows_are_refused() -> Outcome {
     let refused = forged.column("reflogp/m", "logp_sum", Verify::Lazy).err();
     assert!(refused.is_some_and(|error| error.to_string().contains("hint: `rekey`")));
     Ok(())
+}
+
+#[test]
+fn of_two_that_fill_the_same_rows_the_second_meets_a_conflict() -> Outcome {
+    let folder = Folder::new("fill");
+    let root = folder.dataset();
+    pack(&root, 1, 1)?;
+    let mut committed = 0;
+    for round in 0..20 {
+        let barrier = Barrier::new(2);
+        let fill = |value: f32| {
+            let values = table(vec![("margin", Arc::new(Float32Array::from(vec![value; 2])))]);
+            let provenance = serde_json::json!({"model": value, "round": round});
+            let set = "margin";
+            let fill = Fill { table: Table::Responses, set, start: 0, provenance: &provenance };
+            barrier.wait();
+            add_column(&root, fill, &values, &Interrupt::default())
+        };
+        let outcomes = std::thread::scope(|scope| {
+            let other = scope.spawn(|| fill(2.0));
+            [fill(1.0), other.join().expect("no panic")]
+        });
+        assert!(outcomes.iter().any(Result::is_ok), "{outcomes:?}");
+        for outcome in outcomes {
+            match outcome {
+                Ok(_) => committed += 1,
+                Err(error) => assert!(matches!(error, Error::Conflict { .. }), "{error:?}"),
+            }
+        }
+    }
+    let last = Dataset::open(&root, None, Verify::Lazy)?;
+    assert_eq!(last.column_entry("margin")?.rev, committed, "a revision for each that committed");
+    check_good(&root)
 }

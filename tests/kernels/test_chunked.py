@@ -56,7 +56,7 @@ def test_kept_logits_give_the_gradient_that_recomputing_gives(dtype):
             first=first, entropy=False, argmax=False, out=kept,
         )  # fmt: skip
         lse = sweep.maximum + sweep.sum_exp.log() + 0.1
-        anew = BACKEND.logit_gradient(
+        recomputed = BACKEND.logit_gradient(
             case.hidden, case.weight, None, target, lse, grad, options, first=first, out=out
         )
         before = kept.clone()
@@ -69,7 +69,7 @@ def test_kept_logits_give_the_gradient_that_recomputing_gives(dtype):
             kept, sweep.maximum, target, lse, grad, options, first=first, out=kept
         )
     assert torch.equal(fresh, in_place)
-    assert error(fresh, anew) < (1e-14 if dtype == torch.float64 else 2**-7)
+    assert error(fresh, recomputed) < (1e-14 if dtype == torch.float64 else 2**-7)
 
 
 def test_merging_is_the_sweep_over_both():

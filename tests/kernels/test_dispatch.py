@@ -25,7 +25,7 @@ class Pretended(NamedTuple):
 def unforced(monkeypatch):
     monkeypatch.delenv("MMRLHF_KERNELS", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    dispatch._say_once.cache_clear()
+    dispatch._warn_once.cache_clear()
 
 
 def test_the_cpu_is_answered_by_chunks_and_nothing_is_said(caplog):

@@ -93,12 +93,12 @@ def test_ignored_rows_do_not_count(schedule, sft):
     assert_same(pairs.fused(schedule, **options), pairs.oracle(schedule, **options))
 
 
-@pytest.mark.parametrize("room", [1, 8 * VOCAB * 13, 1 << 24])
+@pytest.mark.parametrize("workspace", [1, 8 * VOCAB * 13, 1 << 24])
 @pytest.mark.parametrize("schedule", ["recompute", "keep", "two_sums", None])
-def test_the_workspace_does_not_matter(schedule, room):
+def test_the_workspace_does_not_matter(schedule, workspace):
     pairs = Pairs()
     wanted = pairs.oracle(sft_weight=0.25)
-    assert_same(pairs.fused(schedule, workspace_bytes=room, sft_weight=0.25), wanted)
+    assert_same(pairs.fused(schedule, workspace_bytes=workspace, sft_weight=0.25), wanted)
 
 
 @pytest.mark.parametrize("schedule", [*SCHEDULES, "one_sum"])
@@ -107,14 +107,14 @@ def test_one_pair(schedule):
     assert_same(pairs.fused(schedule), pairs.oracle(schedule))
 
 
-@pytest.mark.parametrize("room", [1, 8 * VOCAB * 4, 1 << 24])
+@pytest.mark.parametrize("workspace", [1, 8 * VOCAB * 4, 1 << 24])
 @pytest.mark.parametrize("loss", reference.PAIR_KINDS)
-def test_one_sum_serves_every_loss_that_sees_the_difference(loss, room):
+def test_one_sum_serves_every_loss_that_sees_the_difference(loss, workspace):
     pairs = Pairs(lengths=(5, 8))
     pairs.target[[1, 7]] = -100
     options = {"loss": loss, "label_smoothing": 0.1}
     wanted = pairs.oracle(**options)
-    assert_same(pairs.fused("one_sum", workspace_bytes=room, **options), wanted)
+    assert_same(pairs.fused("one_sum", workspace_bytes=workspace, **options), wanted)
 
 
 def test_one_sum_passes_over_answers_that_belong_to_no_pair():
@@ -125,10 +125,10 @@ def test_one_sum_passes_over_answers_that_belong_to_no_pair():
 
 def test_the_planner_takes_one_sum_where_the_logits_do_not_fit():
     pairs = Pairs(lengths=(160, 140))
-    room = 8 * VOCAB * 150
-    assert_same(pairs.fused(workspace_bytes=room), pairs.oracle())
-    chosen = pairs.fused("one_sum", workspace_bytes=room)[1]
-    planned = pairs.fused(workspace_bytes=room)[1]
+    workspace = 8 * VOCAB * 150
+    assert_same(pairs.fused(workspace_bytes=workspace), pairs.oracle())
+    chosen = pairs.fused("one_sum", workspace_bytes=workspace)[1]
+    planned = pairs.fused(workspace_bytes=workspace)[1]
     assert all(torch.equal(a, b) for a, b in zip(chosen, planned, strict=True))
 
 
@@ -235,7 +235,7 @@ def test_a_second_backward_pass_says_what_to_use_instead():
         cu_seqlens=pairs.cu_seqlens,
     )  # fmt: skip
     out.loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="handed out by an earlier backward pass"):
+    with pytest.raises(RuntimeError, match="used by an earlier backward pass"):
         out.loss.backward()
 
 

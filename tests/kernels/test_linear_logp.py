@@ -267,7 +267,7 @@ def test_activation_checkpointing(schedule):
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_a_retained_graph_can_be_walked_twice():
+def test_a_retained_graph_allows_a_second_backward():
     case = head_case(9, 8, 131)
     logp = fused_linear_logp(case.hidden, case.weight, case.target, schedule="keep")
     first = torch.autograd.grad(logp, case.leaves(), case.grad, retain_graph=True)

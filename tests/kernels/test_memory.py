@@ -63,7 +63,7 @@ def test_the_fused_loss_too_and_without_a_copy_of_the_head_s_gradient(case, plai
     assert ours <= 2 * WORKSPACE + (1 << 22) + VOCAB * HIDDEN
 
 
-def test_one_sum_holds_one_block_of_logits_and_no_sum_beside_the_gradient(case):
+def test_one_sum_holds_one_block_of_logits_and_no_other_sum_than_the_gradient(case):
     zero = torch.zeros(1)
     ours = peak(
         lambda: fused_linear_mm_dpo(

@@ -22,7 +22,7 @@ CU_SEQLENS = torch.tensor([0, 2, 5, 9, 9])
 )
 def test_opcheck_of_the_primitive(schedule, filter_eps):
     case = head_case(9, 4, 300, dtype=torch.float32, bias=True)
-    if schedule != "keep":  # which leaves room for ignored rows uninitialised
+    if schedule != "keep":  # whose entries for ignored rows are uninitialised
         case.target[3] = -100
     if schedule == "frozen":
         case.weight.requires_grad_(False)

@@ -14,7 +14,7 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("rows", "needs", "room", "schedule"),
+    ("rows", "needs", "workspace", "schedule"),
     [
         (1024, True, GIB, "keep"),  # 1024 * 152064 * 2 = 311 MB
         (2048, True, GIB, "keep"),  # 623 MB
@@ -25,8 +25,8 @@ GIB = 1 << 30
         (1, True, 0, "recompute"),
     ],
 )
-def test_the_schedule_follows_from_the_sizes(rows, needs, room, schedule):
-    plan = plan_schedule(rows, HIDDEN, VOCAB, torch.bfloat16, needs, room)
+def test_the_schedule_follows_from_the_sizes(rows, needs, workspace, schedule):
+    plan = plan_schedule(rows, HIDDEN, VOCAB, torch.bfloat16, needs, workspace)
     assert plan.schedule == schedule
     assert plan.reason
 
@@ -40,17 +40,17 @@ def test_the_schedule_follows_from_the_sizes(rows, needs, room, schedule):
     st.booleans(),
     st.integers(0, 1 << 34),
 )
-def test_chunks_fit_or_are_as_narrow_as_they_get(rows, hidden, vocab, dtype, needs, room):
-    plan = plan_schedule(rows, hidden, vocab, dtype, needs, room)
+def test_chunks_fit_or_are_as_narrow_as_they_get(rows, hidden, vocab, dtype, needs, workspace):
+    plan = plan_schedule(rows, hidden, vocab, dtype, needs, workspace)
     assert 1 <= plan.chunk <= min(vocab, WIDEST_CHUNK)
     assert plan.chunk % NARROWEST_CHUNK == 0 or plan.chunk == vocab
     narrow = plan.chunk <= NARROWEST_CHUNK
-    assert narrow or rows * plan.chunk * dtype.itemsize <= room // 4
-    assert plan == plan_schedule(rows, hidden, vocab, dtype, needs, room)
+    assert narrow or rows * plan.chunk * dtype.itemsize <= workspace // 4
+    assert plan == plan_schedule(rows, hidden, vocab, dtype, needs, workspace)
 
 
-def pair_plan(rows_of_pair, *, dtype=torch.float32, needs=True, room=GIB, **options):
-    return plan_pair_schedule(rows_of_pair, 896, 151_936, dtype, needs, room, **options)
+def pair_plan(rows_of_pair, *, dtype=torch.float32, needs=True, workspace=GIB, **options):
+    return plan_pair_schedule(rows_of_pair, 896, 151_936, dtype, needs, workspace, **options)
 
 
 def test_pairs_go_in_groups_that_fit():
@@ -63,21 +63,23 @@ def test_pairs_go_in_groups_that_fit():
     half = pair_plan([2000, 2000], dtype=torch.bfloat16)
     assert half.schedule == "recompute", "several groups would need dW in float32"
     assert pair_plan([2000, 2000], needs=False).schedule == "frozen"
-    assert pair_plan([40] * 3, room=GIB // 30).schedule == "recompute", "groups are too small"
+    assert pair_plan([40] * 3, workspace=GIB // 30).schedule == "recompute", "groups are too small"
 
 
-def test_many_rows_get_room_for_their_pairs_by_default():
+def test_many_rows_get_a_workspace_for_their_pairs_by_default():
     cpu = torch.device("cpu")
-    room = default_pair_workspace(8192, 151_936, torch.float32, cpu)
-    assert pair_plan([256] * 32, room=default_workspace(cpu)).schedule == "recompute"
-    assert pair_plan([256] * 32, room=room).groups == tuple((2 * n, 2 * n + 2) for n in range(16))
+    workspace = default_pair_workspace(8192, 151_936, torch.float32, cpu)
+    assert pair_plan([256] * 32, workspace=default_workspace(cpu)).schedule == "recompute"
+    assert pair_plan([256] * 32, workspace=workspace).groups == tuple(
+        (2 * n, 2 * n + 2) for n in range(16)
+    )
     few = default_pair_workspace(2048, 151_936, torch.float32, cpu)
     assert few == default_workspace(cpu), "a 16th of few rows is less"
 
 
 def test_sums_are_for_one_long_pair():
     # The sum [151936, 896] in float32 is 545 MB: two of them fit 3 GiB, not 1 GiB.
-    assert pair_plan([8192], room=3 * GIB).schedule == "two_sums"
+    assert pair_plan([8192], workspace=3 * GIB).schedule == "two_sums"
     assert pair_plan([8192]).schedule == "recompute"
     plan = pair_plan([8192], opposite=True)
     assert (plan.schedule, plan.rows) == ("one_sum", 1766), "the sum is dW itself"
@@ -87,25 +89,25 @@ def test_sums_are_for_one_long_pair():
     assert pair_plan([100, 200], forced="two_sums").schedule == "two_sums"
 
 
-def test_half_width_weights_need_room_for_a_sum_in_float32():
+def test_half_width_weights_need_memory_for_a_sum_in_float32():
     half = {"dtype": torch.bfloat16, "opposite": True}
-    # (1 GiB - 545 MB) / 304 kB: 1741 rows beside the sum.
+    # (1 GiB - 545 MB) / 304 kB: 1741 rows in addition to the sum.
     plan = pair_plan([8192], **half)
     assert (plan.schedule, plan.rows) == ("one_sum", 1741)
-    assert pair_plan([8192], room=GIB // 2, **half).schedule == "recompute"
+    assert pair_plan([8192], workspace=GIB // 2, **half).schedule == "recompute"
 
 
 def test_blocks_that_are_too_short_do_not_pay():
     row = 4 * 151_936
-    assert pair_plan([512], room=128 * row, opposite=True).schedule == "one_sum"
-    assert pair_plan([512], room=127 * row, opposite=True).schedule == "recompute"
+    assert pair_plan([512], workspace=128 * row, opposite=True).schedule == "one_sum"
+    assert pair_plan([512], workspace=127 * row, opposite=True).schedule == "recompute"
     assert rows_per_block(512, 170) == 128, "four blocks of one size, not three and a rest"
 
 
 @settings(max_examples=100)
 @given(st.lists(st.integers(0, 900), min_size=1, max_size=30), st.integers(1, 1 << 31))
-def test_groups_cover_all_pairs_in_order_and_fit(rows_of_pair, room):
-    plan = pair_plan(rows_of_pair, room=room)
+def test_groups_cover_all_pairs_in_order_and_fit(rows_of_pair, workspace):
+    plan = pair_plan(rows_of_pair, workspace=workspace)
     assert [begin for begin, _ in plan.groups] == [0, *(end for _, end in plan.groups[:-1])]
     assert plan.groups[-1][1] == len(rows_of_pair)
     if plan.schedule == "keep":

@@ -1,4 +1,4 @@
-"""Every Python block of the package's page runs as it stands."""
+"""Every Python block of the package's README runs unchanged."""
 
 import importlib.util
 import os
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import mmrlhf_kernels
 from heads import readme
@@ -14,20 +15,28 @@ from heads import readme
 BLOCKS = readme.blocks()
 
 
-def test_the_page_has_a_first_example_a_loop_and_a_trainer():
+def test_the_readme_has_a_first_example_a_loop_and_a_trainer():
     assert len(BLOCKS) == 3
     assert ["DPOTrainer" in block for block in BLOCKS] == [False, False, True]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.count(chr(10))} lines")
-def test_a_block_runs(block, tmp_path):
-    if "from trl" in block and not importlib.util.find_spec("trl"):
+@pytest.mark.parametrize("block", BLOCKS[:2], ids=["first example", "loop"])
+def test_a_block_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_block_with_a_trainer_runs(tmp_path):
+    if not importlib.util.find_spec("trl"):
         pytest.skip("TRL is not among the requirements of this project")
+    # A process of its own: TRL and datasets warn, and pickle what the script defines.
     script = tmp_path / "example.py"
-    script.write_text(block, encoding="utf-8")
+    script.write_text(BLOCKS[2], encoding="utf-8")
     package = str(Path(mmrlhf_kernels.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, script],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": package},

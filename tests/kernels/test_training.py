@@ -24,7 +24,7 @@ def specification():
 
 
 def assert_same_curve(found, wanted):
-    assert len(found) == STEPS
+    assert len(found) == len(wanted)
     assert max(abs(a.loss - b.loss) for a, b in zip(found, wanted, strict=True)) < TOLERANCE
 
 
@@ -39,8 +39,9 @@ def test_chunked_training_follows_the_specification(specification, monkeypatch):
     assert_same_curve(bare_loop(STEPS), specification)
 
 
-def test_interpreted_triton_training_follows_the_specification(specification):
-    assert_same_curve(interpreted(loop_in_wide_tiles, STEPS), specification)
+@pytest.mark.parametrize("steps", [8, pytest.param(STEPS, marks=pytest.mark.slow)])
+def test_interpreted_triton_training_follows_the_specification(specification, steps):
+    assert_same_curve(interpreted(loop_in_wide_tiles, steps), specification[:steps])
 
 
 # What TRL, datasets and transformers warn of is theirs.

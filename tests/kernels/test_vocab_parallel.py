@@ -1,17 +1,21 @@
 """A head in two shards, in two processes, against the whole head in one."""
 
 import torch
-import torch.multiprocessing as mp
 
 from kernels_support import error, oracle
-from kernels_worker import OPTIONS, shards, work
+from kernels_worker import OPTIONS, make_case, run_rank
+from triton_worker import start_interpreted
 
 
 def test_two_shards_are_the_whole(tmp_path):
-    places = [str(tmp_path / f"{rank}.pt") for rank in range(2)]
-    mp.spawn(work, args=(str(tmp_path / "meeting"), places), nprocs=2)
-    wanted_logp, (of_hidden, of_weight, of_bias) = oracle(shards(), **OPTIONS)
-    parts = [torch.load(place) for place in places]
+    store = str(tmp_path / "store")
+    second = start_interpreted(run_rank, 1, store)
+    try:
+        first = run_rank(0, store)
+    finally:
+        parts = [second()]
+    parts.insert(0, first)
+    wanted_logp, (of_hidden, of_weight, of_bias) = oracle(make_case(), **OPTIONS)
     for logp, gradients, empty, zeros in parts:
         assert error(logp, wanted_logp) < 1e-12
         assert error(gradients[0], of_hidden) < 1e-12

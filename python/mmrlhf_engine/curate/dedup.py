@@ -267,13 +267,10 @@ def _counts(values: pl.Series) -> dict[str, int]:
 
 def memory(config: DedupConfig, inputs: Inputs, threads: int) -> int:
     """Texts, shingle hashes and band keys of every sample, hashes and colours of every picture."""
-    a_sample = 2_000 + 16 * config.bands
-    return (
-        (256 << 20)
-        + threads * (128 << 20)
-        + inputs.rows("samples") * a_sample
-        + inputs.rows("media") * 1_500
-    )
+    texts = 3 * inputs.text_bytes("samples", "prompt", "answer")
+    samples = inputs.rows("samples") * (1_000 + 16 * config.bands)
+    pictures = inputs.rows("media") * 1_500
+    return (256 << 20) + threads * (128 << 20) + texts + samples + pictures
 
 
 STAGE = Stage(

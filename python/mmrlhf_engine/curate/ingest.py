@@ -7,7 +7,7 @@
 4. A record that cannot be used is a row of `rejected` with its place, reason and what was found. A
    defect of the record or its media costs the record, a defect of one turn only that turn.
 
-Bytes are never copied into the tables: `media` says where they lie.
+Bytes are never copied into the tables: `media` says where they are stored.
 """
 
 from collections import Counter
@@ -25,18 +25,25 @@ from mmrlhf_engine._core import (
     inspect_named_media,
     read_records,
 )
+from mmrlhf_engine.curate.ingest_frames import (
+    INSPECTED,
+    bad_rows,
+    media_by_record,
+    name_rows,
+    to_frame,
+)
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
+from mmrlhf_engine.sources.bad_share import check_bad_share
 from mmrlhf_engine.sources.samples.batch import RawBatch, Source
 from mmrlhf_engine.sources.samples.read import read
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
 __all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
 
-_ENOUGH_TO_JUDGE = 1000
 # Records that share a picture stand near each other; about 200 MB.
 _NAMES_REMEMBERED = 200_000
 
@@ -81,11 +88,11 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         for source in sources:
             for batch in read(source):
                 intake.take(source, batch)
-                intake.check_share(config.max_bad)
+                intake.check_share()
                 stage.progress(f"reading {source.name}", intake.rows)
             if source.name not in intake.by_source:
                 raise InputError(f"{source.path}: no record in it", hint="leave it out")
-        intake.check_share(config.max_bad, final=True)
+        intake.check_share(final=True)
     stage.finish(
         rows_in=intake.rows,
         rows_out=samples.rows,
@@ -115,7 +122,7 @@ def describe(config: IngestConfig) -> dict[str, int]:
 
 @dataclass
 class _Intake:
-    """The tables while they are filled, and what has come by."""
+    """The tables while they are filled, and what was read so far."""
 
     config: IngestConfig
     stage: StageContext
@@ -133,11 +140,11 @@ class _Intake:
         """Turn one batch of records into rows of the three tables."""
         threads = self.stage.threads
         turns, references = (
-            _frame(table) for table in read_records(batch.records, source.columns, threads)
+            to_frame(table) for table in read_records(batch.records, source.columns, threads)
         )
-        rows = _name_rows(source, batch, turns)
+        rows = name_rows(source, batch, turns)
         media = self._inspect(source, batch, references)
-        rows = rows.join(_media_by_record(media), on="record", how="left", maintain_order="left")
+        rows = rows.join(media_by_record(media), on="record", how="left", maintain_order="left")
         rows = rows.with_columns(
             pl.col("modality").fill_null("text"),
             pl.col("media").fill_null([]),
@@ -146,7 +153,7 @@ class _Intake:
             whole=pl.col("media_reason").is_not_null(),
         )
         rows = self._reject_known_ids(rows)
-        bad = _bad_rows(rows, batch.unreadable)
+        bad = bad_rows(rows, batch.unreadable)
         good = rows.filter(pl.col("reason").is_null())
         self._write(source, good, bad)
         self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
@@ -187,10 +194,10 @@ class _Intake:
             max_pixels=self.config.max_pixels,
             threads=self.stage.threads,
         )
-        for name, row in zip(new, _frame(found).iter_rows(named=True), strict=True):
+        for name, row in zip(new, to_frame(found).iter_rows(named=True), strict=True):
             self.names[source.root, name] = row
         rows = [{"name": name, **self.names[source.root, name]} for name in wanted]
-        return pl.DataFrame(rows, schema={"name": pl.String(), **_INSPECTED})
+        return pl.DataFrame(rows, schema={"name": pl.String(), **INSPECTED})
 
     def _inspect_cells(self, batch: RawBatch) -> pl.DataFrame:
         """One row a cell, with its place."""
@@ -203,10 +210,10 @@ class _Intake:
             max_pixels=self.config.max_pixels,
             threads=self.stage.threads,
         )
-        return pl.concat([cells, _frame(inspected).drop("path")], how="horizontal")
+        return pl.concat([cells, to_frame(inspected).drop("path")], how="horizontal")
 
     def _reject_known_ids(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows whose id has come by before, in this batch or an earlier one, are rejected.
+        """Rows whose id was used before, in this batch or an earlier one, are rejected.
 
         Only rows that are good so far use up their id. A record takes its own id and, if it has
         several turns, the id of each: ``a`` with a turn ``a#1``, and a record ``a#1``, never share.
@@ -255,96 +262,15 @@ class _Intake:
         missing = [name for name in MEDIA if name not in rows.columns]
         self.media.write(rows.with_columns(**dict.fromkeys(missing)))
 
-    def check_share(self, max_bad: str | None, *, final: bool = False) -> None:
+    def check_share(self, *, final: bool = False) -> None:
         """Stop when too much is bad: early, once there is enough to judge by, and at the end."""
-        bad = sum(self.reasons.values())
-        most = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common(3))
-        if final and bad == self.rows:
+        if final and self.reasons.total() == self.rows:
+            most = ", ".join(f"{count:,} {name}" for name, count in self.reasons.most_common(3))
             names = ", ".join(Path(source.path).name for source in self.config.sources)
             raise InputError(f"{names}: none of {self.rows:,} rows can be used: {most}")
-        judged = final or self.rows >= _ENOUGH_TO_JUDGE
-        if (
-            max_bad is not None
-            and judged
-            and bad > parse_share(max_bad, "ingest.max_bad") * self.rows
-        ):
-            raise InputError(
-                f"{bad:,} of {self.rows:,} rows are bad ({100 * bad / self.rows:.1f} %), "
-                f"more than --max-bad {max_bad}: {most}",
-                hint="without --max-bad the run goes on, and each row is in the table `rejected`",
-            )
-
-
-_INSPECTED: dict[str, pl.DataType] = {
-    **{name: pl.String() for name in ("hash", "kind", "format", "path", "reason", "detail")},
-    **{name: pl.UInt32() for name in ("width", "height", "frames")},
-    "bytes": pl.UInt64(),
-}
-
-
-def _frame(table: object) -> pl.DataFrame:
-    batch = pa.RecordBatch.from_struct_array(pa.array(table))
-    return pl.DataFrame(pl.from_arrow(batch))
-
-
-def _name_rows(source: Source, batch: RawBatch, turns: pl.DataFrame) -> pl.DataFrame:
-    """The turns with position, source id and id."""
-    records = pl.DataFrame(
-        {
-            "record": pl.arange(len(batch.keys), dtype=pl.UInt32, eager=True),
-            "key": pl.Series(batch.keys, dtype=pl.String),
-            "position": pl.Series(batch.positions, dtype=pl.String),
-        }
-    )
-    rows = turns.join(records, on="record", how="left", maintain_order="left")
-    # The pairs of one query share its id by design; the row tells them apart.
-    pair = pl.col("pair").is_not_null() & pl.col("source_id").is_not_null()
-    source_id = (
-        pl.when(pair)
-        .then(pl.format("{}@{}", "source_id", "key"))
-        .otherwise(pl.coalesce("source_id", "key"))
-    )
-    rows = rows.with_columns(source_id=source_id)
-    rows = rows.with_columns(record_id=pl.format(f"{_literal(source.name)}:{{}}", "source_id"))
-    return rows.with_columns(id=pl.col("record_id") + _turn_mark())
-
-
-def _literal(text: str) -> str:
-    """Text as a part of a polars format string."""
-    return text.replace("{", "{{").replace("}", "}}")
-
-
-def _turn_mark() -> pl.Expr:
-    """``#2`` for the second turn of several, nothing for the only one."""
-    return pl.when(pl.col("turn").is_null()).then(pl.lit("")).otherwise(pl.format("#{}", "turn"))
-
-
-def _bad_rows(rows: pl.DataFrame, unreadable: pl.DataFrame) -> pl.DataFrame:
-    """What goes into `rejected`: a defect of the whole record is one row, of a turn one each."""
-    bad = rows.filter(pl.col("reason").is_not_null())
-    whole = bad.filter("whole").unique("record", keep="first", maintain_order=True)
-    turns = bad.filter(~pl.col("whole")).with_columns(position=pl.col("position") + _turn_mark())
-    ordered = pl.concat([whole, turns]).sort("record", "turn", nulls_last=False)
-    return pl.concat([ordered.select("position", "reason", "detail"), unreadable])
-
-
-def _media_by_record(media: pl.DataFrame) -> pl.DataFrame:
-    """Per record: the hashes in order, the modality, and what is wrong with the first bad one."""
-    bad = pl.col("reason").is_not_null()
-    video = pl.col("kind").is_in(["video", "frames"]).any()
-    modality = (
-        pl.when(video)
-        .then(pl.lit("video"))
-        .when(pl.len() > 1)
-        .then(pl.lit("multi_image"))
-        .otherwise(pl.lit("image"))
-    )
-    return media.group_by("record", maintain_order=True).agg(
-        pl.col("hash").alias("media"),
-        modality.alias("modality"),
-        pl.col("reason").filter(bad).first().alias("media_reason"),
-        pl.col("detail").filter(bad).first().alias("media_detail"),
-    )
+        text = self.config.max_bad
+        max_bad = None if text is None else parse_share(text, "ingest.max_bad")
+        check_bad_share(self.rows, self.reasons, max_bad, final=final)
 
 
 def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:

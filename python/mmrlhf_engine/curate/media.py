@@ -1,8 +1,8 @@
 """Pictures of media rows, in the form the image functions of the core take them.
 
-A row of the ``media`` table says where its content lies: in a file, in a byte range of a tar, in a
-cell of a Parquet file. This is the one place that turns such rows into pictures: files and ranges
-are left to the core to read, cells are read here and handed over, videos are asked for frames.
+A row of the ``media`` table says where its content is stored: in a file, in a byte range of a tar,
+in a cell of a Parquet file. This is the one place that turns such rows into pictures: files and
+ranges are left to the core to read, cells and frames of videos are read here and passed to it.
 """
 
 import io
@@ -36,7 +36,7 @@ class PictureBatch:
     rows: np.ndarray
     """int64 [n], ascending: the row of the media frame each picture belongs to."""
     paths: pa.Array
-    """large_string [n]; the file, or null where the content is handed over."""
+    """large_string [n]; the file, or null where the content is given."""
     offsets: pa.Array
     """uint64 [n]; null means the whole file."""
     lengths: pa.Array

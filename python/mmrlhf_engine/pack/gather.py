@@ -14,14 +14,14 @@ import polars as pl
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.tables import TableWriter
+from mmrlhf_engine.sources.bad_share import check_bad_share
 from mmrlhf_engine.sources.preferences.record import Media, Message, Preference, Response
 
-__all__ = ["DROPPED_BY_CHOICE", "GatheredPair", "Gatherer", "Ledger", "PackedRow", "Query"]
+__all__ = ["DROPPED_BY_CHOICE", "GatheredPair", "Gatherer", "PackedRow", "Query", "RowAccounting"]
 
 DROPPED_BY_CHOICE = frozenset({"tie", "duplicate_pair", "over_long"})
 """Reasons that say nothing bad about the input; the others count for ``max_bad``."""
 
-_ENOUGH_TO_JUDGE = 1000
 _ROWS_AT_ONCE = 4096
 
 
@@ -68,8 +68,8 @@ class Query:
 
 
 @dataclass
-class Ledger:
-    """What came in and what became of it; nothing disappears unnamed."""
+class RowAccounting:
+    """How many rows and pairs were read, dropped and changed, and the tables that name them."""
 
     rejected: TableWriter
     changed: TableWriter
@@ -118,24 +118,14 @@ class Ledger:
         Raises:
             InputError: more than ``max_bad`` of the rows are bad, or none is left in the end.
         """
-        counts = {
-            reason: count
-            for reason, count in self.rows_dropped.items()
-            if reason not in DROPPED_BY_CHOICE
-        }
-        bad = sum(counts.values())
-        most = ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common(3))
-        if final and sum(self.rows_dropped.values()) == self.rows_in:
+        bad = Counter(self.rows_dropped)
+        for reason in DROPPED_BY_CHOICE:
+            del bad[reason]
+        if final and self.rows_dropped.total() == self.rows_in:
             most = ", ".join(f"{n:,} {name}" for name, n in self.rows_dropped.most_common(3))
             first = f"; first: {self.first_reason}" if self.first_reason else ""
             raise InputError(f"none of {self.rows_in:,} rows can be used: {most or 'empty'}{first}")
-        judged = final or self.rows_in >= _ENOUGH_TO_JUDGE
-        if max_bad is not None and judged and bad > max_bad * self.rows_in:
-            raise InputError(
-                f"{bad:,} of {self.rows_in:,} rows are bad ({100 * bad / self.rows_in:.1f} %), "
-                f"more than --max-bad allows: {most}",
-                hint="without --max-bad the run goes on, and each row is in the table `rejected`",
-            )
+        check_bad_share(self.rows_in, bad, max_bad, final=final)
 
     @property
     def first_reason(self) -> str:
@@ -151,13 +141,13 @@ class Gatherer:
 
     def __init__(
         self,
-        ledger: Ledger,
+        accounting: RowAccounting,
         *,
         keep_ties: bool,
         queries: int = 1024,
         content_bytes: int = 256 << 20,
     ) -> None:
-        self._ledger = ledger
+        self._accounting = accounting
         self._keep_ties = keep_ties
         self._most_queries = queries
         self._most_bytes = content_bytes
@@ -169,10 +159,10 @@ class Gatherer:
     ) -> list[Query]:
         """Put a record to its query; the queries that had to leave for it are returned."""
         row.pairs = len(preference.pairs)
-        self._ledger.pairs_in += row.pairs
+        self._accounting.pairs_in += row.pairs
         if not row.pairs:
             detail = "no two of its responses have a rank"
-            self._ledger.reject_row(row.source, row.position, "no_pairs", detail)
+            self._accounting.reject_row(row.source, row.position, "no_pairs", detail)
             return []
         key = (source, root, preference.prompt)
         query = self._open.get(key)
@@ -207,11 +197,11 @@ class Gatherer:
                 (min(chosen, rejected), max(chosen, rejected)) if pair.tie else (chosen, rejected)
             )
             if chosen == rejected:
-                self._ledger.drop(gathered, "chosen_is_rejected", "both responses are the same")
+                self._accounting.drop(gathered, "chosen_is_rejected", "both responses are the same")
             elif pair.tie and not self._keep_ties:
-                self._ledger.drop(gathered, "tie", "the responses are of equal rank")
+                self._accounting.drop(gathered, "tie", "the responses are of equal rank")
             elif (*ends, pair.tie) in query.known:
-                self._ledger.drop(gathered, "duplicate_pair", "the same pair has come before")
+                self._accounting.drop(gathered, "duplicate_pair", "the same pair has come before")
             else:
                 query.known.add((*ends, pair.tie))
                 query.pairs.append(gathered)

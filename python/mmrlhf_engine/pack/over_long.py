@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.pack.gather import GatheredPair, Ledger, Query
+from mmrlhf_engine.pack.gather import GatheredPair, Query, RowAccounting
 from mmrlhf_engine.pack.tokenize import SENTINEL
 from mmrlhf_engine.sources.pictures import Picture, shrink
 from mmrlhf_engine.sources.preferences.record import BadRecordError
@@ -65,10 +65,10 @@ class ReadyQuery:
         pairs = self.query.pairs
         return [p for p in pairs if p.alive and response in (p.chosen, p.rejected)]
 
-    def drop(self, response: int, reason: str, detail: str, ledger: Ledger) -> None:
+    def drop(self, response: int, reason: str, detail: str, accounting: RowAccounting) -> None:
         """Take a response out, with every pair that needs it."""
         for pair in self.pairs_of(response):
-            ledger.drop(pair, reason, detail)
+            accounting.drop(pair, reason, detail)
 
 
 def fit(
@@ -76,7 +76,7 @@ def fit(
     max_length: int,
     policy: OverLongPolicy,
     count: CountTokens,
-    ledger: Ledger,
+    accounting: RowAccounting,
 ) -> None:
     """Bring every living response of a query below ``max_length`` tokens, in place.
 
@@ -95,9 +95,9 @@ def fit(
                 hint="--over-long drop, shrink_image or trim_text, or a larger --max-length",
             )
         mend = {"shrink_image": _shrink, "trim_text": _trim}.get(policy)
-        if mend is None or not mend(ready, longest, max_length, count, ledger):
+        if mend is None or not mend(ready, longest, max_length, count, accounting):
             detail = _describe(ready, longest, max_length, count)
-            ready.drop(longest, "over_long", detail, ledger)
+            ready.drop(longest, "over_long", detail, accounting)
 
 
 def _text_tokens(ids: np.ndarray) -> int:
@@ -135,7 +135,7 @@ def _describe(ready: ReadyQuery, number: int, max_length: int, count: CountToken
 
 
 def _trim(
-    ready: ReadyQuery, number: int, max_length: int, count: CountTokens, ledger: Ledger
+    ready: ReadyQuery, number: int, max_length: int, count: CountTokens, accounting: RowAccounting
 ) -> bool:
     """Keep the beginning of a response, without an end of turn: it does not end there."""
     response = ready.responses[number]
@@ -158,9 +158,9 @@ def _trim(
         ends = [ready.responses[end] for end in (pair.chosen, pair.rejected)]
         if all(_same(end, ready.responses[number]) for end in ends):
             same = f"up to there the responses are the same; {detail}"
-            ledger.drop(pair, "over_long", same)
+            accounting.drop(pair, "over_long", same)
         else:
-            ledger.change(pair.row, "trimmed_text", detail)
+            accounting.change(pair.row, "trimmed_text", detail)
             pair.truncated = True
     return True
 
@@ -173,7 +173,7 @@ def _same(one: ReadyResponse | None, other: ReadyResponse | None) -> bool:
 
 
 def _shrink(
-    ready: ReadyQuery, number: int, max_length: int, count: CountTokens, ledger: Ledger
+    ready: ReadyQuery, number: int, max_length: int, count: CountTokens, accounting: RowAccounting
 ) -> bool:
     """Bring all images in the prompt's slots to the largest scale (0.9, 0.81, ...) that fits."""
     detail = _describe(ready, number, max_length, count)
@@ -191,7 +191,7 @@ def _shrink(
         smaller = [shrink(picture, *_scaled(picture, scale)) for picture in shown]
     except BadRecordError as error:
         for each in ready.live():
-            ready.drop(each, error.reason, error.detail, ledger)
+            ready.drop(each, error.reason, error.detail, accounting)
         return True
     if response is not None and response.instead:
         response.pictures = smaller
@@ -200,7 +200,7 @@ def _shrink(
         ready.pictures = smaller
         changed = [pair for pair in ready.query.pairs if pair.alive]
     for row in {pair.row: None for pair in changed}:
-        ledger.change(row, "shrunk_image", f"images to {scale:.2f} of their sides; {detail}")
+        accounting.change(row, "shrunk_image", f"images to {scale:.2f} of their sides; {detail}")
     return True
 
 

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.pack.gather import Gatherer, Ledger, PackedRow, Query
+from mmrlhf_engine.pack.gather import Gatherer, PackedRow, Query, RowAccounting
 from mmrlhf_engine.pack.over_long import OverLongPolicy
 from mmrlhf_engine.pack.prepare import Counts, Packer
 from mmrlhf_engine.pack.report import accounts, describe
@@ -177,7 +177,7 @@ def run(config: PackConfig, stage: StageContext) -> None:
                 count_tokens=rule.count,
                 max_length=config.max_length,
                 over_long=config.over_long,
-                ledger=Ledger(rejected, changed),
+                accounting=RowAccounting(rejected, changed),
                 counts=Counts(),
             )
             rows = _RowReader(config, packer, stage)
@@ -186,7 +186,7 @@ def run(config: PackConfig, stage: StageContext) -> None:
                     rows.read(file)
                 rows.finish()
             finally:
-                packer.ledger.flush()  # What was rejected is evidence where the work fails.
+                packer.accounting.flush()  # What was rejected is evidence where the work fails.
         stage.finish(
             **accounts(packer),
             publish=lambda: {"version": writer.commit()},
@@ -248,7 +248,7 @@ class _RowReader:
         self.fields_ignored: Counter[str] = Counter()
         self._stage = stage
         self._max_bad = parse_share(config.max_bad, "pack.max_bad") if config.max_bad else None
-        self._gatherer = Gatherer(packer.ledger, keep_ties=config.ties == "keep")
+        self._gatherer = Gatherer(packer.accounting, keep_ties=config.ties == "keep")
         self._waiting: list[Query] = []
         self._waiting_bytes = 0
 
@@ -283,7 +283,7 @@ class _RowReader:
         """
         self._waiting += self._gatherer.rest()
         self._pack()
-        self.packer.ledger.check_share(self._max_bad, final=True)
+        self.packer.accounting.check_share(self._max_bad, final=True)
 
     def _format(self, file: SourceFile, records: list[object]) -> Format:
         if self.config.format != "auto":
@@ -301,16 +301,16 @@ class _RowReader:
         position: str,
         record: dict[str, Any] | BadRecordError,
     ) -> None:
-        ledger = self.packer.ledger
-        ledger.rows_in += 1
-        self._stage.progress(f"reading {file.source}", ledger.rows_in)
+        accounting = self.packer.accounting
+        accounting.rows_in += 1
+        self._stage.progress(f"reading {file.source}", accounting.rows_in)
         try:
             if isinstance(record, BadRecordError):
                 raise record
             preference = format.parse(record)
         except BadRecordError as error:
-            ledger.reject_row(file.source, position, error.reason, error.detail)
-            ledger.check_share(self._max_bad)
+            accounting.reject_row(file.source, position, error.reason, error.detail)
+            accounting.check_share(self._max_bad)
             return
         ignored = (key for key in record if key not in format.fields and record[key] is not None)
         self.fields_ignored.update(map(str, ignored))
@@ -325,7 +325,7 @@ class _RowReader:
         for start in range(0, len(self._waiting), _QUERIES_AT_ONCE):
             self.packer.pack(self._waiting[start : start + _QUERIES_AT_ONCE])
         self._waiting, self._waiting_bytes = [], 0
-        self.packer.ledger.check_share(self._max_bad)
+        self.packer.accounting.check_share(self._max_bad)
 
 
 STAGE = Stage(

@@ -2,7 +2,7 @@
 
 1. The pictures of all messages are found and their headers read, before anything is written.
 2. Prompts and responses are tokenised at once; critiques too.
-3. What is too long goes by the policy.
+3. What is too long is treated by the policy.
 4. Only what is still alive brings its pictures into the dataset.
 
 Whatever fails takes the pairs that need it out of the batch, by name, and nothing else.
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.pack.chat_template import Conversation
-from mmrlhf_engine.pack.gather import Ledger, Query
+from mmrlhf_engine.pack.gather import Query, RowAccounting
 from mmrlhf_engine.pack.over_long import (
     CountTokens,
     OverLongPolicy,
@@ -59,7 +59,7 @@ class Packer:
     count_tokens: CountTokens
     max_length: int | None
     over_long: OverLongPolicy
-    ledger: Ledger
+    accounting: RowAccounting
     counts: Counts
 
     def pack(self, queries: Sequence[Query]) -> None:
@@ -76,7 +76,7 @@ class Packer:
         for one in ready:
             self._drop_refused_sizes(one)
             if self.max_length is not None:
-                fit(one, self.max_length, self.over_long, self.count_tokens, self.ledger)
+                fit(one, self.max_length, self.over_long, self.count_tokens, self.accounting)
         blobs = self._store_pictures(ready)
         critiques = self._critiques(ready)
         tables = to_tables(ready, blobs, critiques)
@@ -94,7 +94,7 @@ class Packer:
                 continue
             for pair in query.pairs:
                 if number in (pair.chosen, pair.rejected):
-                    self.ledger.drop(pair, problem.reason, problem.detail)
+                    self.accounting.drop(pair, problem.reason, problem.detail)
         return any(pair.alive for pair in query.pairs)
 
     def _tokenize(self, queries: list[Query], found: _Found) -> list[ReadyQuery]:
@@ -111,21 +111,21 @@ class Packer:
         for query, item in zip(queries, tokenized, strict=True):
             if isinstance(item, BadRecordError):
                 for pair in query.pairs:
-                    self.ledger.drop(pair, item.reason, item.detail)
+                    self.accounting.drop(pair, item.reason, item.detail)
                 continue
             pictures = _pictures(query, _media_of(query.prompt), found)
             one = ReadyQuery(query, item.prompt, item.prompt_text, pictures, [])
             for number, tokens in enumerate(item.responses):
                 if isinstance(tokens, BadRecordError):
                     one.responses.append(None)
-                    one.drop(number, tokens.reason, tokens.detail, self.ledger)
+                    one.drop(number, tokens.reason, tokens.detail, self.accounting)
                 else:
                     response = query.responses[number]
                     own = _pictures(query, _media(response), found)
                     one.responses.append(ReadyResponse(tokens, own, bool(response.instead)))
                     if response.instead and len(own) != len(pictures):
                         detail = f"{len(own)} pictures in place of {len(pictures)} of the prompt"
-                        one.drop(number, "media_count", detail, self.ledger)
+                        one.drop(number, "media_count", detail, self.accounting)
             ready.append(one)
         return ready
 
@@ -136,7 +136,7 @@ class Packer:
             try:
                 self.count_tokens(_sizes(ready.seen_with(response)))
             except BadRecordError as error:
-                ready.drop(number, error.reason, error.detail, self.ledger)
+                ready.drop(number, error.reason, error.detail, self.accounting)
 
     def _store_pictures(self, ready: list[ReadyQuery]) -> dict[Picture, int]:
         """The blob of each picture that is still needed; what the writer refuses is dropped."""
@@ -161,7 +161,7 @@ class Packer:
             own = response.pictures if response is not None else []
             bad = next((refused[p] for p in (*ready.pictures, *own) if p in refused), None)
             if bad is not None:
-                ready.drop(number, "unreadable_media", bad, self.ledger)
+                ready.drop(number, "unreadable_media", bad, self.accounting)
 
     def _critiques(self, ready: list[ReadyQuery]) -> dict[str, list[int]]:
         texts = {

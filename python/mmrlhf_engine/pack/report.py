@@ -17,28 +17,29 @@ def accounts(packer: Packer) -> dict[str, Any]:
     Raises:
         StageError: rows or pairs disappeared unnamed.
     """
-    ledger, counts = packer.ledger, asdict(packer.counts)
-    dropped, pairs_dropped = ledger.rows_dropped, ledger.pairs_dropped
+    accounting, counts = packer.accounting, asdict(packer.counts)
+    dropped, pairs_dropped = accounting.rows_dropped, accounting.pairs_dropped
     pairs = counts.pop("pairs")
-    rows_out = ledger.rows_in - dropped.total()
-    if ledger.pairs_in != pairs + pairs_dropped.total() or rows_out > pairs:
+    rows_out = accounting.rows_in - dropped.total()
+    if accounting.pairs_in != pairs + pairs_dropped.total() or rows_out > pairs:
         raise StageError(
-            f"pack: {ledger.pairs_in} pairs in {ledger.rows_in} rows came in, {pairs} went out and "
-            f"{pairs_dropped.total()} were dropped by name"
+            f"pack: {accounting.pairs_in} pairs in {accounting.rows_in} rows were read, {pairs} "
+            f"were packed and {pairs_dropped.total()} dropped"
         )
-    if dropped.total() != ledger.rejected.rows:
+    if dropped.total() != accounting.rejected.rows:
         raise StageError(
-            f"pack: {dropped.total()} rows were dropped, {ledger.rejected.rows} are in `rejected`"
+            f"pack: {dropped.total()} rows were dropped, "
+            f"{accounting.rejected.rows} are in `rejected`"
         )
     return {
-        "rows_in": ledger.rows_in,
+        "rows_in": accounting.rows_in,
         "rows_out": rows_out,
         "dropped": dict(dropped),
-        "pairs_in": ledger.pairs_in,
+        "pairs_in": accounting.pairs_in,
         "pairs_out": pairs,
         "pairs_dropped": dict(sorted(pairs_dropped.items())),
         **counts,
-        "changed": dict(sorted(ledger.changes.items())),
+        "changed": dict(sorted(accounting.changes.items())),
         "tokenised_apart": packer.tokenizer.tokenised_apart,
         "tokenizer": packer.tokenizer.identity,
         "code": __version__,

@@ -89,6 +89,10 @@ class Inputs(Protocol):
         """Columns of a ``.npy`` file."""
         ...
 
+    def text_bytes(self, name: str, *columns: str) -> int:
+        """Bytes of the texts in columns of a table."""
+        ...
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -127,6 +131,7 @@ class StageContext:
     def __post_init__(self) -> None:
         self.scratch = self.folder / "scratch"
         self._started = time.monotonic()
+        self._start_memory = current_memory()
 
     @property
     def threads(self) -> int:
@@ -169,6 +174,11 @@ class StageContext:
     def width(self, name: str) -> int:
         """Columns of a ``.npy`` file."""
         return int(self.array(name).shape[1])
+
+    def text_bytes(self, name: str, *columns: str) -> int:
+        """Bytes of the texts in columns of a table, counted in one pass over them."""
+        sizes = [pl.col(column).str.len_bytes().sum() for column in columns]
+        return sum(self.scan(name).select(sizes).collect(engine="streaming").row(0))
 
     def array(self, name: str) -> np.ndarray:
         """A ``.npy`` file, mapped, not read."""
@@ -242,6 +252,7 @@ class StageContext:
             "rows_out": rows_out,
             "dropped": dict(sorted(dropped.items())),
             "seconds": round(time.monotonic() - self._started, 3),
+            "start_rss_bytes": self._start_memory,
             "peak_rss_bytes": peak_memory(),
             **facts,
         }

@@ -84,9 +84,9 @@ class PreferenceLoader:
 
     Raises:
         InputError: a number is out of range, or a token is outside the dataset's vocabulary.
-        CorruptDataError: the dataset is damaged.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
             the message names the settings that differ.
+        CorruptDataError: the dataset is damaged.
     """
 
     def __init__(

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmrlhf_engine import _core
+from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.shards.dataset import is_dataset
 
 __all__ = ["Damage", "Rekeyed", "Removed", "Verification", "diff", "gc", "rekey", "verify"]
 
@@ -109,8 +111,11 @@ def gc(path: Path, *, keep: int | None = None, dry_run: bool = False) -> Removed
     """Remove all versions but the newest ``keep`` (None: keep all) and files of no version.
 
     Raises:
-        InputError: another process is writing to the dataset.
+        InputError: the folder has no dataset; nothing in it is touched.
+        ConflictError: another process is writing to the dataset.
     """
+    if not is_dataset(path):
+        raise InputError(f"{path}: no dataset of preference shards")
     return Removed(**json.loads(_core.collect_garbage(path, keep=keep, dry_run=dry_run)))
 
 

@@ -52,10 +52,7 @@ def arrow_schema(table: Table, *, computed: bool = True) -> pa.Schema:
 
 def _schema(table: str) -> dict[str, Any]:
     if table not in _SCHEMAS:
-        raise InputError(
-            f"table {table!r}: not a table of preference shards, expected one of "
-            f"{', '.join(TABLES)}"
-        )
+        raise InputError(f"table: found {table!r}, expected queries, responses, pairs or blobs")
     return _SCHEMAS[table]
 
 

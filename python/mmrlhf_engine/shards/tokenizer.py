@@ -4,6 +4,7 @@ Needs transformers, and no torch.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,7 @@ def load_fast_tokenizer(name: str, *, needed_for: str) -> Any:
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ConfigError(f"--tokenizer {name}: no such folder")
     try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise MissingExtraError("transformers", extra="pack", needed_for=needed_for) from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = _auto_tokenizer(needed_for).from_pretrained(name)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
@@ -97,6 +94,23 @@ def load_fast_tokenizer(name: str, *, needed_for: str) -> Any:
             f"--tokenizer {name}: it has no tokenizer.json", hint="save it as a fast tokenizer"
         )
     return tokenizer
+
+
+def _auto_tokenizer(needed_for: str) -> Any:
+    # Without torch, importing transformers writes advice to stderr, where progress may be JSON.
+    variable = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise MissingExtraError("transformers", extra="pack", needed_for=needed_for) from None
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+    return AutoTokenizer
 
 
 def sha256_of_tokenizer(tokenizer: Any, name: str) -> str:

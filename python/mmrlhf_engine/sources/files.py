@@ -22,9 +22,9 @@ __all__ = [
     "Damage",
     "FileFormat",
     "FolderFormat",
-    "Format",
+    "SourceFormat",
     "check_present",
-    "detect",
+    "detect_format",
     "media_files",
     "open_stream",
     "table_files",
@@ -32,9 +32,9 @@ __all__ = [
 
 FileFormat = Literal["jsonl", "json", "csv", "parquet", "arrow", "webdataset"]
 FolderFormat = Literal["folder", "saved_dataset", "parquet_folder"]
-Format = FileFormat | FolderFormat
+SourceFormat = FileFormat | FolderFormat
 
-DESCRIPTIONS: dict[Format, str] = {
+DESCRIPTIONS: dict[SourceFormat, str] = {
     "jsonl": "JSON Lines",
     "json": "a JSON array",
     "csv": "CSV or TSV",
@@ -83,7 +83,9 @@ def _compression(path: Path) -> str | None:
     return next((name for magic, name in _COMPRESSIONS.items() if start.startswith(magic)), None)
 
 
-def detect(path: Path, takes: Sequence[Format], *, advice: str | None = None) -> Format:
+def detect_format(
+    path: Path, takes: Sequence[SourceFormat], *, advice: str | None = None
+) -> SourceFormat:
     """The first format in ``takes`` that a file or folder is of, by its content.
 
     ``advice`` is added to the hint of the error.
@@ -120,7 +122,7 @@ def check_present(path: Path) -> None:
         raise InputError(f"{path}: the file is empty")
 
 
-def _folder_format(folder: Path, takes: Sequence[Format]) -> Format | None:
+def _folder_format(folder: Path, takes: Sequence[SourceFormat]) -> SourceFormat | None:
     """The first of ``takes`` that the folder can be read as, else any other format, else None."""
     if "saved_dataset" in takes and (folder / "dataset_dict.json").is_file():
         splits = ", ".join(sorted(child.name for child in folder.iterdir() if child.is_dir()))
@@ -128,7 +130,7 @@ def _folder_format(folder: Path, takes: Sequence[Format]) -> Format | None:
     return next((name for name in (*takes, *DESCRIPTIONS) if _is_folder_of(folder, name)), None)
 
 
-def _is_folder_of(folder: Path, format: Format) -> bool:
+def _is_folder_of(folder: Path, format: SourceFormat) -> bool:
     match format:
         case "saved_dataset":
             return (folder / "state.json").is_file()
@@ -142,7 +144,7 @@ def _is_folder_of(folder: Path, format: Format) -> bool:
 
 
 def _file_format(path: Path) -> FileFormat | None:
-    """The format of a file; None where it is none of ours."""
+    """The format of a file; None where it is none of those known."""
     start = _start_of(path)
     if start[:4] == b"PAR1":
         return "parquet"
@@ -173,7 +175,7 @@ def _start_of(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be decompressed: {error}") from None
 
 
-def table_files(folder: Path, format: Format) -> list[Path]:
+def table_files(folder: Path, format: SourceFormat) -> list[Path]:
     """The files that hold the rows of a folder of tables, in their order.
 
     Raises:

@@ -1,8 +1,8 @@
 //! Arrow arrays from and to Python, by the Arrow PyCapsule interface, without a copy.
 //!
-//! Coming in, anything with `__arrow_c_array__` (pyarrow arrays) becomes an [`ArrayRef`]; going out,
-//! an [`ArrowArray`] offers the same method, so `pyarrow.array(result)` takes it over. Where else
-//! the project has `unsafe` is told in `docs/decisions/0001-arrow-across-the-boundary.md`.
+//! Anything with `__arrow_c_array__` (pyarrow arrays) comes in as an [`ArrayRef`]; an [`ArrowArray`]
+//! goes out with the same method, so `pyarrow.array(result)` takes it over. All places of the project
+//! with `unsafe` are listed in `docs/decisions/0001-arrow-arrays-by-the-capsule-interface.md`.
 #![expect(unsafe_code, reason = "the Arrow C data interface is made of raw structs")]
 
 use std::ffi::CStr;

@@ -6,6 +6,7 @@
 //!    `KeyboardInterrupt` is what the caller sees.
 //! 4. A panic becomes a `InternalError`: it never crosses into the interpreter.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -52,4 +53,10 @@ where
         Ok(result) => result.map_err(to_python),
         Err(panic) => Err(from_panic(panic.as_ref())),
     }
+}
+
+/// Run short `work` on the calling thread, detached from the interpreter; it cannot be interrupted.
+pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    let caught = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
+    caught.map_err(|panic| from_panic(panic.as_ref()))
 }

@@ -13,7 +13,7 @@ use mmrlhf_core::ingest::{
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
-use crate::call::enter;
+use crate::call::{detached, enter};
 use crate::errors::{InputError, to_python};
 
 /// Cuts records out of the blocks of a file.
@@ -38,18 +38,18 @@ impl RecordSplitter {
     }
 
     /// The records that end in `block` as `struct{number, record}`; with `last`, also the rest.
-    fn feed(&mut self, py: Python<'_>, block: &[u8], last: bool) -> ArrowArray {
-        let records = py.detach(|| self.0.feed(block, last));
+    fn feed(&mut self, py: Python<'_>, block: &[u8], last: bool) -> PyResult<ArrowArray> {
+        let records = detached(py, || self.0.feed(block, last))?;
         let mut numbers = UInt64Builder::new();
         let mut contents = LargeBinaryBuilder::new();
         for record in &records {
             numbers.append_value(record.number);
             contents.append_value(&record.bytes);
         }
-        ArrowArray::table(vec![
+        Ok(ArrowArray::table(vec![
             ("number", Arc::new(numbers.finish())),
             ("record", Arc::new(contents.finish())),
-        ])
+        ]))
     }
 }
 
@@ -284,10 +284,10 @@ impl FirstSeenTexts {
     /// Whether each text is new; a text that comes twice in `texts` is new the first time.
     fn insert(&self, py: Python<'_>, texts: ArrowIn) -> PyResult<ArrowArray> {
         let texts: LargeStringArray = texts.typed("texts")?;
-        let new: BooleanArray = py.detach(|| {
+        let new: BooleanArray = detached(py, || {
             let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             texts.iter().map(|text| Some(seen.insert(text.unwrap_or_default()))).collect()
-        });
+        })?;
         Ok(ArrowArray::new(new))
     }
 }

@@ -18,6 +18,7 @@ mod order;
 mod rule;
 mod select;
 mod shard;
+mod testing;
 
 use pyo3::prelude::*;
 
@@ -30,8 +31,6 @@ mod _core {
     use crate::arrow::ArrowArray;
     #[pymodule_export]
     use crate::dedup::find_duplicates;
-    #[pymodule_export]
-    use crate::errors::raise_for_test;
     #[pymodule_export]
     use crate::image::{decode_images, hash_images, thumbnail_images};
     #[pymodule_export]
@@ -52,6 +51,8 @@ mod _core {
         Dataset, DatasetWriter, add_column, collect_garbage, diff_datasets, rekey_column,
         shard_schema, verify_dataset,
     };
+    #[pymodule_export]
+    use crate::testing::raise_for_test;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

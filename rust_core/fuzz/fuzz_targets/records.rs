@@ -13,7 +13,7 @@ fn split(layout: Layout, content: &[u8], block: usize) -> Vec<RawRecord> {
     records
 }
 
-/// Byte 0 is the size of a block, the rest is the file.
+// Byte 0 is the size of a block, the rest is the file.
 fuzz_target!(|bytes: &[u8]| {
     let Some((block, content)) = bytes.split_first() else { return };
     let named = [("id", "x"), ("prompt", "q"), ("answer", "a"), ("image", "i")];

@@ -3,7 +3,7 @@
 //! 1. Exact duplicates collapse onto the best of each group; the rest of the work sees only these.
 //! 2. Bands propose: rows that share a MinHash band of their text and, where images count, whose
 //!    images have connected hashes. So one template question on a million pictures never meets.
-//! 3. Rows are walked in keep order. A row is compared with the kept rows of its buckets, image
+//! 3. Rows are visited in keep order. A row is compared with the kept rows of its buckets, image
 //!    first, then text; the first that is near removes it and is its evidence. If its image has as
 //!    many samples as may stay, it is dropped. Otherwise it is kept, and may remove others.
 //!
@@ -146,7 +146,7 @@ const MISSES: usize = 200;
 /// Near misses remembered on the way.
 const MISSES_SEEN: usize = 100_000;
 
-/// Rows whose shingles are made ahead of the walk, on all threads.
+/// Rows whose shingles are made ahead of the decisions, on all threads.
 const BLOCK: usize = 4096;
 
 /// Find the duplicates; see the top of the file.
@@ -167,7 +167,7 @@ pub fn find(
         let mut order = collapse_exact(samples, policy, keys.exact, &mut exact);
         order.sort_unstable_by_key(|&row| samples.rank[row as usize]);
         let buckets = finder.buckets(&order, &keys.bands);
-        let mut found = Walk::new(&finder, buckets.count).run(&order, &buckets, interrupt)?;
+        let mut found = Decisions::new(&finder, buckets.count).run(&order, &buckets, interrupt)?;
         found.duplicates.extend(exact);
         found.duplicates.sort_unstable_by_key(|duplicate| duplicate.row);
         point_to_what_stays(&mut found.duplicates);
@@ -351,22 +351,22 @@ impl Finder<'_> {
 }
 
 /// Step 3: what has been kept so far, and where it is met.
-struct Walk<'a> {
+struct Decisions<'a> {
     finder: &'a Finder<'a>,
     kept_in: Vec<Vec<u32>>,
     kept_shingles: HashMap<u32, Box<[u64]>>,
     /// By the components of their media: the first sample that stays of an image, and how many do.
-    founders: HashMap<u64, Vec<(u32, usize)>>,
+    firsts: HashMap<u64, Vec<(u32, usize)>>,
     found: Found,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Decisions<'a> {
     fn new(finder: &'a Finder<'a>, buckets: usize) -> Self {
         Self {
             finder,
             kept_in: vec![Vec::new(); buckets],
             kept_shingles: HashMap::new(),
-            founders: HashMap::new(),
+            firsts: HashMap::new(),
             found: Found::default(),
         }
     }
@@ -455,14 +455,14 @@ impl<'a> Walk<'a> {
         if finder.samples.media_of(row).is_empty() {
             return None;
         }
-        let alike = self.founders.entry(finder.media_key(row)).or_default();
-        for (founder, count) in alike.iter_mut().take(LEADERS) {
-            let Some(distance) = finder.hamming(row, *founder) else { continue };
+        let alike = self.firsts.entry(finder.media_key(row)).or_default();
+        for (first, count) in alike.iter_mut().take(LEADERS) {
+            let Some(distance) = finder.hamming(row, *first) else { continue };
             if *count < cap {
                 *count += 1;
                 return None;
             }
-            let (kept, hamming) = (*founder, Some(distance));
+            let (kept, hamming) = (*first, Some(distance));
             return Some(Duplicate { row, kept, kind: Kind::MaxPerImage, jaccard: None, hamming });
         }
         alike.push((row, 1));

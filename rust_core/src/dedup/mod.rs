@@ -6,7 +6,7 @@
 //! near image 64-bit pHash, equal chunks propose, Hamming and colour decide (pictures)
 //! ```
 //!
-//! [`find`] puts them together under a policy: walking the samples in keep order, a sample is removed
+//! [`find`] puts them together under a policy: visiting the samples in keep order, a sample is removed
 //! if it is near to one that stays, and that one, with both measures, is its evidence. So nothing is
 //! removed through a chain of others, and the result does not depend on threads or on the order of
 //! the rows.

@@ -1,4 +1,7 @@
-//! Disjoint sets; the root of a set is its smallest member, whatever the order of the unions.
+//! Disjoint sets, which collect media whose hashes are close, directly or through others. They only
+//! propose: whether two samples are duplicates is decided pair by pair in [`find`](super::find).
+//!
+//! The root of a set is its smallest member, whatever the order of the unions.
 
 /// A forest over the numbers from 0.
 #[derive(Debug)]

@@ -2,9 +2,12 @@
 
 use libjpeg_turbo_rs::{Encoder, PixelFormat};
 
-use super::decode::split;
-use super::resize::resize_part;
-use super::{Filter, Locations, PictureError, Pixels, decode, phash, resize};
+use super::error::PictureError;
+use super::format::decode;
+use super::location::Locations;
+use super::phash::phash;
+use super::pixels::{Pixels, split};
+use super::resize::{Filter, resize, resize_part};
 use crate::error::Result;
 use crate::parallel::{Interrupt, map_rows};
 

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 
 use arrow_array::{Array, LargeBinaryArray, LargeStringArray, UInt64Array};
 
-use super::PictureError;
+use super::error::PictureError;
 use crate::error::{Error, Result};
 
 /// The places of a batch of pictures, one row each, as Arrow columns of equal length.

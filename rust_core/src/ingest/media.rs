@@ -1,6 +1,6 @@
 //! The files records point to: found, hashed, their headers read.
 //!
-//! A name in a record is data from strangers. It may point only below the root of its source, also
+//! A name in a record is untrusted input. It may point only below the root of its source, also
 //! after every symbolic link is followed; anything else is rejected before it is opened.
 
 use std::fs::File;
@@ -77,7 +77,7 @@ pub fn inspect_media(
 /// The head of a file, by which a video is told from a picture.
 const HEAD: u64 = 4096;
 
-/// Bytes for what a picture carries beside its pixels: colour profile, preview, comments.
+/// Bytes for what a picture carries besides its pixels: colour profile, preview, comments.
 const SIDE_DATA: u64 = 1 << 26;
 
 /// Look at a file: a picture is read whole, a video streamed, anything else left alone.

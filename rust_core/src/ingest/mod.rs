@@ -6,7 +6,7 @@
 //! - [`role`] knows the names of the speakers of a conversation;
 //! - [`tar`] finds the members of a tar, also behind damage;
 //! - [`media`] finds the file a record points to, hashes its content and reads its header;
-//! - [`seen`] remembers which ids and contents have come by.
+//! - [`seen`] remembers which ids and contents were seen.
 //!
 //! What is wrong with a record is a [`Rejection`]: a reason people can count and a detail they can
 //! act on. Nothing here fails because of what a file holds.

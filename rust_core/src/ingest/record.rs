@@ -188,7 +188,7 @@ fn collect_media(
     Ok(())
 }
 
-/// Media named within the messages of a chat: `{"type": "image", "image": ".."}` and its kin.
+/// Media named within the messages of a chat: `{"type": "image", "image": ".."}` and the like.
 fn collect_message_media(
     fields: &Fields<'_>,
     media: &mut Vec<MediaReference>,
@@ -298,7 +298,7 @@ pub fn question_type(prompt: &str, answer: Option<&str>) -> &'static str {
     }
 }
 
-/// Whether an option A stands in the text and an option B behind it, each at the start of a line or
+/// Whether the text has an option A and an option B after it, each at the start of a line or
 /// after a space, written `A.`, `A)`, `A:` or `(A)`.
 fn offers_options(prompt: &str) -> bool {
     let bytes = prompt.as_bytes();

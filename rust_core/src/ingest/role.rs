@@ -30,7 +30,7 @@ impl Role {
     }
 }
 
-/// Every name a role goes by: OpenAI's and Hugging Face's, ShareGPT's (`human`, `gpt`,
+/// Every name a role goes by: those of `OpenAI` and Hugging Face, `ShareGPT`'s (`human`, `gpt`,
 /// `observation`, `function`), and what exports of chats use (`model`, `chatgpt`, `developer`).
 pub const ROLE_NAMES: [(&str, Role); 11] = [
     ("system", Role::System),

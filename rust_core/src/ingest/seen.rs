@@ -1,4 +1,4 @@
-//! Which of these have come by before, in 16 bytes each.
+//! Which texts were seen before, in 16 bytes each.
 
 use std::collections::HashSet;
 

@@ -14,7 +14,7 @@ pub enum Layout {
     Array,
 }
 
-/// A record as it stands in the file, and its number: the line from 1, or the element from 0.
+/// A record as it is in the file, and its number: the line from 1, or the element from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawRecord {
     /// Line from 1, element from 0.
@@ -23,7 +23,7 @@ pub struct RawRecord {
     pub bytes: Vec<u8>,
 }
 
-/// Stands for what follows the array, and is no JSON.
+/// Replaces what follows the array; it is no JSON.
 const AFTER_ARRAY: &[u8] = b"(more data after the end of the array)";
 
 /// Cuts records out of blocks.
@@ -35,7 +35,7 @@ pub struct RecordSplitter {
     scan: Scan,
 }
 
-/// Where in an array the scanner stands.
+/// The state of the scan of an array.
 #[derive(Debug, Default)]
 struct Scan {
     depth: usize,
@@ -50,7 +50,7 @@ enum Progress {
     #[default]
     Open,
     Closed,
-    /// Something stands behind the end.
+    /// Something follows the end.
     Followed,
 }
 

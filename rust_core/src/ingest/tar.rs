@@ -1,7 +1,7 @@
 //! The members of a tar, in order, with the place of their bytes.
 //!
-//! A reader of shards cannot afford what general readers do at trouble, which is to stop without a
-//! word. Here a damaged header is skipped block by block until a sound one follows, several tars in
+//! General readers stop silently at damage, which would lose the rest of the tar. Here a damaged
+//! header is skipped block by block until a valid one follows, several tars in
 //! one file are read through, and a member that the file is too short for is named; each of these is
 //! a [`Member`] with a [`Rejection`].
 //!
@@ -93,7 +93,7 @@ impl TarReader {
         Ok(members)
     }
 
-    /// The next regular file, or the next trouble.
+    /// The next regular file, or the next rejection.
     fn next_member(&mut self, interrupt: &Interrupt) -> Result<Option<Member>> {
         let (mut long_name, mut long_size) = (None, None);
         loop {
@@ -117,13 +117,13 @@ impl TarReader {
             if offset.saturating_add(size) > self.size {
                 let found = self.size.saturating_sub(offset);
                 let detail = format!("{size} bytes of {name} announced, {found} found");
-                return Ok(Some(trouble(name, "truncated_media", &detail)));
+                return Ok(Some(rejected(name, "truncated_media", &detail)));
             }
             match header.kind {
                 b'L' => long_name = Some(self.long_name(offset, size)?),
                 b'x' => self.read_pax(offset, size, &mut long_name, &mut long_size)?,
                 b'S' => {
-                    return Ok(Some(trouble(name, "broken_record", "a sparse member")));
+                    return Ok(Some(rejected(name, "broken_record", "a sparse member")));
                 }
                 kind if is_file(kind) => {
                     let (text, rejection) = (None, None);
@@ -134,7 +134,7 @@ impl TarReader {
         }
     }
 
-    /// Walk on to the next sound header, or to the end.
+    /// Skip to the next valid header, or to the end.
     fn skip_damage(&mut self, start: u64, interrupt: &Interrupt) -> Result<Member> {
         loop {
             interrupt.check()?;
@@ -149,7 +149,7 @@ impl TarReader {
         }
         let skipped = self.at.min(self.size) - start;
         let detail = format!("no tar header at byte {start}, {skipped} bytes skipped");
-        Ok(trouble(format!("byte {start}"), "broken_record", &detail))
+        Ok(rejected(format!("byte {start}"), "broken_record", &detail))
     }
 
     fn long_name(&mut self, offset: u64, size: u64) -> Result<String> {
@@ -192,7 +192,7 @@ impl TarReader {
     }
 }
 
-fn trouble(name: String, reason: &'static str, detail: &str) -> Member {
+fn rejected(name: String, reason: &'static str, detail: &str) -> Member {
     let rejection = Some(Rejection::new(reason, detail));
     Member { name, offset: 0, length: 0, text: None, rejection }
 }

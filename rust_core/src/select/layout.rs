@@ -1,8 +1,8 @@
-//! The candidates, laid out so that the next one of a kind is at hand.
+//! The candidates, sorted so that the next one of a kind is found at once.
 //!
-//! A *bay* holds the candidates of one question type in one cluster. Its *piles*, side by side,
+//! A *stratum* holds the candidates of one question type in one cluster. Its *pools*, side by side,
 //! hold those of one pair of modality and source each, in seeded order. What has been taken or left
-//! out lies before the first position of its pile.
+//! out lies before the first position of its pool.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::{Candidates, Quotas};
 
 /// Candidates of one question type, cluster, modality and source.
 #[derive(Debug)]
-pub(super) struct Pile {
+pub(super) struct Pool {
     /// `modality * sources + source`.
     pub(super) pair: usize,
     /// Places that still hold a candidate.
@@ -21,20 +21,20 @@ pub(super) struct Pile {
 
 /// Candidates of one question type in one cluster.
 #[derive(Debug)]
-pub(super) struct Bay {
+pub(super) struct Stratum {
     pub(super) question_type: usize,
     /// Index of the cluster, counted from 0 in the order of the clusters' numbers.
     pub(super) cluster: usize,
-    pub(super) piles: Range<usize>,
+    pub(super) pools: Range<usize>,
     /// How many were picked from it.
     pub(super) picked: u64,
 }
 
-/// All piles, in the order of question type, cluster and pair.
+/// All pools, in the order of question type, cluster and pair.
 #[derive(Debug)]
 pub(super) struct Layout {
-    pub(super) piles: Vec<Pile>,
-    pub(super) bays: Vec<Bay>,
+    pub(super) pools: Vec<Pool>,
+    pub(super) strata: Vec<Stratum>,
     pub(super) clusters: usize,
     /// Candidate at each place.
     pub(super) order: Vec<u32>,
@@ -58,32 +58,39 @@ impl Layout {
         numbers.par_sort_unstable();
         numbers.dedup();
 
-        let mut piles: Vec<Pile> = Vec::new();
-        let mut bays: Vec<Bay> = Vec::new();
+        let mut pools: Vec<Pool> = Vec::new();
+        let mut strata: Vec<Stratum> = Vec::new();
         let mut start = 0;
         for run in order.chunk_by(|a, b| place(a) == place(b)) {
             let (question_type, number, pair) = place(&run[0]);
             let cluster = numbers.partition_point(|&other| other < number);
-            let next = piles.len() + 1;
-            match bays.last_mut() {
-                Some(bay) if (bay.question_type, bay.cluster) == (question_type, cluster) => {
-                    bay.piles.end = next;
+            let next = pools.len() + 1;
+            match strata.last_mut() {
+                Some(stratum)
+                    if (stratum.question_type, stratum.cluster) == (question_type, cluster) =>
+                {
+                    stratum.pools.end = next;
                 }
-                _ => bays.push(Bay { question_type, cluster, piles: next - 1..next, picked: 0 }),
+                _ => strata.push(Stratum {
+                    question_type,
+                    cluster,
+                    pools: next - 1..next,
+                    picked: 0,
+                }),
             }
-            piles.push(Pile { pair, positions: start..start + run.len() });
+            pools.push(Pool { pair, positions: start..start + run.len() });
             start += run.len();
         }
-        Self { piles, bays, clusters: numbers.len(), order }
+        Self { pools, strata, clusters: numbers.len(), order }
     }
 
     /// How many candidates of each pair are left, for one question type or for all.
     pub(super) fn left_by_pair(&self, pairs: usize, question_type: Option<usize>) -> Vec<u64> {
         let mut left = vec![0; pairs];
-        for bay in &self.bays {
-            if question_type.is_none_or(|wanted| wanted == bay.question_type) {
-                for pile in &self.piles[bay.piles.clone()] {
-                    left[pile.pair] += pile.positions.len() as u64;
+        for stratum in &self.strata {
+            if question_type.is_none_or(|wanted| wanted == stratum.question_type) {
+                for pool in &self.pools[stratum.pools.clone()] {
+                    left[pool.pair] += pool.positions.len() as u64;
                 }
             }
         }

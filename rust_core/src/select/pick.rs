@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use rayon::prelude::*;
 
-use super::layout::{Bay, Layout};
+use super::layout::{Layout, Stratum};
 use super::plan::Plan;
 use super::share::allot;
 use super::{Candidates, Choice, Embeddings, Group, NO_ROW, Order, Pick, Quotas, Skip, Within};
@@ -64,7 +64,7 @@ pub(super) struct Picker<'a> {
     by_cluster: Vec<u64>,
     /// The chosen of each cluster with their rows in single precision, where distances matter.
     chosen: Vec<Vec<(u32, Vec<f32>)>>,
-    /// Of the candidate at each position of the piles, where distances matter.
+    /// Of the candidate at each position of the pools, where distances matter.
     closest: Vec<Closest>,
     choice: Choice,
 }
@@ -158,7 +158,7 @@ impl<'a> Picker<'a> {
         }
     }
 
-    /// How many more of a question type the caps and the open pairs leave room for, at most.
+    /// How many more of a question type the caps and the open pairs allow, at most.
     fn limit(&self, question_type: usize, group: Option<Group>) -> u64 {
         let sources = self.by_source.len();
         let mut left = self.layout.left_by_pair(self.closed.len(), Some(question_type));
@@ -167,15 +167,15 @@ impl<'a> Picker<'a> {
                 *left = 0;
             }
         }
-        let room = |cap: u64, picked: u64, left: u64| left.min(cap - picked);
+        let allowed = |cap: u64, picked: u64, left: u64| left.min(cap - picked);
         let by_modality = left.chunks(sources).zip(&self.quotas.modalities).zip(&self.by_modality);
         let by_modality: u64 = by_modality
-            .map(|((row, bound), &picked)| room(bound.cap, picked, row.iter().sum()))
+            .map(|((row, bound), &picked)| allowed(bound.cap, picked, row.iter().sum()))
             .sum();
         let by_source = self.quotas.sources.iter().zip(&self.by_source).enumerate();
         let by_source: u64 = by_source
             .map(|(s, (bound, &picked))| {
-                room(bound.cap, picked, left.iter().skip(s).step_by(sources).sum())
+                allowed(bound.cap, picked, left.iter().skip(s).step_by(sources).sum())
             })
             .sum();
         by_modality.min(by_source)
@@ -183,59 +183,64 @@ impl<'a> Picker<'a> {
 
     /// Pick up to `wanted` of a question type, each from the cluster that has given least.
     fn fill(&mut self, question_type: usize, wanted: u64, group: Option<Group>) -> Result<()> {
-        let mut bays = self.ranked_bays(question_type);
+        let mut strata = self.ranked_strata(question_type);
         let mut setbacks = self.setbacks;
         let mut picked = 0;
         while picked < wanted && (self.choice.picks.len() as u64) < self.plan.reach() {
-            let Some(Reverse((_, _, bay))) = bays.pop() else { break };
-            if self.pick(bay, group)? {
+            let Some(Reverse((_, _, stratum))) = strata.pop() else { break };
+            if self.pick(stratum, group)? {
                 picked += 1;
-                bays.push(self.rank(bay));
+                strata.push(self.rank(stratum));
             }
             if self.setbacks != setbacks {
-                // Bays that had nothing to give may have something again.
+                // Strata that had nothing to give may have something again.
                 setbacks = self.setbacks;
-                bays = self.ranked_bays(question_type);
+                strata = self.ranked_strata(question_type);
             }
         }
         Ok(())
     }
 
-    /// The bays of a question type, the one to pick from next on top.
-    fn ranked_bays(&self, question_type: usize) -> BinaryHeap<Reverse<(u64, u64, usize)>> {
-        (0..self.layout.bays.len())
-            .filter(|&bay| self.layout.bays[bay].question_type == question_type)
-            .map(|bay| self.rank(bay))
+    /// The strata of a question type, the one to pick from next on top.
+    fn ranked_strata(&self, question_type: usize) -> BinaryHeap<Reverse<(u64, u64, usize)>> {
+        (0..self.layout.strata.len())
+            .filter(|&stratum| self.layout.strata[stratum].question_type == question_type)
+            .map(|stratum| self.rank(stratum))
             .collect()
     }
 
     /// Least picked of this type, then of all types, then the smallest cluster.
-    fn rank(&self, bay: usize) -> Reverse<(u64, u64, usize)> {
-        let Bay { picked, cluster, .. } = self.layout.bays[bay];
-        Reverse((picked, self.by_cluster[cluster], bay))
+    fn rank(&self, stratum: usize) -> Reverse<(u64, u64, usize)> {
+        let Stratum { picked, cluster, .. } = self.layout.strata[stratum];
+        Reverse((picked, self.by_cluster[cluster], stratum))
     }
 
-    /// Pick the next candidate of a bay; false where it has none left that may be picked.
-    fn pick(&mut self, bay: usize, group: Option<Group>) -> Result<bool> {
+    /// Pick the next candidate of a stratum; false where it has none left that may be picked, or where
+    /// the goal got worse on the way.
+    fn pick(&mut self, stratum: usize, group: Option<Group>) -> Result<bool> {
         loop {
             self.interrupt.check()?;
-            let Some((pile, position)) = self.next_position(bay, group)? else { return Ok(false) };
-            let pair = self.layout.piles[pile].pair;
-            let cluster = self.layout.bays[bay].cluster;
+            let Some((pool, position)) = self.next_position(stratum, group)? else {
+                return Ok(false);
+            };
+            let pair = self.layout.pools[pool].pair;
+            let cluster = self.layout.strata[stratum].cluster;
             match self.too_close(position, cluster) {
                 Some(skip) if self.plan.admits(pair) => {
                     self.choice.skips.push(skip);
-                    self.clear(pile, position);
+                    self.clear(pool, position);
                     if self.plan.lose(pair) {
-                        // What was held back for a goal that cannot be met is free again.
+                        // What was held back for a goal that cannot be met is free again, so
+                        // another stratum may come first.
                         self.closed.fill(false);
                         self.setbacks += 1;
+                        return Ok(false);
                     }
                 }
                 None if self.plan.take(pair) => {
                     let candidate = self.layout.order[position];
-                    self.clear(pile, position);
-                    self.record(candidate, bay, pair, group);
+                    self.clear(pool, position);
+                    self.record(candidate, stratum, pair, group);
                     return Ok(true);
                 }
                 _ => self.closed[pair] = true,
@@ -243,30 +248,30 @@ impl<'a> Picker<'a> {
         }
     }
 
-    /// The pile and position of the next candidate of a bay in the order asked for.
+    /// The pool and position of the next candidate of a stratum in the order asked for.
     fn next_position(
         &mut self,
-        bay: usize,
+        stratum: usize,
         group: Option<Group>,
     ) -> Result<Option<(usize, usize)>> {
         let mut best: Option<(f32, u64, u32, usize, usize)> = None;
-        for pile in self.layout.bays[bay].piles.clone() {
-            let pair = self.layout.piles[pile].pair;
-            let mut positions = self.layout.piles[pile].positions.clone();
+        for pool in self.layout.strata[stratum].pools.clone() {
+            let pair = self.layout.pools[pool].pair;
+            let mut positions = self.layout.pools[pool].positions.clone();
             if self.closed[pair] || !admits(group, pair, self.by_source.len()) {
                 continue;
             }
             if self.within.order == Order::Seeded {
                 positions.end = positions.end.min(positions.start + 1);
             }
-            self.compare(positions.clone(), self.layout.bays[bay].cluster)?;
+            self.compare(positions.clone(), self.layout.strata[stratum].cluster)?;
             for position in positions {
                 let candidate = self.layout.order[position];
                 let cosine = match self.within.order {
                     Order::Seeded => 0.0,
                     Order::FarthestFirst => self.closest[position].cosine,
                 };
-                let rank = (cosine, self.keys[candidate as usize], candidate, pile, position);
+                let rank = (cosine, self.keys[candidate as usize], candidate, pool, position);
                 let smaller = |other: &(f32, u64, u32, usize, usize)| {
                     rank.0.total_cmp(&other.0).then((rank.1, rank.2).cmp(&(other.1, other.2)))
                 };
@@ -275,7 +280,7 @@ impl<'a> Picker<'a> {
                 }
             }
         }
-        Ok(best.map(|(_, _, _, pile, position)| (pile, position)))
+        Ok(best.map(|(_, _, _, pool, position)| (pool, position)))
     }
 
     /// Bring the closest neighbours of the candidates at `positions` up to date.
@@ -305,29 +310,29 @@ impl<'a> Picker<'a> {
         })
     }
 
-    /// Take the candidate at `position` off its pile.
-    fn clear(&mut self, pile: usize, position: usize) {
-        let first = self.layout.piles[pile].positions.start;
+    /// Take the candidate at `position` off its pool.
+    fn clear(&mut self, pool: usize, position: usize) {
+        let first = self.layout.pools[pool].positions.start;
         // In seeded order it is the first already; in the other the order of the rest is free.
         self.layout.order.swap(first, position);
         if !self.closest.is_empty() {
             self.closest.swap(first, position);
         }
-        self.layout.piles[pile].positions.start += 1;
+        self.layout.pools[pool].positions.start += 1;
     }
 
-    fn record(&mut self, candidate: u32, bay: usize, pair: usize, floor: Option<Group>) {
+    fn record(&mut self, candidate: u32, stratum: usize, pair: usize, floor: Option<Group>) {
         let sources = self.by_source.len();
-        let bay = &mut self.layout.bays[bay];
-        bay.picked += 1;
-        self.by_type[bay.question_type] += 1;
-        self.by_cluster[bay.cluster] += 1;
+        let stratum = &mut self.layout.strata[stratum];
+        stratum.picked += 1;
+        self.by_type[stratum.question_type] += 1;
+        self.by_cluster[stratum.cluster] += 1;
         self.by_modality[pair / sources] += 1;
         self.by_source[pair % sources] += 1;
         if let Some(embeddings) = self.within.embeddings {
             let row = self.candidates.rows[candidate as usize];
             if row != NO_ROW {
-                self.chosen[bay.cluster].push((candidate, embeddings.row(row)));
+                self.chosen[stratum.cluster].push((candidate, embeddings.row(row)));
             }
         }
         self.choice.picks.push(Pick { candidate, floor });

@@ -157,7 +157,7 @@ impl Network {
         }
     }
 
-    /// The cheapest path with room on every edge, by Bellman and Ford: the network is small, and
+    /// The cheapest path with capacity left on every edge, by Bellman and Ford: the network is small, and
     /// costs may be negative.
     fn cheapest_path(&self, from: usize, to: usize) -> Option<(i64, Vec<usize>)> {
         let mut distance = vec![i64::MAX; self.nodes];
@@ -200,7 +200,7 @@ mod tests {
     const ROWS: usize = 2;
     const COLUMNS: usize = 3;
 
-    /// The naive twin: the best (units, floors met) over every matrix from `taken` to `available`.
+    /// The reference implementation: the best (units, floors met) over every matrix from `taken` to `available`.
     fn best(
         count: u64,
         taken: &[u64],

@@ -1,4 +1,4 @@
-"""One shape for preference data, whatever file it came from.
+"""One shape for preference data of any format.
 
 A record becomes a :class:`Preference`: the messages of the prompt, the responses to it, and which
 of them was preferred to which. Pictures and videos stand in the messages at the place where the
@@ -25,7 +25,7 @@ STRING_ROLE = "string"
 
 
 class BadRecordError(Exception):
-    """A record cannot be used: ``reason`` is counted, ``detail`` is for the one who mends it."""
+    """A record cannot be used: ``reason`` is counted, ``detail`` is for people who repair it."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

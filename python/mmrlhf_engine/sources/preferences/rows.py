@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.columnar import Batch, read_arrow, read_parquet
-from mmrlhf_engine.sources.files import Damage, Format, detect, table_files
+from mmrlhf_engine.sources.files import Damage, SourceFormat, detect_format, table_files
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 from mmrlhf_engine.sources.text import read_text_records
 
@@ -23,8 +25,8 @@ __all__ = ["Row", "SourceFile", "find_files", "read_rows"]
 Row = tuple[str, dict[str, Any] | BadRecordError]
 """Where to look (``pairs.jsonl:17``), and what was found there."""
 
-_FILES: tuple[Format, ...] = ("jsonl", "json", "parquet", "arrow")
-_FOLDERS: tuple[Format, ...] = ("saved_dataset", "parquet_folder")
+_FILES: tuple[SourceFormat, ...] = ("jsonl", "json", "parquet", "arrow")
+_FOLDERS: tuple[SourceFormat, ...] = ("saved_dataset", "parquet_folder")
 _BLOCK_BYTES = 1 << 20
 _BATCH_BYTES = 32 << 20
 _BATCH_ROWS = 4096
@@ -40,7 +42,7 @@ class SourceFile:
     source: str
     """Name of the source it belongs to."""
     path: Path
-    format: Format
+    format: SourceFormat
     root: Path
 
 
@@ -61,7 +63,7 @@ def find_files(paths: list[str], root: str | None) -> list[SourceFile]:
     given = sorted({Path(path).absolute() for path in paths})
     times = Counter(path.name for path in given)
     for path in given:
-        format = detect(path, (*_FILES, *_FOLDERS))
+        format = detect_format(path, (*_FILES, *_FOLDERS))
         own = path if path.is_dir() else path.parent
         below = Path(root) if root is not None else own
         if not below.is_dir():
@@ -69,7 +71,9 @@ def find_files(paths: list[str], root: str | None) -> list[SourceFile]:
         name = path.name if times[path.name] == 1 else str(path)
         is_folder = format in ("saved_dataset", "parquet_folder")
         found = table_files(path, format) if is_folder else [path]
-        files += [SourceFile(name, file, detect(file, _FILES), below.resolve()) for file in found]
+        files += [
+            SourceFile(name, file, detect_format(file, _FILES), below.resolve()) for file in found
+        ]
     return files
 
 
@@ -120,9 +124,30 @@ def _read_columnar(file: SourceFile, batches: Iterator[Batch | Damage]) -> Itera
             yield _damaged(file, batch)
             continue
         for start in range(0, batch.rows.num_rows, _ROWS_AS_OBJECTS):
-            records = batch.rows.slice(start, _ROWS_AS_OBJECTS).to_pylist()
+            records = _records_of(batch.rows.slice(start, _ROWS_AS_OBJECTS))
             for number, record in enumerate(records, start=batch.first + start):
                 yield f"{file.path.name}:{number}", record
+
+
+def _records_of(rows: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows as dictionaries.
+
+    A value that Python has no object for, such as text that is not UTF-8 or a time in nanoseconds,
+    becomes an object of no type that any field accepts, so that it costs only records that need it.
+    """
+    try:
+        return list(rows.to_pylist())
+    except (ValueError, OverflowError):
+        columns = ([_value_of(scalar) for scalar in column] for column in rows.columns)
+        names = rows.schema.names
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _value_of(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return object()
 
 
 def _damaged(file: SourceFile, damage: Damage) -> Row:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from mmrlhf_engine.sources.files import Damage, Format
+from mmrlhf_engine.sources.files import Damage, SourceFormat
 
 __all__ = ["ATTACHED", "CELLS", "RECORDS_PER_BATCH", "UNREADABLE", "RawBatch", "Source"]
 
@@ -46,7 +46,7 @@ class Source:
 
     name: str
     path: Path
-    format: Format
+    format: SourceFormat
     root: Path
     """Names of media in the records may point below this folder only."""
     columns: dict[str, str]

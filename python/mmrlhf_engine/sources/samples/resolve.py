@@ -9,13 +9,13 @@ from pydantic import Field
 
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.sources.files import Format, check_present, detect
+from mmrlhf_engine.sources.files import SourceFormat, check_present, detect_format
 from mmrlhf_engine.sources.samples.batch import Source
 from mmrlhf_engine.sources.samples.folder import files_of_folder, find_index
 
 __all__ = ["SourceConfig", "files_of", "resolve"]
 
-_FORMATS: tuple[Format, ...] = ("jsonl", "json", "csv", "parquet", "webdataset", "folder")
+_FORMATS: tuple[SourceFormat, ...] = ("jsonl", "json", "csv", "parquet", "webdataset", "folder")
 _SUFFIXES = (".gz", ".zst", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".tar")
 
 Column = Literal["id", "image", "video", "prompt", "answer"]
@@ -56,8 +56,8 @@ def _resolve(settings: SourceConfig, name: str) -> Source:
     # Links are not followed: a download folder may link to files whose names mean nothing.
     path = Path(settings.path).absolute()
     check_present(path)
-    format: Format = (
-        detect(path, _FORMATS, advice="or set `format`")
+    format: SourceFormat = (
+        detect_format(path, _FORMATS, advice="or set `format`")
         if settings.format == "auto"
         else settings.format
     )

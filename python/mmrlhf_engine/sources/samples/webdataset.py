@@ -119,7 +119,7 @@ def _to_records(source: Source, groups: list[_Group]) -> RawBatch:
 def record_of_texts(texts: dict[str, bytes]) -> bytes:
     """The record that texts by suffix (``json``, ``txt``, ``caption``) make up together.
 
-    What is no JSON object, or no UTF-8, is handed on as it is: the core says what is wrong with it.
+    What is no JSON object, or no UTF-8, is returned as it is: the core says what is wrong with it.
     """
     plain = texts.get("txt", texts.get("caption"))
     if plain is None:

@@ -2,16 +2,19 @@
 
 use ::gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, Frame, MemoryLimit};
 
-use super::decode::{truncated, unreadable};
-use super::probe::{Format, u16_le};
-use super::{PictureError, Pixels};
+use super::bytes::u16_le;
+use crate::image::error::PictureError;
+use crate::image::pixels::Pixels;
+
+const NAME: &str = "gif";
 
 /// Width, height and number of frames: blocks are counted, nothing is decompressed.
 ///
 /// A first frame that reaches beyond the screen enlarges the picture, so its size counts too.
 pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
-    let cut =
-        |what| truncated(Format::Gif, format!("{what} is missing after {} bytes", bytes.len()));
+    let cut = |what| {
+        PictureError::truncated(NAME, format!("{what} is missing after {} bytes", bytes.len()))
+    };
     let screen = || cut("the header");
     let (mut width, mut height) =
         (u16_le(bytes, 6).ok_or_else(screen)?, u16_le(bytes, 8).ok_or_else(screen)?);
@@ -58,19 +61,19 @@ fn after_sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
 /// The first frame on a screen of `width` by `height`, both checked by the caller.
 pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<Pixels, PictureError> {
     let failed = |error: DecodingError| match &error {
-        DecodingError::Io(_) | DecodingError::UnexpectedEof => truncated(Format::Gif, error),
-        _ => unreadable(Format::Gif, error),
+        DecodingError::Io(_) | DecodingError::UnexpectedEof => PictureError::truncated(NAME, error),
+        _ => PictureError::unreadable(NAME, error),
     };
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
     options.set_memory_limit(MemoryLimit::Unlimited); // the header's size has been checked
     let mut decoder = options.read_info(bytes).map_err(failed)?;
     let frame = decoder.next_frame_info().map_err(failed)?.cloned();
-    let frame = frame.ok_or_else(|| truncated(Format::Gif, "no frame"))?;
+    let frame = frame.ok_or_else(|| PictureError::truncated(NAME, "no frame"))?;
     let mut indices = vec![0; decoder.buffer_size()];
     decoder.read_into_buffer(&mut indices).map_err(failed)?;
     let colours = colours(palette(&decoder));
-    // Around a frame smaller than the screen stands the transparent colour, or else the first.
+    // Around a frame smaller than the screen is the transparent colour, or else the first.
     let mut screen = vec![frame.transparent.unwrap_or(0); width * height];
     place(&mut screen, width, &frame, &indices);
     let data = screen.iter().flat_map(|&index| colours[usize::from(index)]).collect();
@@ -91,7 +94,7 @@ fn place(screen: &mut [u8], width: usize, frame: &Frame<'_>, indices: &[u8]) {
     }
 }
 
-/// The colour of every index. Past the end of the table stands black, or, where the table begins a
+/// The colour of every index. Past the end of the table is black, or, where the table begins a
 /// ramp of greys, the grey that continues it.
 fn colours(table: &[u8]) -> [[u8; 3]; 256] {
     let entries = table.as_chunks::<3>().0;

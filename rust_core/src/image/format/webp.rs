@@ -9,9 +9,11 @@ use std::ops::Range;
 
 use image_webp::{DecodingError, WebPDecoder};
 
-use super::decode::{truncated, unreadable};
-use super::probe::{Format, u16_le, u32_le};
-use super::{PictureError, Pixels};
+use super::bytes::{u16_le, u24_le, u32_le};
+use crate::image::error::PictureError;
+use crate::image::pixels::Pixels;
+
+const NAME: &str = "webp";
 
 type Size = (u32, u32);
 
@@ -34,8 +36,8 @@ pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
 /// The first picture on a black canvas, whose size the caller has checked.
 pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let failed = |error: DecodingError| match &error {
-        DecodingError::IoError(_) => truncated(Format::WebP, error),
-        _ => unreadable(Format::WebP, error),
+        DecodingError::IoError(_) => PictureError::truncated(NAME, error),
+        _ => PictureError::unreadable(NAME, error),
     };
     let picture = locate(bytes)?;
     let chunk = bytes.get(picture.chunk.clone()).unwrap_or_default();
@@ -46,7 +48,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(failed)?;
     let (width, height) = decoder.dimensions();
     let channels = if decoder.has_alpha() { 4 } else { 3 };
-    let size = decoder.output_buffer_size().ok_or_else(|| unreadable(Format::WebP, "too large"))?;
+    let size =
+        decoder.output_buffer_size().ok_or_else(|| PictureError::unreadable(NAME, "too large"))?;
     let mut data = vec![0; size];
     decoder.read_image(&mut data).map_err(failed)?;
     let pixels = Pixels { width: width as usize, height: height as usize, channels, data };
@@ -68,7 +71,7 @@ fn place(pixels: &Pixels, picture: &Picture) -> Pixels {
 }
 
 fn missing(bytes: &[u8], what: &str) -> PictureError {
-    truncated(Format::WebP, format!("{what} is missing after {} bytes", bytes.len()))
+    PictureError::truncated(NAME, format!("{what} is missing after {} bytes", bytes.len()))
 }
 
 /// A container of one chunk `VP8 ` or `VP8L`, or of `VP8X` and the chunks it announces.
@@ -81,7 +84,8 @@ fn locate(bytes: &[u8]) -> Result<Picture, PictureError> {
         let (chunk, size) = colour_chunk(bytes, 12)?;
         return Ok(Picture { canvas: size, offset: (0, 0), size, chunk, frames: 1 });
     }
-    let canvas = (u24(bytes, 24).ok_or_else(header)? + 1, u24(bytes, 27).ok_or_else(header)? + 1);
+    let canvas =
+        (u24_le(bytes, 24).ok_or_else(header)? + 1, u24_le(bytes, 27).ok_or_else(header)? + 1);
     let mut animation = chunks(bytes, 12).filter(|(_, kind, _)| kind == b"ANMF");
     let Some((frame, ..)) = animation.next() else {
         let (chunk, size) = colour_chunk(bytes, 12)?;
@@ -89,7 +93,7 @@ fn locate(bytes: &[u8]) -> Result<Picture, PictureError> {
         return if size == canvas { Ok(still) } else { Err(misfit(&still)) };
     };
     // Offsets are stored halved.
-    let halved = |at| u24(bytes, frame + at).map(|half| half * 2).ok_or_else(header);
+    let halved = |at| u24_le(bytes, frame + at).map(|half| half * 2).ok_or_else(header);
     let offset = (halved(8)?, halved(11)?);
     let (chunk, size) = colour_chunk(bytes, frame + 24)?;
     let first = Picture { canvas, offset, size, chunk, frames: 1 + animation.count() as u32 };
@@ -100,20 +104,20 @@ fn locate(bytes: &[u8]) -> Result<Picture, PictureError> {
 fn misfit(picture: &Picture) -> PictureError {
     let Picture { size, canvas, .. } = picture;
     let found = format!("{size:?} pixels do not fit their canvas of {canvas:?}");
-    unreadable(Format::WebP, found)
+    PictureError::unreadable(NAME, found)
 }
 
 /// The first chunk of colours at or after `at`, and its size in pixels.
 fn colour_chunk(bytes: &[u8], at: usize) -> Result<(Range<usize>, Size), PictureError> {
     let (at, kind, length) = chunks(bytes, at)
         .find(|(_, kind, _)| matches!(kind, b"VP8 " | b"VP8L"))
-        .ok_or_else(|| unreadable(Format::WebP, "no chunk of colours"))?;
+        .ok_or_else(|| PictureError::unreadable(NAME, "no chunk of colours"))?;
     let end = at + 8 + length;
     if end > bytes.len() {
         return Err(missing(bytes, "the end of the picture"));
     }
     let size = if &kind == b"VP8L" { lossless_size(bytes, at) } else { lossy_size(bytes, at) };
-    let size = size.ok_or_else(|| unreadable(Format::WebP, "no header of the picture"))?;
+    let size = size.ok_or_else(|| PictureError::unreadable(NAME, "no header of the picture"))?;
     Ok((at..end, size))
 }
 
@@ -139,9 +143,4 @@ fn chunks(bytes: &[u8], mut at: usize) -> impl Iterator<Item = (usize, [u8; 4], 
         at += 8 + length.next_multiple_of(2);
         Some((here, kind, length))
     })
-}
-
-fn u24(bytes: &[u8], at: usize) -> Option<u32> {
-    let &[low, middle, high] = bytes.get(at..)?.first_chunk()?;
-    Some(u32::from_le_bytes([low, middle, high, 0]))
 }

@@ -7,9 +7,11 @@
 
 use std::ops::Range;
 
-use super::Pixels;
-use super::weigh::{HALF, PRECISION, Taps, round, weigh_lines, weigh_rows};
+use super::pixels::Pixels;
 use crate::vector::vectorised;
+use weigh::{HALF, PRECISION, Taps, round, weigh_lines, weigh_rows};
+
+mod weigh;
 
 /// Which neighbours count how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,12 @@
 //! 2. Discrete cosine transform (type II, not normalised) along both axes.
 //! 3. Of it the 8 by 8 lowest frequencies; each is one bit: above their median or not.
 
-use super::Pixels;
-use super::dct::{LENGTH as SIDE, transform};
+use dct::{LENGTH as SIDE, transform};
+
+use super::pixels::Pixels;
 use super::resize::{Filter, resize};
+
+mod dct;
 
 const LOW: usize = 8;
 

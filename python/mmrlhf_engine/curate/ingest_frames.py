@@ -1,0 +1,81 @@
+"""Frames of ingest between the core and the tables: rows named, bad ones listed, media grouped."""
+
+import polars as pl
+import pyarrow as pa
+
+from mmrlhf_engine.sources.samples.batch import RawBatch, Source
+
+__all__ = ["INSPECTED", "bad_rows", "media_by_record", "name_rows", "to_frame"]
+
+INSPECTED: dict[str, pl.DataType] = {
+    **{name: pl.String() for name in ("hash", "kind", "format", "path", "reason", "detail")},
+    **{name: pl.UInt32() for name in ("width", "height", "frames")},
+    "bytes": pl.UInt64(),
+}
+"""What the core finds out about a media file: its columns of `media`, or reason and detail."""
+
+
+def to_frame(table: object) -> pl.DataFrame:
+    """A struct array of the core as a frame."""
+    batch = pa.RecordBatch.from_struct_array(pa.array(table))
+    return pl.DataFrame(pl.from_arrow(batch))
+
+
+def name_rows(source: Source, batch: RawBatch, turns: pl.DataFrame) -> pl.DataFrame:
+    """The turns with position, source id and id."""
+    records = pl.DataFrame(
+        {
+            "record": pl.arange(len(batch.keys), dtype=pl.UInt32, eager=True),
+            "key": pl.Series(batch.keys, dtype=pl.String),
+            "position": pl.Series(batch.positions, dtype=pl.String),
+        }
+    )
+    rows = turns.join(records, on="record", how="left", maintain_order="left")
+    # The pairs of one query share its id by design; the row tells them apart.
+    pair = pl.col("pair").is_not_null() & pl.col("source_id").is_not_null()
+    source_id = (
+        pl.when(pair)
+        .then(pl.format("{}@{}", "source_id", "key"))
+        .otherwise(pl.coalesce("source_id", "key"))
+    )
+    rows = rows.with_columns(source_id=source_id)
+    rows = rows.with_columns(record_id=pl.format(f"{_literal(source.name)}:{{}}", "source_id"))
+    return rows.with_columns(id=pl.col("record_id") + _turn_mark())
+
+
+def _literal(text: str) -> str:
+    """Text as a part of a polars format string."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _turn_mark() -> pl.Expr:
+    """``#2`` for the second turn of several, nothing for the only one."""
+    return pl.when(pl.col("turn").is_null()).then(pl.lit("")).otherwise(pl.format("#{}", "turn"))
+
+
+def bad_rows(rows: pl.DataFrame, unreadable: pl.DataFrame) -> pl.DataFrame:
+    """What goes into `rejected`: a defect of the whole record is one row, of a turn one each."""
+    bad = rows.filter(pl.col("reason").is_not_null())
+    whole = bad.filter("whole").unique("record", keep="first", maintain_order=True)
+    turns = bad.filter(~pl.col("whole")).with_columns(position=pl.col("position") + _turn_mark())
+    ordered = pl.concat([whole, turns]).sort("record", "turn", nulls_last=False)
+    return pl.concat([ordered.select("position", "reason", "detail"), unreadable])
+
+
+def media_by_record(media: pl.DataFrame) -> pl.DataFrame:
+    """Per record: the hashes in order, the modality, and what is wrong with the first bad one."""
+    bad = pl.col("reason").is_not_null()
+    video = pl.col("kind").is_in(["video", "frames"]).any()
+    modality = (
+        pl.when(video)
+        .then(pl.lit("video"))
+        .when(pl.len() > 1)
+        .then(pl.lit("multi_image"))
+        .otherwise(pl.lit("image"))
+    )
+    return media.group_by("record", maintain_order=True).agg(
+        pl.col("hash").alias("media"),
+        modality.alias("modality"),
+        pl.col("reason").filter(bad).first().alias("media_reason"),
+        pl.col("detail").filter(bad).first().alias("media_detail"),
+    )
