@@ -92,7 +92,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def dataset(model, tmp_path_factory):
-    """A data set with the log-probability of each response, computed alone, in plain PyTorch."""
+    """A dataset with the log-probability of each response, computed alone, in plain PyTorch."""
     path = write(tmp_path_factory.mktemp("preferences") / "set", queries=14)
     reference = NaiveLoader(path, plan(FAMILY, unit="response"), pictures=PICTURES[FAMILY])
     values = []

@@ -112,7 +112,7 @@ class PreferenceBatch(Generic[Array]):
     """Shape and offset in ``memory`` of each array, in the order of :data:`BATCH_FIELDS`."""
 
     def column(self, name: str) -> Array:
-        """A column that was requested: float32 [P] of pairs, [S] of responses.
+        """A sidecar column that was requested: float32 [P] of pairs, [S] of responses.
 
         Raises:
             KeyError: it was not asked for.

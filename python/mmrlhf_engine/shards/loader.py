@@ -86,6 +86,7 @@ class PreferenceLoader:
         InputError: a number is out of range, or a token is outside the dataset's vocabulary.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
             the message names the settings that differ.
+        CorruptDataError: the dataset is damaged.
     """
 
     def __init__(
@@ -137,8 +138,8 @@ class PreferenceLoader:
 
         Raises:
             StopIteration: the last epoch is over.
-            InputError: the dataset is damaged where the plan or the batch needs it; the message
-                names table, row and file.
+            CorruptDataError: the dataset is damaged where the plan or the batch needs it; the
+                message names table, row and file.
         """
         if self._core is None:
             self._core = self._open()

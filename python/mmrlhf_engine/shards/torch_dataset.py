@@ -1,4 +1,4 @@
-"""The loader as a data set of torch. The one module of ``shards`` that imports torch."""
+"""The loader as a dataset of torch. The one module of ``shards`` that imports torch."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -5,10 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::shard::read::file::DAMAGED;
 use crate::shard::{BlobSize, Dataset, Pair, Table};
-
-const DAMAGED: &str =
-    "the file was changed or damaged after it was written; `verify` lists what is lost";
 
 /// A dataset whose rows are read one by one.
 #[derive(Debug, Clone)]
@@ -74,7 +72,7 @@ impl Rows {
                 return Ok(size);
             }
             let found = format!("{width} x {height} pixels, orientation {orientation}");
-            Err(Error::invalid("size", found, "sides above 0, orientation 1 to 8"))
+            Err(Error::corrupt("size", found, "sides above 0, orientation 1 to 8"))
         });
         self.named(Table::Blobs, blob, size)
     }
@@ -83,15 +81,13 @@ impl Rows {
         read.map_err(|error| self.error(table, row, error))
     }
 
+    /// A row that the plan or another row refers to was stored, so an error of reading it is damage.
     fn error(&self, table: Table, row: u64, error: Error) -> Error {
-        if matches!(error, Error::Interrupted | Error::Io { .. }) {
+        if !matches!(error, Error::InvalidInput { .. } | Error::CorruptData { .. }) {
             return error;
         }
-        let (path, row) = match table {
-            Table::Blobs => (self.blob_file(row), row & u64::from(u32::MAX)),
-            _ => (self.file(table, row), row),
-        };
-        let path = path.unwrap_or_else(|| self.0.root().to_path_buf());
+        let path = self.file(table, row).unwrap_or_else(|| self.0.root().to_path_buf());
+        let row = if table == Table::Blobs { row & u64::from(u32::MAX) } else { row };
         let what = format!("{}: {}, row {row}", path.display(), table.name());
         let message = error.to_string().replace(&format!("{}: ", path.display()), "");
         let (problem, hint) = message.split_once("\n\nhint: ").unwrap_or((&message, DAMAGED));
@@ -99,11 +95,8 @@ impl Rows {
     }
 
     fn file(&self, table: Table, row: u64) -> Option<PathBuf> {
+        let row = if table == Table::Blobs { self.0.blob_row(row).ok()? } else { row };
         let (index, _) = self.0.locate(table, row).ok()?;
         Some(self.0.file(table, index)?.path().to_path_buf())
-    }
-
-    fn blob_file(&self, blob: u64) -> Option<PathBuf> {
-        self.file(Table::Blobs, self.0.blob_row(blob).ok()?)
     }
 }

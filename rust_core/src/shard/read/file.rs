@@ -302,7 +302,8 @@ impl TableFile {
     }
 }
 
-pub(in crate::shard) const DAMAGED: &str =
+/// The hint of every error of a damaged file.
+pub(crate) const DAMAGED: &str =
     "the file was changed or damaged after it was written; `verify` lists what is lost";
 
 fn map(path: &Path, bytes: u64) -> Result<Mmap> {
