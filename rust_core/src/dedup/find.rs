@@ -176,7 +176,7 @@ pub fn find(
     })?
 }
 
-/// What is equal to a removed sample went for the same reason as that one.
+/// What is equal to a removed sample, its media included, went for the same reason as that one.
 fn point_to_what_stays(duplicates: &mut [Duplicate]) {
     let removed: HashMap<u32, Duplicate> =
         duplicates.iter().map(|duplicate| (duplicate.row, *duplicate)).collect();
@@ -291,7 +291,7 @@ impl Finder<'_> {
     fn exact_key(&self, row: u32, text: Option<u128>) -> u128 {
         let media = self.samples.media_of(row);
         match text {
-            Some(text) if media.is_empty() || !self.settings.policy.images_count() => text,
+            Some(text) if media.is_empty() || !self.media_count() => text,
             None if media.is_empty() => u128::from(row), // nothing to compare: equal to none
             _ => {
                 let mut key = text.unwrap_or_default().to_le_bytes().to_vec();
@@ -299,6 +299,12 @@ impl Finder<'_> {
                 xxh3_128(&key)
             }
         }
+    }
+
+    /// Whether samples of equal text may have different fates because of their media: by the policy,
+    /// or because one of them is over the cap of its image while another has no such image.
+    fn media_count(&self) -> bool {
+        self.settings.policy.images_count() || self.settings.max_per_image.is_some()
     }
 
     /// The same for samples whose images may be near; 0 for all where images do not count.
