@@ -64,19 +64,15 @@ impl Layout {
         for run in order.chunk_by(|a, b| place(a) == place(b)) {
             let (question_type, number, pair) = place(&run[0]);
             let cluster = numbers.partition_point(|&other| other < number);
-            let next = pools.len() + 1;
-            match strata.last_mut() {
-                Some(stratum)
-                    if (stratum.question_type, stratum.cluster) == (question_type, cluster) =>
-                {
-                    stratum.pools.end = next;
-                }
-                _ => strata.push(Stratum {
-                    question_type,
-                    cluster,
-                    pools: next - 1..next,
-                    picked: 0,
-                }),
+            let (first, next) = (pools.len(), pools.len() + 1);
+            let same = |last: &&mut Stratum| {
+                (last.question_type, last.cluster) == (question_type, cluster)
+            };
+            if let Some(stratum) = strata.last_mut().filter(same) {
+                stratum.pools.end = next;
+            } else {
+                let pools = first..next;
+                strata.push(Stratum { question_type, cluster, pools, picked: 0 });
             }
             pools.push(Pool { pair, positions: start..start + run.len() });
             start += run.len();
