@@ -8,7 +8,7 @@ import pytest
 
 from mmrlhf_engine.curate import report
 from mmrlhf_engine.curate.explain import explain, inspect_table
-from mmrlhf_engine.demo import found
+from mmrlhf_engine.demo import _built_again, found
 from mmrlhf_engine.demo.corpus import SOURCES, Planted
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pipeline import CURATE
@@ -131,6 +131,22 @@ def test_a_finished_run_is_skipped_and_a_changed_setting_reruns_only_its_stages(
     curate(folder, corpus, tiny_encoder, count=61)
     changed = {stage for stage in CURATE if manifest_time(folder, stage) != times[stage]}
     assert changed == {"select"}
+
+
+def test_the_corpus_of_the_demo_is_written_again_only_where_it_differs(tmp_path):
+    def times():
+        return {file: file.stat().st_mtime_ns for file in made.folder.rglob("*") if file.is_file()}
+
+    made = _built_again(tmp_path / "corpus")
+    before = times()
+    assert len(before) > 100
+    again = _built_again(tmp_path / "corpus")
+    assert (times(), again.planted) == (before, made.planted)
+    lines = made.folder / "shapes.jsonl"
+    whole = lines.read_bytes()
+    lines.write_bytes(whole[:-1])
+    _built_again(tmp_path / "corpus")
+    assert lines.read_bytes() == whole
 
 
 def manifest_time(folder, stage):
