@@ -297,6 +297,7 @@ PACK_CHANGED = {
     "frames_per_second": (5.0, DIFFERENT),
     "max_pixels": (2000, DIFFERENT),
     "max_bad": ("1%", "rows are bad"),
+    "memory": ("1M", r"pack needs up to .* and may use 1\.0 MiB"),
     "ties": ("drop", DIFFERENT),
 }
 PACK_APART = {"image_rule", "strings", "over_long", "shard_pairs", "append", "threads"}

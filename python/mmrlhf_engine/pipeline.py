@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from mmrlhf_engine.curate import cluster, dedup, embed, ingest, select
 from mmrlhf_engine.curate.cluster import ClusterConfig
@@ -18,7 +18,7 @@ from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.pack import pack
-from mmrlhf_engine.run.config import Section, parse_bytes
+from mmrlhf_engine.run.config import MemorySize, Section, parse_bytes
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.memory import format_size
 from mmrlhf_engine.run.progress import Progress
@@ -57,7 +57,7 @@ class CurateConfig(Section):
     """Seed of everything random: the k-means sample, and the order of picks within a cluster."""
     threads: int = Field(default=0, ge=0)
     """Threads to use; 0 means one per core. The output does not depend on it."""
-    memory: str | None = None
+    memory: MemorySize = None
     """Memory that a stage may use, for example ``4G``; half of the machine's, or of its control
     group's, when null. A stage that would need more is refused before it starts."""
     ingest: IngestConfig = IngestConfig()
@@ -65,13 +65,6 @@ class CurateConfig(Section):
     embed: EmbedConfig = EmbedConfig()
     cluster: ClusterConfig = ClusterConfig()
     select: SelectConfig = SelectConfig()
-
-    @field_validator("memory")
-    @classmethod
-    def _is_a_size(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_bytes(value)
-        return value
 
     def resources(self, progress: Progress | None = None) -> Resources:
         """What each stage may use."""

@@ -12,6 +12,7 @@ __all__ = [
     "CONFIG",
     "DATASET",
     "FILE_OR_FOLDER",
+    "MEMORY",
     "PROGRESS",
     "SET",
     "THREADS",

@@ -8,6 +8,7 @@ import click
 from mmrlhf_engine.cli.options import (
     CONFIG,
     FILE_OR_FOLDER,
+    MEMORY,
     PROGRESS,
     SET,
     THREADS,
@@ -40,6 +41,7 @@ __all__ = ["COMMANDS"]
 @click.option("--max-bad", metavar="SHARE", help="Stop when more of the rows are bad, e.g. 1%.")
 @click.option("--append", is_flag=True, default=None, help="Add to the dataset that is there.")
 @THREADS
+@MEMORY
 @PROGRESS
 def pack(
     sources: tuple[Path, ...],

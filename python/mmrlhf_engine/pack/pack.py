@@ -28,7 +28,7 @@ from mmrlhf_engine.pack.over_long import OverLongPolicy
 from mmrlhf_engine.pack.prepare import Counts, Packer
 from mmrlhf_engine.pack.report import accounts, describe
 from mmrlhf_engine.pack.tokenize import load_tokenizer
-from mmrlhf_engine.run.config import Section, parse_share
+from mmrlhf_engine.run.config import MemorySize, Section, parse_bytes, parse_share
 from mmrlhf_engine.run.folder import locked, read_json
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import (
@@ -103,6 +103,9 @@ class PackConfig(Section):
     """Add to the dataset that lies there, or to one that another process is making."""
     threads: int = Field(default=0, ge=0)
     """Threads to use; 0 means one per core."""
+    memory: MemorySize = None
+    """Memory to use, for example ``4G``; half of the machine's, or of its control group's, when
+    null. A call that would need more is refused before it starts."""
 
     @field_validator("max_bad")
     @classmethod
@@ -130,7 +133,11 @@ def pack_dataset(config: PackConfig, out: Path, progress: Progress | None = None
     folder = out / "reports" / f"pack-{name}"
     if not config.append and not is_finished(folder, made_from):
         _refuse_existing(out)
-    resources = Resources(threads=config.threads, progress=progress or Progress("silent"))
+    resources = Resources(
+        threads=config.threads,
+        memory=parse_bytes(config.memory) if config.memory is not None else None,
+        progress=progress or Progress("silent"),
+    )
     try:
         with locked(folder):
             report = run_stage(STAGE, config, folder, resources)
@@ -335,5 +342,5 @@ STAGE = Stage(
     writes=("rejected", "changed"),
     external=external,
     memory=memory,
-    no_effect_on_output=frozenset({"threads", "append"}),
+    no_effect_on_output=frozenset({"threads", "memory", "append"}),
 )

@@ -10,14 +10,14 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from mmrlhf_engine.errors import ConfigError
 
-__all__ = ["Section", "load_config", "parse_bytes", "parse_share", "to_yaml"]
+__all__ = ["MemorySize", "Section", "load_config", "parse_bytes", "parse_share", "to_yaml"]
 
 
 class Section(BaseModel):
@@ -65,6 +65,16 @@ def parse_bytes(text: str | int) -> int:
     if size <= 0:
         raise ConfigError(f"memory: found {text!r}, expected a size", hint="for example 4G or 512M")
     return size
+
+
+def _check_size(text: str | None) -> str | None:
+    if text is not None:
+        parse_bytes(text)
+    return text
+
+
+MemorySize = Annotated[str | None, AfterValidator(_check_size)]
+"""A size such as ``4G``, or None for half of what the machine, or its control group, has."""
 
 
 def parse_share(text: str, setting: str) -> float:
