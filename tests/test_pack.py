@@ -14,6 +14,7 @@ from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.gather import Gatherer, PackedRow, RowAccounting
 from mmrlhf_engine.pack.shard_rows import FLAG_TIE
+from mmrlhf_engine.run.folder import locked
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources.preferences.record import Message, Pair, Preference, Response
 from pack_data import (
@@ -259,6 +260,18 @@ def test_too_much_bad_stops_the_run_and_leaves_only_the_evidence(run, tmp_path):
     assert rejected(tmp_path / "rotten").height == 2
     # What a refused call has left does not stand in the way of a better one.
     assert len(run(source)[1]) == 1
+
+
+def test_a_call_that_another_process_is_at_leaves_its_reports_alone(run, tmp_path):
+    source = write_lines(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    run(source)
+    (record,) = (tmp_path / "ds" / "reports").iterdir()
+    folder = tmp_path / "other" / "reports" / record.name
+    with locked(folder):
+        (folder / "started.json").write_text("{}")
+        with pytest.raises(InputError, match="another process is working"):
+            run(source, out="other")
+        assert (folder / "started.json").exists()
 
 
 def test_the_same_call_again_is_skipped_and_a_changed_source_is_refused(run, tmp_path):

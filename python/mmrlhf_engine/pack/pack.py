@@ -138,13 +138,13 @@ def pack_dataset(config: PackConfig, out: Path, progress: Progress | None = None
         memory=parse_bytes(config.memory) if config.memory is not None else None,
         progress=progress or Progress("silent"),
     )
-    try:
-        with locked(folder):
+    with locked(folder):
+        try:
             report = run_stage(STAGE, config, folder, resources)
-    except BaseException:
-        if not any(folder.glob("rejected/*.parquet")):
-            _remove_empty_record(folder)
-        raise
+        except BaseException:
+            if not any(folder.glob("rejected/*.parquet")):
+                _remove_empty_record(folder)
+            raise
     manifest = read_json(folder / "manifest.json") or {}
     return {**report, "version": manifest["version"]}
 

@@ -62,7 +62,7 @@ class Stage:
     name: str
     """One of ``STAGE_ORDER``."""
     config: type[Section]
-    """Its settings; the output is a function of every field but those in ``no_effect_on_output``"""
+    """Its settings; the output is a function of all of them but ``no_effect_on_output``."""
     run: Callable[[Any, "StageContext"], None]
     """Does the work and calls ``context.finish``."""
     reads: tuple[str, ...] = ()
