@@ -105,7 +105,7 @@ def _check_provenance(
 
 
 def differences(name: str, made: Any, here: Any) -> list[str]:
-    """Each place in which two JSON values differ: its name, ``here`` as found, ``made`` expected."""
+    """Each place in which two JSON values differ, with what it is in both."""
     if isinstance(made, Mapping) and isinstance(here, Mapping):
         prefix = f"{name}." if name else ""
         return [
@@ -115,4 +115,4 @@ def differences(name: str, made: Any, here: Any) -> list[str]:
         ]
     if made == here:
         return []
-    return [f"{name}: found {json.dumps(here)}, expected {json.dumps(made)}"]
+    return [f"{name}: found {json.dumps(made)}, expected {json.dumps(here)}"]

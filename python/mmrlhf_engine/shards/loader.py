@@ -247,7 +247,7 @@ def pictures_of(
     asked = recorded if pictures is None else pictures
     found = {"image_rule": rule, "pictures": asked.model_dump(mode="json")}
     expected = {"image_rule": processor["image_rule"], "pictures": recorded.model_dump(mode="json")}
-    lines = differences("", expected, found)
+    lines = differences("", found, expected)
     if lines:
         raise InputError(
             "the dataset was packed for a processor with other settings: " + "; ".join(lines),
