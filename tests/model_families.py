@@ -45,18 +45,16 @@ _ONEVISION = (
 _LLAVA = (
     _PARTS.replace("OPEN", "{{ message['role'].upper() + ': ' }}")
     .replace("CLOSE", "{{ ' ' if message['role'] == 'user' else '</s>' }}")
-    .replace("START", "{{ 'ASSISTANT: ' }}")
+    .replace("START", "{{ 'ASSISTANT:' }}")
     .replace("IMAGE", "{{ '<image>\\n' }}")
 )
-_GEMMA = (
-    "{{ bos_token }}"
-    + _PARTS.replace("message['role']", "('model' if message['role'] == 'assistant' else 'user')")
-    .replace("OPEN", "{{ '<start_of_turn>' + ROLE + '\\n' }}")
-    .replace("ROLE", "('model' if message['role'] == 'assistant' else 'user')")
-    .replace("CLOSE", "{{ '<end_of_turn>\\n' }}")
-    .replace("START", "{{ '<start_of_turn>model\\n' }}")
-    .replace("IMAGE", "{{ '<start_of_image>' }}")
-)
+_GEMMA = "{{ bos_token }}" + _PARTS.replace(
+    "message['role']", "('model' if message['role'] == 'assistant' else 'user')"
+).replace("OPEN", "{{ '<start_of_turn>' + ROLE + '\\n' }}").replace(
+    "ROLE", "('model' if message['role'] == 'assistant' else 'user')"
+).replace("CLOSE", "{{ '<end_of_turn>\\n' }}").replace(
+    "START", "{{ '<start_of_turn>model\\n' }}"
+).replace("IMAGE", "{{ '<start_of_image>' }}")
 
 
 def _qwen_template() -> str:
@@ -71,7 +69,7 @@ def _tokenizer(
     """A byte-level BPE trained here; with ``bos``, one that puts this before every text."""
     from tokenizers.processors import TemplateProcessing
 
-    ends = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *((bos,) if bos else ()))
+    ends = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *((bos, "</s>") if bos else ()))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -245,7 +243,9 @@ def prompts(count: int, folder: Path, *, videos: bool, seed: int = 0) -> list[Pr
     made = []
     for number in range(count):
         images = [_picture(generator) for _ in range(generator.integers(0, 5))]
-        clips = [_clip(generator) for _ in range(generator.integers(0, 3) if videos else 0)]
+        # Of one length, as some processors stack the videos of a prompt.
+        length = int(generator.integers(2, 7))
+        clips = [_clip(generator, length) for _ in range(generator.integers(0, 3) * videos)]
         parts: list[dict[str, Any]] = [{"type": "image"} for _ in images]
         parts += [{"type": "video"} for _ in clips]
         parts += [{"type": "text", "text": _text(generator)} for _ in range(2)]
@@ -270,9 +270,9 @@ def _picture(generator: np.random.Generator) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _clip(generator: np.random.Generator) -> list[Image.Image]:
+def _clip(generator: np.random.Generator, length: int) -> list[Image.Image]:
     first = _picture(generator)
-    frames = [_picture(generator) for _ in range(int(generator.integers(2, 7)))]
+    frames = [_picture(generator) for _ in range(length)]
     return [frame.resize(first.size) for frame in frames]
 
 

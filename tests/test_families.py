@@ -79,7 +79,8 @@ def by_processor(processor, prompt, name):
             )
             for clip in prompt.videos
         ]
-    return processor(text=text, images=prompt.images or None, return_tensors="pt", **given)
+    images = [prompt.images] if prompt.images else None
+    return processor(text=[text], images=images, return_tensors="pt", **given)
 
 
 def rope_index(name, processor, expected):
@@ -91,8 +92,14 @@ def rope_index(name, processor, expected):
     if name == "qwen2_5_vl":
         vision["tokens_per_second"] = TOKENS_PER_SECOND
     config = getattr(hf, f"{kinds[name]}Config")(
-        text_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                     "num_key_value_heads": 2, "intermediate_size": 8, "vocab_size": 64},
+        text_config={
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": 8,
+            "vocab_size": 64,
+        },
         vision_config=vision,
     )
     with torch.device("meta"):
@@ -136,7 +143,7 @@ def compare(name, count, folder, tmp_path, seed):
         for key in differences:
             assert (key in given) == (key in expected), key
             if key in given:
-                theirs = torch.as_tensor(np.array(expected[key]))
+                theirs = torch.as_tensor(expected[key])
                 worst = largest_difference(given[key], theirs.to(given[key].dtype))
                 differences[key] = max(differences[key], worst)
     return differences, processor
@@ -148,8 +155,8 @@ def test_a_family_is_as_its_processor(name, tmp_path):
     folder.mkdir()
     differences, processor = compare(name, 30, folder, tmp_path, seed=len(name))
     step = 1 / 255 / min(processor.image_processor.image_std)
-    # The image processors that use Pillow: the same arithmetic on the same bytes.
-    pictures = 0.0 if name != "internvl" else differences["pixel_values"]
-    assert differences["pixel_values"] <= pictures + 1e-6
+    # InternVL has images and videos under one name.
+    of_images = 2 if name == "internvl" else 0
+    assert differences["pixel_values"] <= (of_images + 1e-3) * step
     # Video processors resize by torchvision, which rounds some bytes otherwise than Pillow.
-    assert differences["pixel_values_videos"] <= 2 * step
+    assert differences["pixel_values_videos"] <= (2 + 1e-3) * step

@@ -174,7 +174,9 @@ def test_plain_text_is_a_turn_or_kept_as_it_is(folder, tokenizer, reference):
     assert np.array_equal(as_turns.prompt, same.prompt)
     plain = load(folder, None, strings="plain")
     (done,) = plain.tokenize([conversation])
-    assert [*done.prompt, *done.responses[0][0]] == reference("Q: sky? A: blue<|endoftext|>").input_ids
+    assert [*done.prompt, *done.responses[0][0]] == reference(
+        "Q: sky? A: blue<|endoftext|>"
+    ).input_ids
 
 
 def test_identity_names_tokenizer_and_template(folder, tokenizer, tmp_path):
