@@ -1,8 +1,5 @@
 """Every model family through pack and the loader, against the family's own processor."""
 
-import json
-import random
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,17 +10,13 @@ from transformers.video_utils import VideoMetadata
 
 from mmrlhf_engine import (
     Budget,
-    PictureSettings,
     PlanSettings,
     PreferenceLoader,
     open_dataset,
     plan_json,
 )
-from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.models.families import FAMILIES
 from mmrlhf_engine.pack import pack
 from model_families import MAKERS, TOKENS_PER_SECOND, WITH_VIDEOS, processor_folder, prompts
-from pack_data import picture, put, write_lines
 
 FRAMES_PER_SECOND = 2.0
 PAIR = {"chosen": "A cat on a table.", "rejected": "A dog."}

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.shard_rows import FLAG_TRUNCATED
-from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS
 from mmrlhf_engine.shards.image_rule import read_rule
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 from pack_data import picture, put, stored, tokenizer_folder, words, write_lines

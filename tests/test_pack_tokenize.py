@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mmrlhf_engine.errors import ConfigError
-from mmrlhf_engine.pack.chat_template import Conversation
 from mmrlhf_engine.models.families.placeholders import IMAGE as IMAGE_MARK
 from mmrlhf_engine.models.families.placeholders import PLACEHOLDER_IDS
+from mmrlhf_engine.pack.chat_template import Conversation
 from mmrlhf_engine.pack.tokenize import load_tokenizer
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message
 from pack_data import CHATML, tokenizer_folder, words

@@ -3,22 +3,17 @@
 With ``torch_dataset``, the only module of ``shards`` that needs torch.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import FAMILIES
 from mmrlhf_engine.models.families.inputs import ShownPictures
 from mmrlhf_engine.shards.packed import attention_mask
 
-if TYPE_CHECKING:
-    from mmrlhf_engine.shards.batch import PreferenceBatch
-
 __all__ = ["forward_inputs"]
 
 
-def forward_inputs(
-    batch: "PreferenceBatch[Any]", device: Any, dtype: Any, attention: str
-) -> dict[str, Any]:
+def forward_inputs(batch: Any, device: Any, dtype: Any, attention: str) -> dict[str, Any]:
     """See :meth:`mmrlhf_engine.PreferenceBatch.model_inputs`."""
     import torch
 
@@ -43,7 +38,7 @@ def forward_inputs(
     return inputs | family.forward_inputs(shown)
 
 
-def _attention(tensors: "PreferenceBatch[Any]", device: Any, attention: str) -> dict[str, Any]:
+def _attention(tensors: Any, device: Any, attention: str) -> dict[str, Any]:
     import torch
 
     if attention == "mask":

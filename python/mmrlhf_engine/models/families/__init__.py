@@ -38,18 +38,24 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(files: ProcessorFiles) -> Family:
-    """The family of a processor, by its class, else by the type of its model.
+    """The family of a processor, by its class, else by what else the files name.
 
     Raises:
         InputError: it is of no family that is known.
     """
-    found, model_type = files.processor_class, str(files.model.get("model_type") or "")
+    found = files.processor_class
+    model_type = str(files.model.get("model_type") or "")
+    image_processor = str(files.image.get("image_processor_type") or "")
     for family in FAMILIES.values():
         if found == family.processor_class or (not found and model_type == family.name):
             return family
+    if not found and not model_type:
+        for family in FAMILIES.values():
+            if image_processor.startswith(family.image_processor):
+                return family
     known = ", ".join(family.processor_class for family in FAMILIES.values())
     raise InputError(
-        f"{files.name}: found {found or model_type or 'no processor class'}, "
+        f"{files.name}: found {found or model_type or image_processor or 'no processor class'}, "
         f"expected one of {known}",
         hint="a family is one small file: docs/decisions/0010-model-families.md",
     )

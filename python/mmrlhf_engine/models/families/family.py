@@ -52,6 +52,9 @@ class Family:
     """As ``model_type`` in ``config.json``."""
     processor_class: str
     """Class of its processor."""
+    image_processor: str
+    """Class of its image processor, without what stands for the way it resizes (``Fast``, ``Pil``);
+    it names the family where no file names the processor."""
     image_rule: Callable[[ProcessorFiles], dict[str, Any]]
     """The rule of its images, as JSON for the core."""
     forward_inputs: Callable[[ShownPictures], dict[str, Any]]

@@ -36,6 +36,7 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
 FAMILY = Family(
     name="gemma3",
     processor_class="Gemma3Processor",
+    image_processor="Gemma3ImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
     tokens={

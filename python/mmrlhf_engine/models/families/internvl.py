@@ -52,6 +52,7 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
 FAMILY = Family(
     name="internvl",
     processor_class="InternVLProcessor",
+    image_processor="GotOcr2ImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
     tokens={

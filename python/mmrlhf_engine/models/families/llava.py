@@ -33,6 +33,7 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
 FAMILY = Family(
     name="llava",
     processor_class="LlavaProcessor",
+    image_processor="LlavaImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
     tokens={"image_token": "<image>"},

@@ -46,6 +46,7 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
 FAMILY = Family(
     name="llava_next",
     processor_class="LlavaNextProcessor",
+    image_processor="LlavaNextImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
     tokens={"image_token": "<image>"},

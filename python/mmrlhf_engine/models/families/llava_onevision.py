@@ -67,6 +67,7 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
 FAMILY = Family(
     name="llava_onevision",
     processor_class="LlavaOnevisionProcessor",
+    image_processor="LlavaOnevisionImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
     tokens={"image_token": "<image>", "video_token": "<video>"},

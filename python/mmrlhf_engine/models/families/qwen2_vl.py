@@ -36,6 +36,7 @@ def forward_inputs(shown: ShownPictures) -> dict[str, Any]:
 FAMILY = Family(
     name="qwen2_vl",
     processor_class="Qwen2VLProcessor",
+    image_processor="Qwen2VLImageProcessor",
     image_rule=lambda files: resize_rule(files, patch=14, least=56 * 56, most=1280 * 28 * 28),
     forward_inputs=forward_inputs,
     tokens=TOKENS,

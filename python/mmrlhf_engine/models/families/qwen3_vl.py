@@ -26,6 +26,7 @@ def _video_text(tokens: Tokens, times: Sequence[float]) -> str:
 FAMILY = Family(
     name="qwen3_vl",
     processor_class="Qwen3VLProcessor",
+    image_processor="Qwen2VLImageProcessor",
     image_rule=lambda files: resize_rule(files, patch=16, least=56 * 56, most=1280 * 28 * 28),
     forward_inputs=qwen2_vl.forward_inputs,
     tokens={
