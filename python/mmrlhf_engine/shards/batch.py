@@ -36,7 +36,11 @@ METADATA = (
 
 @dataclass(frozen=True)
 class PreferenceBatch(Generic[Array]):
-    """One pack: T tokens in S sequences, N image placeholders, M images of B blocks, P pairs."""
+    """One pack: T tokens in S sequences, N placeholders, M images or videos of B blocks, P pairs.
+
+    A placeholder is an image, or a run of frames of a video between two texts. It takes the
+    features ``offset`` to ``offset + length`` of its image or video.
+    """
 
     input_ids: Array
     """int32 [T], image tokens written out."""
@@ -53,25 +57,32 @@ class PreferenceBatch(Generic[Array]):
     sequence_response: Array
     """int64 [S], row of responses; -1 for a prompt that several responses share."""
     placeholder_sequence: Array
-    """int32 [N], the sequence that an image placeholder is in."""
+    """int32 [N], the sequence that a placeholder is in."""
     placeholder_start: Array
     """int32 [N], its first image token, counted in T."""
     placeholder_length: Array
     """int32 [N], its image tokens."""
     placeholder_image: Array
-    """int32 [N], the image it stands for."""
+    """int32 [N], the image or video it stands for."""
+    placeholder_offset: Array
+    """int32 [N], which feature of the video its run begins at; 0 for an image."""
     image_blob: Array
-    """int64 [M], blob id."""
+    """int64 [M], blob id; of a video, that of its first frame."""
     image_sizes: Array
-    """int32 [M, 2], height and width of the image as seen."""
+    """int32 [M, 2], height and width of the image or of each frame as seen."""
     image_grid_thw: Array
-    """int32 [M, 3], 1, rows and columns: of patches, or of tiles."""
+    """int32 [M, 3], groups of frames (1 for an image), rows and columns: of patches or tiles."""
+    image_frames: Array
+    """int32 [M], frames of a video before its last group is filled up; 0 for an image."""
     image_blocks: Array
-    """int32 [M + 1], where the blocks of each image begin, and the end."""
+    """int32 [M + 1], where the blocks of each image or video begin, and the end."""
     image_unreadable: Array
-    """uint8 [M], 1 where the image is blank because it could not be read."""
+    """uint8 [M], 1 where the image or video is blank because it could not be read."""
     pixel_values: Array
-    """uint8 [B, ...]: tiles [B, 3, height, width] or patches [B, 3 * temporal * patch * patch]."""
+    """uint8 [B, ...]: tiles [B, 3, height, width] or patches [B, 3 * temporal * patch * patch].
+
+    Of a video: one tile a frame, or the patches of its groups, one after the other.
+    """
     pair_row: Array
     """int64 [P], row of pairs."""
     pair_query: Array
@@ -101,7 +112,7 @@ class PreferenceBatch(Generic[Array]):
     cursor: str
     """JSON for :meth:`PreferenceLoader.load_state_dict`; within a step, that of its start."""
     unreadable: list[tuple[int, str]]
-    """Blob id and problem of each blank image."""
+    """Blob id and problem of each blank image or video."""
     zero_weight_pairs: int
     """Pairs given weight 0 because an image of theirs is blank."""
     column_names: dict[str, list[str]]

@@ -29,6 +29,8 @@ class PictureSettings(Section):
 
     image_token: NonNegativeInt
     """The id that stands for one feature of an image."""
+    video_token: NonNegativeInt | None = None
+    """The id that stands for one feature of a video; None is that of images."""
     image_start_token: NonNegativeInt | None = None
     """Put before the features of an image, where the packer has not written it."""
     image_end_token: NonNegativeInt | None = None
@@ -204,6 +206,7 @@ class PreferenceLoader:
             response_columns=of_responses,
             processor=json.dumps(settings),
             image_token=pictures.image_token if pictures else None,
+            video_token=pictures.video_token if pictures else None,
             image_start_token=pictures.image_start_token if pictures else None,
             image_end_token=pictures.image_end_token if pictures else None,
             rank=self._rank,
@@ -222,7 +225,7 @@ class PreferenceLoader:
 
 def _check_tokens(pictures: PictureSettings, vocabulary: int | None) -> None:
     """Refuse ids that no embedding of the dataset's tokenizer can have."""
-    for name in ("image_token", "image_start_token", "image_end_token"):
+    for name in ("image_token", "video_token", "image_start_token", "image_end_token"):
         token = getattr(pictures, name)
         if vocabulary is not None and token is not None and token >= vocabulary:
             raise InputError(
