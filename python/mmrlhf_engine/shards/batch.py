@@ -39,8 +39,8 @@ METADATA = (
 class PreferenceBatch(Generic[Array]):
     """One pack: T tokens in S sequences, N placeholders, M images or videos of B blocks, P pairs.
 
-    A placeholder is an image, or a run of frames of a video between two texts. It takes the features
-    ``offset`` to ``offset + length`` of its image or video.
+    A placeholder is an image, or a run of frames of a video between two texts. It takes the
+    features ``offset`` to ``offset + length`` of its image or video.
     """
 
     input_ids: Array
@@ -72,7 +72,7 @@ class PreferenceBatch(Generic[Array]):
     image_sizes: Array
     """int32 [M, 2], height and width of the image or of each frame as seen."""
     image_grid_thw: Array
-    """int32 [M, 3], groups of frames (1 for an image), rows and columns: of patches, or of tiles."""
+    """int32 [M, 3], groups of frames (1 for an image), rows and columns: of patches or tiles."""
     image_frames: Array
     """int32 [M], frames of a video before its last group is filled up; 0 for an image."""
     image_blocks: Array
