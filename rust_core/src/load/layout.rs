@@ -12,8 +12,8 @@ use super::content::{Content, PairOf, Sequence};
 use super::fields::{Field, Sizes};
 use super::positions::Positions;
 use super::processor::Processor;
-use super::units::{SENTINEL, Units, misfit};
-use crate::error::{Error, Result};
+use super::units::{SENTINEL, Units, misfit, unshown};
+use crate::error::Result;
 use crate::order::ImageShape;
 use crate::shard::Pair;
 
@@ -169,8 +169,7 @@ impl<'a> Builder<'a> {
 
     fn append_image(&mut self, sequence: usize, blob: u64, images: u32) -> Result<()> {
         let (Some(processor), Some(ids)) = (self.units.processor(), self.ids) else {
-            let expected = "an image rule in the plan, and the id of the image token";
-            return Err(Error::invalid("images in the dataset", "no way to show them", expected));
+            return Err(unshown());
         };
         let image = self.image(blob, images, processor)?;
         let shape = self.images[image].shape;

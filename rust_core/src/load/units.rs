@@ -249,8 +249,13 @@ impl Units {
             if let Some(response) = sequence.response {
                 cost.text_tokens += self.rows.tokens(response)?.len() as u32;
             }
-            let Some(processor) = &self.processor else { continue };
             let images = self.images(sequence)?;
+            let Some(processor) = &self.processor else {
+                if images.count() > 0 {
+                    return Err(unshown());
+                }
+                continue;
+            };
             for blob in images.iter() {
                 let size = self.size(blob, processor)?;
                 let (shape, _) = processor.shape(size, images.count())?;
@@ -286,6 +291,12 @@ impl Costs for Units {
     fn total_in_epoch(&self, unit: u64, epoch: u64) -> Result<Total> {
         self.total_of(unit, epoch)
     }
+}
+
+/// The error of a plan without an image rule over a dataset with images.
+pub(super) fn unshown() -> Error {
+    let expected = "an image rule in the plan, and the id of the image token";
+    Error::invalid("images in the dataset", "no way to show them", expected)
 }
 
 /// An error about a sequence that has more placeholders or more images.
