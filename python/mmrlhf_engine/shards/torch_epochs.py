@@ -46,7 +46,7 @@ class Epochs:
     """
 
     def __init__(self) -> None:
-        self._shared = torch.zeros(_SLOTS + 1 + _MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._shared = _shared(torch.zeros(_SLOTS + 1 + _MAX_WORKERS, dtype=torch.int64))
         self._owner = os.getpid()
         self._iterations = 0
         self._iteration: dict[str, int] = {}
@@ -109,15 +109,15 @@ class Epochs:
 
     def finished(self, epoch: int) -> None:
         """Say that the last batch of an epoch was made."""
-        self._shared.numpy()[_FINISHED] = epoch + 1
+        _array(self._shared)[_FINISHED] = epoch + 1
 
     def keep(self, start: Position) -> None:
         """Remember where an epoch starts."""
-        _store(self._shared.numpy(), _LATER, start)
+        _store(_array(self._shared), _LATER, start)
 
     def known(self, epoch: int) -> list[Position]:
         """Positions of an epoch or of those before it from which its start can be counted."""
-        numbers = self._shared.numpy()
+        numbers = _array(self._shared)
         stored = [_load(numbers, at) for at in (_LOADED, _LATER)]
         return [position for position in stored if position and position.epoch <= epoch]
 
@@ -162,9 +162,19 @@ class Epochs:
                 )
         elif os.getpid() != self._owner:
             # A forked or pickled copy, of another rank for example, has epochs of its own.
-            self._shared = self._shared.clone().share_memory_()
+            self._shared = _shared(self._shared.clone())
             self._owner = os.getpid()
-        return self._shared.numpy()
+        return _array(self._shared)
+
+
+def _shared(numbers: torch.Tensor) -> torch.Tensor:
+    numbers.share_memory_()  # type: ignore[no-untyped-call]
+    return numbers
+
+
+def _array(shared: torch.Tensor) -> npt.NDArray[np.int64]:
+    numbers: npt.NDArray[np.int64] = shared.numpy()
+    return numbers
 
 
 def _next(numbers: npt.NDArray[np.int64]) -> int:
