@@ -4,8 +4,8 @@ A batch is one pack of the plan. Its cursor says where to go on after it: any nu
 workers and threads yields the same packs from there.
 """
 
+import copy
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -63,10 +63,12 @@ def normalise(pixels: Any, settings: PictureSettings) -> Any:
 
 
 class PreferenceLoader:
-    """An iterator over the batches of one rank; as a torch dataset, ``PreferenceDataset(loader)``.
+    """An iterator over the batches of one rank, without torch; ``PreferenceDataset`` is made of it.
 
     Iterating goes on after the last batch handed out. ``state_dict`` is that position, the same on
-    every rank at the end of a step; in the middle of a step it is the step's start.
+    every rank at the end of a step; in the middle of a step it is the step's start. Opening reads
+    what every unit of the plan costs, so that a unit above the budget or a row that cannot be read
+    is found before the first step.
 
     Args:
         path: The folder of the dataset.
@@ -77,7 +79,7 @@ class PreferenceLoader:
         columns: Sidecar columns of pairs or responses that batches carry, by their names there.
         epochs: The iterator ends before this epoch.
         balance: Share the packs of a step out so that the ranks' work on images is even.
-        threads: 0 is one less than there are cores; in a torch worker, its part of that.
+        threads: 0 is one less than there are cores; where workers share them, a part of that.
         prefetch_bytes: No batch is begun while so many bytes wait to be taken.
         cache_bytes: Kept of prepared images that a later batch needs.
         look_ahead: Batches that are looked through for images that are needed again.
@@ -87,6 +89,8 @@ class PreferenceLoader:
 
     Raises:
         InputError: a number is out of range, or a token is outside the dataset's vocabulary.
+        InputError: units are above the plan's budget, and the plan does not say what becomes of
+            them.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
             the message names the settings that differ.
         CorruptDataError: the dataset is damaged.
@@ -119,22 +123,18 @@ class PreferenceLoader:
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
         self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes
         self._cursor: str | None = None
+        self._worker, self._workers = 0, 1
+        self._taken, self._number = 0, 0
         self._core: _core.BatchLoader | None = None
         if state is not None:
             self.load_state_dict(state)
         self._processor: dict[str, Any] | None = None
         self._core = self._open()
         self._cursor = self._core.cursor()
+        self._core.check_units(self.state_dict()["epoch"], threads=threads)
 
     def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
-        """The batches that are left; in a torch worker, those that are this worker's."""
-        torch = sys.modules.get("torch.utils.data")
-        worker = None if torch is None else torch.get_worker_info()
-        if worker is None:
-            return self
-        if self._core is not None:
-            self._core.stop()
-        self._core = self._open(worker.id, worker.num_workers)
+        """The batches that are left."""
         return self
 
     def __next__(self) -> PreferenceBatch[np.ndarray]:
@@ -149,6 +149,7 @@ class PreferenceLoader:
             self._core = self._open()
         made = self._core.next_batch()
         self._cursor = self._core.cursor()
+        self._taken, self._number = self._core.taken()
         if made is None:
             raise StopIteration
         memory, layout, step, unreadable, zero_weight_pairs = made
@@ -164,6 +165,7 @@ class PreferenceLoader:
         """Go on from a state, or from the cursor of a batch."""
         self.close()
         self._cursor = state if isinstance(state, str) else json.dumps(dict(state))
+        self._taken, self._number = 0, 0
         if self._core is not None:
             self._core = self._open()
 
@@ -171,6 +173,47 @@ class PreferenceLoader:
         """End the threads; iterating begins them again."""
         if self._core is not None:
             self._core.stop()
+
+    def part(
+        self,
+        cursor: str,
+        epochs: int,
+        *,
+        worker: int = 0,
+        workers: int = 1,
+        taken: int = 0,
+        number: int = 0,
+    ) -> "PreferenceLoader":
+        """A loader of every ``workers``-th batch from a cursor on, the units not checked again.
+
+        Args:
+            cursor: Of a batch, or that of :meth:`state_dict` as JSON.
+            epochs: The iterator ends before this epoch.
+            worker: Its first batch, below ``workers``.
+            workers: How many loaders share the batches of this rank.
+            taken: Batches of the rank after the cursor that are passed over.
+            number: Of the first batch after those, which decides whose it is.
+        """
+        part = copy.copy(self)
+        part._cursor, part._epochs = cursor, epochs
+        part._worker, part._workers = worker, workers
+        part._taken, part._number = taken, number
+        part._verify = "lazy" if self._verify == "open" else self._verify
+        part._core = part._open()
+        return part
+
+    def position(self) -> tuple[str, int, int]:
+        """Cursor, ``taken`` and ``number`` of :meth:`part` after the last batch handed out."""
+        return self._cursor or "", self._taken, self._number
+
+    def epoch(self, cursor: str) -> tuple[int, str]:
+        """The batches of this rank in the epoch of a cursor, and the start of the next epoch.
+
+        Reads what every unit costs.
+        """
+        if self._core is None:
+            self._core = self._open()
+        return self._core.epoch(cursor, threads=self._threads)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to this process."""
@@ -184,11 +227,11 @@ class PreferenceLoader:
                 expected = f"expected at least {least.get(name, 0)}"
                 raise InputError(f"{name}: found {number}, {expected}")
 
-    def _open(self, worker: int = 0, workers: int = 1) -> _core.BatchLoader:
+    def _open(self) -> _core.BatchLoader:
         pictures = self._pictures
         threads = self._threads
-        if threads == 0 and workers > 1:
-            threads = max(1, (_cores() - 1) // workers)
+        if threads == 0 and self._workers > 1:
+            threads = max(1, (_cores() - 1) // self._workers)
         self._check_numbers()
         dataset = _core.Dataset(self._path, self._version, self._verify)
         self._processor = json.loads(dataset.tokenizer).get("processor")
@@ -216,10 +259,12 @@ class PreferenceLoader:
             rank=self._rank,
             ranks=self._world_size,
             balance=self._balance,
-            worker=worker,
-            workers=workers,
+            worker=self._worker,
+            workers=self._workers,
             epochs=self._epochs,
             cursor=self._cursor,
+            taken=self._taken,
+            number=self._number,
             threads=threads,
             prefetch_bytes=self._prefetch_bytes,
             cache_bytes=self._cache_bytes,
