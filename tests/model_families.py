@@ -237,15 +237,26 @@ class Prompt:
         return [*self.row["prompt"], *self.row["chosen"]]
 
 
-def prompts(count: int, folder: Path, *, videos: bool, seed: int = 0) -> list[Prompt]:
-    """Random prompts of 0 to 4 images of odd sizes and 0 to 2 videos; frames go to ``folder``."""
+def prompts(
+    count: int,
+    folder: Path,
+    *,
+    videos: bool,
+    seed: int = 0,
+    frames: int | None = None,
+    side: int | None = None,
+) -> list[Prompt]:
+    """Random prompts of 0 to 4 images of odd sizes and 0 to 2 videos; frames go to ``folder``.
+
+    Videos have ``frames`` frames with sides of ``side`` pixels, where these are given.
+    """
     generator = np.random.default_rng(seed)
     made = []
     for number in range(count):
         images = [_picture(generator) for _ in range(generator.integers(0, 5))]
         # Of one length, as some processors stack the videos of a prompt.
-        length = int(generator.integers(2, 7))
-        clips = [_clip(generator, length) for _ in range(generator.integers(0, 3) * videos)]
+        length = frames or int(generator.integers(2, 7))
+        clips = [_clip(generator, length, side) for _ in range(generator.integers(0, 3) * videos)]
         parts: list[dict[str, Any]] = [{"type": "image"} for _ in images]
         parts += [{"type": "video"} for _ in clips]
         parts += [{"type": "text", "text": _text(generator)} for _ in range(2)]
@@ -270,10 +281,9 @@ def _picture(generator: np.random.Generator) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _clip(generator: np.random.Generator, length: int) -> list[Image.Image]:
-    first = _picture(generator)
-    frames = [_picture(generator) for _ in range(length)]
-    return [frame.resize(first.size) for frame in frames]
+def _clip(generator: np.random.Generator, length: int, side: int | None) -> list[Image.Image]:
+    size = (side, side) if side else _picture(generator).size
+    return [_picture(generator).resize(size) for _ in range(length)]
 
 
 def _text(generator: np.random.Generator) -> str:
