@@ -359,13 +359,13 @@ def test_the_processor_that_a_dataset_records_is_taken(tmp_path, monkeypatch):
 
 
 def test_wrong_settings_are_clear_errors(path):
-    with pytest.raises(ConfigError, match="found tokns, expected settings among .*window"):
+    with pytest.raises(ConfigError, match=r"found tokns, expected settings among .*window"):
         PreferenceDataset(path, tokns=16)
     with pytest.raises(ConfigError, match="tokens and budget: found none, expected one"):
         PreferenceDataset(path)
     with pytest.raises(ConfigError, match="tokens and budget: found both, expected one"):
         PreferenceDataset(path, 10, budget=Budget(images=1))
-    with pytest.raises(ConfigError, match="budget.tokens: found 0"):
+    with pytest.raises(ConfigError, match=r"budget\.tokens: found 0"):
         PreferenceDataset(path, 0)
     with pytest.raises(ConfigError, match="window: found -1"):
         PreferenceDataset(path, 10, window=-1)
@@ -406,8 +406,9 @@ def test_a_dataset_that_was_made_before_the_process_group_is_refused(path, tmp_p
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_accelerate_leaves_a_dataset_alone_and_a_prepared_loader_is_refused(path, epochs, workers):
-    accelerate = pytest.importorskip("accelerate")
-    accelerator = accelerate.Accelerator(cpu=True)
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
     one = dataset(path)
     assert accelerator.prepare(one) is one
     prepared = accelerator.prepare(loader_of(one, workers))
@@ -450,7 +451,6 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_under_accelerate(path, tmp_path):
-    pytest.importorskip("accelerate")
     environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     port = str(29_500 + os.getpid() % 1000)
     ranks = [
