@@ -1,4 +1,4 @@
-"""`batch.model_inputs` in the forward of each family: packed answers score as each one alone does."""
+"""`batch.model_inputs` in the forward of each family: packed answers score as each one alone."""
 
 import pytest
 import torch
