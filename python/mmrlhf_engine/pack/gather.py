@@ -55,6 +55,7 @@ class Query:
     source: int
     root: Path
     prompt: tuple[Message, ...]
+    tools: str = ""
     responses: list[Response] = field(default_factory=list)
     pairs: list[GatheredPair] = field(default_factory=list)
     places: dict[tuple[tuple[Message, ...], tuple[Media, ...]], int] = field(default_factory=dict)
@@ -164,10 +165,10 @@ class Gatherer:
             detail = "no two of its responses have a rank"
             self._accounting.reject_row(row.source, row.position, "no_pairs", detail)
             return []
-        key = (source, root, preference.prompt)
+        key = (source, root, preference.prompt, preference.tools)
         query = self._open.get(key)
         if query is None:
-            query = self._open[key] = Query(source, root, preference.prompt)
+            query = self._open[key] = Query(source, root, preference.prompt, preference.tools)
             self._bytes += query.content_bytes
         self._open.move_to_end(key)
         self._merge(query, preference, row)

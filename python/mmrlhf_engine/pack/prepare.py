@@ -103,6 +103,7 @@ class Packer:
                 query.prompt,
                 tuple(response.messages for response in query.responses),
                 partial(_number_of_pictures, query.root, found),
+                query.tools,
             )
             for query in queries
         ]
