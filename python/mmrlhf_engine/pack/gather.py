@@ -122,7 +122,8 @@ class RowAccounting:
         bad = Counter(self.rows_dropped)
         for reason in DROPPED_BY_CHOICE:
             del bad[reason]
-        if final and self.rows_dropped.total() == self.rows_in:
+        nothing_new = self.rows_dropped.total() == self.rows_in
+        if final and nothing_new and not self.rows_dropped["duplicate_pair"]:
             most = ", ".join(f"{n:,} {name}" for name, n in self.rows_dropped.most_common(3))
             first = f"; first: {self.first_reason}" if self.first_reason else ""
             raise InputError(f"none of {self.rows_in:,} rows can be used: {most or 'empty'}{first}")

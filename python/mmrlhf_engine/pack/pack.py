@@ -24,6 +24,7 @@ from pydantic import Field, field_validator
 from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.pack.gather import Gatherer, PackedRow, Query, RowAccounting
+from mmrlhf_engine.pack.known_pairs import KnownPairs
 from mmrlhf_engine.pack.over_long import OverLongPolicy
 from mmrlhf_engine.pack.prepare import Counts, Packer
 from mmrlhf_engine.pack.report import accounts, describe
@@ -64,21 +65,40 @@ _DATASET_ENTRIES = frozenset({"_mmrlhf", "blobs", "cols", "data", "reports"})
 _SETTINGS_TOLD = ("image_rule", "max_length", "over_long", "ties", "strings", "frames")
 
 
+RowFormat = Literal[
+    "auto",
+    "mm_rlhf_pairs",
+    "mm_rlhf_queries",
+    "ms_swift",
+    "sharegpt",
+    "ranked",
+    "compared",
+    "hh_rlhf",
+    "columns",
+    "trl",
+]
+
+
 class PackConfig(Section):
     """What to pack, with which tokenizer, and what to do with what does not fit."""
 
     sources: list[str] = Field(default_factory=list)
     """Files (JSON Lines, JSON, Parquet) or folders (Parquet, datasets saved by save_to_disk)."""
-    format: Literal["auto", "mm_rlhf_pairs", "mm_rlhf_queries", "ms_swift", "sharegpt", "trl"] = (
-        "auto"
-    )
+    split: str | None = None
+    """Of folders with several splits, such as ``data/train-*.parquet`` and ``data/test-*.parquet``,
+    the one to take; ``train`` when null."""
+    format: RowFormat = "auto"
     """``auto`` looks at the first rows of each file."""
+    ignore_fields: list[str] = Field(default_factory=list)
+    """Fields of rows and messages to leave out, although they may be part of the prompt."""
     root: str | None = None
     """Media are named from this folder on and must lie below it; the source's own when null."""
     tokenizer: str = ""
     """A fast tokenizer by name or folder; there is no default."""
     chat_template: str | None = None
     """A Jinja file; the tokenizer's own template when null."""
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the chat template, for example ``enable_thinking: false``."""
     strings: Literal["chat", "plain"] = "chat"
     """Prompts and answers that are bare text: one turn each, or tokenised as they stand."""
     image_rule: str = "none"
@@ -160,6 +180,7 @@ def run(config: PackConfig, stage: StageContext) -> None:
         chat_template=config.chat_template,
         image_mark=rule.image_mark,
         strings=config.strings,
+        template_args=config.template_args,
     )
     writer = DatasetWriter(
         stage.folder.parents[1],
@@ -186,10 +207,11 @@ def run(config: PackConfig, stage: StageContext) -> None:
                 over_long=config.over_long,
                 accounting=RowAccounting(rejected, changed),
                 counts=Counts(),
+                known=KnownPairs(stage.folder.parents[1]),
             )
             rows = _RowReader(config, packer, stage)
             try:
-                for file in find_files(config.sources, config.root):
+                for file in find_files(config.sources, config.root, config.split):
                     rows.read(file)
                 rows.finish()
             finally:
@@ -211,7 +233,7 @@ def external(config: PackConfig) -> list[object]:
 
     Media that rows only name are not listed; they are known by content once they are packed.
     """
-    files = [file.path for file in find_files(config.sources, config.root)]
+    files = [file.path for file in find_files(config.sources, config.root, config.split)]
     for place in (config.tokenizer, config.chat_template, config.image_rule):
         path = Path(place) if place else None
         if path is not None and path.exists():
@@ -253,6 +275,7 @@ class _RowReader:
         self.packer = packer
         self.sources: dict[str, dict[str, Any]] = {}
         self.fields_ignored: Counter[str] = Counter()
+        self._ignored = frozenset(config.ignore_fields)
         self._stage = stage
         self._max_bad = parse_share(config.max_bad, "pack.max_bad") if config.max_bad else None
         self._gatherer = Gatherer(packer.accounting, keep_ties=config.ties == "keep")
@@ -278,6 +301,8 @@ class _RowReader:
         source = self.sources.setdefault(
             file.source, {"number": len(self.sources), "format": format.name, "rows": 0}
         )
+        if file.split is not None:
+            source |= {"split": file.split.taken, "not_read": list(file.split.left)}
         for position, record in chain(first, rows):
             source["rows"] += 1
             self._take(file, source["number"], format, position, record)
@@ -314,13 +339,12 @@ class _RowReader:
         try:
             if isinstance(record, BadRecordError):
                 raise record
-            preference = format.parse(record)
+            preference, unread = format.read(record, self._ignored)
         except BadRecordError as error:
             accounting.reject_row(file.source, position, error.reason, error.detail)
             accounting.check_share(self._max_bad)
             return
-        ignored = (key for key in record if key not in format.fields and record[key] is not None)
-        self.fields_ignored.update(map(str, ignored))
+        self.fields_ignored.update(unread)
         row = PackedRow(file.source, position, 0)
         left = self._gatherer.add(preference, source=source, root=file.root, row=row)
         self._waiting += left

@@ -12,7 +12,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ __all__ = [
 ]
 
 
+# What pack itself gives to apply_chat_template.
+_OWN_ARGUMENTS = frozenset(
+    {"messages", "conversation", "tools", "chat_template", "tokenize", "add_generation_prompt"}
+    | {"continue_final_message", "documents", "padding", "truncation", "max_length"}
+    | {"return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
+
+
 @dataclass(frozen=True)
 class TokenizedConversation:
     """Token ids, uint32, SENTINEL for each image."""
@@ -58,6 +67,7 @@ class ChatTokenizer:
         identity: dict[str, Any],
         image_mark: str | None,
         strings: str,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.identity = identity
         self.tokenised_apart = 0
@@ -68,9 +78,14 @@ class ChatTokenizer:
         self._backend.no_padding()
         self._backend.add_special_tokens([SLOT])
         self._slot_id = self._backend.token_to_id(SLOT)
-        self._template = ChatTemplate(tokenizer, template, image_mark, strings)
+        self._template = ChatTemplate(tokenizer, template, image_mark, strings, template_args)
         if template is not None:
-            self._check_seam()
+            self._choose_opening()
+
+    @property
+    def opens_as_conversation(self) -> bool:
+        """Whether an answer is opened as in a conversation, not by the generation prompt."""
+        return self._template.opens_as_conversation
 
     def tokenize(
         self, conversations: Sequence[Conversation]
@@ -126,21 +141,35 @@ class ChatTokenizer:
         shown = text.prompt.replace(SLOT, "<image>")
         return TokenizedConversation(self._array(prompt), responses, shown)
 
-    def _check_seam(self) -> None:
-        """That the tokens of prompt and answer add up, in a plain example.
+    def _choose_opening(self) -> None:
+        """The opening of an answer with which the tokens of prompt and answer add up.
+
+        It is tried in a plain example, and in one that reasons, where the generation prompt begins
+        the reasoning.
 
         Raises:
-            ConfigError: they do not.
+            ConfigError: there is none.
         """
         prompt, whole = self._template.probe()
-        first, both = self.encode([prompt, whole])
-        if not whole.startswith(prompt) or both[: len(first)] != first:
+        if self._adds_up(prompt, whole):
+            return
+        if whole.startswith(prompt) and self._adds_up(*self._template.probe("It has fur.")):
+            return
+        self._template.opens_as_conversation = True
+        as_conversation, whole = self._template.probe()
+        same = "".join(prompt.split()) == "".join(as_conversation.split())
+        if not same or not self._adds_up(as_conversation, whole):
             raise ConfigError(
                 "chat template: the tokens of prompt and answer do not add up to those of the "
                 f"conversation: {seam(prompt, whole)}",
                 hint="the opening of an answer (add_generation_prompt) must be how a full "
-                "conversation goes on; give another template with --chat-template FILE",
+                "conversation goes on; an argument of the template may say so (--template-arg "
+                "enable_thinking=false), or another template (--chat-template FILE)",
             )
+
+    def _adds_up(self, prompt: str, whole: str) -> bool:
+        first, both = self.encode([prompt, whole])
+        return whole.startswith(prompt) and both[: len(first)] == first
 
     def _array(self, ids: list[int]) -> np.ndarray:
         array = np.array(ids, dtype=np.uint32)
@@ -149,13 +178,18 @@ class ChatTokenizer:
 
 
 def load_tokenizer(
-    name: str, *, chat_template: str | None, image_mark: str | None, strings: str
+    name: str,
+    *,
+    chat_template: str | None,
+    image_mark: str | None,
+    strings: str,
+    template_args: Mapping[str, Any] | None = None,
 ) -> ChatTokenizer:
     """A tokenizer by name or folder, with its chat template or the one in the file given.
 
     Raises:
-        ConfigError: there is no such tokenizer, it is not a fast one, it has no chat template, or
-            it lacks the token of an image.
+        ConfigError: there is no such tokenizer, it is not a fast one, it has no chat template, it
+            lacks the token of an image, or the template does not know an argument.
         MissingExtraError: transformers is not installed.
     """
     tokenizer = load_fast_tokenizer(name, needed_for="pack")
@@ -170,15 +204,32 @@ def load_tokenizer(
             f"--tokenizer {name}: {image_mark!r} is no token of it, as the image rule needs",
             hint="choose the --image-rule of this model, or none",
         )
+    _check_arguments(template_args or {}, template)
     identity = {
         "name": name if not Path(name).is_dir() else Path(name).resolve().name,
         "sha256": sha256_of_tokenizer(tokenizer, name),
         "vocabulary": len(tokenizer),
         "chat_template_sha256": hashlib.sha256((template or "").encode()).hexdigest(),
     }
+    if template_args:
+        identity["template_args"] = dict(template_args)
     return ChatTokenizer(
-        tokenizer, template, identity=identity, image_mark=image_mark, strings=strings
+        tokenizer,
+        template,
+        identity=identity,
+        image_mark=image_mark,
+        strings=strings,
+        template_args=template_args,
     )
+
+
+def _check_arguments(arguments: Mapping[str, Any], template: str | None) -> None:
+    for name in arguments:
+        if name in _OWN_ARGUMENTS or not re.search(rf"\b{re.escape(name)}\b", template or ""):
+            raise ConfigError(
+                f"--template-arg {name}: the chat template has no such argument",
+                hint="the name of a variable that it reads, such as enable_thinking",
+            )
 
 
 def _template(tokenizer: Any, name: str, file: str | None) -> str | None:

@@ -38,7 +38,7 @@ _LARGEST = 3.4e38
 _KNOWN_TYPES = (str, bool, int, float, list, dict, bytes)
 
 IMAGES = ("images", "image", "image_path", "image_url", "img", "img_path", "picture", "pictures")
-"""Fields that hold the images of a record; the first that is there is read, others name it again."""
+"""Fields that hold the images of a record; the first that is there is read, others repeat it."""
 
 VIDEOS = ("videos", "video", "video_path")
 """Likewise of videos."""

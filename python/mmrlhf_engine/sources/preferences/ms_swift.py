@@ -1,11 +1,11 @@
 """ms-swift: ``messages`` that end with the chosen answer, and ``rejected_response``.
 
-The answer is what follows the last message of the user or of a tool. ``rejected_response`` takes its
-place: a text, a list of texts, each of which is rejected, or a list of messages. The rejected side
-may also be ``rejected_messages``, a conversation of its own. ``<image>`` and ``<video>`` in the text
-stand for ``images`` and ``videos``; ``rejected_images`` are those of the rejected conversation. They
-may be others than the chosen ones, in the prompt or in the answer. POVID's rows have the same form:
-``conversations`` and ``rejected_conversations``.
+The answer is what follows the last message of the user or of a tool. ``rejected_response`` takes
+its place: a text, a list of texts, each of which is rejected, or a list of messages. The rejected
+side may also be ``rejected_messages``, a conversation of its own. ``<image>`` and ``<video>`` in
+the text stand for ``images`` and ``videos``; ``rejected_images`` are those of the rejected
+conversation. They may be others than the chosen ones, in the prompt or in the answer. POVID's rows
+have the same form: ``conversations`` and ``rejected_conversations``.
 """
 
 from typing import Any

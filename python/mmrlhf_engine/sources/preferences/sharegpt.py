@@ -1,4 +1,4 @@
-"""LLaMA-Factory's ShareGPT form: ``conversations``, and one message each ``chosen``, ``rejected``.
+"""LLaMA-Factory's ShareGPT form: ``conversations``, and one message or text as each answer.
 
 Messages are ``{"from", "value"}`` or, under ``messages``, ``{"role", "content"}``; ``system`` and
 ``tools`` may be fields of their own; ``function_call`` and ``observation`` are roles. ``<image>``
@@ -37,7 +37,7 @@ def matches(record: dict[str, Any]) -> bool:
     """Whether a record is of this form."""
     turns = record.get("conversations", record.get("messages"))
     return isinstance(turns, list) and all(
-        isinstance(record.get(key), dict) for key in ("chosen", "rejected")
+        isinstance(record.get(key), dict | str) for key in ("chosen", "rejected")
     )
 
 

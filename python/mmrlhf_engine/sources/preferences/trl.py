@@ -149,12 +149,12 @@ def _split_prompt(
         raise BadRecordError(
             "prompts_differ", f"turn {same + 1} of 'chosen' and of 'rejected' ask different things"
         )
-    if given and [_said(turn) for turn in given] != [_said(turn) for turn in common[-len(given) :]]:
-        # A prompt that is text is the first question or the last one of a longer conversation.
-        if len(given) > 1 or _said(given[0]) not in map(_said, common):
-            raise BadRecordError(
-                "prompts_differ", "'chosen' and 'rejected' begin with another prompt than 'prompt'"
-            )
+    asked, begun = [_said(turn) for turn in given or []], [_said(turn) for turn in common]
+    # A prompt that is text is one of the questions of a longer conversation.
+    if asked and asked != begun[-len(asked) :] and (len(asked) > 1 or asked[0] not in begun):
+        raise BadRecordError(
+            "prompts_differ", "'chosen' and 'rejected' begin with another prompt than 'prompt'"
+        )
     return common, {"chosen": chosen[same:], "rejected": rejected[same:]}
 
 

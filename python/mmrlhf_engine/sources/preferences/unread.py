@@ -17,13 +17,100 @@ from mmrlhf_engine.sources.preferences.record import STRING_ROLE, BadRecordError
 __all__ = ["bookkeeping", "without_fields"]
 
 _PROMPT_WORDS = frozenset(
-    ["prompt", "question", "query", "instruction", "instructions", "input", "inputs", "option", "options", "choice", "choices", "context", "history", "system", "passage", "document", "documents", "tool", "tools", "function", "functions", "messages", "conversation", "conversations", "hint"]
+    [
+        "prompt",
+        "question",
+        "query",
+        "instruction",
+        "instructions",
+        "input",
+        "inputs",
+        "option",
+        "options",
+        "choice",
+        "choices",
+        "context",
+        "history",
+        "system",
+        "passage",
+        "document",
+        "documents",
+        "tool",
+        "tools",
+        "function",
+        "functions",
+        "messages",
+        "conversation",
+        "conversations",
+        "hint",
+    ]
 )
 _MEDIA_WORDS = frozenset(
-    ["image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "pixel", "pixels", "video", "videos", "audio", "audios", "frame", "frames"]
+    [
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "picture",
+        "pictures",
+        "photo",
+        "photos",
+        "pixel",
+        "pixels",
+        "video",
+        "videos",
+        "audio",
+        "audios",
+        "frame",
+        "frames",
+    ]
 )
 _LABEL_WORDS = frozenset(
-    ["id", "ids", "idx", "index", "key", "type", "types", "category", "source", "sources", "origin", "hash", "length", "len", "tokens", "count", "lang", "language", "model", "models", "score", "scores", "name", "names", "width", "height", "size", "split", "date", "time", "domain", "difficulty", "level", "num", "number", "version", "dataset", "task", "tag", "tags", "license", "response", "answer"]
+    [
+        "id",
+        "ids",
+        "idx",
+        "index",
+        "key",
+        "type",
+        "types",
+        "category",
+        "source",
+        "sources",
+        "origin",
+        "hash",
+        "length",
+        "len",
+        "tokens",
+        "count",
+        "lang",
+        "language",
+        "model",
+        "models",
+        "score",
+        "scores",
+        "name",
+        "names",
+        "width",
+        "height",
+        "size",
+        "split",
+        "date",
+        "time",
+        "domain",
+        "difficulty",
+        "level",
+        "num",
+        "number",
+        "version",
+        "dataset",
+        "task",
+        "tag",
+        "tags",
+        "license",
+        "response",
+        "answer",
+    ]
 )
 _TAG = re.compile(r"<(?:image|video)>")
 
