@@ -72,12 +72,14 @@ QWEN3 = (
     "{% set content = message.content if message.content is string else '' %}"
     "{% if message.role == 'tool' %}<|im_start|>user\n<tool_response>\n{{ content }}\n"
     "</tool_response><|im_end|>\n"
-    "{% elif message.role != 'assistant' %}<|im_start|>{{ message.role }}\n{{ content }}<|im_end|>\n"
+    "{% elif message.role != 'assistant' %}<|im_start|>{{ message.role }}\n"
+    "{{ content }}<|im_end|>\n"
     "{% else %}<|im_start|>assistant\n"
     "{% if loop.last %}<think>\n{{ (message.reasoning_content or '').strip('\n') }}\n</think>\n\n"
     "{% endif %}{{ content.lstrip('\n') }}"
-    '{% for call in message.tool_calls or [] %}\n<tool_call>\n{"name": "{{ call.function.name }}", '
-    '"arguments": {{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}<|im_end|>\n'
+    "{% for call in message.tool_calls or [] %}\n<tool_call>\n"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n'
+    "</tool_call>{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.pack.template_marks import check_marks, marks_of
+from mmrlhf_engine.sources.preferences.messages import joined_parts
 from mmrlhf_engine.sources.preferences.record import STRING_ROLE, BadRecordError, Media, Message
 
 __all__ = ["SLOT", "ChatTemplate", "Conversation", "CountSlots", "Texts", "one_slot", "seam"]
@@ -300,7 +301,11 @@ def _answered(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> tuple
             "the prompt ends in a message of the assistant, and calls of tools or another role "
             "cannot go on with it",
         )
-    return (*prompt[:-1], Message("assistant", (*last.parts, *first.parts)), *answer[1:])
+    return (
+        *prompt[:-1],
+        Message("assistant", joined_parts([*last.parts, *first.parts])),
+        *answer[1:],
+    )
 
 
 def _without(message: Message, name: str) -> Message:

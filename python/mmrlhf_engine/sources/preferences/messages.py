@@ -18,7 +18,7 @@ from mmrlhf_engine.sources.preferences.fields import (
 )
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message
 
-__all__ = ["EXTRAS", "answer_messages", "asks_first", "messages_of", "tools_of"]
+__all__ = ["EXTRAS", "answer_messages", "asks_first", "joined_parts", "messages_of", "tools_of"]
 
 EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 """Fields of a message that only the chat template knows to use."""
@@ -102,7 +102,7 @@ def _message(key: str, message: Any, tags: MediaTags) -> Message:
     if isinstance(content, str):
         return Message(role, tags.parts_of(content), extras)
     if isinstance(content, list):
-        return Message(role, _joined([_part(key, part, tags) for part in content]), extras)
+        return Message(role, joined_parts([_part(key, part, tags) for part in content]), extras)
     if content is None and extras:
         return Message(role, (), extras)
     raise wrong_type(f"{key}.content", content, "text or a list of parts")
@@ -157,7 +157,7 @@ def _part(key: str, part: Any, tags: MediaTags) -> str | Media:
     raise BadRecordError("wrong_type", f"{key!r} has a part {kind!r}, expected text, image, video")
 
 
-def _joined(parts: list[str | Media]) -> tuple[str | Media, ...]:
+def joined_parts(parts: list[str | Media]) -> tuple[str | Media, ...]:
     """Neighbouring texts as one; the templates join them without a mark as well."""
     if all(not isinstance(a, str) or not isinstance(b, str) for a, b in pairwise(parts)):
         return tuple(part for part in parts if part != "")
