@@ -92,8 +92,9 @@ def test_the_splits_of_a_saved_dataset_are_named(tmp_path):
     save_dataset(tmp_path / "train", ROWS)
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     with pytest.raises(InputError, match="several splits") as caught:
-        rows_of(tmp_path)
+        batches_of(tmp_path)
     assert "name one: train" in str(caught.value)
+    assert [row for _, row in rows_of(tmp_path)] == ROWS
     (tmp_path / "train" / "state.json").write_text("[]")
     with pytest.raises(InputError, match=r"state\.json: not as save_to_disk writes it"):
         rows_of(tmp_path / "train")

@@ -1,0 +1,236 @@
+"""What becomes of the fields of a record that its format does not read.
+
+A field that may be part of the prompt (a question, options, a system text, tools, a picture) and is
+not read makes the row unusable: the prompt would be another than the one that was answered. A field
+whose text stands in the prompt anyway is read. Everything else is bookkeeping, and is counted.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mmrlhf_engine.sources.files import MEDIA_SUFFIXES
+from mmrlhf_engine.sources.preferences.dialog import dialog_turns, is_dialog
+from mmrlhf_engine.sources.preferences.fields import IMAGES, VIDEOS
+from mmrlhf_engine.sources.preferences.record import STRING_ROLE, BadRecordError, Preference
+
+__all__ = ["bookkeeping", "without_fields"]
+
+_PROMPT_WORDS = frozenset(
+    [
+        "prompt",
+        "question",
+        "query",
+        "instruction",
+        "instructions",
+        "input",
+        "inputs",
+        "option",
+        "options",
+        "choice",
+        "choices",
+        "context",
+        "history",
+        "system",
+        "passage",
+        "document",
+        "documents",
+        "tool",
+        "tools",
+        "function",
+        "functions",
+        "messages",
+        "conversation",
+        "conversations",
+        "hint",
+    ]
+)
+_MEDIA_WORDS = frozenset(
+    [
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "picture",
+        "pictures",
+        "photo",
+        "photos",
+        "pixel",
+        "pixels",
+        "video",
+        "videos",
+        "audio",
+        "audios",
+        "frame",
+        "frames",
+    ]
+)
+_LABEL_WORDS = frozenset(
+    [
+        "id",
+        "ids",
+        "idx",
+        "index",
+        "key",
+        "type",
+        "types",
+        "category",
+        "source",
+        "sources",
+        "origin",
+        "hash",
+        "length",
+        "len",
+        "tokens",
+        "count",
+        "lang",
+        "language",
+        "model",
+        "models",
+        "score",
+        "scores",
+        "name",
+        "names",
+        "width",
+        "height",
+        "size",
+        "split",
+        "date",
+        "time",
+        "domain",
+        "difficulty",
+        "level",
+        "num",
+        "number",
+        "version",
+        "dataset",
+        "task",
+        "tag",
+        "tags",
+        "license",
+        "response",
+        "answer",
+    ]
+)
+_TAG = re.compile(r"<(?:image|video)>")
+
+
+def bookkeeping(
+    record: dict[str, Any], fields: frozenset[str], preference: Preference
+) -> list[str]:
+    """The fields that were not read and say nothing about the prompt.
+
+    Args:
+        record: The record.
+        fields: The fields that its format has read.
+        preference: What was read from them.
+
+    Raises:
+        BadRecordError: a field may be part of the prompt, and is not read.
+    """
+    said = [_flat(message.text) for message in preference.prompt]
+    values = [record[key] for key in fields if isinstance(record.get(key), list)]
+    # Of bare texts without a prompt, any other text may be what was asked.
+    implicit = preference.prompt[0].role == STRING_ROLE and record.get("prompt") is None
+    has_media = any(message.media for message in preference.prompt)
+    unread = []
+    for key, value in record.items():
+        name = str(key)
+        if name in fields or value is None or value in ("", [], {}):
+            continue
+        words = _words(name)
+        if _is_media(words, value, has_media=has_media) and not _named_again(name, record):
+            raise _unread(name)
+        if _is_text(words, value, implicit=implicit):
+            if value not in values and not all(_is_in(said, text) for text in _texts(value)):
+                raise _unread(name)
+            continue
+        unread.append(name)
+    return unread
+
+
+def without_fields(value: Any, names: frozenset[str]) -> Any:
+    """A record without these fields, in its messages either."""
+    if isinstance(value, dict):
+        return {k: without_fields(item, names) for k, item in value.items() if k not in names}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [without_fields(item, names) for item in value]
+    return value
+
+
+def _unread(name: str) -> BadRecordError:
+    return BadRecordError(
+        "unread_field",
+        f"{name!r} is not read, and may be part of the prompt; --ignore-field {name} leaves it out",
+    )
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+
+
+def _is_media(words: set[str], value: Any, *, has_media: bool) -> bool:
+    """Whether a field may hold a picture or video, by its type, its name or what it names."""
+    if _holds_bytes(value):
+        return True
+    if isinstance(value, bool | int | float):
+        return False
+    if words & _MEDIA_WORDS and not words & _LABEL_WORDS:
+        return True
+    return not has_media and _names_media(value)
+
+
+def _is_text(words: set[str], value: Any, *, implicit: bool) -> bool:
+    """Whether a field may hold a part of the prompt, by its type and its name."""
+    if isinstance(value, bool | int | float) or words & _LABEL_WORDS:
+        return False
+    sentence = isinstance(value, str) and len(value.split()) > 1
+    return bool(words & _PROMPT_WORDS) or (implicit and sentence)
+
+
+def _names_media(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and _names_media(value[0])
+    return isinstance(value, str) and value.rpartition(".")[2].lower() in MEDIA_SUFFIXES
+
+
+def _is_in(said: list[str], text: str) -> bool:
+    """Whether a text stands in the prompt; one word alone may stand there by chance."""
+    text = _flat(text)
+    return text in said or (" " in text and any(text in one for one in said))
+
+
+def _named_again(name: str, record: dict[str, Any]) -> bool:
+    """Whether a field is another name of images or videos that were read under a first one."""
+    return any(
+        name in names and any(record.get(other) for other in names if other != name)
+        for names in (IMAGES, VIDEOS)
+    )
+
+
+def _holds_bytes(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and _holds_bytes(value[0])
+    if isinstance(value, dict):
+        return isinstance(value.get("bytes"), bytes)
+    return isinstance(value, bytes)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value; of a dialog, what each side says."""
+    if isinstance(value, str):
+        if is_dialog(value):
+            yield from (turn["content"] for turn in dialog_turns("text", value))
+        else:
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+
+
+def _flat(text: str) -> str:
+    """A text without tags of media, and with single blanks."""
+    return " ".join(_TAG.sub(" ", text).split())
