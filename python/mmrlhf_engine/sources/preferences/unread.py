@@ -112,6 +112,7 @@ _LABEL_WORDS = frozenset(
         "answer",
     ]
 )
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _TAG = re.compile(r"<(?:image|video)>")
 
 
@@ -128,16 +129,17 @@ def bookkeeping(
     Raises:
         BadRecordError: a field may be part of the prompt, and is not read.
     """
+    others = [key for key in record if key not in fields and record[key] not in _NOTHING]
+    if not others:
+        return []
     said = [_flat(message.text) for message in preference.prompt]
     values = [record[key] for key in fields if isinstance(record.get(key), list)]
     # Of bare texts without a prompt, any other text may be what was asked.
     implicit = preference.prompt[0].role == STRING_ROLE and record.get("prompt") is None
     has_media = any(message.media for message in preference.prompt)
     unread = []
-    for key, value in record.items():
-        name = str(key)
-        if name in fields or value is None or value in ("", [], {}):
-            continue
+    for key in others:
+        name, value = str(key), record[key]
         words = _words(name)
         if _is_media(words, value, has_media=has_media) and not _named_again(name, record):
             raise _unread(name)
