@@ -10,30 +10,23 @@ that ends in a message of the assistant is continued: its answers are the rest o
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.pack.media_text import MediaText, Times, count_placeholders, still
 from mmrlhf_engine.pack.template_marks import check_marks, marks_of
 from mmrlhf_engine.sources.preferences.messages import joined_parts
 from mmrlhf_engine.sources.preferences.record import STRING_ROLE, BadRecordError, Media, Message
 
-__all__ = ["SLOT", "ChatTemplate", "Conversation", "CountSlots", "Texts", "one_slot", "seam"]
-
-SLOT = "<|mmrlhf:slot|>"
-"""Mark of one image in a rendered text; known to the tokenizer in memory, never written."""
+__all__ = ["ChatTemplate", "Conversation", "Texts", "seam"]
 
 _ANSWER = "<|mmrlhf:answer|>"
 """Stands for an answer in a text that is rendered to see what comes before one."""
 
-CountSlots = Callable[[Media], int]
-"""How many images a medium stands for: 1, or the frames of a video."""
-
-
-def one_slot(_media: Media) -> int:
-    """Every medium is one image."""
-    return 1
+_Rendered = tuple[str, list[Media]]
+"""A text, and its media in the order in which it shows them."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +35,25 @@ class Conversation:
 
     prompt: tuple[Message, ...]
     responses: tuple[tuple[Message, ...], ...]
-    slots: CountSlots = one_slot
+    times: Times = still
     tools: str = ""
     """A JSON list for the template, or nothing."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """A conversation as rendered."""
+    """A conversation as rendered, and its media in the order in which the texts show them."""
 
     prompt: str
-    whole: list[str | BadRecordError]
+    prompt_media: list[Media]
+    whole: list[_Rendered | BadRecordError]
+    """The whole text with each answer, and the media of the answer."""
     plain: bool
 
 
 class ChatTemplate:
     """A chat template, and what was found out about it.
 
-    ``image_mark`` is what it writes for an image part; None where it knows of no images.
     ``arguments`` are its own, such as ``enable_thinking``.
     """
 
@@ -67,17 +61,18 @@ class ChatTemplate:
         self,
         tokenizer: Any,
         template: str | None,
-        image_mark: str | None,
+        media: MediaText,
         strings: str,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
-        self._image_mark = image_mark
+        self._media = media
         self._strings = strings
         self._arguments = dict(arguments or {})
+        self._takes_text = self._takes_parts = False
+        self._marked: frozenset[str] = frozenset()
         self._marks: tuple[str, ...] = ()
-        self._takes_text = self._takes_parts = self._marks_images = False
         self.opens_as_conversation = False
         """Whether an answer is opened as in a conversation, not by the generation prompt."""
         if template is not None:
@@ -94,42 +89,42 @@ class ChatTemplate:
         try:
             if not plain:
                 check_marks(prompt, self._marks, bare=bare)
-            text = self._prompt(prompt, conversation, plain=plain)
-            self._check_slots(text, prompt, conversation.slots)
+            text, media = self._prompt(prompt, conversation, plain=plain)
         except BadRecordError as error:
             return error
-        whole: list[str | BadRecordError] = []
+        whole: list[_Rendered | BadRecordError] = []
         for answer in answers:
             try:
                 if not plain:
                     check_marks(answer, self._marks, bare=bare)
-                both = self._whole(prompt, answer, conversation, plain=plain)
-                if not both.startswith(text):
+                both, shown = self._whole(prompt, answer, conversation, plain=plain)
+                if not both.startswith(text) or shown[: len(media)] != media:
                     raise BadRecordError("template_breaks_prompt", seam(text, both))
-                self._check_slots(both[len(text) :], answer, conversation.slots)
-                whole.append(both)
+                whole.append((both, shown[len(media) :]))
             except BadRecordError as error:
                 whole.append(error)
-        return Texts(text, whole, plain)
+        return Texts(text, media, whole, plain)
 
     def _prompt(
         self, prompt: tuple[Message, ...], conversation: Conversation, *, plain: bool
-    ) -> str:
+    ) -> _Rendered:
         """The prompt, up to where an answer begins."""
-        slots, tools = conversation.slots, conversation.tools
+        times, tools = conversation.times, conversation.tools
         if plain:
-            return self._render_plain(prompt, slots, opening=True)
-        if tools and self._render_chat(prompt, slots, "") == self._render_chat(
-            prompt, slots, tools
-        ):
+            return self._render_plain(prompt, times, opening=True)
+        if tools and self._render_chat(prompt, times) == self._render_chat(prompt, times, tools):
             raise _dropped("tools")
         if not self.opens_as_conversation and prompt[-1].role != "assistant":
-            return self._render_chat(prompt, slots, tools, opening=True)
-        whole = self._render_chat(_answered(prompt, (_message(_ANSWER),)), slots, tools)
-        before, mark, _ = whole.partition(_ANSWER)
-        if not mark:
-            raise BadRecordError("template_breaks_prompt", "the template leaves the answer out")
-        return before
+            return self._render_chat(prompt, times, tools, opening=True)
+        answered = _answered(prompt, (_message(_ANSWER),))
+        whole, media = self._render_chat(answered, times, tools)
+        before, mark, after = whole.partition(_ANSWER)
+        if not mark or count_placeholders(after):
+            raise BadRecordError(
+                "template_breaks_prompt",
+                "the template leaves the answer out, or pictures follow it",
+            )
+        return before, media
 
     def _whole(
         self,
@@ -138,42 +133,43 @@ class ChatTemplate:
         conversation: Conversation,
         *,
         plain: bool,
-    ) -> str:
+    ) -> _Rendered:
         """The conversation with one answer, in which every field of its messages is made use of."""
-        slots, tools = conversation.slots, conversation.tools
+        times, tools = conversation.times, conversation.tools
         if plain:
-            return self._render_plain((*prompt, *answer), slots, opening=False)
+            return self._render_plain((*prompt, *answer), times, opening=False)
         messages = _answered(prompt, answer)
-        whole = self._render_chat(messages, slots, tools)
+        whole = self._render_chat(messages, times, tools)
         extras = [json.loads(message.extras) for message in messages if message.extras]
         for name in dict.fromkeys(name for given in extras for name in given):
             without = tuple(_without(message, name) for message in messages)
-            if self._render_chat(without, slots, tools) == whole:
+            if self._render_chat(without, times, tools) == whole:
                 raise _dropped(name)
         return whole
 
     def _render_plain(
-        self, messages: tuple[Message, ...], slots: CountSlots, *, opening: bool
-    ) -> str:
+        self, messages: tuple[Message, ...], times: Times, *, opening: bool
+    ) -> _Rendered:
         """Text as it stands; the end of a text is marked by the tokenizer's end token, once."""
-        text = "".join(self._inline(message, slots) for message in messages)
+        text = "".join(self._inline(message, times) for message in messages)
         end = self._tokenizer.eos_token or ""
-        return text if opening or text.endswith(end) else text + end
+        text = text if opening or text.endswith(end) else text + end
+        return text, _media_of(messages)
 
     def _render_chat(
         self,
         messages: tuple[Message, ...],
-        slots: CountSlots,
+        times: Times,
         tools: str = "",
         *,
         opening: bool = False,
-    ) -> str:
+    ) -> _Rendered:
         import jinja2
 
         turns = [
             {
                 "role": message.role,
-                "content": self._content(message, slots),
+                "content": self._content(message, times),
                 **(json.loads(message.extras) if message.extras else {}),
             }
             for message in messages
@@ -189,46 +185,44 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise BadRecordError("template_refuses", f"the chat template: {error}") from None
-        if self._marks_images and self._image_mark:
-            text = text.replace(self._image_mark, SLOT)
-        return str(text)
+        media = _media_of(messages)
+        if self._marked:
+            text, media = self._media.replace_marks(text, media, times)
+        expected = sum(len(times(item)) for item in media)
+        if count_placeholders(text) != expected:
+            raise BadRecordError("template_refuses", "the chat template leaves pictures out")
+        return text, media
 
-    def _content(self, message: Message, slots: CountSlots) -> str | list[dict[str, str]]:
+    def _content(self, message: Message, times: Times) -> str | list[dict[str, str]]:
         """Content in the form the template knows: text alone as text, where it may be."""
-        if self._takes_text and (not message.media or not self._marks_images):
-            return self._inline(message, slots)
-        if not self._marks_images:
-            return [{"type": "text", "text": self._inline(message, slots)}]
+        if self._takes_text and (not message.media or not self._marked):
+            return self._inline(message, times)
+        if not self._marked:
+            return [{"type": "text", "text": self._inline(message, times)}]
         parts: list[dict[str, str]] = []
         for part in message.parts:
             if isinstance(part, str):
+                self._media.check_text(part)
                 parts.append({"type": "text", "text": part})
-            else:
-                parts += [{"type": "image"}] * slots(part)
+                continue
+            kinds = self._media.kinds(part, times)
+            if not self._marked.issuperset(kinds):
+                raise BadRecordError("template_refuses", "the chat template knows of no videos")
+            parts += [{"type": kind} for kind in kinds]
         return parts
 
-    def _inline(self, message: Message, slots: CountSlots) -> str:
+    def _inline(self, message: Message, times: Times) -> str:
         """The message as text, an image on a line of its own where text follows at once."""
         texts = []
         for number, part in enumerate(message.parts):
             if isinstance(part, str):
+                self._media.check_text(part)
                 texts.append(part)
                 continue
             following = message.parts[number + 1] if number + 1 < len(message.parts) else ""
             joined = isinstance(following, str) and following[:1] not in ("", "\n")
-            texts.append(SLOT * slots(part) + ("\n" if joined else ""))
+            texts.append(self._media.inline(part, times) + ("\n" if joined else ""))
         return "".join(texts)
-
-    def _check_slots(self, text: str, messages: tuple[Message, ...], slots: CountSlots) -> None:
-        """That the rendered text has exactly the images of its messages."""
-        expected = sum(slots(media) for message in messages for media in message.media)
-        found = sum(text.count(mark) for mark in (SLOT, self._image_mark) if mark)
-        if found != expected:
-            raise BadRecordError(
-                "image_mark_in_text",
-                f"{found} image marks after the chat template, but {expected} images: the text "
-                "itself holds a mark, or the template leaves images out",
-            )
 
     def probe(self, reasoning: str = "") -> tuple[str, str]:
         """A small prompt and the conversation it begins, for trying the seam between them.
@@ -242,8 +236,8 @@ class ChatTemplate:
             answer = Message("assistant", answer.parts, extras)
         try:
             example = Conversation((question,), ())
-            prompt = self._prompt((question,), example, plain=False)
-            return prompt, self._render_chat((question, answer), one_slot)
+            prompt, _ = self._prompt((question,), example, plain=False)
+            return prompt, self._render_chat((question, answer), still)[0]
         except BadRecordError as error:
             raise ConfigError(f"{error.detail}", hint="another by --chat-template FILE") from None
 
@@ -256,9 +250,11 @@ class ChatTemplate:
         text, part = "probe", {"type": "text", "text": "probe"}
         self._takes_text = self._renders([{"role": "user", "content": text}], text)
         self._takes_parts = self._renders([{"role": "user", "content": [part]}], text)
-        with_image = [{"role": "user", "content": [{"type": "image"}, part]}]
-        self._marks_images = bool(self._image_mark) and self._renders(
-            with_image, str(self._image_mark)
+        marks = {"image": self._media.image_mark, "video": self._media.video_mark}
+        self._marked = frozenset(
+            kind
+            for kind, mark in marks.items()
+            if mark and self._renders([{"role": "user", "content": [{"type": kind}, part]}], mark)
         )
         if not self._takes_text and not self._takes_parts:
             raise ConfigError(
@@ -280,6 +276,10 @@ class ChatTemplate:
         except Exception:  # A template may fail in any way on a form it was not made for.
             return False
         return text.count(expected) == 1 and "'type'" not in text
+
+
+def _media_of(messages: Sequence[Message]) -> list[Media]:
+    return [media for message in messages for media in message.media]
 
 
 def _message(text: str) -> Message:
