@@ -9,12 +9,15 @@ from transformers import AutoTokenizer
 import chat_templates
 from command import engine
 from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.models.families.placeholders import IMAGE as IMAGE_MARK
+from mmrlhf_engine.models.families.placeholders import PLACEHOLDER_IDS
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.chat_template import Conversation
-from mmrlhf_engine.pack.tokenize import SENTINEL, load_tokenizer
+from mmrlhf_engine.pack.tokenize import load_tokenizer
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message
 from pack_data import stored, tokenizer_folder, write_lines
 
+SENTINEL = PLACEHOLDER_IDS[IMAGE_MARK]
 IMAGE = Media("image", ("a.png",))
 # Each with the image mark that it writes, and with the arguments without which it is refused.
 TEMPLATES = [
@@ -75,7 +78,7 @@ def test_prompt_and_answer_are_the_conversation_of_transformers(folder, name, ma
     )
     answers = ((turn("assistant", "A window."),), (turn("assistant", "Two dogs and one cat."),))
     (done,) = tokenizer.tokenize([Conversation(prompt, answers)])
-    for answer, ids in zip(answers, done.responses, strict=True):
+    for answer, (ids, _) in zip(answers, done.responses, strict=True):
         turns = as_turns((*prompt, *answer), parts=bool(mark))
         whole = reference.apply_chat_template(turns, return_dict=False, **arguments)
         both = np.concatenate([done.prompt, ids])
@@ -96,7 +99,7 @@ def test_a_prompt_that_ends_in_an_answer_is_continued(folder, name, mark, argume
     joined = (prompt[0], turn("assistant", "There are two dogs and one cat."))
     turns = as_turns(joined, parts=bool(mark))
     whole = reference.apply_chat_template(turns, return_dict=False, **arguments)
-    assert [*done.prompt, *done.responses[0]] == whole
+    assert [*done.prompt, *done.responses[0][0]] == whole
     assert reference.decode(done.prompt).endswith("There are two dogs and")
     call = turn("assistant", tool_calls=[{"function": {"name": "f", "arguments": {}}}])
     (refused,) = tokenizer.tokenize([Conversation((prompt[0], call), ((prompt[1],),))])
@@ -133,12 +136,12 @@ def test_calls_and_reasoning_reach_the_template(folder):
     assert '"name": "add", "arguments": {"a": 2}' in text
     assert '{"type": "function", "function": {"name": "add"}}' in text
     assert "<tool_response>\n4\n" in text
-    assert "<tool_call>" in reference.decode(done.responses[1])
+    assert "<tool_call>" in reference.decode(done.responses[1][0])
     reasoned = (turn("assistant", "4", reasoning_content="Two and two."),)
     (done,) = tokenizer.tokenize([Conversation((ASKED,), (reasoned, answers[0]))])
     # The opening says that there is no reasoning, so that an answer with some is another prompt.
     assert done.responses[0].reason == "template_breaks_prompt"
-    assert done.responses[1].size > 2
+    assert done.responses[1][0].size > 2
 
 
 @pytest.mark.parametrize(

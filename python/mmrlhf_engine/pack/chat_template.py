@@ -70,9 +70,9 @@ class ChatTemplate:
         self._media = media
         self._strings = strings
         self._arguments = dict(arguments or {})
-        self._marks: tuple[str, ...] = ()
         self._takes_text = self._takes_parts = False
         self._marked: frozenset[str] = frozenset()
+        self._marks: tuple[str, ...] = ()
         self.opens_as_conversation = False
         """Whether an answer is opened as in a conversation, not by the generation prompt."""
         if template is not None:
@@ -112,16 +112,18 @@ class ChatTemplate:
         times, tools = conversation.times, conversation.tools
         if plain:
             return self._render_plain(prompt, times, opening=True)
-        if tools and self._render_chat(prompt, times, "") == self._render_chat(
-            prompt, times, tools
-        ):
+        if tools and self._render_chat(prompt, times) == self._render_chat(prompt, times, tools):
             raise _dropped("tools")
         if not self.opens_as_conversation and prompt[-1].role != "assistant":
             return self._render_chat(prompt, times, tools, opening=True)
-        whole, media = self._render_chat(_answered(prompt, (_message(_ANSWER),)), times, tools)
-        before, mark, _ = whole.partition(_ANSWER)
-        if not mark:
-            raise BadRecordError("template_breaks_prompt", "the template leaves the answer out")
+        answered = _answered(prompt, (_message(_ANSWER),))
+        whole, media = self._render_chat(answered, times, tools)
+        before, mark, after = whole.partition(_ANSWER)
+        if not mark or count_placeholders(after):
+            raise BadRecordError(
+                "template_breaks_prompt",
+                "the template leaves the answer out, or pictures follow it",
+            )
         return before, media
 
     def _whole(

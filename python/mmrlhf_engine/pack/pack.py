@@ -187,9 +187,9 @@ def run(config: PackConfig, stage: StageContext) -> None:
         chat_template=config.chat_template,
         image_mark=rule.image_mark,
         strings=config.strings,
+        template_args=config.template_args,
         files=files,
         videos=config.videos,
-        template_args=config.template_args,
     )
     if tokenizer.processor is not None:
         rule = ImageRule(tokenizer.processor.image_rule)

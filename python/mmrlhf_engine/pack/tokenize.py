@@ -207,9 +207,9 @@ def load_tokenizer(
     chat_template: str | None,
     image_mark: str | None,
     strings: str,
+    template_args: Mapping[str, Any] | None = None,
     files: ProcessorFiles | None = None,
     videos: VideoLayout = "native",
-    template_args: Mapping[str, Any] | None = None,
 ) -> ChatTokenizer:
     """A tokenizer by name or folder, with its chat template or the one in the file given.
 
@@ -218,6 +218,7 @@ def load_tokenizer(
         chat_template: A Jinja file; None is the tokenizer's own template.
         image_mark: What the template writes for an image; with ``files``, the processor says so.
         strings: Whether bare texts are turns of a chat, or tokenised as they stand.
+        template_args: Arguments of the template.
         files: Settings of the model's processor, if it has one.
         videos: How videos are laid out.
         template_args: Arguments of the chat template.
@@ -254,11 +255,12 @@ def load_tokenizer(
         identity["template_args"] = dict(template_args)
     if processor is not None:
         identity["processor"] = processor.record()
+    media = MediaText(image_mark, processor, videos)
     return ChatTokenizer(
         tokenizer,
         template,
         identity=identity,
-        media=MediaText(image_mark, processor, videos),
+        media=media,
         strings=strings,
         template_args=template_args,
     )
