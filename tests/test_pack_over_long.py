@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.shard_rows import FLAG_TRUNCATED
@@ -74,7 +74,12 @@ def test_a_processor_folder_brings_its_own_numbers(tmp_path):
     sizes = processor(Image.new("RGB", (280, 196)), return_tensors="np")["image_grid_thw"][0]
     assert read_rule(str(tmp_path)).count([(280, 196)]) == [int(sizes.prod()) // 4]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="expected LLaVA-OneVision"):
+    with pytest.raises(ConfigError, match="neither processor_config"):
+        read_rule(str(tmp_path / "empty"))
+    (tmp_path / "empty" / "processor_config.json").write_text(
+        '{"processor_class": "BlipProcessor"}'
+    )
+    with pytest.raises(InputError, match="found BlipProcessor, expected one of Qwen2VLProcessor"):
         read_rule(str(tmp_path / "empty"))
 
 

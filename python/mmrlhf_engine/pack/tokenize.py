@@ -221,7 +221,6 @@ def load_tokenizer(
         template_args: Arguments of the template.
         files: Settings of the model's processor, if it has one.
         videos: How videos are laid out.
-        template_args: Arguments of the chat template.
 
     Raises:
         ConfigError: there is no such tokenizer, it is not a fast one, it has no chat template, it
