@@ -5,11 +5,13 @@
 //! the batch, to which several placeholders point.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::arena::Arena;
 use super::cache::Key;
 use super::content::{Content, PairOf, Sequence};
 use super::fields::{Field, Sizes};
+use super::pool::Pool;
 use super::positions::Positions;
 use super::processor::Processor;
 use super::units::{SENTINEL, Units, misfit};
@@ -54,18 +56,25 @@ pub(super) struct Placeholder {
 pub struct BatchLayout {
     pub(super) arena: Arena,
     pub(super) images: Vec<Image>,
+    /// Bytes of a frame in a block, and how often it is repeated there.
+    pub(super) frames: (usize, usize),
     /// Images of each pair: of both its sequences and of their prefixes.
     pub(super) pairs: Vec<Vec<usize>>,
 }
 
 impl BatchLayout {
     /// Lay out the content of a pack.
-    pub fn new(units: &Units, content: &Content, ids: Option<ImageTokens>) -> Result<Self> {
+    pub fn new(
+        units: &Units,
+        content: &Content,
+        ids: Option<ImageTokens>,
+        pool: &Arc<Pool>,
+    ) -> Result<Self> {
         let mut builder = Builder::new(units, ids);
         for (index, sequence) in content.sequences.iter().enumerate() {
             builder.add(index, sequence)?;
         }
-        builder.finish(content)
+        builder.finish(content, pool)
     }
 
     /// The images to be made, each once.
@@ -200,11 +209,11 @@ impl<'a> Builder<'a> {
         Ok(place)
     }
 
-    fn finish(self, content: &Content) -> Result<BatchLayout> {
+    fn finish(self, content: &Content, pool: &Arc<Pool>) -> Result<BatchLayout> {
         let rows = self.units.rows();
         let pairs = content.pairs.iter().map(|pair| rows.pair(pair.row));
         let pairs = pairs.collect::<Result<Vec<Pair>>>()?;
-        let mut arena = Arena::new(&self.sizes(content));
+        let mut arena = Arena::new(&self.sizes(content), pool);
         self.write_tokens(&mut arena, content);
         self.write_images(&mut arena);
         write_pairs(&mut arena, &content.pairs, &pairs);
@@ -222,7 +231,8 @@ impl<'a> Builder<'a> {
             of_sequence(pair.chosen).chain(of_sequence(pair.rejected)).collect::<Vec<usize>>()
         };
         let pairs = content.pairs.iter().map(of_pair).collect();
-        Ok(BatchLayout { arena, images: self.images, pairs })
+        let frames = self.units.processor().map_or((1, 1), Processor::frames);
+        Ok(BatchLayout { arena, images: self.images, frames, pairs })
     }
 
     fn blocks(&self) -> impl Iterator<Item = usize> {

@@ -8,7 +8,9 @@ use super::cache::{Key, Prepared};
 use super::content::Content;
 use super::layout::{BatchLayout, ImageTokens};
 use super::pixels::{Encoded, prepare};
+use super::pool::Pool;
 use super::processor::Processor;
+use super::rows::Rows;
 use super::sidecars::Sidecars;
 use super::source::{Advance, BatchSource};
 use super::units::Units;
@@ -36,6 +38,9 @@ pub struct PairLoader {
     sidecars: Arc<Sidecars>,
     plan: Plan,
     processor: Option<Processor>,
+    /// What images are prepared by: a frame is repeated when it is copied into a batch.
+    of_one_frame: Option<Processor>,
+    pool: Arc<Pool>,
     ids: Option<ImageTokens>,
     share: Share,
     /// Batches whose images are looked up ahead, so that those needed again are kept.
@@ -129,7 +134,9 @@ impl PairLoader {
             return Err(Error::invalid("worker", share.worker, expected));
         }
         let sidecars = Arc::new(sidecars);
-        Ok(Self { dataset, sidecars, plan, processor, ids, share, look_ahead })
+        let (of_one_frame, pool) =
+            (processor.as_ref().map(Processor::of_one_frame), Arc::default());
+        Ok(Self { dataset, sidecars, plan, processor, of_one_frame, pool, ids, share, look_ahead })
     }
 
     fn units(&self) -> Units {
@@ -236,17 +243,18 @@ impl BatchSource for PairLoader {
         let Some(Found { content, metadata, next }) = traversal.found.pop_front() else {
             return Ok(None);
         };
-        let layout = BatchLayout::new(&traversal.units, &content, self.ids)?;
+        let layout = BatchLayout::new(&traversal.units, &content, self.ids, &self.pool)?;
         let (keys, bytes) = (layout.keys(), layout.bytes());
         let pending = PendingBatch { layout, metadata };
         Ok(Some(Advance { pending, keys, bytes, next, ahead }))
     }
 
     fn prepare(&self, key: Key) -> Result<Prepared> {
-        let Some(processor) = &self.processor else {
+        let Some(processor) = &self.of_one_frame else {
             return Ok(Prepared::Broken("no image rule".into()));
         };
-        let blob = self.dataset.blob(key.blob)?;
+        let rows = Rows::new(Arc::clone(&self.dataset));
+        let blob = rows.blob(key.blob)?;
         // More than one is as good as two: how many others there are does not matter.
         let images = if key.alone { 1 } else { 2 };
         let (bytes, orientation) = (blob.bytes, blob.orientation);

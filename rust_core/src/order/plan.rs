@@ -54,6 +54,7 @@ pub enum Draw {
 }
 
 impl Draw {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
     /// Left out of the JSON, so that plans from before there was a choice keep their hash.
     fn is_unit(&self) -> bool {
         *self == Self::Unit
