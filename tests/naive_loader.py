@@ -82,7 +82,11 @@ class NaiveLoader:
         table = {"pair": "pairs", "response": "responses", "query": "queries"}[self.plan["unit"]]
         costs = [self.cost(unit) for unit in range(self.dataset.rows(table))]
         columns = [pa.array(column, pa.uint32()) for column in zip(*costs, strict=True)]
-        order = _core.Order(self.plan_json, *columns)
+        queries = None
+        if self.plan["unit"] == "pair":
+            of_query = map(self.pairs_of, range(self.dataset.rows("queries")))
+            queries = [len(pairs) for pairs in of_query]
+        order = _core.Order(self.plan_json, *columns, queries=queries)
         for window in range(order.windows(epoch)):
             units, offsets, _ = (pa.array(part).to_pylist() for part in order.window(epoch, window))
             for start, end in itertools.pairwise(offsets):

@@ -4,6 +4,8 @@ Everything is written as it is said, with Python's whole numbers: no cleverness,
 search trees. BLAKE3 is here for inputs of one chunk, which is all that a key needs.
 """
 
+from collections import Counter
+
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 SHUFFLED_UP_TO = 2**17
@@ -153,7 +155,7 @@ def mixture_block(mixture, block, seed, epoch):
 
 
 def sequence(plan, sources, epoch):
-    """All units of an epoch, in order; ``sources`` are numbers of units."""
+    """What is drawn in an epoch, in order; ``sources`` are numbers of units, or of queries."""
     seed = plan["seed"]
     shuffle = {"full": permutation, "block": block_shuffle}[plan.get("shuffle", "full")]
     mixture = plan.get("mixture")
@@ -185,8 +187,12 @@ def sequence(plan, sources, epoch):
 # Packs
 
 
-def best_fit_decreasing(costs, budget, units, opens=()):
-    """Places of ``costs`` (tuples of MEASURES) in packs, and the places that fit none."""
+def best_fit_decreasing(costs, budget, units, opens=(), draws=None):
+    """Places of ``costs`` (tuples of MEASURES) in packs, and the places that fit none.
+
+    ``draws`` gives places whose units came together, and are packed apart, the same number.
+    """
+    draws = range(len(costs)) if draws is None else draws
     limits = {at: budget[name] for at, name in enumerate(MEASURES) if budget.get(name) is not None}
     fits = [all(cost[at] <= limit for at, limit in limits.items()) for cost in costs]
     places = [place for place, fit in enumerate(fits) if fit]
@@ -201,14 +207,25 @@ def best_fit_decreasing(costs, budget, units, opens=()):
     def score(amounts):
         return sum(weight[at] * share(amounts[at], limit) for at, limit in limits.items())
 
+    sums = {at: sum(costs[p][at] for p in places) for at in limits}
+    fewest = max(1, *(-(-sums[at] // max(1, limit)) for at, limit in limits.items()))
+    of_draw = Counter(draws[p] for p in places)
+    share_of_draw = {draw: -(-units // fewest) for draw, units in of_draw.items()}
+
+    def has_its_share(pack, draw):
+        return sum(draws[p] == draw for p in pack) >= share_of_draw[draw]
+
     places.sort(key=lambda p: (p not in opens, -score(costs[p]), units[p], p))
     packs, left = [], []
     for place in places:
-        held = [
+        fitting = [
             (score(amounts), number)
             for number, amounts in enumerate(left)
             if place not in opens and all(costs[place][at] <= amounts[at] for at in limits)
         ]
+        held = [fit for fit in fitting if not has_its_share(packs[fit[1]], draws[place])]
+        if len(packs) >= fewest:
+            held = held or fitting
         number = min(held)[1] if held else len(packs)
         if not held:
             packs.append([])
@@ -218,15 +235,31 @@ def best_fit_decreasing(costs, budget, units, opens=()):
     return packs, [place for place, fit in enumerate(fits) if not fit]
 
 
-def window(plan, units, costs, epoch, number):
+def draws_per_window(plan, costs, queries):
+    """Units, or the queries that have so many on average."""
+    window = plan.get("window", 4096)
+    if plan.get("draw", "unit") == "unit":
+        return window
+    return max(1, window * len(queries) // max(1, len(costs)))
+
+
+def window(plan, draws, costs, epoch, number, queries=None):
     """The packs of one window as lists of units, and the units left out.
 
-    ``units`` are those of the epoch in order, ``costs`` maps each to (text, image, images).
+    ``draws`` are those of the epoch in order: units, or numbers of ``queries``, which are lists of
+    units. ``costs`` maps each unit to (text, image, images).
     """
-    size = plan.get("window", 4096)
-    drawn = units[number * size : (number + 1) * size]
+    size = draws_per_window(plan, costs, queries)
+    numbered = [
+        (unit, draw)
+        for draw, drawn in enumerate(draws[number * size : (number + 1) * size])
+        for unit in ([drawn] if plan.get("draw", "unit") == "unit" else queries[drawn])
+    ]
+    drawn = [unit for unit, _ in numbered]
     measured = [(sum(costs[unit][:2]), *costs[unit]) for unit in drawn]
-    packs, too_large = best_fit_decreasing(measured, plan["budget"], drawn)
+    packs, too_large = best_fit_decreasing(
+        measured, plan["budget"], drawn, draws=[draw for _, draw in numbered]
+    )
     dropped = []
     if plan.get("too_large") == "drop":
         dropped = [drawn[place] for place in too_large]
@@ -236,16 +269,16 @@ def window(plan, units, costs, epoch, number):
     return [[drawn[place] for place in sorted(pack)] for pack in packs], dropped
 
 
-def steps(plan, sources, costs, epochs):
+def steps(plan, sources, costs, epochs, queries=None):
     """Every step as (units of each pack, the cursor's epoch, window, pack and step after it)."""
     size = plan["packs_per_step"]
     number = 0
     for epoch in range(epochs):
         units = sequence(plan, sources, epoch)
-        windows = -(-len(units) // plan.get("window", 4096))
+        windows = -(-len(units) // draws_per_window(plan, costs, queries))
         packs = []
         for w in range(windows):
-            held, _ = window(plan, units, costs, epoch, w)
+            held, _ = window(plan, units, costs, epoch, w, queries)
             for at, pack in enumerate(held):
                 after = (epoch, w, at + 1) if at + 1 < len(held) else (epoch, w + 1, 0)
                 packs.append((pack, after))

@@ -165,7 +165,7 @@ def test_rekey_carries_columns_and_diff_sees_them(place, tmp_path):
     done = engine("rekey", shards, shutil.copytree(place / "shards", tmp_path / "o"), "--set", "rm")
     assert (done.returncode, f"{rows} of {rows} rows" in done.stdout) == (0, True), done.stderr
     assert json.loads(engine("diff", shards).stdout)["columns_changed"]
-    assert "column set   rm rev 1 of pairs" in engine("inspect", shards, "--rows", 0).stdout
+    assert "column set    rm rev 1 of pairs" in engine("inspect", shards, "--rows", 0).stdout
     assert engine("gc", shards, "--keep", 1).returncode == 0
     assert engine("verify", shards, "--version", 1).returncode == 1
 

@@ -423,7 +423,9 @@ def test_blank_images_are_named_and_their_pairs_have_weight_0(dataset):
 @given(
     seed=st.integers(0, 99),
     family=st.sampled_from(["qwen2_vl", "llava_onevision", "internvl"]),
-    unit=st.sampled_from(["pair", "response", "query"]),
+    drawn=st.sampled_from(
+        [("pair", "query"), ("pair", "unit"), ("response", "unit"), ("query", "unit")]
+    ),
     budget=st.integers(50, 900),
     size=st.integers(1, 7),
     window=st.integers(3, 60),
@@ -431,11 +433,12 @@ def test_blank_images_are_named_and_their_pairs_have_weight_0(dataset):
     threads=st.integers(1, 3),
 )
 def test_any_plan_gives_what_the_reference_gives(
-    tmp_path_factory, seed, family, unit, budget, size, window, ranks, threads
+    tmp_path_factory, seed, family, drawn, budget, size, window, ranks, threads
 ):
     path = write(tmp_path_factory.mktemp("any") / "set", queries=12, seed=seed, shard_pairs=20)
     chosen = {
-        "unit": unit,
+        "unit": drawn[0],
+        "draw": drawn[1],
         "budget": {"tokens": budget},
         "packs_per_step": size,
         "window": window,

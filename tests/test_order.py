@@ -106,6 +106,44 @@ def test_packs_are_those_of_the_reference(costs, budget, window, too_large, seed
         assert numbers(dropped) == left_out
 
 
+@st.composite
+def queries_of_pairs(draw):
+    """Costs of pairs, and how many pairs each query has; those of a query cost much the same."""
+    costs, queries = [], []
+    for cost in draw(st.lists(st.tuples(st.integers(1, 900), st.integers(0, 300)), min_size=1)):
+        queries.append(draw(st.integers(0, 9)))
+        costs += [(cost[0] + number, cost[1], 1) for number in range(queries[-1])]
+    return costs, queries
+
+
+@settings(max_examples=120)
+@given(queries_of_pairs(), LIMITS, st.integers(1, 90), st.sampled_from(["alone", "drop"]), SEEDS)
+def test_packs_of_drawn_queries_are_those_of_the_reference(made, budget, window, too_large, seed):
+    costs, queries = made
+    plan = {"unit": "pair", "seed": seed, "window": window, "budget": budget, "draw": "query"}
+    plan |= {"packs_per_step": 3, "too_large": too_large}
+    columns = [pa.array([cost[at] for cost in costs], pa.uint32()) for at in range(3)]
+    order = _core.Order(json.dumps(plan), *columns, queries=queries)
+    ends = np.cumsum([0, *queries]).tolist()
+    units = [list(range(*bounds)) for bounds in pairwise(ends)]
+    sequence = naive_order.sequence(plan, [len(queries)], 2)
+    seen = []
+    for number in range(order.windows(2)):
+        *flat, dropped = order.window(2, number)
+        packs, left_out = naive_order.window(plan, sequence, costs, 2, number, units)
+        assert packs_of(*flat) == packs
+        assert numbers(dropped) == left_out
+        seen += [unit for pack in packs for unit in pack] + left_out
+        for pack in packs:
+            for unit in pack[:1]:
+                assert order.find(2, unit)[0] == number
+    assert sorted(seen) == list(range(len(costs)))
+    steps = list(naive_order.steps(plan, [len(queries)], costs, 1, units)) if seen else []
+    if too_large == "alone" and seen:
+        found = [packs_of(*step[2:4]) for step in order.steps(order.start(), epochs=1)]
+        assert found == [packs for packs, _ in steps]
+
+
 @settings(max_examples=40)
 @given(st.integers(1, 2000), SEEDS)
 def test_a_block_shuffle_is_that_of_the_reference(n, seed):
@@ -249,6 +287,32 @@ def test_settings_become_a_plan_with_a_hash():
     assert _core.plan_differences(other, text) == ["packs_per_step: found 8, expected 16"]
     with pytest.raises(ConfigError, match="pairs_per_query"):
         plan_json(settings.model_copy(update={"unit": "pair"}))
+
+
+def test_pairs_that_share_images_are_drawn_by_query():
+    settings = PlanSettings(budget={"tokens": 8192}, packs_per_step=16, unit="pair", seed=5)
+    rule = {"family": "qwen2_vl", "patch": 14, "merge": 2, "min_pixels": 9, "max_pixels": 99}
+    drawn = json.loads(plan_json(settings, rule))
+    assert (drawn["draw"], drawn["window"]) == ("query", 1024)
+    of_text = json.loads(plan_json(settings))
+    assert "draw" not in of_text
+    assert of_text["window"] == 4096
+    chosen = settings.model_copy(update={"draw": "unit", "window": 512})
+    assert "draw" not in json.loads(plan_json(chosen, rule))
+    by_units = plan_json(settings.model_copy(update={"draw": "unit"}), rule)
+    with pytest.raises(ConfigError, match="draw: found query with unit Response"):
+        plan_json(settings.model_copy(update={"unit": "response", "draw": "query"}))
+    differences = _core.plan_differences(json.dumps(drawn), by_units)
+    assert differences == [
+        'draw: found "query", expected "unit"',
+        "window: found 1024, expected 4096",
+    ]
+
+
+def test_a_plan_of_units_keeps_its_hash():
+    settings = PlanSettings(budget={"tokens": 16384}, packs_per_step=8, unit="pair", seed=17)
+    # The hash of `a_plan_keeps_its_hash_through_json` in rust_core/tests/order.rs.
+    assert plan_hash(settings).startswith("b3:4c168db1d3685537638a1caee2508cdd")
 
 
 def test_weights_are_taken_at_their_word():

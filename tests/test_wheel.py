@@ -66,7 +66,7 @@ def test_curate_pack_and_inspect_work_without_torch(binaries, corpus, tmp_path):
     assert report["rows_out"] == 3
     (width,) = open_dataset(shards).blobs.collect()["w"]
     assert width < 900
-    assert "pairs: 3 rows" in run(engine, "inspect", shards).stdout
+    assert "pairs         3\n" in run(engine, "inspect", shards).stdout
     trl = ["--to", "trl", "--tokenizer", tokenizer]
     run(engine, "export", shards, tmp_path / "trl.parquet", *trl)
     assert "text_jaccard" in run(engine, "inspect", tmp_path / "run/02_dedup/duplicates").stdout

@@ -416,7 +416,10 @@ def plan_windows(
 
 @final
 class Order:
-    """A plan over units that cost so much (uint32 columns, a row a unit)."""
+    """A plan over units that cost so much (uint32 columns, a row a unit).
+
+    ``sources`` or ``queries`` are numbers of units, those of the first one first.
+    """
 
     def __new__(
         cls,
@@ -426,6 +429,7 @@ class Order:
         images: pa.Array,
         *,
         sources: list[int] | None = None,
+        queries: list[int] | None = None,
         dataset: str = "",
         manifest: int = 0,
     ) -> Order: ...

@@ -1,10 +1,12 @@
 //! The order of training: every unit once, by a permutation without pattern, in well-filled packs.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use mmrlhf_core::order::{
-    Cost, Costs, InMemoryCosts, Key, KeyedPermutation, Limits, Modality, Order, Permutation, Plan,
-    Shuffle, Shuffled, TooLarge, Unit,
+    Cost, Costs, Draw, InMemoryCosts, Key, KeyedPermutation, Limits, Modality, Order, Permutation,
+    Plan, Shuffle, Shuffled, TooLarge, Unit,
 };
 use mmrlhf_core::{Error, Result};
 
@@ -186,6 +188,68 @@ fn every_shuffle_and_modality_holds_each_unit_once() {
 }
 
 #[test]
+fn units_of_a_drawn_query_are_in_one_window_and_in_different_packs() {
+    // Six units a query, of one image each and so of much the same cost.
+    let queries = skewed_units(1000);
+    let costs: Vec<Cost> = queries.iter().flat_map(|&query| [query; 6]).collect();
+    let drawn = |modality| {
+        let costs = InMemoryCosts::of_queries(costs.clone(), &[6; 1000]).expect("queries");
+        let plan = Plan { draw: Draw::Query, modality, ..plan(600, 32_768) };
+        Order::new(plan, Arc::new(costs), "b3:data".into(), 1).expect("an order")
+    };
+    for modality in [Modality::Mixed, Modality::ImageInEach] {
+        let order = drawn(modality);
+        assert_eq!(order.windows(0).expect("windows"), 10);
+        let (mut units, fill) = all_units(&order, 0);
+        units.sort_unstable();
+        assert!(units.into_iter().eq(0..6000));
+        assert!(modality != Modality::Mixed || fill > 0.97, "{fill}");
+        for window in 0..10 {
+            let packs = order.window(0, window).expect("a window").packs;
+            let units = || packs.iter().flat_map(|pack| &pack.units);
+            for &unit in units() {
+                let of_query = units().filter(|&&other| other / 6 == unit / 6).count();
+                assert_eq!(of_query, 6);
+                assert_eq!(order.find(0, unit).expect("a place").expect("a pack").0, window);
+            }
+            let mut together = 0;
+            for pack in &packs {
+                let queries: BTreeSet<u64> = pack.units.iter().map(|unit| unit / 6).collect();
+                together += pack.units.len() - queries.len();
+            }
+            // Where a step must be of one kind, the last of each kind is spread anew.
+            let most = if modality == Modality::Mixed { 60 } else { 120 };
+            assert!(
+                together < most,
+                "{together} of 600 pairs in the pack of another of their query"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_query_of_more_units_than_packs_is_shared_out_evenly() {
+    let cost = Cost { text_tokens: 10, ..Cost::default() };
+    let costs = InMemoryCosts::of_queries(vec![cost; 100], &[60, 0, 40]).expect("queries");
+    let plan = Plan { draw: Draw::Query, ..plan(100, 100) };
+    let order = Order::new(plan, Arc::new(costs), "b3:data".into(), 1).expect("an order");
+    let packs = order.window(0, 0).expect("a window").packs;
+    assert_eq!(packs.len(), 10);
+    for pack in packs {
+        assert_eq!(pack.units.iter().filter(|&&unit| unit < 60).count(), 6);
+    }
+}
+
+#[test]
+fn only_pairs_are_drawn_by_query() {
+    for unit in [Unit::Query, Unit::Response] {
+        let plan = Plan { unit, draw: Draw::Query, ..plan(100, 100) };
+        let error = plan.check().expect_err("no unit of pairs").to_string();
+        assert!(error.contains("plan: draw: found query with unit"), "{error}");
+    }
+}
+
+#[test]
 fn the_packs_of_a_step_are_of_one_kind() {
     let costs = skewed_units(5000);
     let mut without_images = Vec::new();
@@ -234,6 +298,10 @@ fn a_plan_keeps_its_hash_through_json() {
     let differences = other.differences(&plan).expect("fields");
     let differences: Vec<String> = differences.iter().map(ToString::to_string).collect();
     assert_eq!(differences, ["packs_per_step: found 4, expected 8"]);
+    let drawn = Plan { draw: Draw::Query, ..plan.clone() };
+    assert_ne!(drawn.hash().expect("a hash"), hash);
+    let differences = drawn.differences(&plan).expect("fields");
+    assert_eq!(differences[0].to_string(), r#"draw: found "query", expected "unit""#);
     assert!(Plan::from_json(&short.replace("seed", "sead")).is_err());
     assert_eq!(InMemoryCosts::new(skewed_units(3)).units(), 3);
 }
@@ -251,6 +319,18 @@ impl Costs for Damaged {
             return Err(Error::invalid("responses, row 7", "damage", "none"));
         }
         Ok(Cost { text_tokens: 10, ..Cost::default() })
+    }
+
+    fn query_sources(&self) -> Vec<u64> {
+        vec![100]
+    }
+
+    fn units_of(&self, query: u64) -> Result<Range<u64>> {
+        Ok(query..query + 1)
+    }
+
+    fn query_of(&self, unit: u64) -> Result<u64> {
+        Ok(unit)
     }
 }
 

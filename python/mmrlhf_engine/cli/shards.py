@@ -13,17 +13,42 @@ __all__ = ["COMMANDS"]
 
 @click.command()
 @click.argument("table", type=EXISTING)
-@click.option("--rows", default=5, show_default=True, type=click.IntRange(min=0))
-def inspect(table: Path, rows: int) -> None:
-    """Print the schema and first rows of a table or dataset.
+@click.option("--rows", type=click.IntRange(min=0), help="To show; default: 5, on a page 20.")
+@click.option("--tokenizer", metavar="NAME|FOLDER", help="Default: the one that is recorded.")
+@click.option("--image-rule", metavar="FAMILY|FOLDER", help="Counts the tokens of images.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Budget of a pack; default: 16384.")
+@click.option("--unit", type=click.Choice(["pair", "response", "query"]), help="Default: query.")
+@click.option("--html", "page", type=FILE_OR_FOLDER, help="Write one page with pictures instead.")
+@VERSION
+def inspect(
+    table: Path, rows: int | None, page: Path | None, version: int | None, **options: Any
+) -> None:
+    """Show what preference shards or a table hold.
 
-    TABLE is a folder of Parquet parts, a file, or a dataset of preference shards.
+    TABLE is a dataset of preference shards, a folder of Parquet parts, or a file. Of a dataset:
+    totals, lengths, how full packs are, and pairs evenly spaced over it. A table has --rows alone.
     """
-    from mmrlhf_engine.curate.explain import inspect_table
-    from mmrlhf_engine.shards import dataset
+    from mmrlhf_engine.shards.dataset import is_dataset
 
-    shards = dataset.is_dataset(table)
-    click.echo(dataset.inspect(table, rows) if shards else inspect_table(table, rows))
+    chosen = {name: value for name, value in options.items() if value is not None}
+    if not is_dataset(table):
+        from mmrlhf_engine.curate.explain import inspect_table
+
+        if chosen or page is not None or version is not None:
+            raise click.UsageError(f"{table} is no dataset of preference shards: --rows alone")
+        click.echo(inspect_table(table, 5 if rows is None else rows))
+        return
+    from mmrlhf_engine.shards.inspect import InspectSettings
+    from mmrlhf_engine.shards.inspect import inspect as describe
+    from mmrlhf_engine.shards.inspect_page import write_page
+
+    count = rows if rows is not None else 5 if page is None else 20
+    settings = InspectSettings(rows=count, **chosen)
+    if page is None:
+        click.echo(describe(table, settings, version=version))
+        return
+    write_page(table, page, settings, version=version)
+    click.echo(f"page: {page}")
 
 
 @click.command()

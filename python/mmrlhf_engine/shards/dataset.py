@@ -13,14 +13,13 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine import _core
-from mmrlhf_engine.shards.tables import TABLES, Table, letter, scan_table
+from mmrlhf_engine.shards.tables import TABLES, Table, scan_table
 
 __all__ = [
     "FLAGS",
     "ColumnSet",
     "ShardDataset",
     "add_column",
-    "inspect",
     "is_dataset",
     "open_dataset",
 ]
@@ -234,36 +233,3 @@ def add_column(
         provenance=json.dumps(provenance, sort_keys=True),
         start=start,
     )
-
-
-def inspect(path: Path, rows: int = 5, *, version: int | None = None) -> str:
-    """Version, fingerprint, tokenizer, files, sidecar columns and first rows, as text.
-
-    Raises:
-        FileNotFoundError: the version is not there.
-        CorruptDataError: a file of it is damaged.
-    """
-    dataset = ShardDataset(path, version)
-    manifest = dataset._manifest
-    tables: tuple[Table, ...] = ("queries", "responses", "pairs")
-    size = sum(shard[letter(name)]["bytes"] for shard in manifest["shards"] for name in tables)
-    pictures = sum(blobs["bytes"] for blobs in manifest["blobs"])
-    lines = [
-        f"{path}: preference shards, profile {manifest['profile']}, version {dataset.version}",
-        f"  fingerprint  {dataset.fingerprint}",
-        f"  tokenizer    {dataset._core.tokenizer}",
-        f"  shards       {len(manifest['shards'])}, {size:,} bytes",
-        f"  blobs        {dataset.rows('blobs'):,}, {pictures:,} bytes",
-    ]
-    for columns in dataset.column_sets:
-        share = f"{columns.filled:,} of {columns.rows:,} rows"
-        lines.append(
-            f"  column set   {columns.name} rev {columns.revision} of {columns.table}: {share}"
-        )
-    with pl.Config(tbl_rows=rows, tbl_cols=-1, fmt_str_lengths=40, tbl_width_chars=140):
-        for name in tables:
-            lines.append(f"{name}: {dataset.rows(name):,} rows")
-            if rows and manifest["shards"]:
-                head = dataset.table(name).head(rows).collect()
-                lines.append(str(head.select(pl.exclude(pl.Binary))))
-    return "\n".join(lines)

@@ -81,18 +81,24 @@ class PlanSettings(Section):
     """What is drawn and packed as a whole; a query shares its prompt and images."""
     seed: NonNegativeInt = Field(default=0, lt=2**64)
     """Of every random choice."""
-    window: PositiveInt = Field(default=4096, le=131072)
-    """Units that are packed together; going on from any place costs the planning of one window."""
+    window: PositiveInt | None = Field(default=None, le=131072)
+    """Units that are packed together; going on from any place costs the planning of one window.
+    Null is 4,096, or 1,024 where queries are drawn."""
     pairs_per_query: PositiveInt | Literal["all"] = "all"
     """Pairs taken of each query, chosen again each epoch."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a unit that fits no pack: a pack of its own, or left out and counted."""
+    draw: Literal["unit", "query"] | None = None
+    """What is drawn one after the other: units, or queries, whose pairs are then in one window and
+    in different packs, so that the images that they share are decoded once. A window holds as many
+    queries as have ``window`` pairs on average. Null is queries where the units are pairs and there
+    is an image rule, else units."""
     shuffle: Literal["full", "block"] = "full"
     """Over the whole dataset, or with neighbours kept near for slow storage."""
     modality: Literal["mixed", "separate", "image_in_each"] = "mixed"
     """Whether the packs of a step must all have images or all have none."""
     mixture: MixtureSettings | None = None
-    """Shares of the dataset's sources; null draws from all units alike."""
+    """Shares of the dataset's sources, of what is drawn; null draws from all alike."""
 
 
 def plan_json(settings: PlanSettings, image_rule: Mapping[str, Any] | None = None) -> str:
@@ -113,10 +119,19 @@ def plan_hash(settings: PlanSettings, image_rule: Mapping[str, Any] | None = Non
     return _canonical(settings, image_rule)[1]
 
 
+_WINDOW_OF = {"unit": 4096, "query": 1024}
+"""By what is drawn: the images of a window of queries are decoded once if a cache holds them."""
+
+
 def _canonical(settings: PlanSettings, image_rule: Mapping[str, Any] | None) -> tuple[str, str]:
     fields = settings.model_dump(mode="json", exclude={"mixture"})
     if settings.pairs_per_query == "all":
         fields["pairs_per_query"] = None
+    if fields["draw"] is None:
+        shared = image_rule is not None and settings.unit == "pair"
+        fields["draw"] = "query" if shared else "unit"
+    if fields["window"] is None:
+        fields["window"] = _WINDOW_OF[fields["draw"]]
     fields["mixture"] = None if settings.mixture is None else _mixture(settings.mixture)
     fields["image_rule"] = None if image_rule is None else dict(image_rule)
     try:

@@ -31,6 +31,7 @@ class TokenDecoder:
         name: Name or folder of the tokenizer; None is the recorded name.
         image_token: Text to write for an image. None is what the processor that the dataset records
             replaces by an image, else the tokenizer's own image token, else ``<image>``.
+        offline: Take only what is on this machine.
 
     Raises:
         ConfigError: the tokenizer cannot be loaded, or is another one than recorded.
@@ -42,12 +43,14 @@ class TokenDecoder:
         recorded: Mapping[str, Any],
         name: str | None = None,
         image_token: str | None = None,
+        *,
+        offline: bool = False,
     ) -> None:
         where = name or str(recorded.get("name", ""))
         if not where:
             raise ConfigError("the dataset records no tokenizer", hint="--tokenizer NAME_OR_FOLDER")
         try:
-            tokenizer = load_fast_tokenizer(where, needed_for="text of token ids")
+            tokenizer = load_fast_tokenizer(where, needed_for="text of token ids", offline=offline)
         except ConfigError as error:
             if name is not None:
                 raise
@@ -55,7 +58,7 @@ class TokenDecoder:
                 f"the tokenizer {where!r}, which made the token ids, cannot be loaded by that name",
                 hint="--tokenizer NAME_OR_FOLDER",
             ) from error
-        found = sha256_of_tokenizer(tokenizer, where)
+        found = sha256_of_tokenizer(tokenizer, where, offline=offline)
         if recorded.get("sha256") not in (None, found):
             raise ConfigError(
                 f"tokenizer {where}: another one than made the token ids "
@@ -90,7 +93,7 @@ class TokenDecoder:
         return texts
 
 
-def load_fast_tokenizer(name: str, *, needed_for: str) -> Any:
+def load_fast_tokenizer(name: str, *, needed_for: str, offline: bool = False) -> Any:
     """A fast tokenizer of transformers, by a name on the hub or a folder.
 
     Raises:
@@ -101,7 +104,7 @@ def load_fast_tokenizer(name: str, *, needed_for: str) -> Any:
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ConfigError(f"--tokenizer {name}: no such folder")
     try:
-        tokenizer = _auto_tokenizer(needed_for).from_pretrained(name)
+        tokenizer = _auto_tokenizer(needed_for).from_pretrained(name, local_files_only=offline)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
@@ -131,7 +134,7 @@ def _auto_tokenizer(needed_for: str) -> Any:
     return AutoTokenizer
 
 
-def sha256_of_tokenizer(tokenizer: Any, name: str) -> str:
+def sha256_of_tokenizer(tokenizer: Any, name: str, *, offline: bool = False) -> str:
     """Of the file tokenizer.json; of what it would hold, where there is no such file."""
     file: str | Path | None = Path(name) / "tokenizer.json"
     if not Path(str(file)).is_file():
@@ -139,7 +142,12 @@ def sha256_of_tokenizer(tokenizer: Any, name: str) -> str:
 
         file = None
         if not Path(name).is_dir():
-            file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+            file = cached_file(
+                name,
+                "tokenizer.json",
+                _raise_exceptions_for_missing_entries=False,
+                local_files_only=offline,
+            )
     if file is None:
         return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()

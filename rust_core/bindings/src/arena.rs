@@ -3,30 +3,38 @@
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
+use std::sync::Weak;
 
+use mmrlhf_core::load::pool::Pool;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// Memory that belongs to Python from here on; `memoryview(arena)` and numpy see it in place.
 #[pyclass(frozen)]
-pub(crate) struct Arena(NonNull<[u8]>);
+pub(crate) struct Arena {
+    memory: NonNull<[u8]>,
+    pool: Weak<Pool>,
+}
 
 // SAFETY: the pointer is the only one to its allocation on this side, and nothing here reads or
-// writes through it; it is freed once, when Python has let go of the last view.
+// writes through it; it is freed or given back once, when Python has let go of the last view.
 unsafe impl Send for Arena {}
 // SAFETY: as above; a shared reference gives out the pointer and the length alone.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    pub(crate) fn new(memory: Box<[u8]>) -> Self {
-        Self(NonNull::from(Box::leak(memory)))
+    pub(crate) fn new(memory: Box<[u8]>, pool: Weak<Pool>) -> Self {
+        Self { memory: NonNull::from(Box::leak(memory)), pool }
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: the pointer came from `Box::leak` in `new`, and views keep this object alive.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        let memory = unsafe { Box::from_raw(self.memory.as_ptr()) };
+        if let Some(pool) = self.pool.upgrade() {
+            pool.give(memory);
+        }
     }
 }
 
@@ -37,7 +45,7 @@ impl Arena {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let memory = slf.get().0;
+        let memory = slf.get().memory;
         // SAFETY: Python hands over a `view` to fill in; the memory lives as long as `slf`, to which
         // the view takes a reference. It is writable: nobody else reads it.
         let failed = unsafe {
@@ -48,6 +56,6 @@ impl Arena {
     }
 
     fn __len__(&self) -> usize {
-        self.0.len()
+        self.memory.len()
     }
 }

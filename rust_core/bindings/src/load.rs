@@ -172,10 +172,10 @@ impl BatchLoader {
         };
         let BatchMetadata { step, pack, ends_step, step_has_images, cursor } = metadata;
         let cursor = cursor.to_json().map_err(to_python)?;
-        let (memory, places) = batch.arena.into_parts();
+        let (memory, places, pool) = batch.arena.into_parts();
         let places = places.into_iter().map(|place| (place.shape, place.offset)).collect();
         let metadata = (step, pack, ends_step, step_has_images, cursor);
-        let memory = PyMemoryView::from(Bound::new(py, Arena::new(memory))?.as_any())?;
+        let memory = PyMemoryView::from(Bound::new(py, Arena::new(memory, pool))?.as_any())?;
         Ok(Some((memory, places, metadata, batch.unreadable, batch.zero_weight_pairs)))
     }
 

@@ -125,19 +125,20 @@ pub(crate) fn plan_windows(
     window: u64,
     sources: Option<Vec<u64>>,
 ) -> PyResult<(ArrowArray, ArrowArray, ArrowArray)> {
-    Order::new(py, plan, text_tokens, image_tokens, images, sources, "", 0)?
+    Order::new(py, plan, text_tokens, image_tokens, images, sources, None, "", 0)?
         .window(py, epoch, window)
 }
 
-/// A plan over units that cost so much, uint32 columns; see `mmrlhf_core::order`.
+/// A plan over units that cost so much, uint32 columns, of sources or of queries of so many units
+/// each; see `mmrlhf_core::order`.
 #[pyclass(frozen)]
 pub(crate) struct Order(pub(crate) Arc<CoreOrder>);
 
 #[pymethods]
 impl Order {
     #[new]
-    #[pyo3(signature = (plan, text_tokens, image_tokens, images, *, sources=None, dataset="",
-        manifest=0))]
+    #[pyo3(signature = (plan, text_tokens, image_tokens, images, *, sources=None, queries=None,
+        dataset="", manifest=0))]
     fn new(
         py: Python<'_>,
         plan: &str,
@@ -145,6 +146,7 @@ impl Order {
         image_tokens: ArrowIn,
         images: ArrowIn,
         sources: Option<Vec<u64>>,
+        queries: Option<Vec<u64>>,
         dataset: &str,
         manifest: u64,
     ) -> PyResult<Self> {
@@ -154,7 +156,7 @@ impl Order {
             images.typed::<UInt32Array>("images")?,
         ];
         call::enter(py, |_| {
-            let costs: Arc<dyn Costs> = Arc::new(in_memory(&columns, sources)?);
+            let costs: Arc<dyn Costs> = Arc::new(in_memory(&columns, sources, queries)?);
             let plan = Plan::from_json(plan)?;
             Ok(Self(Arc::new(CoreOrder::new(plan, costs, dataset.to_owned(), manifest)?)))
         })
@@ -304,7 +306,11 @@ fn flat(packs: &[Pack]) -> (ArrowArray, ArrowArray) {
     (ArrowArray::new(UInt64Array::from(units)), ArrowArray::new(UInt64Array::from(offsets)))
 }
 
-fn in_memory(columns: &[UInt32Array; 3], sources: Option<Vec<u64>>) -> Result<InMemoryCosts> {
+fn in_memory(
+    columns: &[UInt32Array; 3],
+    sources: Option<Vec<u64>>,
+    queries: Option<Vec<u64>>,
+) -> Result<InMemoryCosts> {
     let [text_tokens, image_tokens, images] = columns;
     same_length("image_tokens", image_tokens, text_tokens)?;
     same_length("images", images, text_tokens)?;
@@ -312,8 +318,10 @@ fn in_memory(columns: &[UInt32Array; 3], sources: Option<Vec<u64>>) -> Result<In
     let costs: Vec<Cost> = costs
         .map(|((&text_tokens, &image_tokens), &images)| Cost { text_tokens, image_tokens, images })
         .collect();
-    Ok(match sources {
-        None => InMemoryCosts::new(costs),
-        Some(sources) => InMemoryCosts::of_sources(costs, sources),
-    })
+    match (sources, queries) {
+        (None, None) => Ok(InMemoryCosts::new(costs)),
+        (Some(sources), None) => Ok(InMemoryCosts::of_sources(costs, sources)),
+        (None, Some(queries)) => InMemoryCosts::of_queries(costs, &queries),
+        (Some(_), Some(_)) => Err(Error::invalid("queries", "sources too", "one of them")),
+    }
 }

@@ -2,16 +2,18 @@
 //!
 //! The arrays lie one after the other in the order of [`Field::ALL`], each at a multiple of 64 bytes,
 //! in the byte order of the machine; whoever takes the block needs their shapes and offsets, and
-//! copies nothing. New memory is zero, which is what a blank image consists of.
+//! copies nothing. The memory is zero but for the pixels, which may hold those of an earlier batch.
 //!
 //! Numbers of another type than the field's, or more or fewer than its shape has, are a defect of the
 //! caller and panic.
 
 use std::ops::Range;
+use std::sync::{Arc, Weak};
 
 use bytemuck::Pod;
 
 use super::fields::{Dtype, Field, Sizes};
+use super::pool::Pool;
 
 /// Where an array lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +30,10 @@ const ALIGNMENT: usize = 64;
 /// The memory of a batch and what lies where in it.
 #[derive(Debug)]
 pub struct Arena {
-    memory: Vec<u8>,
+    memory: Box<[u8]>,
     /// By field.
     places: Vec<Place>,
+    pool: Weak<Pool>,
 }
 
 /// A number that an array can hold.
@@ -56,8 +59,8 @@ impl Number for f32 {
 }
 
 impl Arena {
-    /// Zeroed memory for a batch of these sizes.
-    pub fn new(sizes: &Sizes) -> Self {
+    /// Memory for a batch of these sizes, zero but for the pixels.
+    pub fn new(sizes: &Sizes, pool: &Arc<Pool>) -> Self {
         let mut end = 0;
         let mut places = Vec::with_capacity(Field::ALL.len());
         for &field in Field::ALL {
@@ -66,12 +69,17 @@ impl Arena {
             places.push(Place { shape, offset: end });
             end = (end + bytes).next_multiple_of(ALIGNMENT);
         }
-        let memory = vec![0; end + ALIGNMENT];
+        let (mut memory, used) = pool.take(end + ALIGNMENT);
         let skip = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         for place in &mut places {
             place.offset += skip;
         }
-        Self { memory, places }
+        if used {
+            let Place { shape, offset } = &places[Field::PixelValues as usize];
+            memory[..*offset].fill(0);
+            memory[*offset + shape.iter().product::<usize>()..].fill(0);
+        }
+        Self { memory, places, pool: Arc::downgrade(pool) }
     }
 
     /// Bytes of the memory.
@@ -79,11 +87,10 @@ impl Arena {
         self.memory.len()
     }
 
-    /// The memory itself, where it lies, and where each field lies in it, in the order of
-    /// [`Field::ALL`].
-    pub fn into_parts(self) -> (Box<[u8]>, Vec<Place>) {
-        // Made at its full length, it has no spare capacity to give back, so it does not move.
-        (self.memory.into_boxed_slice(), self.places)
+    /// The memory itself, where it lies, where each field lies in it, in the order of
+    /// [`Field::ALL`], and the pool that it may go back to.
+    pub fn into_parts(self) -> (Box<[u8]>, Vec<Place>, Weak<Pool>) {
+        (self.memory, self.places, self.pool)
     }
 
     /// The numbers of an array.
@@ -162,7 +169,7 @@ mod tests {
     #[test]
     fn arrays_lie_apart_in_the_order_of_the_table() {
         let sizes = Sizes { positions: Some(3), ..sizes() };
-        let mut arena = Arena::new(&sizes);
+        let mut arena = Arena::new(&sizes, &Arc::default());
         arena.write(Field::InputIds, 1..6);
         arena.write_rows(Field::PositionIds, [[7; 5].as_slice(); 3]);
         arena.values_mut::<u8>(Field::PixelValues).fill(9);
@@ -171,7 +178,7 @@ mod tests {
         assert_eq!(arena.values::<i32>(Field::CuSeqlens), [0; 3]);
         assert_eq!(arena.values::<i64>(Field::PairRow), [0]);
         let start = arena.memory.as_ptr() as usize;
-        let (memory, places) = arena.into_parts();
+        let (memory, places, _) = arena.into_parts();
         assert_eq!(memory.as_ptr() as usize, start);
         let mut end = 0;
         for (&field, place) in Field::ALL.iter().zip(&places) {
@@ -185,7 +192,7 @@ mod tests {
 
     #[test]
     fn another_type_or_length_is_refused() {
-        let mut arena = Arena::new(&sizes());
+        let mut arena = Arena::new(&sizes(), &Arc::default());
         let mut refused = |write: &dyn Fn(&mut Arena)| {
             catch_unwind(AssertUnwindSafe(|| write(&mut arena))).is_err()
         };

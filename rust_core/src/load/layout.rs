@@ -6,11 +6,13 @@
 //! placeholders point.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::arena::Arena;
 use super::cache::Key;
 use super::content::{Content, PairOf, Sequence};
 use super::fields::{Field, Sizes};
+use super::pool::Pool;
 use super::positions::{Grid, Positions};
 use super::processor::Processor;
 use super::units::{Units, of_sequence, unshown};
@@ -67,18 +69,25 @@ pub(super) struct Placeholder {
 pub struct BatchLayout {
     pub(super) arena: Arena,
     pub(super) images: Vec<Visual>,
+    /// Bytes of a frame in a block, and how often that of an image is repeated there.
+    pub(super) frames: (usize, usize),
     /// Images and videos of each pair: of both its sequences and of their prefixes.
     pub(super) pairs: Vec<Vec<usize>>,
 }
 
 impl BatchLayout {
     /// Lay out the content of a pack.
-    pub fn new(units: &Units, content: &Content, ids: Option<ImageTokens>) -> Result<Self> {
+    pub fn new(
+        units: &Units,
+        content: &Content,
+        ids: Option<ImageTokens>,
+        pool: &Arc<Pool>,
+    ) -> Result<Self> {
         let mut builder = Builder::new(units, ids);
         for (index, sequence) in content.sequences.iter().enumerate() {
             builder.add(index, sequence)?;
         }
-        builder.finish(content)
+        builder.finish(content, pool)
     }
 
     /// The images and videos to be made, each once.
@@ -226,11 +235,11 @@ impl<'a> Builder<'a> {
         Ok(place)
     }
 
-    fn finish(self, content: &Content) -> Result<BatchLayout> {
+    fn finish(self, content: &Content, pool: &Arc<Pool>) -> Result<BatchLayout> {
         let rows = self.units.rows();
         let pairs = content.pairs.iter().map(|pair| rows.pair(pair.row));
         let pairs = pairs.collect::<Result<Vec<Pair>>>()?;
-        let mut arena = Arena::new(&self.sizes(content));
+        let mut arena = Arena::new(&self.sizes(content), pool);
         self.write_tokens(&mut arena, content);
         self.write_images(&mut arena);
         write_pairs(&mut arena, &content.pairs, &pairs);
@@ -248,7 +257,8 @@ impl<'a> Builder<'a> {
             of_sequence(pair.chosen).chain(of_sequence(pair.rejected)).collect::<Vec<usize>>()
         };
         let pairs = content.pairs.iter().map(of_pair).collect();
-        Ok(BatchLayout { arena, images: self.images, pairs })
+        let frames = self.units.processor().map_or((1, 1), Processor::frames);
+        Ok(BatchLayout { arena, images: self.images, frames, pairs })
     }
 
     fn sizes(&self, content: &Content) -> Sizes {

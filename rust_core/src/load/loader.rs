@@ -8,7 +8,9 @@ use super::cache::{Key, Prepared};
 use super::content::Content;
 use super::layout::{BatchLayout, ImageTokens};
 use super::pixels::{Encoded, prepare, prepare_video};
+use super::pool::Pool;
 use super::processor::Processor;
+use super::rows::Rows;
 use super::sidecars::Sidecars;
 use super::source::{Advance, BatchSource};
 use super::units::Units;
@@ -35,9 +37,13 @@ pub struct Share {
 #[derive(Debug)]
 pub struct PairLoader {
     dataset: Arc<Dataset>,
+    rows: Rows,
     sidecars: Arc<Sidecars>,
     plan: Plan,
     processor: Option<Processor>,
+    /// What images are prepared by: a frame is repeated when it is copied into a batch.
+    of_one_frame: Option<Processor>,
+    pool: Arc<Pool>,
     ids: Option<ImageTokens>,
     share: Share,
     /// Batches whose images are looked up ahead, so that those needed again are kept.
@@ -131,7 +137,21 @@ impl PairLoader {
             return Err(Error::invalid("worker", share.worker, expected));
         }
         let sidecars = Arc::new(sidecars);
-        Ok(Self { dataset, sidecars, plan, processor, ids, share, look_ahead })
+        let (of_one_frame, pool) =
+            (processor.as_ref().map(Processor::of_one_frame), Arc::default());
+        let rows = Rows::new(Arc::clone(&dataset));
+        Ok(Self {
+            dataset,
+            rows,
+            sidecars,
+            plan,
+            processor,
+            of_one_frame,
+            pool,
+            ids,
+            share,
+            look_ahead,
+        })
     }
 
     fn units(&self) -> Units {
@@ -140,7 +160,7 @@ impl PairLoader {
     }
 
     fn encoded(&self, blob: u64, images: u32) -> Result<Encoded<'_>> {
-        let blob = self.dataset.blob(blob)?;
+        let blob = self.rows.blob(blob)?;
         Ok(Encoded { bytes: blob.bytes, orientation: blob.orientation, images })
     }
 
@@ -266,26 +286,26 @@ impl BatchSource for PairLoader {
         let Some(Found { content, metadata, next }) = traversal.found.pop_front() else {
             return Ok(None);
         };
-        let layout = BatchLayout::new(&traversal.units, &content, self.ids)?;
+        let layout = BatchLayout::new(&traversal.units, &content, self.ids, &self.pool)?;
         let (keys, bytes) = (layout.keys(), layout.bytes());
         let pending = PendingBatch { layout, metadata };
         Ok(Some(Advance { pending, keys, bytes, next, ahead }))
     }
 
     fn prepare(&self, key: Key) -> Result<Prepared> {
-        let Some(processor) = &self.processor else {
+        let (Some(processor), Some(of_one_frame)) = (&self.processor, &self.of_one_frame) else {
             return Ok(Prepared::Broken("no image rule".into()));
         };
         let made = match key {
             Key::Image { blob, alone } => {
                 // More than one is as good as two: how many others there are does not matter.
                 let images = if alone { 1 } else { 2 };
-                prepare(processor, &self.encoded(blob, images)?).map(|(_, blocks)| blocks)
+                prepare(of_one_frame, &self.encoded(blob, images)?).map(|(_, blocks)| blocks)
             }
             Key::Video { row, first, frames } => {
                 let media = match row {
-                    MediaRow::Query(row) => self.dataset.media(row)?,
-                    MediaRow::Response(row) => self.dataset.response_media(row)?,
+                    MediaRow::Query(row) => self.rows.media(row)?,
+                    MediaRow::Response(row) => self.rows.response_media(row)?,
                 };
                 let blobs = &media[first as usize..(first + frames) as usize];
                 let frames = blobs.iter().map(|&blob| self.encoded(blob, 1));

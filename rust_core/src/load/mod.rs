@@ -21,6 +21,7 @@ pub mod fields;
 pub mod layout;
 pub mod loader;
 pub mod pixels;
+pub mod pool;
 mod positions;
 pub mod processor;
 mod queue;

@@ -89,6 +89,20 @@ impl Processor {
         (width as usize, height as usize)
     }
 
+    /// Bytes of a frame in a block, and how often a still image is repeated there.
+    pub fn frames(&self) -> (usize, usize) {
+        match &self.rule {
+            Rule::Qwen2Vl(rule) => ((rule.patch as usize).pow(2), self.temporal),
+            _ => (self.block_bytes(), 1),
+        }
+    }
+
+    /// The same with one frame in a block: what is kept of an image until it is repeated.
+    #[must_use]
+    pub fn of_one_frame(&self) -> Self {
+        Self { temporal: 1, ..self.clone() }
+    }
+
     /// Bytes of one block.
     pub fn block_bytes(&self) -> usize {
         self.block_shape().iter().product()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::shard::read::file::DAMAGED;
-use crate::shard::{BlobSize, Dataset, Pair, Table};
+use crate::shard::{Blob, BlobSize, Dataset, Pair, Table};
 
 /// A dataset whose rows are read one by one.
 #[derive(Debug, Clone)]
@@ -80,6 +80,11 @@ impl Rows {
             Err(Error::corrupt("size", found, "sides above 0, orientation 1 to 8"))
         });
         self.named(Table::Blobs, blob, size)
+    }
+
+    /// An image: its file, and what is known of it.
+    pub fn blob(&self, blob: u64) -> Result<Blob<'_>> {
+        self.named(Table::Blobs, blob, self.0.blob(blob))
     }
 
     fn named<T>(&self, table: Table, row: u64, read: Result<T>) -> Result<T> {

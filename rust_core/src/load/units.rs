@@ -15,6 +15,7 @@
 //! nothing is left keeps its number and costs nothing.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::Key;
@@ -299,6 +300,26 @@ impl Costs for Units {
 
     fn total_in_epoch(&self, unit: u64, epoch: u64) -> Result<Total> {
         self.total_of(unit, epoch)
+    }
+
+    fn query_sources(&self) -> Vec<u64> {
+        vec![self.rows.dataset().queries()]
+    }
+
+    fn units_of(&self, query: u64) -> Result<Range<u64>> {
+        match self.unit {
+            Unit::Pair => self.rows.pairs_of(query),
+            Unit::Response => self.rows.responses_of(query),
+            Unit::Query => Ok(query..query + 1),
+        }
+    }
+
+    fn query_of(&self, unit: u64) -> Result<u64> {
+        match self.unit {
+            Unit::Pair => Ok(self.rows.pair(unit)?.query),
+            Unit::Response => self.rows.query_of(unit),
+            Unit::Query => Ok(unit),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What units cost, and who knows it.
 
-use std::ops::{Add, AddAssign};
+use std::ops::{Add, AddAssign, Range};
 
 use crate::error::{Error, Result};
 
@@ -91,6 +91,15 @@ pub trait Costs: Send + Sync {
     fn sources(&self) -> Vec<u64> {
         vec![self.units()]
     }
+
+    /// The queries of each source of a mixture, in order.
+    fn query_sources(&self) -> Vec<u64>;
+
+    /// The units of a query; those of all queries follow each other.
+    fn units_of(&self, query: u64) -> Result<Range<u64>>;
+
+    /// The query of a unit.
+    fn query_of(&self, unit: u64) -> Result<u64>;
 }
 
 /// Costs held in memory.
@@ -98,18 +107,37 @@ pub trait Costs: Send + Sync {
 pub struct InMemoryCosts {
     costs: Vec<Cost>,
     sources: Vec<u64>,
+    /// Where the units of each query begin, and where those of the last end.
+    bounds: Vec<u64>,
+    query_sources: Vec<u64>,
 }
 
 impl InMemoryCosts {
     /// One source of these units.
     pub fn new(costs: Vec<Cost>) -> Self {
         let sources = vec![costs.len() as u64];
-        Self { costs, sources }
+        Self::of_sources(costs, sources)
+    }
+
+    /// One source of queries of so many units each.
+    pub fn of_queries(costs: Vec<Cost>, units: &[u64]) -> Result<Self> {
+        let mut bounds = vec![0];
+        for units in units {
+            bounds.push(bounds[bounds.len() - 1] + units);
+        }
+        if bounds.last() != Some(&(costs.len() as u64)) {
+            let found = format!("{} units of queries", bounds[bounds.len() - 1]);
+            return Err(Error::invalid("queries", found, format!("{}", costs.len())));
+        }
+        let query_sources = vec![units.len() as u64];
+        Ok(Self { bounds, query_sources, ..Self::new(costs) })
     }
 
     /// Several sources of so many units each, one after the other.
     pub fn of_sources(costs: Vec<Cost>, sources: Vec<u64>) -> Self {
-        Self { costs, sources }
+        let bounds = (0..=costs.len() as u64).collect();
+        let query_sources = sources.clone();
+        Self { costs, sources, bounds, query_sources }
     }
 }
 
@@ -125,5 +153,21 @@ impl Costs for InMemoryCosts {
 
     fn sources(&self) -> Vec<u64> {
         self.sources.clone()
+    }
+
+    fn query_sources(&self) -> Vec<u64> {
+        self.query_sources.clone()
+    }
+
+    fn units_of(&self, query: u64) -> Result<Range<u64>> {
+        match self.bounds.get(query as usize..) {
+            Some([start, end, ..]) => Ok(*start..*end),
+            _ => Err(Error::invalid("query", query, format!("below {}", self.bounds.len() - 1))),
+        }
+    }
+
+    fn query_of(&self, unit: u64) -> Result<u64> {
+        self.cost(unit)?;
+        Ok(self.bounds.partition_point(|&start| start <= unit) as u64 - 1)
     }
 }

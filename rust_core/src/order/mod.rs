@@ -41,7 +41,7 @@ pub use mixture::{Ends, Mixture, Stage};
 pub use pack::{Packing, best_fit_decreasing};
 pub use pairs::choose_pairs;
 pub use permutation::{KeyedPermutation, Permutation, SHUFFLED_UP_TO, Shuffled};
-pub use plan::{Difference, Limits, Modality, Plan, Shuffle, TooLarge, Unit};
+pub use plan::{Difference, Draw, Limits, Modality, Plan, Shuffle, TooLarge, Unit};
 pub use rank::{Packs, Rank, RankPack, share_out};
 pub use rule::{FitToView, ImageShape, Rule, RunShape, VideoShape};
 pub use sequence::Sequence;

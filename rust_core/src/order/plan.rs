@@ -1,6 +1,6 @@
 //! What decides the order of training: one small JSON, and its hash.
 //!
-//! The canonical form has every field, keys in alphabetical order, no spaces; BLAKE3 of its bytes is
+//! The canonical form has every field but `draw` where it is that of units, keys in alphabetical order, no spaces; BLAKE3 of its bytes is
 //! the plan's hash, which cursors carry. A field that does not change the packs has no place here.
 
 use std::collections::BTreeSet;
@@ -50,6 +50,26 @@ pub enum TooLarge {
     Alone,
     /// Left out and counted.
     Drop,
+}
+
+/// What is drawn one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Draw {
+    /// Units.
+    #[default]
+    Unit,
+    /// Queries: the pairs of a query are in the same window, in different packs, so that the images
+    /// that they share are decoded once.
+    Query,
+}
+
+impl Draw {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    /// Left out of the JSON, so that plans from before there was a choice keep their hash.
+    fn is_unit(&self) -> bool {
+        *self == Self::Unit
+    }
 }
 
 /// How far units are moved.
@@ -160,7 +180,8 @@ pub struct Plan {
     pub unit: Unit,
     /// The seed of every random choice.
     pub seed: u64,
-    /// Units that are packed together; packs are closed at the end of a window.
+    /// Units that are packed together; packs are closed at the end of a window. Where queries are
+    /// drawn, as many queries as have so many units on average.
     #[serde(default = "default_window")]
     pub window: u32,
     /// The most a pack may hold.
@@ -173,6 +194,9 @@ pub struct Plan {
     /// What becomes of a unit that fits no pack.
     #[serde(default)]
     pub too_large: TooLarge,
+    /// What is drawn one after the other.
+    #[serde(default, skip_serializing_if = "Draw::is_unit")]
+    pub draw: Draw,
     /// How far units are moved.
     #[serde(default)]
     pub shuffle: Shuffle,
@@ -207,6 +231,7 @@ impl Plan {
             packs_per_step,
             pairs_per_query: None,
             too_large: TooLarge::default(),
+            draw: Draw::default(),
             shuffle: Shuffle::default(),
             modality: Modality::default(),
             mixture: None,
@@ -237,7 +262,12 @@ impl Plan {
     /// The settings in which two plans differ, by name; `budget.tokens` is a setting inside another.
     pub fn differences(&self, expected: &Self) -> Result<Vec<Difference>> {
         let json = |plan: &Self| {
-            serde_json::to_value(plan).map_err(|error| Error::internal("plan as JSON", error))
+            let mut value = serde_json::to_value(plan)
+                .map_err(|error| Error::internal("plan as JSON", error))?;
+            // Left out where it is that of units, it is named here all the same.
+            value["draw"] = serde_json::to_value(plan.draw)
+                .map_err(|error| Error::internal("plan as JSON", error))?;
+            Ok::<_, Error>(value)
         };
         let mut differences = Vec::new();
         compare("", &json(self)?, &json(expected)?, &mut differences);
@@ -262,6 +292,11 @@ impl Plan {
         if self.pairs_per_query.is_some_and(|pairs| pairs == 0 || self.unit != Unit::Query) {
             let found = format!("{:?} with unit {:?}", self.pairs_per_query, self.unit);
             return Err(Error::invalid("plan: pairs_per_query", found, "at least 1, of queries"));
+        }
+        if self.draw == Draw::Query && self.unit != Unit::Pair {
+            // The pairs of responses are formed within a pack, and a query is drawn whole anyway.
+            let found = format!("query with unit {:?}", self.unit);
+            return Err(Error::invalid("plan: draw", found, "query with unit Pair, or unit"));
         }
         self.mixture.as_ref().map_or(Ok(()), Mixture::check)?;
         self.image_rule.as_ref().map_or(Ok(()), Rule::check)

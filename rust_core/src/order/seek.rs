@@ -87,8 +87,7 @@ impl Order {
     /// The window and the pack of a unit in an epoch; `None` if the epoch does not come to it, or
     /// leaves it out.
     pub fn find(&self, epoch: u64, unit: u64) -> Result<Option<(u64, u64)>> {
-        let Some(place) = self.sequence(epoch)?.place(unit) else { return Ok(None) };
-        let window = place / u64::from(self.plan().window);
+        let Some(window) = self.window_of(epoch, unit)? else { return Ok(None) };
         let packs = self.window(epoch, window)?.packs;
         let pack = packs.iter().position(|pack| pack.units.contains(&unit));
         Ok(pack.map(|pack| (window, pack as u64)))

@@ -42,6 +42,8 @@ pub struct Window {
 pub(crate) struct Drawn {
     pub(crate) unit: u64,
     pub(crate) total: Total,
+    /// The number of the draw that it came with: units of one draw are packed apart.
+    pub(crate) draw: u32,
 }
 
 /// Pack the units drawn for a window and put the packs in order.
@@ -74,7 +76,8 @@ fn fill(mut places: Vec<usize>, drawn: &[Drawn]) -> Pack {
 
 fn pack(plan: &Plan, drawn: &[Drawn], totals: &[Total], opens: &HashSet<u32>) -> Packing {
     let unit_of = |at: u32| drawn[at as usize].unit;
-    best_fit_decreasing(totals, &plan.budget, unit_of, |at| opens.contains(&at))
+    let draw_of = |at: u32| drawn[at as usize].draw;
+    best_fit_decreasing(totals, &plan.budget, unit_of, draw_of, |at| opens.contains(&at))
 }
 
 /// Pack so that as few packs as possible are without an image: as many of the units with the most

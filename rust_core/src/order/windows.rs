@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::arrange::WindowId;
 use super::cost::{Costs, Total};
 use super::latest::Latest;
-use super::plan::Plan;
+use super::plan::{Draw, Plan};
 use super::sequence::Sequence;
 use super::window::{Drawn, Window, pack_window};
 use crate::error::{Error, Result};
@@ -20,7 +20,9 @@ pub struct Order {
     costs: Arc<dyn Costs>,
     dataset: String,
     manifest: u64,
+    /// What is drawn from each source, and how much of it makes a window.
     sources: Vec<u64>,
+    draws_per_window: u64,
     sequence: Latest<u64, Sequence>,
 }
 
@@ -47,9 +49,17 @@ impl Order {
             let expected = format!("{} units", costs.units());
             return Err(Error::invalid("sources of the dataset", format!("{sources:?}"), expected));
         }
-        let plan_hash = plan.hash()?;
-        let sequence = Latest::default();
-        Ok(Self { plan, plan_hash, costs, dataset, manifest, sources, sequence })
+        let window = u64::from(plan.window);
+        let (sources, draws_per_window) = match plan.draw {
+            Draw::Unit => (sources, window),
+            Draw::Query => {
+                let sources = costs.query_sources();
+                let queries: u64 = sources.iter().sum();
+                (sources, (window * queries / costs.units().max(1)).max(1))
+            }
+        };
+        let (plan_hash, sequence) = (plan.hash()?, Latest::default());
+        Ok(Self { plan, plan_hash, costs, dataset, manifest, sources, draws_per_window, sequence })
     }
 
     /// The plan.
@@ -82,32 +92,49 @@ impl Order {
         &self.sources
     }
 
-    /// The units of an epoch, in order.
+    /// What is drawn in an epoch, in order: units, or queries where the plan draws those.
     pub fn sequence(&self, epoch: u64) -> Result<Arc<Sequence>> {
         self.sequence.get(epoch, || Sequence::new(&self.plan, &self.sources, epoch))
     }
 
     /// The number of windows in an epoch.
     pub fn windows(&self, epoch: u64) -> Result<u64> {
-        Ok(self.sequence(epoch)?.length().div_ceil(u64::from(self.plan.window)))
+        Ok(self.sequence(epoch)?.length().div_ceil(self.draws_per_window))
     }
 
     /// The packs of a window, in the order of training; an error where a unit's cost cannot be read.
     pub fn window(&self, epoch: u64, window: u64) -> Result<Window> {
         let sequence = self.sequence(epoch)?;
-        let size = u64::from(self.plan.window);
+        let size = self.draws_per_window;
         if window >= sequence.length().div_ceil(size) {
             let expected = format!("below {}", sequence.length().div_ceil(size));
             return Err(Error::invalid("window", window, expected));
         }
         let places = window * size..((window + 1) * size).min(sequence.length());
-        let drawn = places.map(|place| self.draw(sequence.unit(place), epoch));
-        let drawn = drawn.collect::<Result<Vec<Drawn>>>()?;
+        let mut drawn = Vec::new();
+        for (draw, place) in places.enumerate() {
+            let draw = draw as u32;
+            let found = sequence.unit(place);
+            let units = match self.plan.draw {
+                Draw::Unit => found..found + 1,
+                Draw::Query => self.costs.units_of(found)?,
+            };
+            for unit in units {
+                let total = self.costs.total_in_epoch(unit, epoch)?;
+                drawn.push(Drawn { unit, total, draw });
+            }
+        }
         pack_window(&self.plan, WindowId { epoch, window }, &drawn)
     }
 
-    fn draw(&self, unit: u64, epoch: u64) -> Result<Drawn> {
-        Ok(Drawn { unit, total: self.costs.total_in_epoch(unit, epoch)? })
+    /// The window that a unit is in; `None` if the epoch does not come to it.
+    pub(super) fn window_of(&self, epoch: u64, unit: u64) -> Result<Option<u64>> {
+        let drawn = match self.plan.draw {
+            Draw::Query if unit < self.costs.units() => self.costs.query_of(unit)?,
+            _ => unit,
+        };
+        let place = self.sequence(epoch)?.place(drawn);
+        Ok(place.map(|place| place / self.draws_per_window))
     }
 
     /// What each window of an epoch comes to: the table by which any step is found.

@@ -1,0 +1,159 @@
+"""One pair of a dataset as people read it: texts, token pieces, and how many tokens images take."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmrlhf_engine import _core
+from mmrlhf_engine.shards.dataset import FLAGS
+from mmrlhf_engine.shards.image_rule import ImageRule
+from mmrlhf_engine.shards.tokenizer import SENTINEL, TokenDecoder
+from mmrlhf_engine.sources.preferences.record import BadRecordError
+
+__all__ = ["PairText", "Picture", "Piece", "TextOfTokens", "read_pair"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image and its place in a text."""
+
+    blob: int
+    width: int
+    height: int
+    tokens: int | None
+    """None where no rule is known, or the model's processor refuses the image."""
+
+    def __str__(self) -> str:
+        counted = "" if self.tokens is None else f", {self.tokens:,} tokens"
+        return f"[image {self.width} x {self.height}{counted}]"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token as text, or the place of an image."""
+
+    text: str
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
+class TextOfTokens:
+    """A prompt or an answer."""
+
+    name: str
+    text: str
+    pieces: list[Piece]
+    """One a token id."""
+    pictures: list[Picture]
+
+    def __str__(self) -> str:
+        return f"  {self.name} ({len(self.pieces):,} ids): {self.text}"
+
+
+@dataclass(frozen=True)
+class PairText:
+    """A pair with its prompt and both answers."""
+
+    row: int
+    query: int
+    margin: float | None
+    flags: list[str]
+    prompt: TextOfTokens
+    chosen: TextOfTokens
+    rejected: TextOfTokens
+
+    def texts(self) -> list[TextOfTokens]:
+        """Prompt, chosen answer, rejected answer."""
+        return [self.prompt, self.chosen, self.rejected]
+
+    def title(self) -> str:
+        """Row, query, margin and flags in one line."""
+        margin = "unknown" if self.margin is None else f"{self.margin:g}"
+        return ", ".join(
+            [f"pair {self.row}", f"query {self.query}", f"margin {margin}", *self.flags]
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([self.title(), *map(str, self.texts())])
+
+
+def read_pair(
+    dataset: _core.Dataset, row: int, decoder: TokenDecoder | None, rule: ImageRule
+) -> PairText:
+    """A pair by its row; without a decoder the text is the stored one of the prompt, or the ids.
+
+    Raises:
+        CorruptDataError: a row of it is damaged.
+    """
+    query, chosen, rejected, margin, _, flags = dataset.pair(row)
+    stored, *_ = dataset.query(query)
+    media = _numbers(dataset.media(query))
+    prompt = _text(dataset, "prompt", dataset.prompt(query), media, decoder, rule)
+    if decoder is None and stored is not None:
+        prompt = TextOfTokens(prompt.name, stored, prompt.pieces, prompt.pictures)
+    answers = [
+        _text(
+            dataset,
+            name,
+            dataset.tokens(response),
+            _numbers(dataset.response_media(response)),
+            decoder,
+            rule,
+        )
+        for name, response in (("chosen", chosen), ("rejected", rejected))
+    ]
+    named = [name for name, bit in FLAGS.items() if flags & bit]
+    return PairText(row, query, margin, named, prompt, *answers)
+
+
+def _text(
+    dataset: _core.Dataset,
+    name: str,
+    tokens: "_core.ArrowArray",
+    media: list[int],
+    decoder: TokenDecoder | None,
+    rule: ImageRule,
+) -> TextOfTokens:
+    ids = _numbers(tokens)
+    pictures = _pictures(dataset, media, rule)
+    slots = iter(pictures)
+    if decoder is None:
+        pieces = list(_pieces(ids, [str(token) for token in ids], slots))
+        return TextOfTokens(name, " ".join(piece.text for piece in pieces), pieces, pictures)
+    array = np.array(ids, np.uint32)
+    pieces = list(_pieces(ids, decoder.decode(list(array.reshape(-1, 1))), slots))
+    # Decoded as a whole: a character may have several tokens.
+    runs = [run for run in np.split(array, np.flatnonzero(array == SENTINEL)) if len(run)]
+    texts = iter(decoder.decode([run[run != SENTINEL] for run in runs]))
+    slots = iter(pictures)
+    text = "".join(
+        (str(next(slots, "[image]")) if run[0] == SENTINEL else "") + next(texts) for run in runs
+    )
+    return TextOfTokens(name, text, pieces, pictures)
+
+
+def _pieces(ids: list[int], texts: list[str], slots: Iterator[Picture]) -> Iterator[Piece]:
+    for token, text in zip(ids, texts, strict=True):
+        picture = next(slots, None) if token == SENTINEL else None
+        yield Piece("[image]" if token == SENTINEL else text, picture)
+
+
+def _pictures(dataset: _core.Dataset, media: list[int], rule: ImageRule) -> list[Picture]:
+    sizes = []
+    for blob in media:
+        width, height, orientation = dataset.blob_size(blob)
+        sizes.append((height, width) if orientation >= 5 else (width, height))
+    counts: list[int | None] = [None] * len(media)
+    if rule.parameters is not None:
+        with contextlib.suppress(BadRecordError):
+            counts = list(rule.count(sizes))
+    return [
+        Picture(blob, *size, count) for blob, size, count in zip(media, sizes, counts, strict=True)
+    ]
+
+
+def _numbers(array: "_core.ArrowArray") -> list[int]:
+    return list(pa.array(array).to_pylist())
