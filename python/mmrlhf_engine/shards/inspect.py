@@ -4,6 +4,7 @@ The text of ``mmrlhf-engine inspect`` is made here; its page, from the same cont
 :mod:`mmrlhf_engine.shards.inspect_page`.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
+from mmrlhf_engine.models.families.placeholders import SMALLEST_ID
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.shards.image_rule import ImageRule, read_rule
@@ -24,6 +26,7 @@ from mmrlhf_engine.shards.inspect_pairs import PairText, read_pair
 from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 from mmrlhf_engine.shards.tables import Table, letter
 from mmrlhf_engine.shards.tokenizer import TokenDecoder
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["Contents", "Distribution", "InspectSettings", "inspect", "read_contents"]
 
@@ -40,7 +43,8 @@ class InspectSettings(Section):
     tokenizer: str | None = None
     """Name or folder; null is the one that the dataset records, if it is on this machine."""
     image_rule: str | None = None
-    """A family or the folder of a processor; null is what the folder of the tokenizer has."""
+    """A family or the folder of a processor; null is what the dataset records, or what the folder
+    of the tokenizer has."""
     tokens: PositiveInt = 16_384
     """The budget of a pack, of which the fill is shown."""
     unit: Literal["pair", "response", "query"] = "query"
@@ -153,6 +157,8 @@ def _decoder(
 def _rule(dataset: ShardDataset, settings: InspectSettings, notes: list[str]) -> ImageRule:
     if settings.image_rule is not None:
         return read_rule(settings.image_rule)
+    if dataset.processor is not None:
+        return ImageRule(dataset.processor["image_rule"])
     folder = Path(settings.tokenizer or str(dataset.tokenizer.get("name", "")))
     names = ("preprocessor_config.json", "processor_config.json")
     if any((folder / name).is_file() for name in names):
@@ -216,8 +222,9 @@ def _measure(dataset: ShardDataset, rule: ImageRule) -> _Measured:
     if rule.parameters is not None and pictures.any():
         sizes = dataset.blobs.select("id", "w", "h").collect()
         shown = (
-            dataset.queries.select("media", together=length[1])
+            dataset.queries.select("media", "media_t", together=length[1])
             .with_row_index("query")
+            .filter(pl.col("media_t").list.len() == 0)
             .explode("media", empty_as_null=False)
             .join(sizes.lazy(), left_on="media", right_on="id", maintain_order="left")
             .collect()
@@ -227,6 +234,7 @@ def _measure(dataset: ShardDataset, rule: ImageRule) -> _Measured:
         ]
         counted = pl.Series(pa.array(_core.image_tokens(json.dumps(rule.parameters), *columns)))
         np.add.at(image_tokens, shown["query"].to_numpy(), counted.fill_null(0).to_numpy())
+        _add_videos(dataset, rule, image_tokens)
     responses = dataset.responses.select("q", "n_tok").collect()
     return _Measured(
         prompts=queries["prompt"].to_numpy().astype(np.int64) - pictures,
@@ -236,6 +244,18 @@ def _measure(dataset: ShardDataset, rule: ImageRule) -> _Measured:
         query_of_answer=responses["q"].to_numpy().astype(np.int64),
         pairs=dataset.pairs.select("q", "chosen", "rejected").collect(),
     )
+
+
+def _add_videos(dataset: ShardDataset, rule: ImageRule, image_tokens: np.ndarray) -> None:
+    """Add the tokens of the queries that have frames, whose placeholders say what is a video."""
+    timed = pl.col("media_t").list.len() > 0
+    rows = dataset.queries.select("prompt", "media", "media_t").with_row_index("query")
+    sizes = {row[0]: row[1:] for row in dataset.blobs.select("id", "w", "h").collect().iter_rows()}
+    for query, prompt, media, _ in rows.filter(timed).collect().iter_rows():
+        placeholders = [token for token in prompt if token >= SMALLEST_ID]
+        with contextlib.suppress(BadRecordError):
+            counted = rule.count([sizes[blob] for blob in media], placeholders)
+            image_tokens[query] += sum(counted)
 
 
 def _distributions(measured: _Measured, rule: ImageRule) -> list[Distribution]:

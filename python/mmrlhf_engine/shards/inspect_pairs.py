@@ -3,32 +3,38 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from mmrlhf_engine import _core
+from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS, SMALLEST_ID
 from mmrlhf_engine.shards.dataset import FLAGS
 from mmrlhf_engine.shards.image_rule import ImageRule
-from mmrlhf_engine.shards.tokenizer import SENTINEL, TokenDecoder
+from mmrlhf_engine.shards.tokenizer import TokenDecoder
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["PairText", "Picture", "Piece", "TextOfTokens", "read_pair"]
 
+_IMAGE = PLACEHOLDER_IDS[IMAGE]
+
 
 @dataclass(frozen=True)
 class Picture:
-    """An image and its place in a text."""
+    """An image, or a frame of a video, and its place in a text."""
 
     blob: int
     width: int
     height: int
     tokens: int | None
-    """None where no rule is known, or the model's processor refuses the image."""
+    """None where no rule is known, or the model's processor refuses the image; those of a video are
+    all counted at its first frame."""
+    kind: Literal["image", "frame"] = "image"
 
     def __str__(self) -> str:
         counted = "" if self.tokens is None else f", {self.tokens:,} tokens"
-        return f"[image {self.width} x {self.height}{counted}]"
+        return f"[{self.kind} {self.width} x {self.height}{counted}]"
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def _text(
     rule: ImageRule,
 ) -> TextOfTokens:
     ids = _numbers(tokens)
-    pictures = _pictures(dataset, media, rule)
+    pictures = _pictures(dataset, media, [token for token in ids if token >= SMALLEST_ID], rule)
     slots = iter(pictures)
     if decoder is None:
         pieces = list(_pieces(ids, [str(token) for token in ids], slots))
@@ -126,22 +132,28 @@ def _text(
     array = np.array(ids, np.uint32)
     pieces = list(_pieces(ids, decoder.decode(list(array.reshape(-1, 1))), slots))
     # Decoded as a whole: a character may have several tokens.
-    runs = [run for run in np.split(array, np.flatnonzero(array == SENTINEL)) if len(run)]
-    texts = iter(decoder.decode([run[run != SENTINEL] for run in runs]))
+    runs = [run for run in np.split(array, np.flatnonzero(array >= SMALLEST_ID)) if len(run)]
+    texts = iter(decoder.decode([run[run < SMALLEST_ID] for run in runs]))
     slots = iter(pictures)
     text = "".join(
-        (str(next(slots, "[image]")) if run[0] == SENTINEL else "") + next(texts) for run in runs
+        (str(next(slots, "[image]")) if run[0] >= SMALLEST_ID else "") + next(texts) for run in runs
     )
     return TextOfTokens(name, text, pieces, pictures)
 
 
 def _pieces(ids: list[int], texts: list[str], slots: Iterator[Picture]) -> Iterator[Piece]:
     for token, text in zip(ids, texts, strict=True):
-        picture = next(slots, None) if token == SENTINEL else None
-        yield Piece("[image]" if token == SENTINEL else text, picture)
+        picture = next(slots, None) if token >= SMALLEST_ID else None
+        yield Piece(
+            f"[{picture.kind if picture else 'image'}]" if token >= SMALLEST_ID else text, picture
+        )
 
 
-def _pictures(dataset: _core.Dataset, media: list[int], rule: ImageRule) -> list[Picture]:
+def _pictures(
+    dataset: _core.Dataset, media: list[int], placeholders: list[int], rule: ImageRule
+) -> list[Picture]:
+    # Pictures that stand in the places of the prompt's have no placeholder of their own.
+    kinds = placeholders if len(placeholders) == len(media) else [_IMAGE] * len(media)
     sizes = []
     for blob in media:
         width, height, orientation = dataset.blob_size(blob)
@@ -149,9 +161,10 @@ def _pictures(dataset: _core.Dataset, media: list[int], rule: ImageRule) -> list
     counts: list[int | None] = [None] * len(media)
     if rule.parameters is not None:
         with contextlib.suppress(BadRecordError):
-            counts = list(rule.count(sizes))
+            counts = list(rule.count(sizes, kinds))
     return [
-        Picture(blob, *size, count) for blob, size, count in zip(media, sizes, counts, strict=True)
+        Picture(blob, *size, count, "image" if kind == _IMAGE else "frame")
+        for blob, size, count, kind in zip(media, sizes, counts, kinds, strict=True)
     ]
 
 
