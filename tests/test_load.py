@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from load_data import PICTURES, assert_same, plan, write
+from load_data import PICTURES, RULES, assert_same, plan, write
 from mmrlhf_engine.shards.batch import BATCH_FIELDS, METADATA, PreferenceBatch
 from mmrlhf_engine.shards.loader import PreferenceLoader
 from naive_loader import NaiveLoader
@@ -111,13 +111,27 @@ def by_ranks(dataset, ranks, state=None, **options):
     )
 
 
-def through_torch(dataset, rank, ranks, workers, state, **options):
+def through_torch(path, rank, ranks, workers, state, **options):
     from torch.utils.data import DataLoader
 
     from mmrlhf_engine import PreferenceDataset
 
-    one = loader(dataset, rank=rank, world_size=ranks, state=state, balance=True, **options)
-    return DataLoader(PreferenceDataset(one), batch_size=None, num_workers=workers)
+    one = PreferenceDataset(
+        path,
+        400,
+        packs_per_step=6,
+        unit="pair",
+        seed=3,
+        window=64,
+        too_large="alone",
+        image_rule=RULES["qwen2_vl"],
+        pictures=PICTURES["qwen2_vl"],
+        rank=rank,
+        world_size=ranks,
+        state=state,
+        **options,
+    )
+    return DataLoader(one, batch_size=None, num_workers=workers)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.shards.plan import rule_from_processor
+from mmrlhf_engine.models.families import rule_from_processor
 
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")

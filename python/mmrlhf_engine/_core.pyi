@@ -193,6 +193,8 @@ class BatchLoader:
         workers: int,
         epochs: int,
         cursor: str | None,
+        taken: int,
+        number: int,
         threads: int,
         prefetch_bytes: int,
         cache_bytes: int,
@@ -221,6 +223,15 @@ class BatchLoader:
 
     def cursor(self) -> str:
         """The boundary between two steps to go on from."""
+
+    def taken(self) -> tuple[int, int]:
+        """Batches passed after the cursor, and the number of all since it began."""
+
+    def check_units(self, epoch: int, *, threads: int = 0) -> None:
+        """Read what every unit costs; an error unless each fits a pack or the plan allows more."""
+
+    def epoch(self, cursor: str, *, threads: int = 0) -> tuple[int, str]:
+        """The batches of this rank in a cursor's epoch, and the cursor that starts the next."""
 
     def progress(self) -> tuple[int, int]:
         """Batches begun and images prepared since the threads were started."""

@@ -7,7 +7,7 @@ The core makes the block and declares the arrays (``_core.batch_fields``); every
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ METADATA = (
     "unreadable",
     "zero_weight_pairs",
     "column_names",
+    "processor",
 )
 """What a batch has in addition to its arrays."""
 
@@ -117,6 +118,9 @@ class PreferenceBatch(Generic[Array]):
     """Pairs given weight 0 because an image of theirs is blank."""
     column_names: dict[str, list[str]]
     """Names of the rows of ``pair_columns`` (``pairs``), ``sequence_columns`` (``responses``)."""
+    processor: dict[str, Any] | None
+    """The processor that the dataset was packed for; None where it was packed for text alone, or
+    with settings of its own."""
     memory: Array
     """uint8, the block all arrays lie in."""
     layout: _Layout
@@ -166,6 +170,34 @@ class PreferenceBatch(Generic[Array]):
             pinned = torch.empty(shared.shape, dtype=torch.uint8, pin_memory=True)
             shared = pinned.copy_(shared)
         return assembled(shared, self.layout, self._metadata())
+
+    def model_inputs(
+        self,
+        device: Any = None,
+        *,
+        dtype: Any = None,
+        attention: Literal["mask", "varlen"] = "mask",
+    ) -> dict[str, Any]:
+        """The keyword arguments of the ``forward`` of the model that the dataset was packed for.
+
+        ``input_ids`` int64 [1, T], ``position_ids`` int64 [1, T] or [3, 1, T], the attention, and
+        what the family takes of pictures: normalised pixels in the order of the text, once for
+        every sequence that shows them.
+
+        Args:
+            device: Where the tensors are put; None is the CPU.
+            dtype: Of the pixels; None is float32.
+            attention: ``mask`` gives ``attention_mask`` bool [1, 1, T, T], for attention by
+                ``sdpa``; ``varlen`` gives ``cu_seq_lens_q``, ``cu_seq_lens_k``, ``max_length_q``
+                and ``max_length_k`` for FlashAttention, where no prompt is shared.
+
+        Raises:
+            InputError: the batch has pictures, and the dataset records no processor; or a prompt
+                is shared, which ``varlen`` cannot say.
+        """
+        from mmrlhf_engine.shards.forward import forward_inputs
+
+        return forward_inputs(self, device, dtype, attention)
 
 
 def _unpickled(

@@ -13,9 +13,9 @@ use super::content::{Content, PairOf, Sequence};
 use super::fields::{Field, Sizes};
 use super::positions::{Grid, Positions};
 use super::processor::Processor;
-use super::units::{Units, of_sequence};
+use super::units::{Units, of_sequence, unshown};
 use super::visual::{Item, Run, Text, stills};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::order::{RunShape, VideoShape};
 use crate::shard::Pair;
 
@@ -162,8 +162,7 @@ impl<'a> Builder<'a> {
         stills: u32,
     ) -> Result<()> {
         let (Some(processor), Some(ids)) = (self.units.processor(), self.ids) else {
-            let expected = "an image rule in the plan, and the id of the image token";
-            return Err(Error::invalid("images in the dataset", "no way to show them", expected));
+            return Err(unshown());
         };
         let image = self.visual(text, run.item, stills, processor)?;
         let Visual { grid: [_, rows, columns], tokens, video, .. } = self.images[image];

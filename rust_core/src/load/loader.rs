@@ -15,6 +15,7 @@ use super::units::Units;
 use super::visual::MediaRow;
 use crate::error::{Error, Result};
 use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps};
+use crate::parallel::Interrupt;
 use crate::shard::Dataset;
 
 /// Which batches are wanted, of all that a plan has.
@@ -151,14 +152,37 @@ impl PairLoader {
         Order::new(self.plan.clone(), costs, name, version).map(Arc::new)
     }
 
-    /// The position before a step; none is the start of training.
-    pub fn position(&self, cursor: Option<Cursor>) -> Result<PairPosition> {
+    /// The position before a step, none being the start of training, after so many batches of the
+    /// step were `taken`, as number `number` of the iteration.
+    pub fn position(
+        &self,
+        cursor: Option<Cursor>,
+        taken: usize,
+        number: u64,
+    ) -> Result<PairPosition> {
         let order = self.order()?;
         let cursor = cursor.map_or_else(
             || Ok(Cursor::start(&order)),
             |cursor| cursor.check(&order).map(|()| cursor),
         )?;
-        Ok(PairPosition { cursor: Arc::new(cursor), taken: 0, number: 0 })
+        Ok(PairPosition { cursor: Arc::new(cursor), taken, number })
+    }
+
+    /// An error unless every unit can be read and fits a pack, or the plan says what else becomes of
+    /// it; reads the costs of all units.
+    pub fn check_units(&self, epoch: u64, interrupt: &Interrupt) -> Result<()> {
+        self.order()?.fit(epoch, interrupt)?.check(&self.plan)
+    }
+
+    /// The batches of this rank in the epoch of a cursor, and the start of the next epoch; reads the
+    /// costs of all units.
+    pub fn epoch(&self, cursor: &Cursor, interrupt: &Interrupt) -> Result<(u64, Cursor)> {
+        let order = self.order()?;
+        let summaries = order.summarise(cursor.epoch, interrupt)?;
+        let packs: u64 = summaries.iter().map(|summary| summary.packs).sum();
+        let size = u64::from(self.plan.packs_per_step);
+        let turns = size.div_ceil(u64::from(self.share.rank.ranks));
+        Ok((packs.div_ceil(size) * turns, order.seek_end(cursor, &summaries)?))
     }
 
     /// Look up batches of this worker until there are enough; a few at a time, as the first batch

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::processor::Processor;
 use crate::error::Error;
 use crate::image::{PictureError, Pixels, decode, resize};
-use crate::order::{Fit, ImageShape, Rule, VideoShape};
+use crate::order::{FitToView, ImageShape, Rule, VideoShape};
 use crate::shard::orientation::of_jpeg;
 use crate::vector::vectorised;
 
@@ -106,9 +106,9 @@ fn fill(processor: &Processor, pixels: Pixels, shape: &ImageShape, blocks: &mut 
         }
         Rule::Fixed(rule) => {
             let image = match rule.fit {
-                Fit::Stretch => resized(pixels),
-                Fit::Crop => crop(&resized(pixels), canvas),
-                Fit::Pad => resized(squared(pixels)),
+                FitToView::Stretch => resized(pixels),
+                FitToView::Crop => crop(&resized(pixels), canvas),
+                FitToView::Pad => resized(squared(pixels)),
             };
             return one_view(&image, blocks);
         }

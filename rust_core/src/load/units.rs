@@ -253,7 +253,12 @@ impl Units {
         for sequence in &content.sequences {
             let texts = self.texts(sequence)?;
             cost.text_tokens += texts.iter().map(|text| text.tokens.len() as u32).sum::<u32>();
-            let Some(processor) = &self.processor else { continue };
+            let Some(processor) = &self.processor else {
+                if texts.iter().any(|text| !text.media.blobs.is_empty()) {
+                    return Err(unshown());
+                }
+                continue;
+            };
             let runs = runs_of(sequence, &texts)?;
             let stills = stills(runs.iter().flatten());
             for (text, runs) in texts.iter().zip(&runs) {
@@ -296,6 +301,12 @@ impl Costs for Units {
     fn total_in_epoch(&self, unit: u64, epoch: u64) -> Result<Total> {
         self.total_of(unit, epoch)
     }
+}
+
+/// The error of a plan without an image rule over a dataset with images.
+pub(super) fn unshown() -> Error {
+    let expected = "an image rule in the plan, and the id of the image token";
+    Error::invalid("images in the dataset", "no way to show them", expected)
 }
 
 /// Image tokens of a run, and tokens of text around them.

@@ -72,6 +72,16 @@ impl Order {
         self.manifest
     }
 
+    /// What the units cost.
+    pub(super) fn costs(&self) -> &dyn Costs {
+        self.costs.as_ref()
+    }
+
+    /// The number of units of each source.
+    pub(super) fn sources(&self) -> &[u64] {
+        &self.sources
+    }
+
     /// The units of an epoch, in order.
     pub fn sequence(&self, epoch: u64) -> Result<Arc<Sequence>> {
         self.sequence.get(epoch, || Sequence::new(&self.plan, &self.sources, epoch))

@@ -11,7 +11,7 @@ const MOST_PIXELS: u64 = 1 << 28;
 /// How an image of another shape is brought to the view's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fit {
+pub enum FitToView {
     /// Both sides are resized to the view's, as for Gemma 3.
     Stretch,
     /// The shorter side is resized to that of the view and the middle is cut out, as for LLaVA-1.5.
@@ -31,7 +31,7 @@ pub struct FixedView {
     /// Tokens of an image.
     pub tokens: u32,
     /// How images of other shapes are treated.
-    pub fit: Fit,
+    pub fit: FitToView,
 }
 
 impl FixedView {
@@ -48,8 +48,8 @@ impl FixedView {
 
     pub(super) fn shape(&self, width: u32, height: u32) -> Result<ImageShape> {
         let (resized_width, resized_height) = match self.fit {
-            Fit::Stretch | Fit::Pad => (self.width, self.height),
-            Fit::Crop => self.covering(width, height)?,
+            FitToView::Stretch | FitToView::Pad => (self.width, self.height),
+            FitToView::Crop => self.covering(width, height)?,
         };
         Ok(ImageShape {
             tokens: self.tokens,

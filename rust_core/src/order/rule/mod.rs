@@ -14,7 +14,7 @@ mod tiles;
 mod video;
 
 pub use anyres::{AnyResolution, Canvases};
-pub use fixed::{Fit, FixedView};
+pub use fixed::{FitToView, FixedView};
 pub use llava_next::LlavaNext;
 pub use smart_resize::SmartResize;
 pub use smart_video::{Over, SmartVideo};
