@@ -54,6 +54,16 @@ RULES = {
         "max_tiles": 12,
         "crop": True,
     },
+    "llava_next": {
+        "family": "llava_next",
+        "tile": 336,
+        "tile_tokens": 576,
+        "extra_tokens": 0,
+        "canvases": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+    },
+    "gemma3": {"family": "fixed", "width": 896, "height": 896, "tokens": 256, "fit": "stretch"},
+    "llava": {"family": "fixed", "width": 336, "height": 336, "tokens": 576, "fit": "crop"},
+    "llava_pad": {"family": "fixed", "width": 336, "height": 336, "tokens": 576, "fit": "pad"},
 }
 
 
@@ -115,6 +125,32 @@ def internvl(image, **options):
     return np.stack(processor([image], return_tensors="np", **(RAW | options))["pixel_values"])
 
 
+def llava_next(image, **options):
+    from transformers.models.llava_next import image_processing_pil_llava_next as module
+
+    side = {"height": 336, "width": 336}
+    processor = module.LlavaNextImageProcessorPil(size={"shortest_edge": 336}, crop_size=side)
+    return processor([image], return_tensors="np", **(RAW | options))["pixel_values"][0]
+
+
+def gemma3(image, **options):
+    from transformers.models.gemma3 import image_processing_pil_gemma3 as module
+
+    processor = module.Gemma3ImageProcessorPil(size={"height": 896, "width": 896})
+    return processor([image], return_tensors="np", **(RAW | options))["pixel_values"]
+
+
+def llava_15(image, *, crop=336, **options):
+    from transformers.models.llava import image_processing_pil_llava as module
+
+    processor = module.LlavaImageProcessorPil(
+        size={"shortest_edge": 336},
+        crop_size={"height": crop, "width": crop},
+        image_mean=(0.48145466, 0.4578275, 0.40821073),
+    )
+    return processor([image], return_tensors="np", **(RAW | options))["pixel_values"]
+
+
 def tokens_of(model, width, height):
     """What the processors of transformers write into a prompt for such a picture."""
     from types import SimpleNamespace
@@ -162,6 +198,24 @@ def assert_equal_to_processors(content, image):
     assert np.array_equal(blocks, theirs)
     assert row["tokens"] == tokens_of("internvl", *image.size)
 
+    for count in (1, 2):
+        _, blocks = prepared("llava_next", [content], images=count)[0]
+        assert np.array_equal(blocks, llava_next(image))
+
+    _, blocks = prepared("gemma3", [content], filter="bilinear")[0]
+    assert np.array_equal(blocks, gemma3(image))
+
+    row, blocks = prepared("llava", [content])[0]
+    if row["detail"]:
+        assert "2^28 pixels before it is cropped" in row["detail"]
+        assert max(image.size) * 336**2 > 2**28 * min(image.size)
+    else:
+        assert np.array_equal(blocks, llava_15(image))
+
+    background = (122, 116, 104)  # int(255 * mean)
+    _, blocks = prepared("llava_pad", [content], background=background)[0]
+    assert np.array_equal(blocks, llava_15(image, do_pad=True))
+
     row, blocks = prepared("qwen2_vl", [content])[0]
     if max(image.size) > 200 * min(image.size):
         assert "200 times" in row["detail"]
@@ -198,6 +252,59 @@ def test_every_mode_is_what_convert_rgb_makes_of_it(mode):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG" if mode == "CMYK" else "PNG")
     assert_equal_to_processors(buffer.getvalue(), Image.open(buffer))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "side"), [(12, 9, 9), (9, 14, 9), (7, 7, 9), (13, 8, 4), (9, 9, 9)]
+)
+def test_a_view_that_is_no_square_is_cut_out_as_by_the_processor(width, height, side):
+    """Where the shorter side of the view is that of the resized image, the longer may exceed it."""
+    from transformers.models.llava import image_processing_pil_llava as module
+
+    rule = {"family": "fixed", "width": width, "height": height, "tokens": 1, "fit": "crop"}
+    processor = module.LlavaImageProcessorPil(
+        size={"shortest_edge": min(width, height)},
+        crop_size={"height": height, "width": width},
+    )
+    for size in [(20, 20), (20, 31), (45, 20), (side, side + 1)]:
+        image = drawn(*size)
+        pixels, shape, _ = preprocess_images(
+            json.dumps(rule), pa.array([png(image)], pa.large_binary())
+        )
+        theirs = processor([image], return_tensors="np", **RAW)["pixel_values"][0]
+        assert np.array_equal(np.frombuffer(pixels, np.uint8).reshape(shape), theirs)
+
+
+def with_transparency(mode):
+    """A PNG whose transparent pixels have a colour of their own, of which little is seen."""
+    image = drawn(90, 70)
+    alpha = Image.linear_gradient("L").resize(image.size)
+    buffer = io.BytesIO()
+    if mode == "P":
+        image.quantize(64).save(buffer, "PNG", transparency=bytes(range(0, 256, 4)))
+    else:
+        image = image.convert(mode.removesuffix("A"))
+        image.putalpha(alpha)
+        assert image.mode == mode
+        image.save(buffer, "PNG")
+    return buffer
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+def test_transparent_pixels_have_their_own_colour_as_by_load_image(mode):
+    """A processor that is handed the picture as it was opened lays it on white instead."""
+    from transformers.image_utils import load_image
+
+    buffer = with_transparency(mode)
+    _, blocks = prepared("qwen2_vl", [buffer.getvalue()])[0]
+    opened = Image.open(buffer)
+    assert np.array_equal(blocks, qwen(load_image(opened))[0])
+    as_opened, _ = qwen(opened)
+    assert np.abs(blocks.astype(int) - as_opened.astype(int)).max() > 100
+    white = Image.new("RGBA", opened.size, (255, 255, 255, 255))
+    white.alpha_composite(opened.convert("RGBA"))
+    assert np.array_equal(qwen(white.convert("RGB"))[0], as_opened)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -232,9 +232,10 @@ impl Units {
         let mut keys = BTreeSet::new();
         if self.processor.is_some() {
             for sequence in &content.sequences {
-                let shown = shown(sequence, self.texts(sequence)?)?;
-                let stills = stills(shown.iter().flat_map(|(_, runs)| runs));
-                for (text, runs) in &shown {
+                let texts = self.texts(sequence)?;
+                let runs = runs_of(sequence, &texts)?;
+                let stills = stills(runs.iter().flatten());
+                for (text, runs) in texts.iter().zip(&runs) {
                     keys.extend(runs.iter().map(|run| text.key(run.item, stills)));
                 }
             }
@@ -259,18 +260,18 @@ impl Units {
                 }
                 continue;
             };
-            let shown = shown(sequence, texts)?;
-            let stills = stills(shown.iter().flat_map(|(_, runs)| runs));
-            for (text, run) in
-                shown.iter().flat_map(|(text, runs)| runs.iter().map(move |run| (text, run)))
-            {
-                let size = self.size(text.blob(run.item), processor)?;
-                let (tokens, framing) = run_cost(processor, run, size, stills)
-                    .map_err(|error| of_sequence(sequence, error))?;
-                cost.image_tokens += tokens;
-                // The placeholders themselves are no tokens of text.
-                cost.text_tokens = (cost.text_tokens + framing).saturating_sub(run.frames());
-                images.insert(text.key(run.item, stills));
+            let runs = runs_of(sequence, &texts)?;
+            let stills = stills(runs.iter().flatten());
+            for (text, runs) in texts.iter().zip(&runs) {
+                for run in runs {
+                    let size = self.size(text.blob(run.item), processor)?;
+                    let (tokens, framing) = run_cost(processor, run, size, stills)
+                        .map_err(|error| of_sequence(sequence, error))?;
+                    cost.image_tokens += tokens;
+                    // The placeholders themselves are no tokens of text.
+                    cost.text_tokens = (cost.text_tokens + framing).saturating_sub(run.frames());
+                    images.insert(text.key(run.item, stills));
+                }
             }
         }
         let frames = |key: &Key| if let Key::Video { frames, .. } = key { *frames } else { 1 };
@@ -345,12 +346,13 @@ fn run_cost(processor: &Processor, run: &Run, size: (u32, u32), stills: u32) -> 
     })
 }
 
-/// The texts of a sequence that show anything, with their images and runs of frames; tokens of
-/// the others are not read.
-fn shown<'a>(sequence: &Sequence, texts: [Text<'a>; 2]) -> Result<Vec<(Text<'a>, Vec<Run>)>> {
-    let showing = texts.into_iter().filter(|text| !text.media.blobs.is_empty());
-    let with_runs = |text: Text<'a>| text.runs().map(|runs| (text, runs));
-    showing.map(with_runs).collect::<Result<_>>().map_err(|error| of_sequence(sequence, error))
+/// The images and runs of frames of each text; tokens of texts without media are not read.
+fn runs_of(sequence: &Sequence, [prompt, response]: &[Text<'_>; 2]) -> Result<[Vec<Run>; 2]> {
+    let runs = |text: &Text<'_>| {
+        if text.media.blobs.is_empty() { Ok(Vec::new()) } else { text.runs() }
+    };
+    let both = runs(prompt).and_then(|first| Ok([first, runs(response)?]));
+    both.map_err(|error| of_sequence(sequence, error))
 }
 
 /// An error about the media of a sequence.
