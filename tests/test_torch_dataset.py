@@ -102,7 +102,7 @@ ALL = list(itertools.product(PLACES, PLACES))
     [*SHORT, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in SHORT)],
 )
 def test_two_epochs_stopped_and_resumed_elsewhere_are_the_same_steps(path, epochs, before, after):
-    """(Workers, ranks) before the stop, which is in the middle of the second epoch, and after it."""
+    """(Workers, ranks) before the stop in the middle of the second epoch, and after it."""
     expected = steps(epochs[0] + epochs[1])
     stop = epochs[1][len(epochs[1]) // 2][0]
     first, state = through(path, *before, stop=stop)
@@ -194,14 +194,16 @@ def test_the_state_of_batches_that_workers_make_is_refused_without_a_batch(path)
 @pytest.mark.parametrize("entry", ["state", "load_state_dict", "cursor"])
 def test_resuming_under_a_changed_plan_names_what_differs(path, change, entry):
     *_, batch = itertools.islice(dataset(path), PACKS)
+    state = batch.cursor if entry == "cursor" else json.loads(batch.cursor)
+
+    def resume():
+        if entry == "state":
+            return dataset(path, **change, state=state)
+        return dataset(path, **change).load_state_dict(state)
+
     ((setting, value),) = change.items()
     with pytest.raises(InputError, match=f"cursor: found {setting} .*, expected {setting} {value}"):
-        if entry == "state":
-            dataset(path, **change, state=json.loads(batch.cursor))
-        elif entry == "load_state_dict":
-            dataset(path, **change).load_state_dict(json.loads(batch.cursor))
-        else:
-            dataset(path, **change).load_state_dict(batch.cursor)
+        resume()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 5])

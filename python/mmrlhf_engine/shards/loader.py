@@ -63,9 +63,9 @@ class PreferenceLoader:
     """An iterator over the batches of one rank, without torch; ``PreferenceDataset`` is made of it.
 
     Iterating goes on after the last batch handed out. ``state_dict`` is that position, the same on
-    every rank at the end of a step; in the middle of a step it is the step's start. Opening reads
-    what every unit of the plan costs, so that a unit above the budget or a row that cannot be read
-    is found before the first step.
+    every rank at the end of a step; in the middle of a step it is the step's start. Opening without
+    a state reads what every unit of the plan costs, so that a unit above the budget or a row that
+    cannot be read is found before the first step.
 
     Args:
         path: The folder of the dataset.
@@ -110,7 +110,7 @@ class PreferenceLoader:
         look_ahead: int = 512,
         version: int | None = None,
         verify: Literal["off", "lazy", "open"] = "lazy",
-        state: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | str | None = None,
     ) -> None:
         self._path, self._version, self._verify = Path(path), version, verify
         self._plan, self._pictures = plan, pictures
@@ -127,7 +127,8 @@ class PreferenceLoader:
             self.load_state_dict(state)
         self._core = self._open()
         self._cursor = self._core.cursor()
-        self._core.check_units(self.state_dict()["epoch"], threads=threads)
+        if state is None:  # Else it was done before the first step.
+            self._core.check_units(0, threads=threads)
 
     def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
         """The batches that are left."""
@@ -172,7 +173,7 @@ class PreferenceLoader:
 
     def part(
         self,
-        cursor: str,
+        cursor: str | None,
         epochs: int,
         *,
         worker: int = 0,
@@ -183,7 +184,7 @@ class PreferenceLoader:
         """A loader of every ``workers``-th batch from a cursor on, the units not checked again.
 
         Args:
-            cursor: Of a batch, or that of :meth:`state_dict` as JSON.
+            cursor: Of a batch, or :meth:`state_dict` as JSON; None is the start of training.
             epochs: The iterator ends before this epoch.
             worker: Its first batch, below ``workers``.
             workers: How many loaders share the batches of this rank.
@@ -196,6 +197,7 @@ class PreferenceLoader:
         part._taken, part._number = taken, number
         part._verify = "lazy" if self._verify == "open" else self._verify
         part._core = part._open()
+        part._cursor = part._core.cursor()
         return part
 
     def position(self) -> tuple[str, int, int]:

@@ -110,9 +110,11 @@ class PreferenceDataset(IterableDataset[_Batch]):
             self._world_size,
             pictures=pictures,
             columns=columns,
+            state=state,
             **for_loader,
         )
-        self._first: dict[str, Any] = self._loader.state_dict()
+        first, *_ = self._loader.part(None, epochs=1).position()
+        self._first: dict[str, Any] = json.loads(first)
         self._epochs = Epochs()
         self._cursor: str | None = None
         self._lengths: dict[int, int] = {}

@@ -26,4 +26,5 @@ mod queue;
 pub mod rows;
 pub mod sidecars;
 pub mod source;
+mod text_cost;
 pub mod units;

@@ -24,7 +24,7 @@ use super::rows::Rows;
 use super::sidecars::Sidecars;
 use crate::error::{Error, Result};
 use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
-use crate::shard::Dataset;
+use crate::shard::{Dataset, Table};
 
 /// The placeholder of one image in a list of token ids.
 pub const SENTINEL: u32 = u32::MAX;
@@ -235,7 +235,25 @@ impl Units {
         Ok(keys.into_iter().collect())
     }
 
+    /// What is drawn and packed as a whole.
+    pub(super) fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// Whether units may lack some of their pairs or responses.
+    pub(super) fn takes_a_part(&self) -> bool {
+        self.pairs_per_query.is_some() || self.sidecars.has_deletions()
+    }
+
+    /// Whether the dataset has images at all.
+    pub(super) fn has_images(&self) -> bool {
+        self.rows.dataset().rows(Table::Blobs) > 0
+    }
+
     fn total_of(&self, unit: u64, epoch: u64) -> Result<Total> {
+        if let Some(total) = self.text_total(unit)? {
+            return Ok(total);
+        }
         let content = self.content(&[unit], epoch)?;
         Ok(Total::of(self.cost_of(&content)?, content.pairs.len() as u32))
     }
