@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from load_data import PICTURES, RULES, TOKENIZER, write
-from mmrlhf_engine import Budget, PreferenceDataset
+from load_data import PICTURES, RULES, TOKENIZER, plan, write
+from mmrlhf_engine import Budget, PreferenceDataset, PreferenceLoader
 from mmrlhf_engine.errors import ConfigError, InputError
 
 # The machine may have fewer cores than a test has workers.
@@ -297,6 +297,23 @@ def test_a_copy_in_another_process_counts_epochs_of_its_own(path, epochs):
     copy = pickle.loads(pickle.dumps(one))
     assert names(itertools.islice(copy, 3)) == epochs[1][:3]
     assert names(itertools.islice(one, 3)) == epochs[1][:3]
+
+
+class EveryBatch(torch.utils.data.IterableDataset):
+    """A dataset of one's own, which forgets that workers have to share."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+def test_a_loader_in_several_workers_is_refused(path):
+    made = PreferenceLoader(path, plan("none", budget={"tokens": 140}))
+    assert len(list(loader_of(EveryBatch(made), 1))) > 200
+    with pytest.raises(InputError, match=r"a loader of all batches in worker \d of 2"):
+        next(iter(loader_of(EveryBatch(made), 2)))
 
 
 # What is found when a plan is opened.

@@ -6,6 +6,7 @@ workers and threads yields the same packs from there.
 
 import copy
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +132,18 @@ class PreferenceLoader:
             self._core.check_units(0, threads=threads)
 
     def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
-        """The batches that are left."""
+        """The batches that are left.
+
+        Raises:
+            InputError: in one of several workers of torch, each of which would make every batch.
+        """
+        torch = sys.modules.get("torch.utils.data")
+        worker = None if torch is None else torch.get_worker_info()
+        if worker is not None and worker.num_workers > self._workers:
+            raise InputError(
+                f"found a loader of all batches in worker {worker.id} of {worker.num_workers}",
+                hint="PreferenceDataset shares the batches out to the workers of a DataLoader",
+            )
         return self
 
     def __next__(self) -> PreferenceBatch[np.ndarray]:
