@@ -327,10 +327,18 @@ def test_units_above_the_budget_are_found_on_opening(path):
     count = int(message.split("found ")[1].split()[0])
     assert f"with {enough} tokens" in message
     assert 'too_large: "drop" or "alone"' in message
-    rows = [set(_pairs(PreferenceDataset(path, 60, unit="pair", too_large="drop")))]
-    rows.append(set(_pairs(PreferenceDataset(path, 60, unit="pair", too_large="alone"))))
+    made = [
+        PreferenceDataset(path, 60, unit="pair", too_large="drop"),
+        PreferenceDataset(path, 60, unit="pair", too_large="alone"),
+        PreferenceDataset(path, enough, unit="pair"),
+    ]
+    rows = [set(_pairs(one)) for one in made]
     assert len(rows[1]) - len(rows[0]) == count
-    assert set(_pairs(PreferenceDataset(path, enough, unit="pair"))) == rows[1]
+    assert rows[2] == rows[1]
+    assert [one.units_above_budget for one in made] == [count, count, 0]
+    state = made[1].state_dict()
+    again = PreferenceDataset(path, 60, unit="pair", too_large="alone", state=state)
+    assert again.units_above_budget is None
     with pytest.raises(InputError, match="budget: found 1 of"):
         PreferenceDataset(path, enough - 1, unit="pair")
 
@@ -414,8 +422,9 @@ def test_a_dataset_that_was_made_before_the_process_group_is_refused(path, tmp_p
     try:
         assert names(itertools.islice(one, 2))
         one._rank, one._world_size = 1, 2  # As if the group had other ranks.
-        with pytest.raises(InputError, match=r"before torch\.distributed was initialised"):
-            iter(one)
+        for loader in (one, loader_of(one, 1)):
+            with pytest.raises(InputError, match=r"before torch\.distributed was initialised"):
+                next(iter(loader))
     finally:
         torch.distributed.destroy_process_group()
 

@@ -128,8 +128,11 @@ class PreferenceLoader:
             self.load_state_dict(state)
         self._core = self._open()
         self._cursor = self._core.cursor()
-        if state is None:  # Else it was done before the first step.
-            self._core.check_units(0, threads=threads)
+        self.units_above_budget: int | None = None
+        """Left out or in packs of their own, as ``too_large`` says; None where a state was given,
+        whose plan was checked before its first step."""
+        if state is None:
+            self.units_above_budget = self._core.check_units(0, threads=threads)
 
     def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
         """The batches that are left.
