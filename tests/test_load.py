@@ -32,7 +32,10 @@ def loader(path, family="qwen2_vl", chosen=None, **options):
 
 
 @pytest.mark.parametrize("unit", ["pair", "response", "query"])
-@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "internvl"])
+@pytest.mark.parametrize(
+    "family",
+    ["qwen2_vl", "llava_onevision", "internvl", "llava_next", "stretch", "crop", "pad"],
+)
 def test_batches_equal_the_reference(dataset, family, unit):
     chosen = {"unit": unit, "packs_per_step": 3}
     options = {"rank": 1, "world_size": 2}
@@ -349,7 +352,7 @@ def test_wrong_settings_are_clear_errors(dataset):
             InputError, match=f"{name}: found {least - 1}, expected at least {least}"
         ):
             loader(dataset, **{name: least - 1})
-    for name in ("image_token", "image_start_token", "image_end_token"):
+    for name in ("image_token", "video_token", "image_start_token", "image_end_token"):
         pictures = PICTURES["qwen2_vl"].model_copy(update={name: 1000})
         with pytest.raises(InputError, match=f"{name}: found 1000, expected below 1000"):
             PreferenceLoader(dataset, plan(), pictures=pictures)

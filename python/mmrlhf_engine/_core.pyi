@@ -185,6 +185,7 @@ class BatchLoader:
         image_token: int | None,
         image_start_token: int | None,
         image_end_token: int | None,
+        video_token: int | None = None,
         rank: int,
         ranks: int,
         balance: bool,
@@ -217,7 +218,7 @@ class BatchLoader:
 
         Writable memory; shape and offset of each array, in the order of :func:`batch_fields`; step,
         pack, whether it ends the step, whether the step has images, cursor; blob ids of unreadable
-        images and why; pairs of weight 0 for them.
+        images and videos and why; pairs of weight 0 for them.
         """
 
     def cursor(self) -> str:
@@ -485,4 +486,9 @@ def image_tokens(rule: str, width: pa.Array, height: pa.Array, images: pa.Array)
 def image_shapes(rule: str, width: pa.Array, height: pa.Array, images: pa.Array) -> ArrowArray:
     """``struct{tokens, framing_tokens, resized_width, resized_height, canvas_width, canvas_height,
     columns, rows, views: uint32}``, null where the processor would refuse a picture.
+    """
+
+def video_shapes(rule: str, width: pa.Array, height: pa.Array, frames: pa.Array) -> ArrowArray:
+    """Of whole videos, ``struct{tokens, resized_width, resized_height, columns, rows, groups:
+    uint32}``, null where the processor would refuse one. uint32 columns in.
     """

@@ -16,9 +16,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families import inputs
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
-from mmrlhf_engine.shards.columns import ColumnRequest, check_columns, provenance
+from mmrlhf_engine.shards.columns import (
+    ColumnRequest,
+    check_columns,
+    differences,
+    provenance,
+)
 
 __all__ = ["ColumnRequest", "PictureSettings", "PreferenceBatch", "PreferenceLoader", "normalise"]
 
@@ -30,6 +36,8 @@ class PictureSettings(Section):
 
     image_token: NonNegativeInt
     """The id that stands for one feature of an image."""
+    video_token: NonNegativeInt | None = None
+    """The id that stands for one feature of a video; None is that of images."""
     image_start_token: NonNegativeInt | None = None
     """Put before the features of an image, where the packer has not written it."""
     image_end_token: NonNegativeInt | None = None
@@ -52,12 +60,7 @@ class PictureSettings(Section):
 
 def normalise(pixels: Any, settings: PictureSettings) -> Any:
     """``(pixels / 255 - mean) / std`` of a torch tensor of tiles or patches, on its own device."""
-    import torch
-
-    by_channel = pixels.reshape(pixels.shape[0], 3, -1)
-    mean = torch.tensor(settings.mean, device=pixels.device).reshape(1, 3, 1)
-    std = torch.tensor(settings.std, device=pixels.device).reshape(1, 3, 1)
-    return (by_channel.float().div_(255).sub_(mean).div_(std)).reshape(pixels.shape)
+    return inputs.normalise(pixels, settings.mean, settings.std)
 
 
 class PreferenceLoader:
@@ -126,6 +129,7 @@ class PreferenceLoader:
         self._core: _core.BatchLoader | None = None
         if state is not None:
             self.load_state_dict(state)
+        self._processor: dict[str, Any] | None = None
         self._core = self._open()
         self._cursor = self._core.cursor()
         self.units_above_budget: int | None = None
@@ -165,7 +169,7 @@ class PreferenceLoader:
         if made is None:
             raise StopIteration
         memory, layout, step, unreadable, zero_weight_pairs = made
-        values = (*step, unreadable, zero_weight_pairs, self._column_names)
+        values = (*step, unreadable, zero_weight_pairs, self._column_names, self._processor)
         metadata = dict(zip(METADATA, values, strict=True))
         return assembled(np.frombuffer(memory, np.uint8), layout, metadata)
 
@@ -242,12 +246,14 @@ class PreferenceLoader:
 
     def _open(self) -> _core.BatchLoader:
         pictures = self._pictures
-        settings = pictures.model_dump(include=_NEEDED_IN_CORE) if pictures else {}
         threads = self._threads
         if threads == 0 and self._workers > 1:
             threads = max(1, (_cores() - 1) // self._workers)
         self._check_numbers()
         dataset = _core.Dataset(self._path, self._version, self._verify)
+        self._processor = json.loads(dataset.tokenizer).get("processor")
+        pictures = pictures_of(self._processor, self._plan, pictures)
+        settings = pictures.model_dump(include=_NEEDED_IN_CORE) if pictures else {}
         if pictures is not None:
             _check_tokens(pictures, json.loads(dataset.tokenizer).get("vocabulary"))
         shown = None if pictures is None else pictures.model_dump(mode="json")
@@ -264,6 +270,7 @@ class PreferenceLoader:
             response_columns=of_responses,
             processor=json.dumps(settings),
             image_token=pictures.image_token if pictures else None,
+            video_token=pictures.video_token if pictures else None,
             image_start_token=pictures.image_start_token if pictures else None,
             image_end_token=pictures.image_end_token if pictures else None,
             rank=self._rank,
@@ -282,9 +289,38 @@ class PreferenceLoader:
         )
 
 
+def pictures_of(
+    processor: Mapping[str, Any] | None, plan: str, pictures: PictureSettings | None
+) -> PictureSettings | None:
+    """How the pictures of a dataset are prepared: as it records, unless it records nothing.
+
+    Args:
+        processor: What the dataset records.
+        plan: The plan's JSON; its image rule must be the recorded one.
+        pictures: What was asked for; None asks for what is recorded.
+
+    Raises:
+        InputError: the plan, or what was asked for, is another than the dataset was packed for.
+    """
+    rule = json.loads(plan)["image_rule"]
+    if processor is None or (rule is None and pictures is None):
+        return pictures
+    recorded = PictureSettings.model_validate(processor["pictures"])
+    asked = recorded if pictures is None else pictures
+    found = {"image_rule": rule, "pictures": asked.model_dump(mode="json")}
+    expected = {"image_rule": processor["image_rule"], "pictures": recorded.model_dump(mode="json")}
+    lines = differences("", found, expected)
+    if lines:
+        raise InputError(
+            "the dataset was packed for a processor with other settings: " + "; ".join(lines),
+            hint="leave them out, and they are taken from the dataset; or pack for this processor",
+        )
+    return recorded
+
+
 def _check_tokens(pictures: PictureSettings, vocabulary: int | None) -> None:
     """Refuse ids that no embedding of the dataset's tokenizer can have."""
-    for name in ("image_token", "image_start_token", "image_end_token"):
+    for name in ("image_token", "video_token", "image_start_token", "image_end_token"):
         token = getattr(pictures, name)
         if vocabulary is not None and token is not None and token >= vocabulary:
             raise InputError(

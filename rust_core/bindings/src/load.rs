@@ -115,8 +115,8 @@ pub(crate) struct BatchLoader {
 impl BatchLoader {
     #[new]
     #[pyo3(signature = (dataset, plan, *, pair_columns, response_columns, processor, image_token,
-        image_start_token, image_end_token, rank, ranks, balance, worker, workers, epochs, cursor, taken,
-        number, threads, prefetch_bytes, cache_bytes, look_ahead))]
+        image_start_token, image_end_token, video_token=None, rank, ranks, balance, worker, workers,
+        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead))]
     fn new(
         py: Python<'_>,
         dataset: &Dataset,
@@ -127,6 +127,7 @@ impl BatchLoader {
         image_token: Option<i32>,
         image_start_token: Option<i32>,
         image_end_token: Option<i32>,
+        video_token: Option<i32>,
         rank: u32,
         ranks: u32,
         balance: bool,
@@ -143,7 +144,7 @@ impl BatchLoader {
     ) -> PyResult<Self> {
         let ids = image_token.map(|image| {
             let (start, end) = (image_start_token, image_end_token);
-            ImageTokens { image, start, end }
+            ImageTokens { image, video: video_token.unwrap_or(image), start, end }
         });
         let share = Share { rank: Rank { rank, ranks, balance }, worker, workers, epochs };
         let limits = Limits { threads, prefetch_bytes, cache_bytes };
@@ -162,7 +163,7 @@ impl BatchLoader {
     }
 
     /// The memory of the next batch, its arrays in the order of `batch_fields`, its metadata, the
-    /// images that stayed blank and the number of pairs that have weight 0 for them; none at the end.
+    /// images and videos that stayed blank and the number of pairs that have weight 0 for them; none at the end.
     fn next_batch<'py>(&mut self, py: Python<'py>) -> PyResult<Option<BatchRow<'py>>> {
         let engine = &mut self.engine;
         let Some(PairBatch { batch, metadata }) = enter(py, |interrupt| engine.take(interrupt))?

@@ -12,7 +12,7 @@ use super::layout::BatchLayout;
 pub struct Batch {
     /// The arrays.
     pub arena: Arena,
-    /// Images that stayed blank: blob id, and what is wrong.
+    /// Images and videos that stayed blank: blob id of the image or first frame, and what is wrong.
     pub unreadable: Vec<(u64, String)>,
     /// Pairs of weight 0 because an image of theirs is blank.
     pub zero_weight_pairs: usize,
@@ -51,7 +51,7 @@ impl Batch {
         for &pair in &without_weight {
             weights[pair] = 0.0;
         }
-        let named = |(index, problem): (usize, String)| (images[index].key.blob, problem);
+        let named = |(index, problem): (usize, String)| (images[index].blob, problem);
         let unreadable = unreadable.into_iter().map(named).collect();
         Self { arena, unreadable, zero_weight_pairs: without_weight.len() }
     }

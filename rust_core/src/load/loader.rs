@@ -7,11 +7,12 @@ use super::batch::Batch;
 use super::cache::{Key, Prepared};
 use super::content::Content;
 use super::layout::{BatchLayout, ImageTokens};
-use super::pixels::{Encoded, prepare};
+use super::pixels::{Encoded, prepare, prepare_video};
 use super::processor::Processor;
 use super::sidecars::Sidecars;
 use super::source::{Advance, BatchSource};
 use super::units::Units;
+use super::visual::MediaRow;
 use crate::error::{Error, Result};
 use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps};
 use crate::parallel::Interrupt;
@@ -136,6 +137,11 @@ impl PairLoader {
     fn units(&self) -> Units {
         let (dataset, sidecars) = (Arc::clone(&self.dataset), Arc::clone(&self.sidecars));
         Units::new(dataset, sidecars, &self.plan, self.processor.clone())
+    }
+
+    fn encoded(&self, blob: u64, images: u32) -> Result<Encoded<'_>> {
+        let blob = self.dataset.blob(blob)?;
+        Ok(Encoded { bytes: blob.bytes, orientation: blob.orientation, images })
     }
 
     /// The order of the plan over the dataset; each call makes its own, which no other process or
@@ -271,12 +277,25 @@ impl BatchSource for PairLoader {
         let Some(processor) = &self.processor else {
             return Ok(Prepared::Broken("no image rule".into()));
         };
-        let blob = self.dataset.blob(key.blob)?;
-        // More than one is as good as two: how many others there are does not matter.
-        let images = if key.alone { 1 } else { 2 };
-        let (bytes, orientation) = (blob.bytes, blob.orientation);
-        Ok(match prepare(processor, &Encoded { bytes, orientation, images }) {
-            Ok((_, blocks)) => Prepared::Blocks(blocks),
+        let made = match key {
+            Key::Image { blob, alone } => {
+                // More than one is as good as two: how many others there are does not matter.
+                let images = if alone { 1 } else { 2 };
+                prepare(processor, &self.encoded(blob, images)?).map(|(_, blocks)| blocks)
+            }
+            Key::Video { row, first, frames } => {
+                let media = match row {
+                    MediaRow::Query(row) => self.dataset.media(row)?,
+                    MediaRow::Response(row) => self.dataset.response_media(row)?,
+                };
+                let blobs = &media[first as usize..(first + frames) as usize];
+                let frames = blobs.iter().map(|&blob| self.encoded(blob, 1));
+                let frames = frames.collect::<Result<Vec<_>>>()?;
+                prepare_video(processor, &frames).map(|(_, blocks)| blocks)
+            }
+        };
+        Ok(match made {
+            Ok(blocks) => Prepared::Blocks(blocks),
             Err(problem) => Prepared::Broken(problem.to_string()),
         })
     }

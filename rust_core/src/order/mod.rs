@@ -43,7 +43,7 @@ pub use pairs::choose_pairs;
 pub use permutation::{KeyedPermutation, Permutation, SHUFFLED_UP_TO, Shuffled};
 pub use plan::{Difference, Limits, Modality, Plan, Shuffle, TooLarge, Unit};
 pub use rank::{Packs, Rank, RankPack, share_out};
-pub use rule::{ImageShape, Rule};
+pub use rule::{FitToView, ImageShape, Rule, RunShape, VideoShape};
 pub use sequence::Sequence;
 pub use steps::{Step, Steps};
 pub use window::{Pack, Window};
