@@ -3,18 +3,14 @@
 import hashlib
 import itertools
 import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from load_data import PICTURES, RULES, TOKENIZER, write
-from mmrlhf_engine import Budget, PreferenceDataset
+from load_data import PICTURES, RULES, TOKENIZER, plan, write
+from mmrlhf_engine import Budget, PreferenceDataset, PreferenceLoader
 from mmrlhf_engine.errors import ConfigError, InputError
 
 # The machine may have fewer cores than a test has workers.
@@ -102,7 +98,7 @@ ALL = list(itertools.product(PLACES, PLACES))
     [*SHORT, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in SHORT)],
 )
 def test_two_epochs_stopped_and_resumed_elsewhere_are_the_same_steps(path, epochs, before, after):
-    """(Workers, ranks) before the stop, in the middle of the second epoch, and after it."""
+    """(Workers, ranks) before the stop in the middle of the second epoch, and after it."""
     expected = steps(epochs[0] + epochs[1])
     stop = epochs[1][len(epochs[1]) // 2][0]
     first, state = through(path, *before, stop=stop)
@@ -194,16 +190,16 @@ def test_the_state_of_batches_that_workers_make_is_refused_without_a_batch(path)
 @pytest.mark.parametrize("entry", ["state", "load_state_dict", "cursor"])
 def test_resuming_under_a_changed_plan_names_what_differs(path, change, entry):
     *_, batch = itertools.islice(dataset(path), PACKS)
+    state = batch.cursor if entry == "cursor" else json.loads(batch.cursor)
+
+    def resume():
+        if entry == "state":
+            return dataset(path, **change, state=state)
+        return dataset(path, **change).load_state_dict(state)
+
     ((setting, value),) = change.items()
-    resume = {
-        "state": lambda: dataset(path, **change, state=json.loads(batch.cursor)),
-        "load_state_dict": lambda: dataset(path, **change).load_state_dict(
-            json.loads(batch.cursor)
-        ),
-        "cursor": lambda: dataset(path, **change).load_state_dict(batch.cursor),
-    }
     with pytest.raises(InputError, match=f"cursor: found {setting} .*, expected {setting} {value}"):
-        resume[entry]()
+        resume()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 5])
@@ -299,6 +295,23 @@ def test_a_copy_in_another_process_counts_epochs_of_its_own(path, epochs):
     assert names(itertools.islice(one, 3)) == epochs[1][:3]
 
 
+class EveryBatch(torch.utils.data.IterableDataset):
+    """A dataset of one's own, which forgets that workers have to share."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+def test_a_loader_in_several_workers_is_refused(path):
+    made = PreferenceLoader(path, plan("none", budget={"tokens": 140}))
+    assert len(list(loader_of(EveryBatch(made), 1))) > 200
+    with pytest.raises(InputError, match=r"a loader of all batches in worker \d of 2"):
+        next(iter(loader_of(EveryBatch(made), 2)))
+
+
 # What is found when a plan is opened.
 
 
@@ -310,10 +323,18 @@ def test_units_above_the_budget_are_found_on_opening(path):
     count = int(message.split("found ")[1].split()[0])
     assert f"with {enough} tokens" in message
     assert 'too_large: "drop" or "alone"' in message
-    rows = [set(_pairs(PreferenceDataset(path, 60, unit="pair", too_large="drop")))]
-    rows.append(set(_pairs(PreferenceDataset(path, 60, unit="pair", too_large="alone"))))
+    made = [
+        PreferenceDataset(path, 60, unit="pair", too_large="drop"),
+        PreferenceDataset(path, 60, unit="pair", too_large="alone"),
+        PreferenceDataset(path, enough, unit="pair"),
+    ]
+    rows = [set(_pairs(one)) for one in made]
     assert len(rows[1]) - len(rows[0]) == count
-    assert set(_pairs(PreferenceDataset(path, enough, unit="pair"))) == rows[1]
+    assert rows[2] == rows[1]
+    assert [one.units_above_budget for one in made] == [count, count, 0]
+    state = made[1].state_dict()
+    again = PreferenceDataset(path, 60, unit="pair", too_large="alone", state=state)
+    assert again.units_above_budget is None
     with pytest.raises(InputError, match="budget: found 1 of"):
         PreferenceDataset(path, enough - 1, unit="pair")
 
@@ -397,75 +418,8 @@ def test_a_dataset_that_was_made_before_the_process_group_is_refused(path, tmp_p
     try:
         assert names(itertools.islice(one, 2))
         one._rank, one._world_size = 1, 2  # As if the group had other ranks.
-        with pytest.raises(InputError, match=r"before torch\.distributed was initialised"):
-            iter(one)
+        for loader in (one, loader_of(one, 1)):
+            with pytest.raises(InputError, match=r"before torch\.distributed was initialised"):
+                next(iter(loader))
     finally:
         torch.distributed.destroy_process_group()
-
-
-# accelerate and Trainer: docs/loading.md has how to use them; here is what is refused.
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_accelerate_leaves_a_dataset_alone_and_a_prepared_loader_is_refused(path, epochs, workers):
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True)
-    one = dataset(path)
-    assert accelerator.prepare(one) is one
-    prepared = accelerator.prepare(loader_of(one, workers))
-    with pytest.raises(InputError, match="accelerate would deal out to all ranks") as raised:
-        next(iter(prepared))
-    assert "without the DataLoader" in raised.value.hint
-    accelerator.free_memory()
-    assert names(itertools.islice(loader_of(one, workers), 3)) == epochs[0][:3]
-
-
-RANKS_PROGRAM = """
-import json, sys
-import torch
-from torch.utils.data import DataLoader
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
-from mmrlhf_engine import PreferenceDataset
-from mmrlhf_engine.errors import InputError
-
-path, out = sys.argv[1:]
-refused = []
-for dispatch in (None, False):
-    configuration = DataLoaderConfiguration(dispatch_batches=dispatch)
-    accelerator = Accelerator(cpu=True, dataloader_config=configuration)
-    for size in (None, 1):
-        dataset = PreferenceDataset(path, 140, unit="pair", packs_per_step=6)
-        loader = accelerator.prepare(DataLoader(dataset, batch_size=size, collate_fn=list))
-        try:
-            next(iter(loader))
-        except InputError as error:
-            refused.append(str(error))
-    accelerator.free_memory()
-dataset = accelerator.prepare(PreferenceDataset(path, 140, unit="pair", packs_per_step=6))
-rows = [[b.step, b.pack, b.pair_row.tolist()] for b in DataLoader(dataset, None, num_workers=1)]
-with open(f"{out}/{accelerator.process_index}.json", "w") as file:
-    json.dump({"refused": refused, "rows": rows, "ranks": accelerator.num_processes}, file)
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_under_accelerate(path, tmp_path):
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    port = str(29_500 + os.getpid() % 1000)
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANKS_PROGRAM, str(path), str(tmp_path)],
-            env={**environment, "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [rank.wait() for rank in ranks] == [0, 0]
-    found = [json.loads(Path(tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    assert [one["ranks"] for one in found] == [2, 2]
-    assert [len(one["refused"]) for one in found] == [4, 4]
-    rows = sorted(row for one in found for row in one["rows"] if row[2])
-    expected = [[b.step, b.pack, b.pair_row.tolist()] for b in dataset(path)]
-    assert rows == sorted(row for row in expected if row[2])

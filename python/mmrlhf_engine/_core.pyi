@@ -227,8 +227,8 @@ class BatchLoader:
     def taken(self) -> tuple[int, int]:
         """Batches passed after the cursor, and the number of all since it began."""
 
-    def check_units(self, epoch: int, *, threads: int = 0) -> None:
-        """Read what every unit costs; an error unless each fits a pack or the plan allows more."""
+    def check_units(self, epoch: int, *, threads: int = 0) -> int:
+        """The units that fit no pack; an error if the plan refuses them, or one cannot be read."""
 
     def epoch(self, cursor: str, *, threads: int = 0) -> tuple[int, str]:
         """The batches of this rank in a cursor's epoch, and the cursor that starts the next."""

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mmrlhf_core::Interrupt;
 use mmrlhf_core::order::{
     Cost, Cursor, Ends, InMemoryCosts, Key, Limits, Mixture, Modality, Order, Packs, Plan, Rank,
-    Stage, Step, Steps, Unit, share_out,
+    Stage, Step, Steps, TooLarge, Unit, share_out,
 };
 
 const RANKS: [u32; 5] = [1, 2, 3, 5, 8];
@@ -190,6 +190,67 @@ fn a_plan_may_change_at_the_end_of_a_window() {
     assert!(message.contains("window: found 50, expected 100"), "{message}");
 }
 
+/// The units of [`units`] that are above `tokens`, and the largest.
+fn above(tokens: u64) -> (u64, u64, u64) {
+    let all = units(730);
+    let size = |cost: &Cost| u64::from(cost.text_tokens + cost.image_tokens);
+    let over = all.iter().enumerate().filter(|(_, cost)| size(cost) > tokens);
+    let largest = over.clone().rev().max_by_key(|(_, cost)| size(cost)).expect("some");
+    (over.count() as u64, largest.0 as u64, size(largest.1))
+}
+
+#[test]
+fn units_above_the_budget_are_counted_before_the_first_step() {
+    let budget = |tokens| Limits { tokens: Some(tokens), ..Limits::default() };
+    let plan =
+        |too_large, tokens| Plan { too_large, budget: budget(tokens), ..plan(Modality::Mixed) };
+    let (count, unit, tokens) = above(2000);
+    let fit = |plan: &Plan| order(plan.clone()).fit(0, &Interrupt::default()).expect("costs");
+    let refused = plan(TooLarge::Error, 2000);
+    let found = fit(&refused);
+    assert_eq!((found.units, found.too_large), (730, count));
+    assert_eq!(found.largest.map(|(unit, total)| (unit, total.tokens())), Some((unit, tokens)));
+    let message = found.check(&refused).expect_err("units above").to_string();
+    assert!(message.contains(&format!("found {count} of 730 units (pair) above it")), "{message}");
+    assert!(message.contains(&format!("a budget of tokens={tokens} holds every")), "{message}");
+    let raised = plan(TooLarge::Error, tokens as u32);
+    fit(&raised).check(&raised).expect("a budget that holds every unit");
+    // What is left out is what windows leave out.
+    let dropping = plan(TooLarge::Drop, 2000);
+    fit(&dropping).check(&dropping).expect("left out");
+    let summaries = order(dropping).summarise(0, &Interrupt::default()).expect("summaries");
+    assert_eq!(summaries.iter().map(|summary| summary.dropped).sum::<u64>(), count);
+    let alone = plan(TooLarge::Alone, 1);
+    fit(&alone).check(&alone).expect("packs of their own");
+    let nothing = plan(TooLarge::Drop, 1);
+    assert!(fit(&nothing).check(&nothing).is_err());
+}
+
+#[test]
+fn a_source_that_is_never_drawn_from_may_be_above_the_budget() {
+    let costs = units(730);
+    let mixture = |weights: Vec<u64>| Mixture {
+        sources: vec!["small".into(), "large".into()],
+        stages: vec![Stage { from_block: 0, weights }],
+        block: 100,
+        ends: Ends::StopFirst,
+        units_per_epoch: None,
+    };
+    let mut sorted = costs;
+    sorted.sort_by_key(|cost| cost.text_tokens + cost.image_tokens);
+    let largest_small = sorted[399].text_tokens + sorted[399].image_tokens;
+    let fit = |weights| {
+        let limits = Limits { tokens: Some(largest_small), ..Limits::default() };
+        let plan = Plan { mixture: Some(mixture(weights)), ..Plan::new(Unit::Pair, 5, limits, 6) };
+        let costs = Arc::new(InMemoryCosts::of_sources(sorted.clone(), vec![400, 330]));
+        let order = Order::new(plan, costs, "b3:data".into(), 3).expect("an order");
+        order.fit(0, &Interrupt::default()).expect("costs")
+    };
+    assert_eq!((fit(vec![1, 0]).units, fit(vec![1, 0]).too_large), (400, 0));
+    assert_eq!(fit(vec![1, 1]).units, 730);
+    assert!(fit(vec![1, 1]).too_large > 300);
+}
+
 #[test]
 fn places_are_found_by_step_by_units_and_by_unit() {
     for modality in [Modality::Mixed, Modality::Separate] {
@@ -201,6 +262,10 @@ fn places_are_found_by_step_by_units_and_by_unit() {
         for (number, step) in all.iter().enumerate() {
             let found = order.seek_step(&start, &summaries, number as u64 + 1).expect("a place");
             assert_eq!(found, step.after);
+            if number + 1 < all.len() {
+                let end = order.seek_end(&step.after, &summaries).expect("the end of the epoch");
+                assert_eq!(end, all[all.len() - 1].after);
+            }
             let more: u64 = step.packs.iter().map(|pack| pack.units.len() as u64).sum();
             for wanted in [units + 1, units + more] {
                 let found = order.seek_units(&start, &summaries, wanted).expect("a place");
@@ -209,6 +274,8 @@ fn places_are_found_by_step_by_units_and_by_unit() {
             units += more;
         }
         assert_eq!(order.seek_step(&start, &summaries, 0).expect("a place"), start);
+        let end = order.seek_end(&start, &summaries).expect("the end of the epoch");
+        assert_eq!(end, all[all.len() - 1].after);
         assert!(order.seek_step(&start, &summaries, all.len() as u64 + 1).is_err());
         assert!(order.seek_units(&start, &summaries, 731).is_err());
         for unit in [0, 17, 729] {

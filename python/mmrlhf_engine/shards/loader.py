@@ -6,6 +6,7 @@ workers and threads yields the same packs from there.
 
 import copy
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -66,9 +67,9 @@ class PreferenceLoader:
     """An iterator over the batches of one rank, without torch; ``PreferenceDataset`` is made of it.
 
     Iterating goes on after the last batch handed out. ``state_dict`` is that position, the same on
-    every rank at the end of a step; in the middle of a step it is the step's start. Opening reads
-    what every unit of the plan costs, so that a unit above the budget or a row that cannot be read
-    is found before the first step.
+    every rank at the end of a step; in the middle of a step it is the step's start. Opening without
+    a state reads what every unit of the plan costs, so that a unit above the budget or a row that
+    cannot be read is found before the first step.
 
     Args:
         path: The folder of the dataset.
@@ -113,7 +114,7 @@ class PreferenceLoader:
         look_ahead: int = 512,
         version: int | None = None,
         verify: Literal["off", "lazy", "open"] = "lazy",
-        state: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | str | None = None,
     ) -> None:
         self._path, self._version, self._verify = Path(path), version, verify
         self._plan, self._pictures = plan, pictures
@@ -131,10 +132,25 @@ class PreferenceLoader:
         self._processor: dict[str, Any] | None = None
         self._core = self._open()
         self._cursor = self._core.cursor()
-        self._core.check_units(self.state_dict()["epoch"], threads=threads)
+        self.units_above_budget: int | None = None
+        """Left out or in packs of their own, as ``too_large`` says; None where a state was given,
+        whose plan was checked before its first step."""
+        if state is None:
+            self.units_above_budget = self._core.check_units(0, threads=threads)
 
     def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
-        """The batches that are left."""
+        """The batches that are left.
+
+        Raises:
+            InputError: in one of several workers of torch, each of which would make every batch.
+        """
+        torch = sys.modules.get("torch.utils.data")
+        worker = None if torch is None else torch.get_worker_info()
+        if worker is not None and worker.num_workers > self._workers:
+            raise InputError(
+                f"found a loader of all batches in worker {worker.id} of {worker.num_workers}",
+                hint="PreferenceDataset shares the batches out to the workers of a DataLoader",
+            )
         return self
 
     def __next__(self) -> PreferenceBatch[np.ndarray]:
@@ -176,7 +192,7 @@ class PreferenceLoader:
 
     def part(
         self,
-        cursor: str,
+        cursor: str | None,
         epochs: int,
         *,
         worker: int = 0,
@@ -187,7 +203,7 @@ class PreferenceLoader:
         """A loader of every ``workers``-th batch from a cursor on, the units not checked again.
 
         Args:
-            cursor: Of a batch, or that of :meth:`state_dict` as JSON.
+            cursor: Of a batch, or :meth:`state_dict` as JSON; None is the start of training.
             epochs: The iterator ends before this epoch.
             worker: Its first batch, below ``workers``.
             workers: How many loaders share the batches of this rank.
@@ -200,6 +216,7 @@ class PreferenceLoader:
         part._taken, part._number = taken, number
         part._verify = "lazy" if self._verify == "open" else self._verify
         part._core = part._open()
+        part._cursor = part._core.cursor()
         return part
 
     def position(self) -> tuple[str, int, int]:

@@ -110,9 +110,11 @@ class PreferenceDataset(IterableDataset[_Batch]):
             self._world_size,
             pictures=pictures,
             columns=columns,
+            state=state,
             **for_loader,
         )
-        self._first: dict[str, Any] = self._loader.state_dict()
+        first, *_ = self._loader.part(None, epochs=1).position()
+        self._first: dict[str, Any] = json.loads(first)
         self._epochs = Epochs()
         self._cursor: str | None = None
         self._lengths: dict[int, int] = {}
@@ -121,10 +123,8 @@ class PreferenceDataset(IterableDataset[_Batch]):
 
     def __iter__(self) -> "_EpochIterator":
         """The batches of the next epoch; in a worker of torch, those that are the worker's."""
-        worker = get_worker_info()
-        if worker is None:
-            self._check_process_group()
-        return _EpochIterator(self, self._epochs.begin(worker))
+        self._check_process_group()
+        return _EpochIterator(self, self._epochs.begin(get_worker_info()))
 
     def __len__(self) -> int:
         """The batches of this rank in the epoch that is iterated, or else in the next one.
@@ -138,6 +138,11 @@ class PreferenceDataset(IterableDataset[_Batch]):
             self._epochs.keep(_position(json.loads(following)))
             self._lengths[epoch] = batches
         return self._lengths[epoch]
+
+    @property
+    def units_above_budget(self) -> int | None:
+        """How many ``too_large`` leaves out or gives packs of their own; None with a state."""
+        return self._loader.units_above_budget
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter`` be of this epoch, from its start, or from the state just loaded.

@@ -191,10 +191,10 @@ impl BatchLoader {
         (position.taken, position.number)
     }
 
-    /// An error unless every unit can be read and fits a pack, or the plan says what else becomes
-    /// of it.
+    /// The number of units that fit no pack; an error if the plan refuses them, or if a unit cannot
+    /// be read.
     #[pyo3(signature = (epoch, *, threads=0))]
-    fn check_units(&self, py: Python<'_>, epoch: u64, threads: usize) -> PyResult<()> {
+    fn check_units(&self, py: Python<'_>, epoch: u64, threads: usize) -> PyResult<u64> {
         enter(py, |interrupt| with_threads(threads, || self.loader.check_units(epoch, interrupt))?)
     }
 

@@ -188,10 +188,11 @@ impl PairLoader {
         Ok(PairPosition { cursor: Arc::new(cursor), taken, number })
     }
 
-    /// An error unless every unit can be read and fits a pack, or the plan says what else becomes of
-    /// it; reads the costs of all units.
-    pub fn check_units(&self, epoch: u64, interrupt: &Interrupt) -> Result<()> {
-        self.order()?.fit(epoch, interrupt)?.check(&self.plan)
+    /// The number of units that fit no pack; an error if the plan refuses them, or if a unit cannot
+    /// be read. Reads the costs of all units.
+    pub fn check_units(&self, epoch: u64, interrupt: &Interrupt) -> Result<u64> {
+        let fit = self.order()?.fit(epoch, interrupt)?;
+        fit.check(&self.plan).map(|()| fit.too_large)
     }
 
     /// The batches of this rank in the epoch of a cursor, and the start of the next epoch; reads the

@@ -28,5 +28,6 @@ mod queue;
 pub mod rows;
 pub mod sidecars;
 pub mod source;
+mod text_cost;
 pub mod units;
 pub mod visual;

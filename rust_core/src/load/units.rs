@@ -26,7 +26,7 @@ use super::sidecars::Sidecars;
 use super::visual::{FRAME, Item, Media, MediaRow, Run, Text, stills};
 use crate::error::{Error, Result};
 use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
-use crate::shard::Dataset;
+use crate::shard::{Dataset, Table};
 
 /// A dataset in the units of a plan.
 #[derive(Debug, Clone)]
@@ -243,7 +243,25 @@ impl Units {
         Ok(keys.into_iter().collect())
     }
 
+    /// What is drawn and packed as a whole.
+    pub(super) fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// Whether units may lack some of their pairs or responses.
+    pub(super) fn takes_a_part(&self) -> bool {
+        self.pairs_per_query.is_some() || self.sidecars.has_deletions()
+    }
+
+    /// Whether the dataset has images at all.
+    pub(super) fn has_images(&self) -> bool {
+        self.rows.dataset().rows(Table::Blobs) > 0
+    }
+
     fn total_of(&self, unit: u64, epoch: u64) -> Result<Total> {
+        if let Some(total) = self.text_total(unit)? {
+            return Ok(total);
+        }
         let content = self.content(&[unit], epoch)?;
         Ok(Total::of(self.cost_of(&content)?, content.pairs.len() as u32))
     }
