@@ -82,6 +82,25 @@ def test_a_field_can_be_left_out_of_rows_and_messages():
     assert preference.prompt[0].extras == ""
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [{"images": ["b.png"]}, {"function_call": {"name": "f"}}, {"context": "A cat."}],
+)
+def test_a_field_of_a_message_is_not_passed_over_either(extra):
+    record = {**PAIR, "prompt": [{"role": "user", "content": "x", "weight": 1, **extra}]}
+    with pytest.raises(BadRecordError) as caught:
+        read(record)
+    assert caught.value.reason == "unread_field"
+    assert read(record, extra)[0].prompt[0].text == "x"
+
+
+def test_answers_may_be_single_messages():
+    sides = {key: {"role": "assistant", "content": text} for key, text in PAIR.items()}
+    preference, _ = read({"prompt": "What colour?", **sides})
+    assert preference.prompt[0].text == "What colour?"
+    assert [response.messages[0].text for response in preference.responses] == [*PAIR.values()]
+
+
 def test_conversations_that_part_in_a_question_are_refused():
     def sides(*turns):
         return [{"role": role, "content": text} for role, text in turns]

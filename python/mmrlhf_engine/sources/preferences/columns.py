@@ -71,6 +71,8 @@ def matches(record: dict[str, Any]) -> bool:
     columns = _answer_columns(record)
     if columns is None or question_of(record) is None:
         return False
+    if isinstance(record[columns[0]], dict):
+        return True
     own_prompt = record.get("prompt") is not None or asks_first(record[columns[0]])
     return not (own_prompt and columns == ANSWERS[0])
 

@@ -2,7 +2,8 @@
 
 A message is ``{"role", "content"}`` or ``{"from", "value"}``. Content is text or a list of parts.
 What a chat template may want besides (``tool_calls``, ``tool_call_id``, ``name``,
-``reasoning_content``) is kept as it is. A message of the role ``function_call`` or ``tool_call``
+``reasoning_content`` and the like) is kept as it is; another field that may hold a picture or text
+is an error. A message of the role ``function_call`` or ``tool_call``
 holds a call as JSON, and becomes a message of the assistant with ``tool_calls``.
 """
 
@@ -10,6 +11,11 @@ import json
 from itertools import pairwise
 from typing import Any
 
+from mmrlhf_engine.sources.preferences.field_names import (
+    may_hold_media,
+    may_hold_prompt,
+    unread_field,
+)
 from mmrlhf_engine.sources.preferences.fields import (
     MediaTags,
     media_list,
@@ -20,9 +26,10 @@ from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Mess
 
 __all__ = ["EXTRAS", "answer_messages", "asks_first", "joined_parts", "messages_of", "tools_of"]
 
-EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
+EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
 """Fields of a message that only the chat template knows to use."""
 
+_READ = frozenset({"role", "content", "from", "value", *EXTRAS})
 _CALL_ROLES = ("function_call", "tool_call")
 
 
@@ -93,6 +100,7 @@ def tools_of(record: dict[str, Any]) -> str:
 def _message(key: str, message: Any, tags: MediaTags) -> Message:
     if not isinstance(message, dict):
         raise wrong_type(key, message, "messages of the form {role, content} or {from, value}")
+    _check_fields(message)
     named = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
     if named in _CALL_ROLES:
@@ -106,6 +114,18 @@ def _message(key: str, message: Any, tags: MediaTags) -> Message:
     if content is None and extras:
         return Message(role, (), extras)
     raise wrong_type(f"{key}.content", content, "text or a list of parts")
+
+
+def _check_fields(message: dict[str, Any]) -> None:
+    """That a message has no field which says something and is not read."""
+    for key, value in message.items():
+        name = str(key)
+        if name in _READ or value in (None, "", []):
+            continue
+        if may_hold_media(name, value, has_media=True) or may_hold_prompt(
+            name, value, implicit=False
+        ):
+            raise unread_field(name)
 
 
 def _calls(key: str, content: Any) -> list[dict[str, Any]]:

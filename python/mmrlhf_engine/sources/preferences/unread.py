@@ -9,109 +9,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mmrlhf_engine.sources.files import MEDIA_SUFFIXES
 from mmrlhf_engine.sources.preferences.dialog import dialog_turns, is_dialog
+from mmrlhf_engine.sources.preferences.field_names import (
+    may_hold_media,
+    may_hold_prompt,
+    unread_field,
+)
 from mmrlhf_engine.sources.preferences.fields import IMAGES, VIDEOS
-from mmrlhf_engine.sources.preferences.record import STRING_ROLE, BadRecordError, Preference
+from mmrlhf_engine.sources.preferences.record import STRING_ROLE, Preference
 
 __all__ = ["bookkeeping", "without_fields"]
 
-_PROMPT_WORDS = frozenset(
-    [
-        "prompt",
-        "question",
-        "query",
-        "instruction",
-        "instructions",
-        "input",
-        "inputs",
-        "option",
-        "options",
-        "choice",
-        "choices",
-        "context",
-        "history",
-        "system",
-        "passage",
-        "document",
-        "documents",
-        "tool",
-        "tools",
-        "function",
-        "functions",
-        "messages",
-        "conversation",
-        "conversations",
-        "hint",
-    ]
-)
-_MEDIA_WORDS = frozenset(
-    [
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "picture",
-        "pictures",
-        "photo",
-        "photos",
-        "pixel",
-        "pixels",
-        "video",
-        "videos",
-        "audio",
-        "audios",
-        "frame",
-        "frames",
-    ]
-)
-_LABEL_WORDS = frozenset(
-    [
-        "id",
-        "ids",
-        "idx",
-        "index",
-        "key",
-        "type",
-        "types",
-        "category",
-        "source",
-        "sources",
-        "origin",
-        "hash",
-        "length",
-        "len",
-        "tokens",
-        "count",
-        "lang",
-        "language",
-        "model",
-        "models",
-        "score",
-        "scores",
-        "name",
-        "names",
-        "width",
-        "height",
-        "size",
-        "split",
-        "date",
-        "time",
-        "domain",
-        "difficulty",
-        "level",
-        "num",
-        "number",
-        "version",
-        "dataset",
-        "task",
-        "tag",
-        "tags",
-        "license",
-        "response",
-        "answer",
-    ]
-)
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _TAG = re.compile(r"<(?:image|video)>")
 
@@ -140,12 +48,12 @@ def bookkeeping(
     unread = []
     for key in others:
         name, value = str(key), record[key]
-        words = _words(name)
-        if _is_media(words, value, has_media=has_media) and not _named_again(name, record):
-            raise _unread(name)
-        if _is_text(words, value, implicit=implicit):
+        again = _named_again(name, record)
+        if may_hold_media(name, value, has_media=has_media) and not again:
+            raise unread_field(name)
+        if may_hold_prompt(name, value, implicit=implicit):
             if value not in values and not all(_is_in(said, text) for text in _texts(value)):
-                raise _unread(name)
+                raise unread_field(name)
             continue
         unread.append(name)
     return unread
@@ -160,42 +68,6 @@ def without_fields(value: Any, names: frozenset[str]) -> Any:
     return value
 
 
-def _unread(name: str) -> BadRecordError:
-    return BadRecordError(
-        "unread_field",
-        f"{name!r} is not read, and may be part of the prompt; --ignore-field {name} leaves it out",
-    )
-
-
-def _words(name: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
-
-
-def _is_media(words: set[str], value: Any, *, has_media: bool) -> bool:
-    """Whether a field may hold a picture or video, by its type, its name or what it names."""
-    if _holds_bytes(value):
-        return True
-    if isinstance(value, bool | int | float):
-        return False
-    if words & _MEDIA_WORDS and not words & _LABEL_WORDS:
-        return True
-    return not has_media and _names_media(value)
-
-
-def _is_text(words: set[str], value: Any, *, implicit: bool) -> bool:
-    """Whether a field may hold a part of the prompt, by its type and its name."""
-    if isinstance(value, bool | int | float) or words & _LABEL_WORDS:
-        return False
-    sentence = isinstance(value, str) and len(value.split()) > 1
-    return bool(words & _PROMPT_WORDS) or (implicit and sentence)
-
-
-def _names_media(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and _names_media(value[0])
-    return isinstance(value, str) and value.rpartition(".")[2].lower() in MEDIA_SUFFIXES
-
-
 def _is_in(said: list[str], text: str) -> bool:
     """Whether a text stands in the prompt; one word alone may stand there by chance."""
     text = _flat(text)
@@ -208,14 +80,6 @@ def _named_again(name: str, record: dict[str, Any]) -> bool:
         name in names and any(record.get(other) for other in names if other != name)
         for names in (IMAGES, VIDEOS)
     )
-
-
-def _holds_bytes(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and _holds_bytes(value[0])
-    if isinstance(value, dict):
-        return isinstance(value.get("bytes"), bytes)
-    return isinstance(value, bytes)
 
 
 def _texts(value: Any) -> Iterator[str]:
