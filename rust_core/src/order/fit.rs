@@ -104,7 +104,7 @@ impl Order {
     }
 
     /// The units of each source whose weight is not 0 throughout.
-    fn drawn_from(&self) -> impl Iterator<Item = (u64, u64)> {
+    fn drawn_from(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mixture = self.plan().mixture.as_ref();
         let weighs = move |source: usize| {
             mixture.is_none_or(|mixture| {
@@ -112,7 +112,7 @@ impl Order {
                 mixture.stages.iter().any(|stage| of(&stage.weights))
             })
         };
-        let starts = self.sources().iter().scan(0, |end, units| {
+        let starts = self.costs().sources().into_iter().scan(0, |end, units| {
             *end += units;
             Some((*end - units, *end))
         });

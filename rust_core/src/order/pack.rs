@@ -30,9 +30,8 @@ pub struct Packing {
     pub too_large: Vec<u32>,
 }
 
-/// Pack units that cost so much; `unit_of` names them for ties, `draw_of` gives
-/// those that are kept apart the same number, below that of the units, `opens` marks those that come before
-/// all others and open a pack each.
+/// Pack units that cost so much; `unit_of` names them for ties, `draw_of` gives those that are kept
+/// apart the same small number, `opens` marks those that come before all others and open a pack each.
 pub fn best_fit_decreasing(
     totals: &[Total],
     limits: &Limits,
@@ -51,7 +50,9 @@ pub fn best_fit_decreasing(
     });
 
     let fewest = fewest_packs(limits, fitting.iter().map(|&place| &totals[place as usize]));
-    let mut shares = vec![0_usize; totals.len()];
+    // A query without units has a number too, so that there may be more numbers than units.
+    let draws = fitting.iter().map(|&place| draw_of(place)).max().map_or(0, |most| most + 1);
+    let mut shares = vec![0_usize; draws as usize];
     for &place in &fitting {
         shares[draw_of(place) as usize] += 1;
     }

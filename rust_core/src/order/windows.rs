@@ -87,11 +87,6 @@ impl Order {
         self.costs.as_ref()
     }
 
-    /// The number of units of each source.
-    pub(super) fn sources(&self) -> &[u64] {
-        &self.sources
-    }
-
     /// What is drawn in an epoch, in order: units, or queries where the plan draws those.
     pub fn sequence(&self, epoch: u64) -> Result<Arc<Sequence>> {
         self.sequence.get(epoch, || Sequence::new(&self.plan, &self.sources, epoch))
