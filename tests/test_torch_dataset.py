@@ -133,6 +133,13 @@ def test_workers_that_stay_or_not_follow_set_epoch_and_states(path, epochs, opti
     assert names(itertools.islice(loader, 5)) == epochs[1][:5]
 
 
+def test_workers_that_begin_at_the_same_time_agree_on_the_epoch(path):
+    loader = loader_of(dataset(path, window=64), 3, persistent_workers=True)
+    for epoch in range(150):
+        first = itertools.islice(loader, 3)  # One of each worker.
+        assert [json.loads(batch.cursor)["epoch"] for batch in first] == [epoch] * 3
+
+
 def test_other_numbers_of_workers_count_the_same_epochs(path, epochs):
     one = dataset(path)
     for workers, epoch in zip((1, 0, 3), epochs, strict=True):

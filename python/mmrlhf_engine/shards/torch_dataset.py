@@ -351,7 +351,8 @@ def _refuse_wrapper_of(dataset: PreferenceDataset) -> None:
     active = None if state is None else state.GradientState().active_dataloader
     inner = getattr(active, "dataset", None)
     dispatched = inner is dataset and type(active).__name__ == "DataLoaderDispatcher"
-    if dispatched or getattr(inner, "dataset", None) is dataset:
+    if active is not None and (dispatched or getattr(inner, "dataset", None) is dataset):
+        active.end()  # Its iteration is over; the next may be under another loader.
         raise InputError(
             f"accelerate would deal out to all ranks the batches of {dataset!r}, which are this "
             "rank's own",

@@ -75,12 +75,11 @@ class Epochs:
             "again": self._iterations % (1 << _BITS["again"]),
             "seed": (worker.seed - worker.id) % (1 << _BITS["seed"]),
         }
-        for slot in slots[1:].tolist():
-            if slot and self._is_same(_unpacked(slot), worker.num_workers):
-                epoch = _unpacked(slot)["epoch"] - 1
-                break
-        else:
-            epoch = _next(numbers)
+        # Read once: another worker may begin in between, and is then seen by both lines or by none.
+        seen = numbers.copy()
+        begun = [_unpacked(slot) for slot in seen[_SLOTS + 1 :].tolist() if slot]
+        same = [one["epoch"] - 1 for one in begun if self._is_same(one, worker.num_workers)]
+        epoch = same[0] if same else _next(seen)
         self.claim(epoch, worker)
         return epoch
 
