@@ -271,6 +271,9 @@ class DatasetWriter:
         rejected are required.
         """
 
+    def pair_ids(self, queries: pa.Array, responses: pa.Array, pairs: pa.Array) -> ArrowArray:
+        """fixed_size_binary[16] out: the ``pid`` that each pair gets from :meth:`append`."""
+
     def commit(self) -> int:
         """The new version; the writer is used up."""
 

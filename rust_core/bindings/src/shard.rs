@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::builder::LargeStringBuilder;
-use arrow_array::{ArrayRef, Float32Array, StructArray, UInt32Array, UInt64Array};
+use arrow_array::{
+    ArrayRef, FixedSizeBinaryArray, Float32Array, StructArray, UInt32Array, UInt64Array,
+};
 use mmrlhf_core::shard::sidecar::add::{self, Fill};
 use mmrlhf_core::shard::sidecar::rekey;
 use mmrlhf_core::shard::version::{diff, gc};
@@ -98,6 +100,24 @@ impl DatasetWriter {
         let pairs: StructArray = pairs.typed("pairs")?;
         let writer = self.open()?;
         enter(py, |interrupt| writer.append(&queries, &responses, &pairs, interrupt))
+    }
+
+    /// The ids that the pairs of these rows get from `append`.
+    fn pair_ids(
+        &mut self,
+        py: Python<'_>,
+        queries: ArrowIn,
+        responses: ArrowIn,
+        pairs: ArrowIn,
+    ) -> PyResult<ArrowArray> {
+        let queries: StructArray = queries.typed("queries")?;
+        let responses: StructArray = responses.typed("responses")?;
+        let pairs: StructArray = pairs.typed("pairs")?;
+        let writer = self.open()?;
+        let ids = enter(py, |_| writer.pair_ids(&queries, &responses, &pairs))?;
+        FixedSizeBinaryArray::try_from_sparse_iter_with_size(ids.iter().map(Some), 16)
+            .map(ArrowArray::new)
+            .map_err(|error| InputError::new_err(error.to_string()))
     }
 
     /// Commit everything appended as the next version; its number.

@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::blobs::{Added, BlobStore};
 use super::group::by_query;
 use super::input::{Pairs, Queries, Responses};
-use super::shard::{FinishedShard, Group, OpenShard};
+use super::shard::{FinishedShard, Group, OpenShard, query_id, response_id};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
+use crate::shard::row_id::{self, RowId};
 use crate::shard::schema::Table;
 use crate::shard::version::claim::Numbers;
 use crate::shard::version::commit;
@@ -110,14 +111,7 @@ impl DatasetWriter {
         let responses = Responses::take(responses)?;
         let pairs = Pairs::take(pairs)?;
         let (response_rows, pair_rows) = by_query(&queries, &responses, &pairs)?;
-        let media = (0..queries.rows).map(|row| ("queries", row, queries.media.get(row)));
-        let more = (0..responses.rows).map(|row| ("responses", row, responses.media.get(row)));
-        for (table, row, ids) in media.chain(more) {
-            if let Some(id) = ids.iter().find(|id| self.blobs.hash(**id).is_none()) {
-                let what = format!("{table}, row {row}, column media");
-                return Err(Error::invalid(what, format!("id {id}"), "an id from add_media"));
-            }
-        }
+        self.check_media(&queries, &responses)?;
         for query in 0..queries.rows {
             interrupt.check()?;
             self.append_query(&Group {
@@ -126,6 +120,45 @@ impl DatasetWriter {
                 responses: (&responses, response_rows.of(query)),
                 pairs: (&pairs, pair_rows.of(query)),
             })?;
+        }
+        Ok(())
+    }
+
+    /// The ids that the pairs of these rows get from [`Self::append`], in their order.
+    pub fn pair_ids(
+        &self,
+        queries: &StructArray,
+        responses: &StructArray,
+        pairs: &StructArray,
+    ) -> Result<Vec<RowId>> {
+        let queries = Queries::take(queries)?;
+        let responses = Responses::take(responses)?;
+        let pairs = Pairs::take(pairs)?;
+        by_query(&queries, &responses, &pairs)?;
+        self.check_media(&queries, &responses)?;
+        let qids: Vec<RowId> =
+            (0..queries.rows).map(|row| query_id(&queries, row, &self.blobs)).collect();
+        let rids: Vec<RowId> = (0..responses.rows)
+            .map(|row| {
+                let qid = &qids[responses.q.get(row) as usize];
+                response_id(&responses, row, qid, &self.blobs)
+            })
+            .collect();
+        let ids = (0..pairs.rows).map(|row| {
+            let (chosen, rejected) = (pairs.chosen.get(row), pairs.rejected.get(row));
+            row_id::pair(&rids[chosen as usize], &rids[rejected as usize])
+        });
+        Ok(ids.collect())
+    }
+
+    fn check_media(&self, queries: &Queries, responses: &Responses) -> Result<()> {
+        let media = (0..queries.rows).map(|row| ("queries", row, queries.media.get(row)));
+        let more = (0..responses.rows).map(|row| ("responses", row, responses.media.get(row)));
+        for (table, row, ids) in media.chain(more) {
+            if let Some(id) = ids.iter().find(|id| self.blobs.hash(**id).is_none()) {
+                let what = format!("{table}, row {row}, column media");
+                return Err(Error::invalid(what, format!("id {id}"), "an id from add_media"));
+            }
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ impl OpenShard {
         let (prompt, media) = (queries.prompt.get(query), queries.media.get(query));
         let media_t = queries.media_t.get(query);
         let prompt_text = queries.prompt_text.get(query);
-        let qid = row_id::query(prompt, hashes(blobs, media).iter(), media_t);
+        let qid = query_id(queries, query, blobs);
         let [row, r0, p0] = self.rows;
         let rids = self.append_responses(group, &qid, blobs)?;
         self.append_pairs(group, r0, &rids)?;
@@ -96,7 +96,7 @@ impl OpenShard {
             let (tokens, media) = (responses.tokens.get(from), responses.media.get(from));
             let (critique, critique_tok) =
                 (responses.critique.get(from), responses.critique_tok.get(from));
-            let rid = row_id::response(qid, tokens, hashes(blobs, media).iter());
+            let rid = response_id(responses, from, qid, blobs);
             rids.push(rid);
             self.responses.push(ResponseRow {
                 rid: &rid,
@@ -145,6 +145,23 @@ impl OpenShard {
         let files = [self.queries.finish()?, self.responses.finish()?, self.pairs.finish()?];
         Ok(FinishedShard { files, stats: self.stats })
     }
+}
+
+/// The id of a query; its blobs are known to exist.
+pub(super) fn query_id(queries: &Queries, row: usize, blobs: &BlobStore) -> RowId {
+    let media = hashes(blobs, queries.media.get(row));
+    row_id::query(queries.prompt.get(row), media.iter(), queries.media_t.get(row))
+}
+
+/// The id of a response to the query `qid`; its blobs are known to exist.
+pub(super) fn response_id(
+    responses: &Responses,
+    row: usize,
+    qid: &RowId,
+    blobs: &BlobStore,
+) -> RowId {
+    let media = hashes(blobs, responses.media.get(row));
+    row_id::response(qid, responses.tokens.get(row), media.iter())
 }
 
 /// The hashes of blobs, all of which are known to exist.
