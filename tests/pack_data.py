@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,16 @@ TEXTS = (
 )
 
 
-def tokenizer_folder(folder: Path, template: str | None = CHATML) -> Path:
+def tokenizer_folder(
+    folder: Path, template: str | None = CHATML, special: Sequence[str] = ()
+) -> Path:
     """A byte-level BPE of 500 tokens, trained here, saved as a Hugging Face folder."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=500,
-        special_tokens=list(SPECIAL),
+        special_tokens=[*SPECIAL, *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -251,7 +251,7 @@ def test_a_stage_stays_within_the_memory_it_says(stage, base):
 def pairs(tmp_path_factory):
     """Two rows of pictures and a video, one tie, one plain text, one broken row; a tokenizer."""
     folder = tmp_path_factory.mktemp("pairs")
-    tokenizer_folder(folder / "tokenizer")
+    tokenizer_folder(folder / "tokenizer", "{{ 'LOUD' if shouting else '' }}" + CHATML)
     (folder / "other.jinja").write_text(CHATML.replace("<|im_end|>", "<|im_end|><|endoftext|>"))
     put(folder / "a.png", picture(96, 96, seed=1))
     put(folder / "b.png", picture(32, 32, seed=2))
@@ -293,6 +293,9 @@ def packed(folder, out, *, sources=("rows.jsonl",), **settings):
 
 PACK_CHANGED = {
     "sources": (["plain.jsonl"], DIFFERENT),
+    "split": ("train", "no source has splits, and 'train' was asked for"),
+    "ignore_fields": (["image"], DIFFERENT),
+    "template_args": ({"shouting": True}, DIFFERENT),
     "format": ("sharegpt", "none of 5 rows can be used"),
     "root": ("/", DIFFERENT),
     "tokenizer": ("", "no model given"),

@@ -2,10 +2,14 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from command import engine
-from pack_data import tokenizer_folder, write_lines
+from mmrlhf_engine.pack import pack
+from mmrlhf_engine.pack.prepare import Packer
+from pack_data import stored, tokenizer_folder, words, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +60,49 @@ def test_errors_say_what_to_do(folder, source, tmp_path, arguments, code, messag
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "ds").exists()
+
+
+def test_fields_and_splits_are_chosen_on_the_command_line(folder, tmp_path):
+    rows = [{"question": "Which?", "options": ["a", "b"], "chosen": "a", "rejected": "b"}]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    arguments = ("pack", source, "--out", tmp_path / "ds", "--tokenizer", folder)
+    done = engine(*arguments)
+    assert (done.returncode, "--ignore-field options" in done.stderr) == (1, True)
+    done = engine(*arguments, "--ignore-field", "options", "--ignore-field", "note")
+    assert (done.returncode, "options (1)" in done.stdout) == (0, True), done.stderr
+    for name in ("train", "test"):
+        table = pa.Table.from_pylist([{"prompt": name, "chosen": "b", "rejected": "c"}])
+        (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, tmp_path / f"hub/data/{name}-00000-of-00001.parquet")
+    for split in ("train", "test"):
+        out = tmp_path / split
+        done = engine(
+            "pack", tmp_path / "hub", "--out", out, "--tokenizer", folder, "--split", split
+        )
+        assert done.returncode == 0, done.stderr
+        (pair,) = stored(out)
+        assert f"\n{split}<" in pair["query"]["prompt_text"]
+
+
+def test_an_interrupted_pack_leaves_no_dataset_and_starts_again(folder, tmp_path, monkeypatch):
+    rows = [{"prompt": words(n), "chosen": "b", "rejected": "c"} for n in range(600)]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    config = pack.PackConfig(sources=[str(source)], tokenizer=str(folder), shard_pairs=100)
+    whole = pack.pack_dataset(config, tmp_path / "whole")
+    packed, calls = Packer.pack, []
+
+    def interrupted(packer, queries):
+        calls.append(len(queries))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        packed(packer, queries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packer, "pack", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pack.pack_dataset(config, tmp_path / "ds")
+    assert not list((tmp_path / "ds").rglob("*.arrow"))
+    again = pack.pack_dataset(config, tmp_path / "ds")
+    assert (again["pairs_out"], again["version"]) == (whole["pairs_out"], 1)
+    ids = [[pair["pid"] for pair in stored(tmp_path / name)] for name in ("whole", "ds")]
+    assert ids[0] == ids[1]

@@ -19,6 +19,7 @@ from mmrlhf_engine.sources.preferences.record import (
     pairs_of_ranks,
 )
 from pack_data import picture
+from public_sets import SETS
 
 CAT = Media("image", ("cat.png",))
 DOG = Media("image", ("dog.png",))
@@ -91,8 +92,8 @@ SPELLINGS = [
 def test_every_spelling_means_the_same(name, record):
     format = detect([record], "here")
     assert format.name == name
-    assert record.keys() <= format.fields
-    preference = format.parse(record)
+    preference, unread = format.read(record)
+    assert unread == []
     assert preference.prompt == (ASKED,)
     assert [response.messages for response in preference.responses] == [(YES,), (NO,)]
     assert preference.pairs == (Pair(0, 1),)
@@ -203,12 +204,16 @@ def test_media_come_as_bytes_and_as_data_addresses():
     assert preference.prompt[0].media == (Media("video", ("f1.png", "f2.png")),)
 
 
+NAMES = (
+    *("role", "content", "from", "value", "type", "text", "image", "bytes"),
+    *("tool_calls", "name", "reasoning_content", "annotations", "Rating", "response"),
+)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.binary(),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "from", "value", "type", "text", "image", "bytes"]),
+            st.sampled_from(NAMES),
             inner,
             max_size=3,
         )
@@ -222,13 +227,15 @@ ANYTHING = st.recursive(
 def test_no_record_is_a_traceback(name, data):
     format = FORMATS[name]
     whole = [record for known, record in SPELLINGS if known == name]
+    whole += [row[2] for row in SETS if row[1] == name]
     whole += [{"question": "x", "models_output": ["a", "b"], "rank": [1, 2]}]
     record = dict(data.draw(st.sampled_from(whole)))
-    for key in data.draw(st.sets(st.sampled_from(sorted(format.fields)), max_size=3)):
+    keys = st.sampled_from(sorted({*format.fields, *record, "options", "image_2", "note"}))
+    for key in data.draw(st.sets(keys, max_size=3)):
         record[key] = data.draw(ANYTHING)
     assert format.matches(record) in (True, False)
     with suppress(BadRecordError):
-        preference = format.parse(record)
+        preference, _ = format.read(record)
         assert preference.prompt
         assert all(response.messages for response in preference.responses)
 

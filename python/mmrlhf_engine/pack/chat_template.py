@@ -3,17 +3,30 @@
 The prompt is rendered with the opening of an answer, the whole conversation with the answer in it;
 the text of a response is what the second has more. Templates differ in what they take: text, lists
 of parts, images among the parts or not; what this one takes is tried out once, at the start.
+
+The opening is the template's generation prompt. Where a conversation goes on with other white space
+(LLaVA-OneVision's own template), it is what stands before an answer in the conversation. A prompt
+that ends in a message of the assistant is continued: its answers are the rest of that message.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.pack.media_text import MediaText, Times, count_placeholders, still
+from mmrlhf_engine.pack.template_marks import check_marks, marks_of
+from mmrlhf_engine.sources.preferences.messages import joined_parts
 from mmrlhf_engine.sources.preferences.record import STRING_ROLE, BadRecordError, Media, Message
 
 __all__ = ["ChatTemplate", "Conversation", "Texts", "seam"]
+
+_ANSWER = "<|mmrlhf:answer|>"
+"""Stands for an answer in a text that is rendered to see what comes before one."""
+
+_Rendered = tuple[str, list[Media]]
+"""A text, and its media in the order in which it shows them."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,8 @@ class Conversation:
     prompt: tuple[Message, ...]
     responses: tuple[tuple[Message, ...], ...]
     times: Times = still
+    tools: str = ""
+    """A JSON list for the template, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -31,42 +46,58 @@ class Texts:
 
     prompt: str
     prompt_media: list[Media]
-    whole: list["tuple[str, list[Media]] | BadRecordError"]
+    whole: list[_Rendered | BadRecordError]
     """The whole text with each answer, and the media of the answer."""
     plain: bool
 
 
 class ChatTemplate:
-    """A chat template, and what was found out about it."""
+    """A chat template, and what was found out about it.
+
+    ``arguments`` are its own, such as ``enable_thinking``.
+    """
 
     def __init__(
-        self, tokenizer: Any, template: str | None, media: MediaText, strings: str
+        self,
+        tokenizer: Any,
+        template: str | None,
+        media: MediaText,
+        strings: str,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._media = media
         self._strings = strings
+        self._arguments = dict(arguments or {})
         self._takes_text = self._takes_parts = False
         self._marked: frozenset[str] = frozenset()
+        self._marks: tuple[str, ...] = ()
+        self.opens_as_conversation = False
+        """Whether an answer is opened as in a conversation, not by the generation prompt."""
         if template is not None:
             self._try_out()
 
     def render(self, conversation: Conversation) -> Texts | BadRecordError:
         """The texts of a conversation, or why its prompt cannot be used."""
-        prompt, answers, times = conversation.prompt, conversation.responses, conversation.times
-        plain = prompt[0].role == STRING_ROLE and self._strings == "plain"
-        if prompt[0].role == STRING_ROLE and not plain:
+        prompt, answers = conversation.prompt, conversation.responses
+        bare = prompt[0].role == STRING_ROLE
+        plain = bare and self._strings == "plain"
+        if bare and not plain:
             prompt = (Message("user", prompt[0].parts),)
             answers = tuple((Message("assistant", answer[0].parts),) for answer in answers)
-        render = self._render_plain if plain else self._render_chat
         try:
-            text, media = render(prompt, times, opening=True)
+            if not plain:
+                check_marks(prompt, self._marks, bare=bare)
+            text, media = self._prompt(prompt, conversation, plain=plain)
         except BadRecordError as error:
             return error
-        whole: list[tuple[str, list[Media]] | BadRecordError] = []
+        whole: list[_Rendered | BadRecordError] = []
         for answer in answers:
             try:
-                both, shown = render((*prompt, *answer), times, opening=False)
+                if not plain:
+                    check_marks(answer, self._marks, bare=bare)
+                both, shown = self._whole(prompt, answer, conversation, plain=plain)
                 if not both.startswith(text) or shown[: len(media)] != media:
                     raise BadRecordError("template_breaks_prompt", seam(text, both))
                 whole.append((both, shown[len(media) :]))
@@ -74,9 +105,51 @@ class ChatTemplate:
                 whole.append(error)
         return Texts(text, media, whole, plain)
 
+    def _prompt(
+        self, prompt: tuple[Message, ...], conversation: Conversation, *, plain: bool
+    ) -> _Rendered:
+        """The prompt, up to where an answer begins."""
+        times, tools = conversation.times, conversation.tools
+        if plain:
+            return self._render_plain(prompt, times, opening=True)
+        if tools and self._render_chat(prompt, times) == self._render_chat(prompt, times, tools):
+            raise _dropped("tools")
+        if not self.opens_as_conversation and prompt[-1].role != "assistant":
+            return self._render_chat(prompt, times, tools, opening=True)
+        answered = _answered(prompt, (_message(_ANSWER),))
+        whole, media = self._render_chat(answered, times, tools)
+        before, mark, after = whole.partition(_ANSWER)
+        if not mark or count_placeholders(after):
+            raise BadRecordError(
+                "template_breaks_prompt",
+                "the template leaves the answer out, or pictures follow it",
+            )
+        return before, media
+
+    def _whole(
+        self,
+        prompt: tuple[Message, ...],
+        answer: tuple[Message, ...],
+        conversation: Conversation,
+        *,
+        plain: bool,
+    ) -> _Rendered:
+        """The conversation with one answer, in which every field of its messages is made use of."""
+        times, tools = conversation.times, conversation.tools
+        if plain:
+            return self._render_plain((*prompt, *answer), times, opening=False)
+        messages = _answered(prompt, answer)
+        whole = self._render_chat(messages, times, tools)
+        extras = [json.loads(message.extras) for message in messages if message.extras]
+        for name in dict.fromkeys(name for given in extras for name in given):
+            without = tuple(_without(message, name) for message in messages)
+            if self._render_chat(without, times, tools) == whole:
+                raise _dropped(name)
+        return whole
+
     def _render_plain(
         self, messages: tuple[Message, ...], times: Times, *, opening: bool
-    ) -> tuple[str, list[Media]]:
+    ) -> _Rendered:
         """Text as it stands; the end of a text is marked by the tokenizer's end token, once."""
         text = "".join(self._inline(message, times) for message in messages)
         end = self._tokenizer.eos_token or ""
@@ -84,18 +157,33 @@ class ChatTemplate:
         return text, _media_of(messages)
 
     def _render_chat(
-        self, messages: tuple[Message, ...], times: Times, *, opening: bool
-    ) -> tuple[str, list[Media]]:
+        self,
+        messages: tuple[Message, ...],
+        times: Times,
+        tools: str = "",
+        *,
+        opening: bool = False,
+    ) -> _Rendered:
         import jinja2
 
         turns = [
-            {"role": message.role, "content": self._content(message, times)} for message in messages
+            {
+                "role": message.role,
+                "content": self._content(message, times),
+                **(json.loads(message.extras) if message.extras else {}),
+            }
+            for message in messages
         ]
         try:
             text = self._tokenizer.apply_chat_template(
-                turns, chat_template=self._template, tokenize=False, add_generation_prompt=opening
+                turns,
+                tools=json.loads(tools) if tools else None,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=opening,
+                **self._arguments,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise BadRecordError("template_refuses", f"the chat template: {error}") from None
         media = _media_of(messages)
         if self._marked:
@@ -136,17 +224,20 @@ class ChatTemplate:
             texts.append(self._media.inline(part, times) + ("\n" if joined else ""))
         return "".join(texts)
 
-    def probe(self) -> tuple[str, str]:
+    def probe(self, reasoning: str = "") -> tuple[str, str]:
         """A small prompt and the conversation it begins, for trying the seam between them.
 
         Raises:
             ConfigError: the template does not render them.
         """
-        question = Message("user", ("What is this?",))
-        answer = Message("assistant", ("A small cat.",))
+        question, answer = Message("user", ("What is this?",)), _message("A small cat.")
+        if reasoning:
+            extras = json.dumps({"reasoning_content": reasoning})
+            answer = Message("assistant", answer.parts, extras)
         try:
-            prompt, _ = self._render_chat((question,), still, opening=True)
-            return prompt, self._render_chat((question, answer), still, opening=False)[0]
+            example = Conversation((question,), ())
+            prompt, _ = self._prompt((question,), example, plain=False)
+            return prompt, self._render_chat((question, answer), still)[0]
         except BadRecordError as error:
             raise ConfigError(f"{error.detail}", hint="another by --chat-template FILE") from None
 
@@ -170,12 +261,17 @@ class ChatTemplate:
                 "chat template: it renders neither text nor content parts of a user message",
                 hint="give another with --chat-template FILE",
             )
+        self._marks = marks_of(self._tokenizer, "".join(self.probe()))
 
     def _renders(self, turns: list[dict[str, Any]], expected: str) -> bool:
         """Whether the template renders these turns, with ``expected`` once and no raw parts."""
         try:
             text = self._tokenizer.apply_chat_template(
-                turns, chat_template=self._template, tokenize=False, add_generation_prompt=False
+                turns,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=False,
+                **self._arguments,
             )
         except Exception:  # A template may fail in any way on a form it was not made for.
             return False
@@ -184,6 +280,46 @@ class ChatTemplate:
 
 def _media_of(messages: Sequence[Message]) -> list[Media]:
     return [media for message in messages for media in message.media]
+
+
+def _message(text: str) -> Message:
+    return Message("assistant", (text,))
+
+
+def _answered(prompt: tuple[Message, ...], answer: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages of both; a last message of the assistant goes on with the answer.
+
+    Raises:
+        BadRecordError: it cannot go on with this answer.
+    """
+    last, first = prompt[-1], answer[0]
+    if last.role != "assistant":
+        return (*prompt, *answer)
+    if last.extras or first.extras or first.role != "assistant":
+        raise BadRecordError(
+            "prompt_ends_in_answer",
+            "the prompt ends in a message of the assistant, and calls of tools or another role "
+            "cannot go on with it",
+        )
+    return (
+        *prompt[:-1],
+        Message("assistant", joined_parts([*last.parts, *first.parts])),
+        *answer[1:],
+    )
+
+
+def _without(message: Message, name: str) -> Message:
+    """A message without one of its fields for the template."""
+    extras = json.loads(message.extras) if message.extras else {}
+    extras.pop(name, None)
+    return Message(message.role, message.parts, json.dumps(extras) if extras else "")
+
+
+def _dropped(name: str) -> BadRecordError:
+    return BadRecordError(
+        "template_drops_field",
+        f"the chat template makes no use of {name!r}; --ignore-field {name} leaves it out",
+    )
 
 
 def seam(prompt: str, whole: str) -> str:

@@ -55,6 +55,7 @@ class Query:
     source: int
     root: Path
     prompt: tuple[Message, ...]
+    tools: str = ""
     responses: list[Response] = field(default_factory=list)
     pairs: list[GatheredPair] = field(default_factory=list)
     places: dict[tuple[tuple[Message, ...], tuple[Media, ...]], int] = field(default_factory=dict)
@@ -121,7 +122,8 @@ class RowAccounting:
         bad = Counter(self.rows_dropped)
         for reason in DROPPED_BY_CHOICE:
             del bad[reason]
-        if final and self.rows_dropped.total() == self.rows_in:
+        nothing_new = self.rows_dropped.total() == self.rows_in
+        if final and nothing_new and not self.rows_dropped["duplicate_pair"]:
             most = ", ".join(f"{n:,} {name}" for name, n in self.rows_dropped.most_common(3))
             first = f"; first: {self.first_reason}" if self.first_reason else ""
             raise InputError(f"none of {self.rows_in:,} rows can be used: {most or 'empty'}{first}")
@@ -164,10 +166,10 @@ class Gatherer:
             detail = "no two of its responses have a rank"
             self._accounting.reject_row(row.source, row.position, "no_pairs", detail)
             return []
-        key = (source, root, preference.prompt)
+        key = (source, root, preference.prompt, preference.tools)
         query = self._open.get(key)
         if query is None:
-            query = self._open[key] = Query(source, root, preference.prompt)
+            query = self._open[key] = Query(source, root, preference.prompt, preference.tools)
             self._bytes += query.content_bytes
         self._open.move_to_end(key)
         self._merge(query, preference, row)

@@ -25,6 +25,7 @@ from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.families.files import read_processor_files
 from mmrlhf_engine.pack.gather import Gatherer, PackedRow, Query, RowAccounting
+from mmrlhf_engine.pack.known_pairs import KnownPairs
 from mmrlhf_engine.pack.media_text import VideoLayout
 from mmrlhf_engine.pack.over_long import OverLongPolicy
 from mmrlhf_engine.pack.prepare import Counts, Packer
@@ -66,15 +67,32 @@ _DATASET_ENTRIES = frozenset({"_mmrlhf", "blobs", "cols", "data", "reports"})
 _SETTINGS_TOLD = ("image_rule", "max_length", "over_long", "ties", "strings", "videos", "frames")
 
 
+RowFormat = Literal[
+    "auto",
+    "mm_rlhf_pairs",
+    "mm_rlhf_queries",
+    "ms_swift",
+    "sharegpt",
+    "ranked",
+    "compared",
+    "hh_rlhf",
+    "columns",
+    "trl",
+]
+
+
 class PackConfig(Section):
     """What to pack, with which tokenizer, and what to do with what does not fit."""
 
     sources: list[str] = Field(default_factory=list)
     """Files (JSON Lines, JSON, Parquet) or folders (Parquet, datasets saved by save_to_disk)."""
-    format: Literal["auto", "mm_rlhf_pairs", "mm_rlhf_queries", "ms_swift", "sharegpt", "trl"] = (
-        "auto"
-    )
+    split: str | None = None
+    """Of folders with several splits, such as ``data/train-*.parquet`` and ``data/test-*.parquet``,
+    the one to take; ``train`` when null."""
+    format: RowFormat = "auto"
     """``auto`` looks at the first rows of each file."""
+    ignore_fields: list[str] = Field(default_factory=list)
+    """Fields of rows and messages to leave out, although they may be part of the prompt."""
     root: str | None = None
     """Media are named from this folder on and must lie below it; the source's own when null."""
     model: str = ""
@@ -84,6 +102,8 @@ class PackConfig(Section):
     """A fast tokenizer by name or folder, in place of ``model``."""
     chat_template: str | None = None
     """A Jinja file; the tokenizer's own template when null."""
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the chat template, for example ``enable_thinking: false``."""
     strings: Literal["chat", "plain"] = "chat"
     """Prompts and answers that are bare text: one turn each, or tokenised as they stand."""
     image_rule: str = "none"
@@ -167,6 +187,7 @@ def run(config: PackConfig, stage: StageContext) -> None:
         chat_template=config.chat_template,
         image_mark=rule.image_mark,
         strings=config.strings,
+        template_args=config.template_args,
         files=files,
         videos=config.videos,
     )
@@ -198,10 +219,11 @@ def run(config: PackConfig, stage: StageContext) -> None:
                 over_long=config.over_long,
                 accounting=RowAccounting(rejected, changed),
                 counts=Counts(),
+                known=KnownPairs(stage.folder.parents[1]),
             )
             rows = _RowReader(config, packer, stage)
             try:
-                for file in find_files(config.sources, config.root):
+                for file in find_files(config.sources, config.root, config.split):
                     rows.read(file)
                 rows.finish()
             finally:
@@ -223,7 +245,7 @@ def external(config: PackConfig) -> list[object]:
 
     Media that rows only name are not listed; they are known by content once they are packed.
     """
-    files = [file.path for file in find_files(config.sources, config.root)]
+    files = [file.path for file in find_files(config.sources, config.root, config.split)]
     for place in (config.model, config.tokenizer, config.chat_template, config.image_rule):
         path = Path(place) if place else None
         if path is not None and path.exists():
@@ -280,6 +302,7 @@ class _RowReader:
         self.packer = packer
         self.sources: dict[str, dict[str, Any]] = {}
         self.fields_ignored: Counter[str] = Counter()
+        self._ignored = frozenset(config.ignore_fields)
         self._stage = stage
         self._max_bad = parse_share(config.max_bad, "pack.max_bad") if config.max_bad else None
         self._gatherer = Gatherer(packer.accounting, keep_ties=config.ties == "keep")
@@ -305,6 +328,8 @@ class _RowReader:
         source = self.sources.setdefault(
             file.source, {"number": len(self.sources), "format": format.name, "rows": 0}
         )
+        if file.split is not None:
+            source |= {"split": file.split.taken, "not_read": list(file.split.left)}
         for position, record in chain(first, rows):
             source["rows"] += 1
             self._take(file, source["number"], format, position, record)
@@ -341,13 +366,12 @@ class _RowReader:
         try:
             if isinstance(record, BadRecordError):
                 raise record
-            preference = format.parse(record)
+            preference, unread = format.read(record, self._ignored)
         except BadRecordError as error:
             accounting.reject_row(file.source, position, error.reason, error.detail)
             accounting.check_share(self._max_bad)
             return
-        ignored = (key for key in record if key not in format.fields and record[key] is not None)
-        self.fields_ignored.update(map(str, ignored))
+        self.fields_ignored.update(unread)
         row = PackedRow(file.source, position, 0)
         left = self._gatherer.add(preference, source=source, root=file.root, row=row)
         self._waiting += left

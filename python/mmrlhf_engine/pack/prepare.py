@@ -20,6 +20,7 @@ from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.models.families.placeholders import SMALLEST_ID
 from mmrlhf_engine.pack.chat_template import Conversation
 from mmrlhf_engine.pack.gather import Query, RowAccounting
+from mmrlhf_engine.pack.known_pairs import KnownPairs, ids_of
 from mmrlhf_engine.pack.over_long import (
     CountTokens,
     OverLongPolicy,
@@ -62,6 +63,7 @@ class Packer:
     over_long: OverLongPolicy
     accounting: RowAccounting
     counts: Counts
+    known: KnownPairs
 
     def pack(self, queries: Sequence[Query]) -> None:
         """Prepare a batch of queries and append it.
@@ -82,10 +84,28 @@ class Packer:
         blobs = self._store_pictures(ready)
         critiques = self._critiques(ready)
         tables = to_tables(ready, blobs, critiques)
+        if self._drop_known(ready, tables):
+            tables = to_tables(ready, blobs, critiques)
         if tables[0].num_rows:
             rows_of = [table.to_struct_array() for table in tables]
             self.writer.append(rows_of[0], rows_of[1], rows_of[2])
             self._count(ready, tables)
+
+    def _drop_known(
+        self,
+        ready: list[ReadyQuery],
+        tables: tuple[pa.RecordBatch, pa.RecordBatch, pa.RecordBatch],
+    ) -> bool:
+        """Drop the pairs that the dataset has already; whether there were any."""
+        queries, responses, pairs = (table.to_struct_array() for table in tables)
+        ids = ids_of(pa.array(self.writer.pair_ids(queries, responses, pairs)))
+        known = self.known.add(ids)
+        alive = [pair for one in ready for pair in one.query.pairs if pair.alive]
+        for pair, before in zip(alive, known, strict=True):
+            if before:
+                detail = "the dataset has the same pair already"
+                self.accounting.drop(pair, "duplicate_pair", detail)
+        return bool(known.any())
 
     def _has_pictures(self, query: Query, found: _Found) -> bool:
         """Drop what lacks a picture: every pair for one of the prompt, else those of the answer."""
@@ -105,6 +125,7 @@ class Packer:
                 query.prompt,
                 tuple(response.messages for response in query.responses),
                 partial(_times_of, query.root, found),
+                query.tools,
             )
             for query in queries
         ]

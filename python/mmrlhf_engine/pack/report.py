@@ -41,9 +41,32 @@ def accounts(packer: Packer) -> dict[str, Any]:
         **counts,
         "changed": dict(sorted(accounting.changes.items())),
         "tokenised_apart": packer.tokenizer.tokenised_apart,
+        "opens_as_conversation": packer.tokenizer.opens_as_conversation,
         "tokenizer": packer.tokenizer.identity,
         "code": __version__,
     }
+
+
+def _notes(report: dict[str, Any]) -> list[str]:
+    """What a reader should know about how the rows were read."""
+    notes = [
+        f"split     {source['split']} of {name}; not read: {', '.join(source['not_read'])}"
+        for name, source in report["sources"].items()
+        if source.get("not_read")
+    ]
+    ignored = ", ".join(f"{name} ({count:,})" for name, count in report["fields_ignored"].items())
+    if ignored:
+        notes.append(f"ignored   fields that say nothing about the prompt: {ignored}")
+    if report["tokenised_apart"]:
+        notes.append(
+            f"seam      {report['tokenised_apart']:,} answers are tokenised apart from their prompt"
+        )
+    if report["opens_as_conversation"]:
+        notes.append(
+            "template  the generation prompt opens an answer with other white space than a "
+            "conversation does; answers are opened as in a conversation"
+        )
+    return notes
 
 
 def describe(report: dict[str, Any], out: Path) -> str:
@@ -56,6 +79,7 @@ def describe(report: dict[str, Any], out: Path) -> str:
         f"queries   {report['queries']:,} with {report['responses']:,} responses",
         f"tokens    {report['text_tokens']:,} of text, {report['image_tokens']:,} of images",
         *(f"changed   {count:,} {change}" for change, count in report["changed"].items()),
+        *_notes(report),
         f"dataset   {out}, version {report['version']}",
     ]
     return "\n".join(lines)

@@ -12,7 +12,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ _SHOWN = {IMAGE: "<image>", VIDEO: "<video>", RUN: "", FRAME: ""}
 """Placeholders in the text that is kept for people."""
 
 
+# What pack itself gives to apply_chat_template.
+_OWN_ARGUMENTS = frozenset(
+    {"messages", "conversation", "tools", "chat_template", "tokenize", "add_generation_prompt"}
+    | {"continue_final_message", "documents", "padding", "truncation", "max_length"}
+    | {"return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
+
+
 @dataclass(frozen=True)
 class TokenizedConversation:
     """Token ids, uint32, a placeholder for each picture; media in the order of the placeholders."""
@@ -65,6 +74,7 @@ class ChatTokenizer:
         identity: dict[str, Any],
         media: MediaText,
         strings: str,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.identity = identity
         self.processor = media.processor
@@ -78,10 +88,15 @@ class ChatTokenizer:
         self._placeholders = {
             self._backend.token_to_id(mark): number for mark, number in PLACEHOLDER_IDS.items()
         }
-        self._template = ChatTemplate(tokenizer, template, media, strings)
+        self._template = ChatTemplate(tokenizer, template, media, strings, template_args)
         self._opening = _opening_ids(self) if media.processor is not None else ([], "")
         if template is not None:
-            self._check_seam()
+            self._choose_opening()
+
+    @property
+    def opens_as_conversation(self) -> bool:
+        """Whether an answer is opened as in a conversation, not by the generation prompt."""
+        return self._template.opens_as_conversation
 
     def tokenize(
         self, conversations: Sequence[Conversation]
@@ -149,21 +164,35 @@ class ChatTokenizer:
             prompt = [*opening, *prompt]
         return TokenizedConversation(self._array(prompt), text.prompt_media, responses, shown)
 
-    def _check_seam(self) -> None:
-        """That the tokens of prompt and answer add up, in a plain example.
+    def _choose_opening(self) -> None:
+        """The opening of an answer with which the tokens of prompt and answer add up.
+
+        It is tried in a plain example, and in one that reasons, where the generation prompt begins
+        the reasoning.
 
         Raises:
-            ConfigError: they do not.
+            ConfigError: there is none.
         """
         prompt, whole = self._template.probe()
-        first, both = self.encode([prompt, whole])
-        if not whole.startswith(prompt) or both[: len(first)] != first:
+        if self._adds_up(prompt, whole):
+            return
+        if whole.startswith(prompt) and self._adds_up(*self._template.probe("It has fur.")):
+            return
+        self._template.opens_as_conversation = True
+        as_conversation, whole = self._template.probe()
+        same = "".join(prompt.split()) == "".join(as_conversation.split())
+        if not same or not self._adds_up(as_conversation, whole):
             raise ConfigError(
                 "chat template: the tokens of prompt and answer do not add up to those of the "
                 f"conversation: {seam(prompt, whole)}",
                 hint="the opening of an answer (add_generation_prompt) must be how a full "
-                "conversation goes on; give another template with --chat-template FILE",
+                "conversation goes on; an argument of the template may say so (--template-arg "
+                "enable_thinking=false), or another template (--chat-template FILE)",
             )
+
+    def _adds_up(self, prompt: str, whole: str) -> bool:
+        first, both = self.encode([prompt, whole])
+        return whole.startswith(prompt) and both[: len(first)] == first
 
     def _array(self, ids: list[int]) -> np.ndarray:
         array = np.array(ids, dtype=np.uint32)
@@ -178,6 +207,7 @@ def load_tokenizer(
     chat_template: str | None,
     image_mark: str | None,
     strings: str,
+    template_args: Mapping[str, Any] | None = None,
     files: ProcessorFiles | None = None,
     videos: VideoLayout = "native",
 ) -> ChatTokenizer:
@@ -188,12 +218,13 @@ def load_tokenizer(
         chat_template: A Jinja file; None is the tokenizer's own template.
         image_mark: What the template writes for an image; with ``files``, the processor says so.
         strings: Whether bare texts are turns of a chat, or tokenised as they stand.
+        template_args: Arguments of the template.
         files: Settings of the model's processor, if it has one.
         videos: How videos are laid out.
 
     Raises:
-        ConfigError: there is no such tokenizer, it is not a fast one, it has no chat template, or
-            it lacks the token of an image.
+        ConfigError: there is no such tokenizer, it is not a fast one, it has no chat template, it
+            lacks the token of an image, or the template does not know an argument.
         InputError: the processor is of no family that is known.
         MissingExtraError: transformers is not installed.
     """
@@ -212,16 +243,26 @@ def load_tokenizer(
             f"--tokenizer {name}: {image_mark!r} is no token of it, as the image rule needs",
             hint="choose the --image-rule of this model, or none",
         )
+    _check_arguments(template_args or {}, template)
     identity = {
         "name": name if not Path(name).is_dir() else Path(name).resolve().name,
         "sha256": sha256_of_tokenizer(tokenizer, name),
         "vocabulary": len(tokenizer),
         "chat_template_sha256": hashlib.sha256((template or "").encode()).hexdigest(),
     }
+    if template_args:
+        identity["template_args"] = dict(template_args)
     if processor is not None:
         identity["processor"] = processor.record()
     media = MediaText(image_mark, processor, videos)
-    return ChatTokenizer(tokenizer, template, identity=identity, media=media, strings=strings)
+    return ChatTokenizer(
+        tokenizer,
+        template,
+        identity=identity,
+        media=media,
+        strings=strings,
+        template_args=template_args,
+    )
 
 
 def _placeholder_tokens(tokenizer: Any, image_mark: str | None) -> list[Any]:
@@ -245,6 +286,15 @@ def _opening_ids(tokenizer: "ChatTokenizer") -> tuple[list[int], str]:
         (n for n in range(len(framed) - len(bare) + 1) if framed[n : n + len(bare)] == bare), 0
     )
     return framed[:at], tokenizer.bos_token
+
+
+def _check_arguments(arguments: Mapping[str, Any], template: str | None) -> None:
+    for name in arguments:
+        if name in _OWN_ARGUMENTS or not re.search(rf"\b{re.escape(name)}\b", template or ""):
+            raise ConfigError(
+                f"--template-arg {name}: the chat template has no such argument",
+                hint="the name of a variable that it reads, such as enable_thinking",
+            )
 
 
 def _template(tokenizer: Any, name: str, file: str | None) -> str | None:

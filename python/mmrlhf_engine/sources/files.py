@@ -124,16 +124,14 @@ def check_present(path: Path) -> None:
 
 def _folder_format(folder: Path, takes: Sequence[SourceFormat]) -> SourceFormat | None:
     """The first of ``takes`` that the folder can be read as, else any other format, else None."""
-    if "saved_dataset" in takes and (folder / "dataset_dict.json").is_file():
-        splits = ", ".join(sorted(child.name for child in folder.iterdir() if child.is_dir()))
-        raise InputError(f"{folder}: a dataset of several splits", hint=f"name one: {splits}")
     return next((name for name in (*takes, *DESCRIPTIONS) if _is_folder_of(folder, name)), None)
 
 
 def _is_folder_of(folder: Path, format: SourceFormat) -> bool:
     match format:
         case "saved_dataset":
-            return (folder / "state.json").is_file()
+            names = ("state.json", "dataset_dict.json")  # one split, or several
+            return any((folder / name).is_file() for name in names)
         case "parquet_folder":
             return next(folder.rglob("*.parquet"), None) is not None
         case "folder":

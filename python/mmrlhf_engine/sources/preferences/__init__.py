@@ -5,8 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.sources.preferences import mm_rlhf, ms_swift, sharegpt, trl
+from mmrlhf_engine.sources.preferences import (
+    columns,
+    compared,
+    dialog,
+    mm_rlhf,
+    ms_swift,
+    ranked,
+    sharegpt,
+    trl,
+)
 from mmrlhf_engine.sources.preferences.record import Preference
+from mmrlhf_engine.sources.preferences.unread import bookkeeping, without_fields
 
 __all__ = ["FORMATS", "Format", "detect"]
 
@@ -19,10 +29,30 @@ class Format:
     matches: Callable[[dict[str, Any]], bool]
     parse: Callable[[dict[str, Any]], Preference]
     fields: frozenset[str]
-    """What ``parse`` makes use of; other fields are counted and named in the report."""
+    """What ``parse`` reads wherever it is there."""
+    more_fields: Callable[[dict[str, Any]], frozenset[str]] | None = None
+    """What it reads of one record besides, where several fields could hold the same thing."""
+
+    def read(
+        self, record: dict[str, Any], ignored: frozenset[str] = frozenset()
+    ) -> tuple[Preference, list[str]]:
+        """What a record says, and the names of its fields that were not read.
+
+        ``ignored`` are left out, whatever they hold, in its messages too.
+
+        Raises:
+            BadRecordError: it cannot be used, or an unread field may be part of the prompt.
+        """
+        left_out = sorted(ignored & record.keys())
+        if ignored:
+            record = without_fields(record, ignored)
+        preference = self.parse(record)
+        fields = self.fields | (self.more_fields(record) if self.more_fields else frozenset())
+        return preference, [*left_out, *bookkeeping(record, fields, preference)]
 
 
-# The order decides where a record fits two: MM-RLHF's pairs are also TRL's strings.
+# The order decides where a record fits two: MM-RLHF's pairs are also TRL's strings, and so are rows
+# of columns, whose question TRL does not know.
 FORMATS = {
     format.name: format
     for format in (
@@ -32,6 +62,12 @@ FORMATS = {
         Format("mm_rlhf_pairs", mm_rlhf.matches_pairs, mm_rlhf.parse_pair, mm_rlhf.FIELDS),
         Format("ms_swift", ms_swift.matches, ms_swift.parse, ms_swift.FIELDS),
         Format("sharegpt", sharegpt.matches, sharegpt.parse, sharegpt.FIELDS),
+        Format("ranked", ranked.matches, ranked.parse, ranked.FIELDS, columns.prompt_columns),
+        Format(
+            "compared", compared.matches, compared.parse, compared.FIELDS, columns.prompt_columns
+        ),
+        Format("hh_rlhf", dialog.matches, dialog.parse, dialog.FIELDS),
+        Format("columns", columns.matches, columns.parse, columns.FIELDS, columns.prompt_columns),
         Format("trl", trl.matches, trl.parse, trl.FIELDS),
     )
 }

@@ -8,15 +8,19 @@ message, as TRL and MM-RLHF have it.
 import base64
 import binascii
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from mmrlhf_engine._core import role_names
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message, Pair
 
 __all__ = [
+    "IMAGES",
+    "VIDEOS",
     "MediaTags",
+    "both_answers",
     "finite",
+    "first_present",
     "media_list",
     "normal_role",
     "number_field",
@@ -28,9 +32,23 @@ __all__ = [
 
 _TAG = re.compile(r"<(image|video)>")
 _DATA_ADDRESS = re.compile(r"data:[\w.+/-]*(?:;[\w.+=-]+)*;base64,", re.IGNORECASE)
-_ROLES = dict(role_names())
+# ms-swift's name for what the core's table calls a tool.
+_ROLES = {**dict(role_names()), "tool_response": "tool"}
 _LARGEST = 3.4e38
 _KNOWN_TYPES = (str, bool, int, float, list, dict, bytes)
+
+IMAGES = ("images", "image", "image_path", "image_url", "img", "img_path", "picture", "pictures")
+"""Fields that hold the images of a record; the first that is there is read, others repeat it."""
+
+VIDEOS = ("videos", "video", "video_path")
+"""Likewise of videos."""
+
+_Answer = TypeVar("_Answer")
+
+
+def first_present(record: dict[str, Any], keys: Iterable[str]) -> str | None:
+    """The first of ``keys`` whose value is neither null nor empty; None where there is none."""
+    return next((key for key in keys if record.get(key) not in (None, "", [])), None)
 
 
 def required(record: dict[str, Any], key: str) -> Any:
@@ -123,7 +141,7 @@ def media_list(record: dict[str, Any], *keys: str) -> list[Media]:
     Raises:
         BadRecordError: an item is none of these.
     """
-    key = next((key for key in keys if record.get(key) not in (None, "", [])), None)
+    key = first_present(record, keys)
     if key is None:
         return []
     value = record[key]
@@ -178,6 +196,7 @@ class MediaTags:
         tagged: bool = False,
     ) -> None:
         self._tagged = tagged
+        self._reads_text = True
         self._given = {"image": list(images), "video": list(videos)}
         self._taken = {"image": 0, "video": 0}
 
@@ -185,7 +204,7 @@ class MediaTags:
         """The text with its tags replaced by their media."""
         parts: list[str | Media] = []
         end = 0
-        for tag in _TAG.finditer(text):
+        for tag in _TAG.finditer(text) if self._reads_text else ():
             kind = tag[1]
             if not self._given[kind] and not self._tagged:
                 continue
@@ -204,6 +223,26 @@ class MediaTags:
         self._taken[kind] += 1
         return self._given[kind][self._taken[kind] - 1]
 
+    def fork(self, *, reads_text: bool = True) -> "MediaTags":
+        """The same media, of which the same are taken so far; tags in texts may be left as text."""
+        other = MediaTags(self._given["image"], self._given["video"], tagged=self._tagged)
+        other._taken = dict(self._taken)
+        other._reads_text = reads_text and self._reads_text
+        return other
+
+    def took_as_many(self, other: "MediaTags") -> bool:
+        """Whether both have given away the same media."""
+        return self._taken == other._taken
+
+    def take_all(self) -> None:
+        """Nothing is left to ask for."""
+        self._taken = {kind: len(given) for kind, given in self._given.items()}
+
+    @property
+    def left(self) -> int:
+        """How many media no tag has asked for."""
+        return sum(len(given) - self._taken[kind] for kind, given in self._given.items())
+
     def rest(self) -> list[Media]:
         """What no tag asked for.
 
@@ -219,6 +258,30 @@ class MediaTags:
     def _wrong_number(self, kind: str, what: str) -> BadRecordError:
         number = len(self._given[kind])
         return BadRecordError("media_count", f"{what} <{kind}> in the text than {kind}s ({number})")
+
+
+def both_answers(
+    tags: MediaTags, parse: Callable[[str, MediaTags], _Answer], *, reads_text: bool = True
+) -> tuple[_Answer, _Answer]:
+    """The chosen and the rejected answer, whose tags take the media that the prompt has left.
+
+    Both take the same ones, as in LLaMA-Factory, or the rejected answer takes those after the
+    chosen one's. What is left where neither takes any is for the prompt (:meth:`MediaTags.rest`).
+
+    Raises:
+        BadRecordError: media are left that neither answer asks for.
+    """
+    first = tags.fork(reads_text=reads_text)
+    chosen = parse("chosen", first)
+    second = (tags if not first.left else first).fork(reads_text=reads_text)
+    start = second.fork()
+    rejected = parse("rejected", second)
+    took = not first.took_as_many(tags), not second.took_as_many(start)
+    if any(took) and second.left and (took[1] or first.left):
+        raise BadRecordError("media_count", f"{second.left} images or videos that no text asks for")
+    if any(took):
+        tags.take_all()
+    return chosen, rejected
 
 
 def place_in_front(messages: list[Message], media: list[Media]) -> list[Message]:

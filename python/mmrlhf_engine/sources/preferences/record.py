@@ -49,6 +49,13 @@ class Message:
 
     role: str
     parts: tuple[str | Media, ...]
+    extras: str = ""
+    """What else the message has for the chat template, such as ``tool_calls``: a JSON object."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing: neither text nor media, nor anything for the template."""
+        return not (self.text.strip() or self.media or self.extras)
 
     @property
     def text(self) -> str:
@@ -92,6 +99,8 @@ class Preference:
     prompt: tuple[Message, ...]
     responses: tuple[Response, ...]
     pairs: tuple[Pair, ...]
+    tools: str = ""
+    """Descriptions of the tools that the chat template is given: a JSON list, or nothing."""
 
 
 def pairs_of_ranks(ranks: Sequence[int | None]) -> list[Pair]:

@@ -18,6 +18,7 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.columnar import Batch, read_arrow, read_parquet
 from mmrlhf_engine.sources.files import Damage, SourceFormat, detect_format, table_files
 from mmrlhf_engine.sources.preferences.record import BadRecordError
+from mmrlhf_engine.sources.splits import Split, choose_split, saved_splits
 from mmrlhf_engine.sources.text import read_text_records
 
 __all__ = ["Row", "SourceFile", "find_files", "read_rows"]
@@ -44,16 +45,20 @@ class SourceFile:
     path: Path
     format: SourceFormat
     root: Path
+    split: Split | None = None
+    """Where the source has several splits, which of them this file is of."""
 
 
-def find_files(paths: list[str], root: str | None) -> list[SourceFile]:
+def find_files(paths: list[str], root: str | None, split: str | None = None) -> list[SourceFile]:
     """The files of the sources, in the order of their names.
 
-    A folder is one of Parquet files, or a dataset written by ``save_to_disk``. Media are named from
-    ``root`` on, or from the folder of the file.
+    A folder is one of Parquet files, or a dataset written by ``save_to_disk``. Of one with splits,
+    ``split`` is taken, or ``train``. Media are named from ``root`` on, or from the folder of the
+    file.
 
     Raises:
-        InputError: there is no source, or one is missing, empty or of a format that is not read.
+        InputError: there is no source, or one is missing, empty or of a format that is not read; or
+            the split is not there, or has to be named.
     """
     if not paths:
         raise InputError(
@@ -63,18 +68,33 @@ def find_files(paths: list[str], root: str | None) -> list[SourceFile]:
     given = sorted({Path(path).absolute() for path in paths})
     times = Counter(path.name for path in given)
     for path in given:
-        format = detect_format(path, (*_FILES, *_FOLDERS))
         own = path if path.is_dir() else path.parent
         below = Path(root) if root is not None else own
         if not below.is_dir():
             raise InputError(f"{below}: the root of the media is not a folder")
         name = path.name if times[path.name] == 1 else str(path)
-        is_folder = format in ("saved_dataset", "parquet_folder")
-        found = table_files(path, format) if is_folder else [path]
+        found, of_split = _files_of(path, split)
         files += [
-            SourceFile(name, file, detect_format(file, _FILES), below.resolve()) for file in found
+            SourceFile(name, file, detect_format(file, _FILES), below.resolve(), of_split)
+            for file in found
         ]
+    if split is not None and all(file.split is None for file in files):
+        raise InputError(f"no source has splits, and {split!r} was asked for")
     return files
+
+
+def _files_of(path: Path, split: str | None) -> tuple[list[Path], Split | None]:
+    """The files that hold the rows of a source, and the split they are of."""
+    if (path / "dataset_dict.json").is_file():
+        folder, of_split = saved_splits(path, split)
+        detect_format(folder, ("saved_dataset",))
+        return table_files(folder, "saved_dataset"), of_split
+    format = detect_format(path, (*_FILES, *_FOLDERS))
+    if format == "saved_dataset":
+        return table_files(path, format), None
+    if format == "parquet_folder":
+        return choose_split(path, table_files(path, format), split)
+    return [path], None
 
 
 def read_rows(file: SourceFile) -> Iterator[Row]:

@@ -1,16 +1,20 @@
 """TRL's preference type: ``prompt``, ``chosen``, ``rejected`` as text or as lists of messages.
 
-Without a ``prompt`` the messages that ``chosen`` and ``rejected`` begin with alike are the prompt.
-Content is a text or a list of parts; pictures stand in the parts, or under ``images`` or ``image``.
+Without a ``prompt`` the messages that ``chosen`` and ``rejected`` begin with alike are the prompt;
+of texts, what they begin with alike. Lists that repeat the prompt, as those of UltraFeedback's
+binarized set do, are split at the same place. Pictures stand in the content parts, or in a field of
+their own.
 """
 
-from itertools import pairwise
 from typing import Any
 
+from mmrlhf_engine.sources.preferences.dialog import dialog_turns, is_dialog
 from mmrlhf_engine.sources.preferences.fields import (
+    IMAGES,
+    VIDEOS,
     MediaTags,
+    both_answers,
     media_list,
-    normal_role,
     number_field,
     only_pair,
     place_in_front,
@@ -18,19 +22,24 @@ from mmrlhf_engine.sources.preferences.fields import (
     text_field,
     wrong_type,
 )
+from mmrlhf_engine.sources.preferences.messages import (
+    answer_messages,
+    asks_first,
+    messages_of,
+    tools_of,
+)
 from mmrlhf_engine.sources.preferences.record import (
     STRING_ROLE,
     BadRecordError,
-    Media,
     Message,
     Preference,
     Response,
 )
 
-__all__ = ["FIELDS", "matches", "messages_of", "parse"]
+__all__ = ["FIELDS", "matches", "parse"]
 
 FIELDS = frozenset(
-    {"id", "prompt", "chosen", "rejected", "images", "image", "videos", "video"}
+    {"id", "prompt", "chosen", "rejected", *IMAGES, *VIDEOS, "tools", "system"}
     | {"margin", "weight", "score_chosen", "score_rejected"}
 )
 
@@ -43,7 +52,7 @@ def matches(record: dict[str, Any]) -> bool:
 
 def _is_messages(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(item, dict) and "role" in item for item in value
+        isinstance(item, dict) and ("role" in item or "from" in item) for item in value
     )
 
 
@@ -53,7 +62,7 @@ def parse(record: dict[str, Any]) -> Preference:
     Raises:
         BadRecordError: it cannot be used.
     """
-    tags = MediaTags(media_list(record, "images", "image"), media_list(record, "videos", "video"))
+    tags = MediaTags(media_list(record, *IMAGES), media_list(record, *VIDEOS))
     if isinstance(required(record, "chosen"), str):
         prompt, sides = _strings(record, tags)
     else:
@@ -62,7 +71,7 @@ def parse(record: dict[str, Any]) -> Preference:
         Response(side, score=number_field(record, f"score_{key}"))
         for key, side in zip(("chosen", "rejected"), sides, strict=True)
     )
-    return Preference(tuple(prompt), responses, (only_pair(record),))
+    return Preference(tuple(prompt), responses, (only_pair(record),), tools_of(record))
 
 
 _Sides = list[tuple[Message, ...]]
@@ -70,15 +79,24 @@ _Sides = list[tuple[Message, ...]]
 
 def _strings(record: dict[str, Any], tags: MediaTags) -> tuple[list[Message], _Sides]:
     sides = [text_field(record, key, f"empty_{key}") for key in ("chosen", "rejected")]
-    if record.get("prompt") is None:
+    given = record.get("prompt")
+    if given is not None and (_is_messages(given) or record.get("system")):
+        return _conversations(record, tags)
+    if record.get("system"):
+        raise BadRecordError("empty_prompt", "'system', but no 'prompt'")
+    if given is None:
         common = _common_start(*sides)
         prompt, sides = sides[0][:common], [side[common:] for side in sides]
         if not prompt.strip():
             raise BadRecordError("empty_prompt", "no 'prompt', and the answers begin differently")
     else:
         prompt = text_field(record, "prompt", "empty_prompt")
-    messages = [Message(STRING_ROLE, tags.parts_of(prompt))]
-    answers: _Sides = [(Message(STRING_ROLE, (side,)),) for side in sides]
+    if given is not None and is_dialog(prompt):
+        messages = messages_of("prompt", dialog_turns("prompt", prompt), tags)
+        answers: _Sides = [(Message("assistant", (side.strip(),)),) for side in sides]
+    else:
+        messages = [Message(STRING_ROLE, tags.parts_of(prompt))]
+        answers = [(Message(STRING_ROLE, (side,)),) for side in sides]
     return place_in_front(messages, tags.rest()), answers
 
 
@@ -95,79 +113,52 @@ def _conversations(record: dict[str, Any], tags: MediaTags) -> tuple[list[Messag
     given = record.get("prompt")
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
-    chosen, rejected = (required(record, key) for key in ("chosen", "rejected"))
-    if given is None:
-        given, chosen, rejected = _split_prompt(chosen, rejected)
+    sides = {key: required(record, key) for key in ("chosen", "rejected")}
+    if given is None or any(asks_first(side) for side in sides.values()):
+        given, sides = _split_prompt(given, sides)
+    if isinstance(record.get("system"), str) and record["system"]:
+        given = [{"role": "system", "content": record["system"]}, *given]
     prompt = messages_of("prompt", given, tags)
-    if not any(message.parts for message in prompt):
+    if all(message.empty for message in prompt):
         raise BadRecordError("empty_prompt", "the prompt has no message with content")
-    prompt = place_in_front(prompt, tags.rest())
-    sides = []
-    for key, side in (("chosen", chosen), ("rejected", rejected)):
-        messages = messages_of(key, side, MediaTags())
-        if not any(message.text.strip() for message in messages):
-            raise BadRecordError(f"empty_{key}", f"{key!r} has no text")
-        sides.append(tuple(messages))
-    return prompt, sides
+    answers = both_answers(
+        tags, lambda key, tags: answer_messages(key, sides[key], tags), reads_text=False
+    )
+    return place_in_front(prompt, tags.rest()), list(answers)
 
 
-def _split_prompt(chosen: Any, rejected: Any) -> tuple[list[Any], list[Any], list[Any]]:
-    """The turns two conversations begin with alike, and what is left of each."""
-    for key, side in (("chosen", chosen), ("rejected", rejected)):
+def _split_prompt(
+    given: list[Any] | None, sides: dict[str, Any]
+) -> tuple[list[Any], dict[str, list[Any]]]:
+    """The turns both conversations begin with alike, and what is left of each.
+
+    Raises:
+        BadRecordError: they begin differently, or otherwise than the prompt that was given.
+    """
+    for key, side in sides.items():
         if not isinstance(side, list):
             raise wrong_type(key, side, "a list of messages")
+    chosen, rejected = sides.values()
     same = 0
     while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
         same += 1
     if same == min(len(chosen), len(rejected)):
         raise BadRecordError("chosen_is_rejected", "one conversation begins with all of the other")
-    return chosen[:same], chosen[same:], rejected[same:]
+    common = chosen[:same]
+    if asks_first(chosen[same:]) or asks_first(rejected[same:]):
+        raise BadRecordError(
+            "prompts_differ", f"turn {same + 1} of 'chosen' and of 'rejected' ask different things"
+        )
+    asked, begun = [_said(turn) for turn in given or []], [_said(turn) for turn in common]
+    # A prompt that is text is one of the questions of a longer conversation.
+    if asked and asked != begun[-len(asked) :] and (len(asked) > 1 or asked[0] not in begun):
+        raise BadRecordError(
+            "prompts_differ", "'chosen' and 'rejected' begin with another prompt than 'prompt'"
+        )
+    return common, {"chosen": chosen[same:], "rejected": rejected[same:]}
 
 
-def messages_of(key: str, value: Any, tags: MediaTags) -> list[Message]:
-    """Messages of ``{"role", "content"}``; content parts without a picture take the next one.
-
-    Raises:
-        BadRecordError: not of that form.
-    """
-    if not isinstance(value, list):
-        raise wrong_type(key, value, "a list of messages")
-    messages = []
-    for message in value:
-        if not isinstance(message, dict):
-            raise wrong_type(key, message, "messages of the form {role, content}")
-        role = normal_role(message.get("role"))
-        content = message.get("content")
-        if isinstance(content, str):
-            messages.append(Message(role, tags.parts_of(content)))
-        elif isinstance(content, list):
-            parts = [_part(key, part, tags) for part in content]
-            messages.append(Message(role, _joined(parts)))
-        else:
-            raise wrong_type(f"{key}.content", content, "text or a list of parts")
-    return messages
-
-
-def _part(key: str, part: Any, tags: MediaTags) -> str | Media:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if kind == "image_url":
-        part, kind = {"image": part.get("image_url")}, "image"
-    if kind in ("image", "video"):
-        own = media_list(part, kind, "path", "url") if kind == "image" else media_list(part, kind)
-        return own[0] if own else tags.take(kind)
-    raise BadRecordError("wrong_type", f"{key!r} has a part {kind!r}, expected text, image, video")
-
-
-def _joined(parts: list[str | Media]) -> tuple[str | Media, ...]:
-    """Neighbouring texts as one; the templates join them without a mark as well."""
-    if all(not isinstance(a, str) or not isinstance(b, str) for a, b in pairwise(parts)):
-        return tuple(part for part in parts if part != "")
-    joined: list[str | Media] = []
-    for part in parts:
-        if isinstance(part, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += part
-        else:
-            joined.append(part)
-    return tuple(part for part in joined if part != "")
+def _said(turn: Any) -> object:
+    """The content of a turn, without white space at its ends."""
+    content = turn.get("content", turn.get("value")) if isinstance(turn, dict) else turn
+    return content.strip() if isinstance(content, str) else content
