@@ -9,100 +9,22 @@ from mmrlhf_engine.sources.preferences.record import BadRecordError
 __all__ = ["may_hold_media", "may_hold_prompt", "unread_field"]
 
 _PROMPT_WORDS = frozenset(
-    [
-        "prompt",
-        "question",
-        "query",
-        "instruction",
-        "instructions",
-        "input",
-        "inputs",
-        "option",
-        "options",
-        "choice",
-        "choices",
-        "context",
-        "history",
-        "system",
-        "passage",
-        "document",
-        "documents",
-        "tool",
-        "tools",
-        "function",
-        "functions",
-        "messages",
-        "conversation",
-        "conversations",
-        "hint",
-    ]
+    {"prompt", "question", "query", "instruction", "instructions", "input", "inputs"}
+    | {"option", "options", "choice", "choices", "context", "history", "system"}
+    | {"passage", "document", "documents", "tool", "tools", "function", "functions"}
+    | {"messages", "conversation", "conversations", "hint"}
 )
 _MEDIA_WORDS = frozenset(
-    [
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "picture",
-        "pictures",
-        "photo",
-        "photos",
-        "pixel",
-        "pixels",
-        "video",
-        "videos",
-        "audio",
-        "audios",
-        "frame",
-        "frames",
-    ]
+    {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos"}
+    | {"pixel", "pixels", "video", "videos", "audio", "audios", "frame", "frames"}
 )
 _LABEL_WORDS = frozenset(
-    [
-        "id",
-        "ids",
-        "idx",
-        "index",
-        "key",
-        "type",
-        "types",
-        "category",
-        "source",
-        "sources",
-        "origin",
-        "hash",
-        "length",
-        "len",
-        "tokens",
-        "count",
-        "lang",
-        "language",
-        "model",
-        "models",
-        "score",
-        "scores",
-        "name",
-        "names",
-        "width",
-        "height",
-        "size",
-        "split",
-        "date",
-        "time",
-        "domain",
-        "difficulty",
-        "level",
-        "num",
-        "number",
-        "version",
-        "dataset",
-        "task",
-        "tag",
-        "tags",
-        "license",
-        "response",
-        "answer",
-    ]
+    {"id", "ids", "idx", "index", "key", "type", "types", "category", "source"}
+    | {"sources", "origin", "hash", "length", "len", "tokens", "count", "lang"}
+    | {"language", "model", "models", "score", "scores", "name", "names", "width"}
+    | {"height", "size", "split", "date", "time", "domain", "difficulty", "level", "num"}
+    | {"number", "version", "dataset", "task", "tag", "tags", "license", "response"}
+    | {"answer"}
 )
 
 
