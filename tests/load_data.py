@@ -13,7 +13,7 @@ from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.shards.loader import PictureSettings
 from mmrlhf_engine.shards.plan import PlanSettings, plan_json
 
-SENTINEL = 0xFFFF_FFFF
+IMAGE, VIDEO, RUN, FRAME = 0xFFFF_FFFF, 0xFFFF_FFFE, 0xFFFF_FFFD, 0xFFFF_FFFC
 TOKENIZER = {"name": "test", "sha256": "0" * 64, "template_sha256": ""}
 RULES = {
     "none": None,
@@ -41,13 +41,44 @@ RULES = {
         "max_tiles": 4,
         "crop": True,
     },
+    "llava_next": {
+        "family": "llava_next",
+        "tile": 12,
+        "tile_tokens": 9,
+        "extra_tokens": -1,
+        "canvases": [[12, 24], [24, 12], [24, 24], [36, 12], [12, 36]],
+    },
+    "stretch": {"family": "fixed", "width": 12, "height": 9, "tokens": 6, "fit": "stretch"},
+    "crop": {"family": "fixed", "width": 11, "height": 11, "tokens": 5, "fit": "crop"},
+    "pad": {"family": "fixed", "width": 12, "height": 12, "tokens": 5, "fit": "pad"},
 }
+VIDEO_RULES = {
+    "qwen2_vl": {"over": "frame", "min_pixels": 64, "max_pixels": 256, "max_video_pixels": 700},
+    "qwen2_5_vl": {"over": "frame", "min_pixels": 64, "max_pixels": 256, "tokens_per_second": 3},
+    "qwen3_vl": {"over": "video", "min_pixels": 256, "max_pixels": 1500},
+}
+for _name, _video in VIDEO_RULES.items():
+    RULES[f"{_name}_video"] = RULES["qwen2_vl"] | {"video": {"temporal": 2, **_video}}
+RULES["llava_onevision_video"] = RULES["llava_onevision"] | {
+    "video": {"width": 12, "height": 12, "frame_tokens": 4, "extra_tokens": 1}
+}
+RULES["internvl_framed_video"] = RULES["internvl"] | {
+    "video": {"width": 10, "height": 10, "frame_tokens": 4, "extra_tokens": 0}
+}
+RULES["internvl_video"] = RULES["internvl_framed_video"] | {"framing_tokens": 0}
 PICTURES = {
     "none": None,
     "qwen2_vl": PictureSettings(image_token=990),
     "llava_onevision": PictureSettings(image_token=990, background=(10, 20, 30)),
     "internvl": PictureSettings(image_token=990, image_start_token=991, image_end_token=992),
+    "llava_next": PictureSettings(image_token=990),
+    "stretch": PictureSettings(image_token=990),
+    "crop": PictureSettings(image_token=990),
+    "pad": PictureSettings(image_token=990, background=(10, 20, 30)),
 }
+for _name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision"):
+    PICTURES[f"{_name}_video"] = PictureSettings(image_token=990, video_token=993)
+PICTURES["internvl_framed_video"] = PICTURES["internvl"]
 
 _METADATA = {"step", "pack", "ends_step", "zero_weight_pairs"}
 
@@ -65,9 +96,9 @@ def plan(family="qwen2_vl", **settings):
     return plan_json(PlanSettings(**{**small, **settings}), RULES[family])
 
 
-def picture(random, kind):
+def picture(random, kind, size=None):
     """A file of a small picture."""
-    width, height = (int(side) for side in random.integers(1, 40, 2))
+    width, height = size or (int(side) for side in random.integers(1, 40, 2))
     if kind == "wide":
         width, height = 450, 2  # Qwen2-VL refuses it.
     pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -87,11 +118,11 @@ def picture(random, kind):
 
 
 def tokens(random, least, most, placeholders=0):
-    """Token ids, with sentinels at random places."""
+    """Token ids, with placeholders of images at random places."""
     ids = random.integers(1, 900, int(random.integers(least, most)))
     ids = [int(number) for number in ids]
     for _ in range(placeholders):
-        ids.insert(int(random.integers(0, len(ids) + 1)), SENTINEL)
+        ids.insert(int(random.integers(0, len(ids) + 1)), IMAGE)
     return ids
 
 
@@ -155,18 +186,36 @@ def write(
     vocabulary=1000,
 ) -> Path:
     """Write a dataset of several shards, of a tokenizer with so many ids."""
-    tokenizer = json.dumps(TOKENIZER | {"vocabulary": vocabulary})
     random = np.random.default_rng(seed)
     kinds = kinds or ["plain"] * 16 + ["turned"] * 4 + ["broken"] * 2 + ["wide"]
+    return store(
+        folder,
+        [picture(random, kind) for kind in kinds],
+        lambda blobs: rows(random, queries, blobs, text_only=text_only),
+        shard_pairs=shard_pairs,
+        vocabulary=vocabulary,
+    )
+
+
+def store(folder, files, make_rows, *, shard_pairs=100, vocabulary=1000) -> Path:
+    """Write files of pictures, and the rows that a function makes of their blob ids."""
+    tokenizer = json.dumps(TOKENIZER | {"vocabulary": vocabulary})
     writer = DatasetWriter(folder, tokenizer=tokenizer, shard_pairs=shard_pairs, threads=1)
-    files = pa.array([picture(random, kind) for kind in kinds], pa.large_binary())
-    stored = pa.array(writer.add_media(bytes=files)).to_pylist()
+    stored = writer.add_media(bytes=pa.array(files, pa.large_binary()))
+    stored = pa.array(stored).to_pylist()
     assert not any(row["problem"] for row in stored)
-    made = rows(random, queries, [row["id"] for row in stored], text_only=text_only)
+    made = make_rows([row["id"] for row in stored])
     ids, blobs = pa.large_list(pa.uint32()), pa.large_list(pa.uint64())
+    queries = [{"media_t": [], **query} for query in made.queries]
     # The items of a list are never null by the profile, which pyarrow's literals do not say.
     writer.append(
-        struct(made.queries, prompt=ids, media=blobs, weight=pa.float32()),
+        struct(
+            queries,
+            prompt=ids,
+            media=blobs,
+            media_t=pa.large_list(pa.float32()),
+            weight=pa.float32(),
+        ),
         struct(made.responses, q=pa.uint32(), tokens=ids, media=blobs),
         struct(
             made.pairs,

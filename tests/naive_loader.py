@@ -1,19 +1,47 @@
 """The loader as one would write it down: row by row over the getters of a dataset, one thread.
 
-Windows and their packs come from the core's order over costs counted here; sizes and pixels of an
-image are the core's, which `test_load_pixels.py` holds to transformers. Everything else is said
-again, in plain Python.
+Windows and their packs come from the core's order over costs counted here; sizes of images and
+videos and the pixels of an image are the core's, which `test_load_pixels.py` holds to transformers.
+Everything else is said again, in plain Python.
 """
 
+import io
 import itertools
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image, ImageOps
 
 from mmrlhf_engine import _core
 
-SENTINEL = 0xFFFF_FFFF
+IMAGE, VIDEO, RUN, FRAME = 0xFFFF_FFFF, 0xFFFF_FFFE, 0xFFFF_FFFD, 0xFFFF_FFFC
+
+
+class Still(NamedTuple):
+    """An image, by what decides its pixels."""
+
+    blob: int
+    alone: bool
+
+
+class Video(NamedTuple):
+    """A video, by where its frames are."""
+
+    table: str
+    row: int
+    first: int
+    frames: int
+
+
+class Stretch(NamedTuple):
+    """An image, or frames of a video between two texts."""
+
+    key: Still | Video
+    before: int
+    frames: int
+    is_last: bool
 
 
 class NaiveLoader:
@@ -65,10 +93,11 @@ class NaiveLoader:
                 yield units[start:end]
 
     def cost(self, unit):
-        """Tokens of text, tokens of images, and different images."""
+        """Tokens of text, tokens of images and videos, and different images or frames."""
         batch = self.batch([unit], pixels=False)
         image_tokens = int(batch["placeholder_length"].sum())
-        return len(batch["input_ids"]) - image_tokens, image_tokens, len(batch["image_blob"])
+        images = int(np.maximum(batch["image_frames"], 1).sum())
+        return len(batch["input_ids"]) - image_tokens, image_tokens, images
 
     def contents(self, units):
         """Sequences (query, response, has prompt, prefix) and pairs (row, chosen, rejected)."""
@@ -129,45 +158,86 @@ class NaiveLoader:
             next_position = ends[prefix] if prefix >= 0 else 0
             prompt = listed(self.dataset.prompt(query)) if has_prompt else []
             answer = listed(self.dataset.tokens(response)) if response >= 0 else []
-            shown = listed(self.dataset.media(query)) if has_prompt else []
-            own = listed(self.dataset.response_media(response)) if response >= 0 else []
-            shown = shown + own if SENTINEL in answer else own or shown
+            of_query, of_response = ("queries", query), ("responses", response)
+            own = self.media(*of_response) if response >= 0 else []
+            if not has_prompt or set(answer) & {IMAGE, VIDEO}:
+                shown = (of_query if has_prompt else None, of_response)
+            else:
+                shown = (of_response if own else of_query, None)
+            stills = prompt.count(IMAGE) + answer.count(IMAGE)
             before = len(out["input_ids"])
-            media = iter(shown)
-            next_position = self.write(out, index, prompt, media, len(shown), next_position)
+            next_position = self.write(out, index, prompt, shown[0], stills, next_position)
             prompt_lengths.append(len(out["input_ids"]) - before)
-            next_position = self.write(out, index, answer, media, len(shown), next_position)
+            next_position = self.write(out, index, answer, shown[1], stills, next_position)
             ends.append(next_position)
             out["starts"].append(len(out["input_ids"]))
         return self.arrays(out, sequences, pairs, prompt_lengths, pixels=pixels)
 
-    def write(self, out, index, ids, media, count, position):
-        """Append the ids, images written out; the position after them."""
-        for token in ids:
-            if token != SENTINEL:
-                out["input_ids"].append(token)
+    def media(self, table, row):
+        read = self.dataset.media if table == "queries" else self.dataset.response_media
+        return listed(read(row))
+
+    def write(self, out, index, ids, owner, stills, position):
+        """Append the ids, images and videos written out; the position after them."""
+        for part in parts(ids, owner, self.media(*owner) if owner else [], stills):
+            if not isinstance(part, Stretch):
+                out["input_ids"].append(part)
                 out["positions"].append((position,) * 3)
                 position += 1
                 continue
-            key = (next(media), count == 1)
-            image = out["images"].setdefault(key, len(out["images"]))
-            shape = self.shape(key)
+            image = out["images"].setdefault(part.key, len(out["images"]))
             position = write_edge(out, self.pictures.image_start_token, position)
-            out["placeholders"].append((index, len(out["input_ids"]), shape["tokens"], image))
-            position = self.write_image(out, shape, position)
+            grid, offset, length = self.place(part)
+            out["placeholders"].append((index, len(out["input_ids"]), length, image, offset))
+            out["input_ids"] += [self.token(part.key)] * length
+            position = self.write_positions(out, part, grid, length, position)
             position = write_edge(out, self.pictures.image_end_token, position)
         return position
 
-    def write_image(self, out, shape, position):
-        out["input_ids"] += [self.pictures.image_token] * shape["tokens"]
+    def token(self, key):
+        if isinstance(key, Still) or self.pictures.video_token is None:
+            return self.pictures.image_token
+        return self.pictures.video_token
+
+    def place(self, stretch):
+        """Groups, rows and columns, the first of the item's features, and how many there are."""
+        shape = self.shape(stretch.key)
+        if isinstance(stretch.key, Still):
+            return (1, shape["rows"], shape["columns"]), 0, shape["tokens"]
+        temporal = self.temporal()
+        extra = self.rule["video"].get("extra_tokens", 0)
+        of_group = (shape["tokens"] - extra) // shape["groups"]
+        groups = -(-stretch.frames // temporal)
+        length = groups * of_group + (extra if stretch.is_last else 0)
+        offset = stretch.before // temporal * of_group
+        return (groups, shape["rows"], shape["columns"]), offset, length
+
+    def temporal(self):
+        return self.rule["video"].get("temporal", 1)
+
+    def write_positions(self, out, stretch, grid, length, position):
+        """The positions of an image or of frames; the position after them."""
         if self.rule["family"] != "qwen2_vl":
-            out["positions"] += [(position + at,) * 3 for at in range(shape["tokens"])]
-            return position + shape["tokens"]
-        rows, columns = shape["rows"] // 2, shape["columns"] // 2
-        for row in range(rows):
-            for column in range(columns):
-                out["positions"].append((position, position + row, position + column))
+            out["positions"] += [(position + at,) * 3 for at in range(length)]
+            return position + length
+        groups, rows, columns = grid[0], grid[1] // 2, grid[2] // 2
+        for group in range(groups):
+            time = position + int(np.float32(group) * self.interval(stretch.key))
+            for row in range(rows):
+                for column in range(columns):
+                    out["positions"].append((time, position + row, position + column))
         return position + max(rows, columns)
+
+    def interval(self, key):
+        """Positions in time between two groups, in the precision of transformers."""
+        tokens_per_second = (self.rule.get("video") or {}).get("tokens_per_second")
+        if isinstance(key, Still) or tokens_per_second is None:
+            return np.float32(1)
+        times = listed(self.dataset.media_seconds(key.row)) if key.table == "queries" else []
+        times = times[key.first : key.first + key.frames]
+        known = len(times) > 1
+        spacing = round((times[-1] - times[0]) / (len(times) - 1), 6) if known else 1.0
+        return np.float32(tokens_per_second) * np.float32(self.temporal() * spacing)
 
     def size(self, blob):
         width, height, orientation = self.dataset.blob_size(blob)
@@ -175,17 +245,26 @@ class NaiveLoader:
 
     def shape(self, key):
         """What the image becomes; where it is refused, what a small square becomes."""
-        blob, alone = key
-        sides = [pa.array([side], pa.uint32()) for side in (*self.size(blob), 1 if alone else 2)]
-        found = pa.array(_core.image_shapes(json.dumps(self.rule), *sides)).to_pylist()[0]
-        if found["tokens"] is None:
-            sides[:2] = [pa.array([28], pa.uint32())] * 2
-            found = pa.array(_core.image_shapes(json.dumps(self.rule), *sides)).to_pylist()[0]
-            found["refused"] = True
-        return found
+        if isinstance(key, Still):
+            size, read, counts = (
+                self.size(key.blob),
+                _core.image_shapes,
+                [1 if key.alone else 2] * 2,
+            )
+        else:
+            size, read = self.size(self.media(key.table, key.row)[key.first]), _core.video_shapes
+            counts = [key.frames, max(key.frames, self.temporal())]
+        for (width, height), count in zip([size, (28, 28)], counts, strict=True):
+            columns = [pa.array([number], pa.uint32()) for number in (width, height, count)]
+            found = pa.array(read(json.dumps(self.rule), *columns)).to_pylist()[0]
+            if found["tokens"] is not None:
+                return found
+        raise AssertionError("a small square is refused")
 
     def blocks(self, key):
         """The blocks of an image, and whether they are blank because it cannot be read."""
+        if key not in self.prepared and isinstance(key, Video):
+            self.prepared[key] = self.video_blocks(key)
         if key not in self.prepared:
             content = pa.array([self.dataset.blob(key[0])[0]], pa.large_binary())
             settings = self.pictures.model_dump(include={"background"})
@@ -204,6 +283,32 @@ class NaiveLoader:
             self.prepared[key] = (whole, unreadable)
         return self.prepared[key]
 
+    def video_blocks(self, key):
+        """The blocks of a video, and whether they are blank."""
+        rule, shape = json.dumps(self.rule), self.shape(key)
+        blobs = self.media(key.table, key.row)[key.first : key.first + key.frames]
+        sizes = [pa.array([side], pa.uint32()) for side in (*self.size(blobs[0]), key.frames)]
+        refused = pa.array(_core.video_shapes(rule, *sizes)).to_pylist()[0]["tokens"] is None
+        frames = [self.frame(blob) for blob in blobs]
+        readable = all(frame and frame.size == frames[0].size for frame in frames) and not refused
+        size = (shape["resized_width"], shape["resized_height"])
+        if readable:
+            frames = [frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
+        else:
+            frames = [Image.new("RGB", size)] * (shape["groups"] * self.temporal())
+        pixels = np.stack([np.asarray(frame) for frame in frames]).transpose(0, 3, 1, 2)
+        if self.rule["family"] == "qwen2_vl":
+            pixels = patches(pixels, self.temporal(), self.rule["patch"], self.rule["merge"])
+        return pixels, not readable
+
+    def frame(self, blob):
+        """The image as seen, or None where it cannot be read."""
+        try:
+            image = Image.open(io.BytesIO(self.dataset.blob(blob)[0]))
+            return ImageOps.exif_transpose(image).convert("RGB")
+        except OSError:
+            return None
+
     def arrays(self, out, sequences, pairs, prompt_lengths, *, pixels):
         keys = list(out["images"])
         made = [self.blocks(key) for key in keys] if pixels else []
@@ -221,6 +326,7 @@ class NaiveLoader:
             "placeholder_start": column(out["placeholders"], 1),
             "placeholder_length": column(out["placeholders"], 2),
             "placeholder_image": column(out["placeholders"], 3),
+            "placeholder_offset": column(out["placeholders"], 4),
             **self.image_arrays(keys, made),
             "pair_columns": taken(self.columns["pairs"], [row for row, *_ in pairs]),
             "sequence_columns": taken(self.columns["responses"], [row for _, row, *_ in sequences]),
@@ -231,13 +337,19 @@ class NaiveLoader:
 
     def image_arrays(self, keys, made):
         shapes = [self.shape(key) for key in keys]
-        grid = [(1, shape["rows"], shape["columns"]) for shape in shapes]
-        sizes = [self.size(blob)[::-1] for blob, _ in keys]
+        grid = [(shape.get("groups", 1), shape["rows"], shape["columns"]) for shape in shapes]
+        blobs = [
+            key.blob if isinstance(key, Still) else self.media(key.table, key.row)[key.first]
+            for key in keys
+        ]
+        sizes = [self.size(blob)[::-1] for blob in blobs]
+        frames = [0 if isinstance(key, Still) else key.frames for key in keys]
         ends = np.cumsum([0] + [len(blocks) for blocks, _ in made])
         return {
-            "image_blob": column(keys, 0, np.int64),
+            "image_blob": np.array(blobs, np.int64),
             "image_sizes": np.array(sizes, np.int32).reshape(-1, 2),
             "image_grid_thw": np.array(grid, np.int32).reshape(-1, 3),
+            "image_frames": np.array(frames, np.int32),
             "image_blocks": ends.astype(np.int32),
             "image_unreadable": np.array([unreadable for _, unreadable in made], np.uint8),
             "pixel_values": np.concatenate([blocks for blocks, _ in made]) if made else None,
@@ -245,7 +357,9 @@ class NaiveLoader:
 
     def pair_arrays(self, placeholders, sequences, pairs, unreadable):
         table = [self.dataset.pair(row) for row, *_ in pairs]
-        blank = {index for index, _, _, image in placeholders if unreadable and unreadable[image]}
+        blank = {
+            index for index, _, _, image, _ in placeholders if unreadable and unreadable[image]
+        }
         blanked = [
             any({place, sequences[place][3]} & blank for place in places) for _, *places in pairs
         ]
@@ -261,6 +375,54 @@ class NaiveLoader:
             "pair_flags": column(table, 5),
             "zero_weight_pairs": sum(blanked),
         }
+
+
+def parts(ids, owner, media, stills):
+    """Tokens of text, and stretches of image tokens."""
+    placeholders = [token for token in ids if token >= FRAME]
+    assert len(placeholders) == len(media)
+    videos = []
+    for at, token in enumerate(placeholders):
+        if token == VIDEO:
+            videos.append([at])
+        elif token != IMAGE:
+            videos[-1].append(at)
+    frames_of = {frames[0]: len(frames) for frames in videos}
+    first_of = {at: frames[0] for frames in videos for at in frames}
+    shown = 0
+    for token, group in itertools.groupby(enumerate(ids), lambda item: kind_of(ids, item[0])):
+        tokens = [id for _, id in group]
+        if token is None:
+            yield from tokens
+        elif tokens[0] == IMAGE:
+            yield Stretch(Still(media[shown], stills == 1), 0, 1, True)
+            shown += 1
+        else:
+            first = first_of[shown]
+            key = Video(*owner, first, frames_of[first])
+            before, shown = shown - first, shown + len(tokens)
+            yield Stretch(key, before, len(tokens), shown - first == key.frames)
+
+
+def kind_of(ids, at):
+    """Equal for placeholders of one stretch: where it begins; None for text."""
+    if ids[at] < FRAME:
+        return None
+    while ids[at] == FRAME:
+        at -= 1
+    return at
+
+
+def patches(pixels, temporal, patch, merge):
+    """Frames [time, 3, height, width] as the rows of patches of Qwen2-VL."""
+    fill = np.repeat(pixels[-1:], -len(pixels) % temporal, axis=0)
+    pixels = np.concatenate([pixels, fill])
+    time, _, height, width = pixels.shape
+    down, across = height // patch // merge, width // patch // merge
+    pixels = pixels.reshape(
+        time // temporal, temporal, 3, down, merge, patch, across, merge, patch
+    ).transpose(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return pixels.reshape(-1, 3 * temporal * patch * patch)
 
 
 def column(rows, place, kind=np.int32):

@@ -98,7 +98,7 @@ def test_run_pack_packs_and_takes_a_file_of_settings(tmp_path):
     assert report["settings"]["ties"] == "drop"
     config = PackConfig(tokenizer=str(tokenizer), sources=[str(source)])
     assert run_pack([], tmp_path / "other", {"ties": "keep"}, config=config)["rows_out"] == 1
-    with pytest.raises(ConfigError, match="no tokenizer given"):
+    with pytest.raises(ConfigError, match="no model given"):
         run_pack(source, tmp_path / "third")
 
 

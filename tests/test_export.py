@@ -14,11 +14,14 @@ from load_data import struct
 from mmrlhf_engine import open_dataset, run_pack
 from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS
 from mmrlhf_engine.shards import export_trl
 from mmrlhf_engine.shards.dataset import add_column
 from mmrlhf_engine.shards.export import export
-from mmrlhf_engine.shards.tokenizer import SENTINEL, TokenDecoder
+from mmrlhf_engine.shards.tokenizer import TokenDecoder
 from pack_data import picture, put, tokenizer_folder, words, write_lines
+
+SENTINEL = PLACEHOLDER_IDS[IMAGE]
 
 IDS, BLOBS = pa.large_list(pa.uint32()), pa.large_list(pa.uint64())
 TYPES = (

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from load_data import PICTURES, assert_same, plan, write
+from load_data import PICTURES, RULES, assert_same, plan, write
 from mmrlhf_engine.shards.batch import BATCH_FIELDS, METADATA, PreferenceBatch
 from mmrlhf_engine.shards.loader import PreferenceLoader
 from naive_loader import NaiveLoader
@@ -32,7 +32,10 @@ def loader(path, family="qwen2_vl", chosen=None, **options):
 
 
 @pytest.mark.parametrize("unit", ["pair", "response", "query"])
-@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "internvl"])
+@pytest.mark.parametrize(
+    "family",
+    ["qwen2_vl", "llava_onevision", "internvl", "llava_next", "stretch", "crop", "pad"],
+)
 def test_batches_equal_the_reference(dataset, family, unit):
     chosen = {"unit": unit, "packs_per_step": 3}
     options = {"rank": 1, "world_size": 2}
@@ -108,13 +111,27 @@ def by_ranks(dataset, ranks, state=None, **options):
     )
 
 
-def through_torch(dataset, rank, ranks, workers, state, **options):
+def through_torch(path, rank, ranks, workers, state, **options):
     from torch.utils.data import DataLoader
 
     from mmrlhf_engine import PreferenceDataset
 
-    one = loader(dataset, rank=rank, world_size=ranks, state=state, balance=True, **options)
-    return DataLoader(PreferenceDataset(one), batch_size=None, num_workers=workers)
+    one = PreferenceDataset(
+        path,
+        400,
+        packs_per_step=6,
+        unit="pair",
+        seed=3,
+        window=64,
+        too_large="alone",
+        image_rule=RULES["qwen2_vl"],
+        pictures=PICTURES["qwen2_vl"],
+        rank=rank,
+        world_size=ranks,
+        state=state,
+        **options,
+    )
+    return DataLoader(one, batch_size=None, num_workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +352,7 @@ def test_wrong_settings_are_clear_errors(dataset):
             InputError, match=f"{name}: found {least - 1}, expected at least {least}"
         ):
             loader(dataset, **{name: least - 1})
-    for name in ("image_token", "image_start_token", "image_end_token"):
+    for name in ("image_token", "video_token", "image_start_token", "image_end_token"):
         pictures = PICTURES["qwen2_vl"].model_copy(update={name: 1000})
         with pytest.raises(InputError, match=f"{name}: found 1000, expected below 1000"):
             PreferenceLoader(dataset, plan(), pictures=pictures)

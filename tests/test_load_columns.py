@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from load_data import PICTURES, assert_same, plan, write
+from load_data import PICTURES, RULES, assert_same, plan, write
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.shards.columns import ColumnRequest, provenance
@@ -140,9 +140,9 @@ def test_columns_pass_through_workers_and_pickles(dataset):
     values = np.arange(rows_of(dataset, "responses"), dtype=np.float32)
     add(dataset, "responses", "reflogp/model", logp=values)
     columns = {"reference": ColumnRequest("reflogp/model", "logp")}
-    made = DataLoader(
-        PreferenceDataset(loader(dataset, columns=columns)), batch_size=None, num_workers=2
-    )
+    options = {"image_rule": RULES[FAMILY], "pictures": PICTURES[FAMILY], "columns": columns}
+    one = PreferenceDataset(dataset, 400, unit="pair", too_large="alone", **options)
+    made = DataLoader(one, batch_size=None, num_workers=2)
     count = 0
     for batch in made:
         again = pickle.loads(pickle.dumps(batch)).to_torch(pin=False)

@@ -278,7 +278,12 @@ def pairs(tmp_path_factory):
 
 def packed(folder, out, *, sources=("rows.jsonl",), **settings):
     """The report, the fingerprint of the data and the number of shards."""
-    chosen = {"tokenizer": str(folder / "tokenizer"), "image_rule": "qwen2_vl", **settings}
+    chosen = {
+        "tokenizer": str(folder / "tokenizer"),
+        "image_rule": "qwen2_vl",
+        "videos": "frames",
+        **settings,
+    }
     paths = [str(folder / name) for name in sources]
     report = pack.pack_dataset(pack.PackConfig(sources=paths, **chosen), out)
     manifest = sorted((out / "_mmrlhf").glob("manifest-*.json"))[-1]
@@ -290,9 +295,10 @@ PACK_CHANGED = {
     "sources": (["plain.jsonl"], DIFFERENT),
     "format": ("sharegpt", "none of 5 rows can be used"),
     "root": ("/", DIFFERENT),
-    "tokenizer": ("", "no tokenizer given"),
+    "tokenizer": ("", "no model given"),
     "chat_template": ("other.jinja", DIFFERENT),
     "max_length": (12, "max_length|over_long|tokens"),
+    "model": ("other", "give one of them"),
     "frames": (3, DIFFERENT),
     "frames_per_second": (5.0, DIFFERENT),
     "max_pixels": (2000, DIFFERENT),
@@ -300,7 +306,7 @@ PACK_CHANGED = {
     "memory": ("1M", r"pack needs up to .* and may use 1\.0 MiB"),
     "ties": ("drop", DIFFERENT),
 }
-PACK_APART = {"image_rule", "strings", "over_long", "shard_pairs", "append", "threads"}
+PACK_APART = {"image_rule", "videos", "strings", "over_long", "shard_pairs", "append", "threads"}
 
 
 def test_no_setting_of_pack_is_without_a_test():
@@ -339,6 +345,12 @@ def test_the_image_rule_counts_the_tokens_of_images(pairs, tmp_path):
     counted, _, _ = packed(pairs, tmp_path / "a")
     assert counted["image_tokens"] > 0
     assert packed(pairs, tmp_path / "b", image_rule="none")[0]["image_tokens"] == 0
+
+
+def test_videos_are_left_to_the_processor_or_are_frames(pairs, tmp_path):
+    assert packed(pairs, tmp_path / "a")[0]["dropped"] == {"broken_record": 1}
+    left = packed(pairs, tmp_path / "b", videos="native")[0]
+    assert left["dropped"] == {"broken_record": 1, "video_needs_model": 1}
 
 
 def test_bare_strings_are_turns_of_a_chat_or_plain_text(pairs, tmp_path):

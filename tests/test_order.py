@@ -17,7 +17,6 @@ from mmrlhf_engine.shards.plan import (
     PlanSettings,
     plan_hash,
     plan_json,
-    rule_from_processor,
     whole_weights,
 )
 
@@ -328,10 +327,3 @@ def test_weights_are_taken_at_their_word():
     settings = PlanSettings(budget={"tokens": 1}, packs_per_step=1, mixture=mixture)
     with pytest.raises(ConfigError, match="from block 2"):
         plan_json(settings)
-
-
-def test_a_processor_without_a_rule_is_refused():
-    with pytest.raises(Exception, match="expected LLaVA-OneVision"):
-        rule_from_processor({"processor_class": "OtherProcessor"})
-    with pytest.raises(Exception, match="size is missing"):
-        rule_from_processor({"processor_class": "InternVLProcessor"})

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.shards.plan import rule_from_processor
+from mmrlhf_engine.models.families import rule_from_processor
 
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
 
 from transformers.image_processing_utils import get_patch_output_size
+from transformers.image_transforms import get_resize_output_image_size
 from transformers.models.got_ocr2 import image_processing_got_ocr2 as got
+from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.image_processing_llava_onevision import (
     LlavaOnevisionImageProcessor,
 )
@@ -154,6 +157,69 @@ def test_llava_sees_each_of_several_pictures_once():
     assert (shape.tokens, shape.views, shape.columns) == (730, 1, 0)
 
 
+LLAVA_NEXT = {
+    "family": "llava_next",
+    "tile": 336,
+    "tile_tokens": 24 * 24,
+    "extra_tokens": 0,
+    "canvases": LlavaNextImageProcessor.image_grid_pinpoints,
+}
+
+
+def check_llava_next(rule, sizes, images=1):
+    side = math.isqrt(rule["tile_tokens"])
+    pinpoints = rule["canvases"]
+    processor = SimpleNamespace(
+        image_processor=SimpleNamespace(
+            size={"shortest_edge": rule["tile"]}, image_grid_pinpoints=pinpoints
+        ),
+        patch_size=rule["tile"] // side,
+        # A class token that is left out counts as one less.
+        num_additional_image_tokens=rule["extra_tokens"] + 1,
+        vision_feature_select_strategy="default",
+        _merge_kwargs=lambda **_: {"images_kwargs": {}},
+    )
+    for name in ("_get_number_of_features", "_get_unpadded_features"):
+        setattr(processor, name, getattr(LlavaNextProcessor, name).__get__(processor))
+    heights_first = [(height, width) for width, height in sizes]
+    tokens = LlavaNextProcessor._get_num_multimodal_tokens(processor, heights_first)
+    found = shapes(rule, sizes, images)
+    assert [shape.tokens for shape in found] == tokens["num_image_tokens"]
+    for (width, height), shape in zip(sizes, found, strict=True):
+        canvas = (shape.canvas_height, shape.canvas_width)
+        assert list(canvas) in pinpoints
+        image = np.broadcast_to(np.uint8(0), (3, height, width))
+        resized = get_patch_output_size(image, canvas, "channels_first")
+        assert (shape.resized_height, shape.resized_width) == resized, (width, height)
+        assert shape.views == shape.rows * shape.columns + 1
+
+
+@given(SIZES, st.sampled_from([-1, 0, 1]), st.sampled_from([1, 2]))
+@example([(1, 5000), (5000, 1), (672, 672), (336, 336), (337, 336)], 0, 1)
+def test_llava_next_counts_as_its_processor_does(sizes, extra, images):
+    check_llava_next(LLAVA_NEXT | {"extra_tokens": extra}, sizes, images)
+
+
+def test_llava_next_over_many_sizes():
+    check_llava_next(LLAVA_NEXT, random_sizes(5_000, 5))
+
+
+@given(SIZES, st.sampled_from(["stretch", "crop", "pad"]), st.sampled_from([336, 224, 37]))
+def test_a_fixed_view_has_the_same_tokens_for_every_image(sizes, fit, side):
+    rule = {"family": "fixed", "width": side, "height": side, "tokens": 576, "fit": fit}
+    for (width, height), shape in zip(sizes, shapes(rule, sizes), strict=True):
+        resized = (side, side)
+        if fit == "crop":
+            image = np.broadcast_to(np.uint8(0), (3, height, width))
+            resized = get_resize_output_image_size(image, side, default_to_square=False)
+            if math.prod(resized) > 2**28:
+                assert shape.tokens is None
+                continue
+        assert (shape.resized_height, shape.resized_width) == resized, (width, height)
+        assert (shape.canvas_width, shape.canvas_height, shape.views) == (side, side, 1)
+        assert (shape.tokens, shape.framing_tokens) == (576, 0)
+
+
 def check_internvl(config, sizes):
     tile = config["size"]["height"]
     rule = rule_from_processor(config) | {"crop": config["crop_to_patches"]}
@@ -236,6 +302,11 @@ def test_a_rule_that_no_model_has_is_refused():
         json.dumps(rule_from_processor(LLAVA) | {"canvases": [[384, 385]]}),
         json.dumps(rule_from_processor(LLAVA) | {"canvases": [[384 * 40, 384 * 40]]}),
         json.dumps(rule_from_processor(INTERNVL) | {"max_tiles": 0}),
+        json.dumps(rule_from_processor(INTERNVL) | {"framing_tokens": 3}),
+        json.dumps(LLAVA_NEXT | {"extra_tokens": -2}),
+        json.dumps(LLAVA_NEXT | {"canvases": []}),
+        '{"family": "fixed", "width": 9, "height": 9, "tokens": 0, "fit": "crop"}',
+        '{"family": "fixed", "width": 9, "height": 9, "tokens": 4, "fit": "middle"}',
         '{"family": "qwen2_vl", "patch": 14, "merge": 2, "min_pixels": 1, "max_pixels": 2, "x": 1}',
         "not JSON",
     ):

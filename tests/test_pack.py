@@ -293,7 +293,7 @@ def test_the_same_call_again_is_skipped_and_a_changed_source_is_refused(run, tmp
         ({"image_rule": "absent"}, "no such folder"),
         ({"tokenizer": "./absent"}, "no such folder"),
         ({"sources": ["odd.jsonl"]}, "no format of preference data fits"),
-        ({"tokenizer": ""}, "no tokenizer given"),
+        ({"tokenizer": ""}, "no model given"),
         ({"root": "absent"}, "root of the media is not a folder"),
     ],
 )
@@ -346,7 +346,8 @@ def test_a_video_is_some_of_its_frames(run, tmp_path, tokenizer):
     for number in range(25):
         put(tmp_path / "video" / "a" / f"{number:03}.png", picture(seed=number))
     rows = [mm_rlhf(1, image=None, video="video/a"), mm_rlhf(1, image="video/a/007.png")]
-    report, pairs = run(write_lines(tmp_path / "pairs.jsonl", rows), frames=4)
+    source = write_lines(tmp_path / "pairs.jsonl", rows)
+    report, pairs = run(source, frames=4, videos="frames")
     query = pairs[0]["query"]
     assert query["pictures"] == [picture(seed=number) for number in (0, 8, 16, 24)]
     assert query["media_t"] == [0.0, 8.0, 16.0, 24.0]
@@ -359,15 +360,15 @@ def test_a_video_file_needs_its_extra(run, tmp_path):
     put(tmp_path / "frame.png", picture())
     put(tmp_path / "clip.mp4", b"\0\0\0\x18ftypmp42" + bytes(40))
     source = write_lines(tmp_path / "a.jsonl", [mm_rlhf(1, image=None, video="frame.png")])
-    assert run(source)[1][0]["query"]["media_t"] == [0.0]
+    assert run(source, videos="frames")[1][0]["query"]["media_t"] == [0.0]
     source = write_lines(tmp_path / "b.jsonl", [mm_rlhf(1, image=None, video="clip.mp4")])
     if find_spec("av") is None:
         with pytest.raises(MissingExtraError, match=r"mmrlhf-engine\[video\]"):
-            run(source, out="clip")
+            run(source, out="clip", videos="frames")
         assert not (tmp_path / "clip").exists()
     else:
         with pytest.raises(InputError, match="unreadable_media"):
-            run(source, out="clip")
+            run(source, out="clip", videos="frames")
 
 
 def test_two_processes_pack_into_one_dataset(folder, tmp_path):

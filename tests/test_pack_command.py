@@ -40,7 +40,7 @@ def test_settings_come_from_a_file_and_results_go_to_stdout(folder, source, tmp_
     ("arguments", "code", "message"),
     [
         ([], 2, "Missing option '--out'"),
-        (["pairs.jsonl", "--out", "ds"], 2, "no tokenizer given"),
+        (["pairs.jsonl", "--out", "ds"], 2, "no model given"),
         (["pairs.jsonl", "--out", "ds", "--tokenizer", "./absent"], 2, "no such folder"),
         (["pairs.jsonl", "--out", "ds", "--set", "shard_pair=1"], 2, "did you mean shard_pairs"),
         (["pairs.jsonl", "--out", "ds", "--over-long", "cut"], 2, "'cut' is not one of"),

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.shard_rows import FLAG_TRUNCATED
-from mmrlhf_engine.pack.tokenize import SENTINEL
 from mmrlhf_engine.shards.image_rule import read_rule
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 from pack_data import picture, put, stored, tokenizer_folder, words, write_lines
@@ -97,7 +97,7 @@ def test_ids_are_those_of_the_models_own_processor(run, folder, tmp_path):
     whole = processor(text=[text], images=[Image.open(tmp_path / "cat.png")])["input_ids"][0]
     image = tokenizer.convert_tokens_to_ids("<|image_pad|>")
     ours = [*pair["query"]["prompt"], *pair["chosen"]["tokens"]]
-    at = ours.index(SENTINEL)
+    at = ours.index(PLACEHOLDER_IDS[IMAGE])
     assert [*ours[:at], *[image] * TOKENS, *ours[at + 1 :]] == list(whole)
 
 
@@ -139,7 +139,7 @@ def test_trim_text_keeps_the_image_and_the_start_of_the_answer(run, tmp_path):
     assert max(lengths(pairs[0])) == 120
     assert report["changed"] == {"trimmed_text": 2}
     assert pairs[0]["query"]["prompt"] == whole["query"]["prompt"]
-    assert pairs[0]["query"]["prompt"].count(SENTINEL) == 1
+    assert pairs[0]["query"]["prompt"].count(PLACEHOLDER_IDS[IMAGE]) == 1
     for side in ("chosen", "rejected"):
         tokens = pairs[0][side]["tokens"]
         assert tokens == whole[side]["tokens"][: len(tokens)]

@@ -15,7 +15,8 @@ import pytest
 
 from command import INSTALLED
 from mmrlhf_engine import open_dataset
-from pack_data import picture, put, tokenizer_folder, words, write_lines
+from model_families import processor_folder
+from pack_data import picture, put, words, write_lines
 
 PAGE = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.S | re.M)
@@ -29,9 +30,7 @@ FILES = {
 REPLACED = {
     # Names on a hub, and what stands for them here.
     "open_clip:ViT-B-32/openai": "ENCODER",
-    "Qwen/Qwen2.5-VL-7B-Instruct": "TOKENIZER",
-    # The id of `<|image_pad|>` in that tokenizer.
-    "image_token=151_655": "image_token=5",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "MODEL",
     # The demo's corpus has a thousand samples.
     "--select 30000": "--select 60",
     '"select.count": 30_000': '"select.count": 60',
@@ -72,7 +71,8 @@ def folder(corpus, tmp_path):
 
 def test_every_block_runs_in_the_order_of_the_page(folder, tiny_encoder, monkeypatch):
     monkeypatch.chdir(folder)
-    tokenizer = str(tokenizer_folder(folder / "tokenizer"))
+    (folder / "model").mkdir()
+    processor_folder("qwen2_5_vl", folder / "model")
     environment = {**os.environ, "PATH": f"{INSTALLED.parent}:{os.environ['PATH']}"}
     names: dict[str, object] = {}
     for language, block in BLOCKS:
@@ -80,7 +80,7 @@ def test_every_block_runs_in_the_order_of_the_page(folder, tiny_encoder, monkeyp
             continue
         for text, stand_in in REPLACED.items():
             block = block.replace(text, stand_in)
-        block = block.replace("ENCODER", tiny_encoder).replace("TOKENIZER", tokenizer)
+        block = block.replace("ENCODER", tiny_encoder).replace("MODEL", "model")
         if language == "python":
             exec(compile(block, "README.md", "exec"), names)
             continue

@@ -185,6 +185,7 @@ class BatchLoader:
         image_token: int | None,
         image_start_token: int | None,
         image_end_token: int | None,
+        video_token: int | None = None,
         rank: int,
         ranks: int,
         balance: bool,
@@ -192,6 +193,8 @@ class BatchLoader:
         workers: int,
         epochs: int,
         cursor: str | None,
+        taken: int,
+        number: int,
         threads: int,
         prefetch_bytes: int,
         cache_bytes: int,
@@ -215,11 +218,20 @@ class BatchLoader:
 
         Writable memory; shape and offset of each array, in the order of :func:`batch_fields`; step,
         pack, whether it ends the step, whether the step has images, cursor; blob ids of unreadable
-        images and why; pairs of weight 0 for them.
+        images and videos and why; pairs of weight 0 for them.
         """
 
     def cursor(self) -> str:
         """The boundary between two steps to go on from."""
+
+    def taken(self) -> tuple[int, int]:
+        """Batches passed after the cursor, and the number of all since it began."""
+
+    def check_units(self, epoch: int, *, threads: int = 0) -> None:
+        """Read what every unit costs; an error unless each fits a pack or the plan allows more."""
+
+    def epoch(self, cursor: str, *, threads: int = 0) -> tuple[int, str]:
+        """The batches of this rank in a cursor's epoch, and the cursor that starts the next."""
 
     def progress(self) -> tuple[int, int]:
         """Batches begun and images prepared since the threads were started."""
@@ -478,4 +490,9 @@ def image_tokens(rule: str, width: pa.Array, height: pa.Array, images: pa.Array)
 def image_shapes(rule: str, width: pa.Array, height: pa.Array, images: pa.Array) -> ArrowArray:
     """``struct{tokens, framing_tokens, resized_width, resized_height, canvas_width, canvas_height,
     columns, rows, views: uint32}``, null where the processor would refuse a picture.
+    """
+
+def video_shapes(rule: str, width: pa.Array, height: pa.Array, frames: pa.Array) -> ArrowArray:
+    """Of whole videos, ``struct{tokens, resized_width, resized_height, columns, rows, groups:
+    uint32}``, null where the processor would refuse one. uint32 columns in.
     """

@@ -22,7 +22,12 @@ struct Numbers {
 fn keys(images: &[u64]) -> Vec<Key> {
     let mut seen = std::collections::BTreeSet::new();
     let first = images.iter().filter(|&&blob| seen.insert(blob));
-    first.map(|&blob| Key { blob, alone: true }).collect()
+    first.map(|&blob| Key::Image { blob, alone: true }).collect()
+}
+
+fn blob(key: Key) -> u64 {
+    let Key::Image { blob, .. } = key else { unreachable!("there are only images") };
+    blob
 }
 
 impl BatchSource for Numbers {
@@ -48,10 +53,11 @@ impl BatchSource for Numbers {
     }
 
     fn prepare(&self, key: Key) -> Result<Prepared> {
-        std::thread::sleep(Duration::from_micros(key.blob * 37 % 200));
+        let blob = blob(key);
+        std::thread::sleep(Duration::from_micros(blob * 37 % 200));
         self.prepared.fetch_add(1, Ordering::Relaxed);
-        assert_ne!(self.panicking_image, Some(key.blob), "as told");
-        Ok(Prepared::Blocks(vec![key.blob as u8]))
+        assert_ne!(self.panicking_image, Some(blob), "as told");
+        Ok(Prepared::Blocks(vec![blob as u8]))
     }
 
     fn finish(&self, pending: usize, images: &[Arc<Prepared>]) -> Result<Self::Batch> {
@@ -62,7 +68,7 @@ impl BatchSource for Numbers {
 
 fn expected(batches: &[Vec<u64>], from: usize) -> Vec<(usize, Vec<Prepared>)> {
     let images = |batch: &Vec<u64>| {
-        keys(batch).iter().map(|key| Prepared::Blocks(vec![key.blob as u8])).collect()
+        keys(batch).iter().map(|&key| Prepared::Blocks(vec![blob(key) as u8])).collect()
     };
     batches.iter().enumerate().skip(from).map(|(at, batch)| (at, images(batch))).collect()
 }

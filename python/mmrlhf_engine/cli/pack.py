@@ -26,12 +26,22 @@ __all__ = ["COMMANDS"]
 )
 @CONFIG
 @SET
-@click.option("--tokenizer", metavar="NAME|FOLDER", help="A fast tokenizer with a chat template.")
+@click.option(
+    "--model",
+    metavar="NAME|FOLDER",
+    help="A model whose processor gives tokenizer, chat template, image and video layout.",
+)
+@click.option("--tokenizer", metavar="NAME|FOLDER", help="For text alone, in place of --model.")
 @click.option("--chat-template", metavar="FILE", help="A Jinja template in place of its own.")
 @click.option(
     "--image-rule",
     metavar="RULE",
     help="qwen2_vl, llava_onevision, internvl, none, or the folder of a processor.",
+)
+@click.option(
+    "--videos",
+    type=click.Choice(["native", "frames"]),
+    help="Videos as the model takes them, or each frame as an image.",
 )
 @click.option("--max-length", type=click.IntRange(min=1), help="Tokens of prompt and answer.")
 @click.option("--over-long", type=click.Choice(["error", "drop", "shrink_image", "trim_text"]))

@@ -5,23 +5,23 @@ of its own. Images are cut by no policy: a token of a response goes whole or sta
 never touched. Cutting inside the tokens of an image is what breaks training elsewhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families.placeholders import SMALLEST_ID
 from mmrlhf_engine.pack.gather import GatheredPair, Query, RowAccounting
-from mmrlhf_engine.pack.tokenize import SENTINEL
 from mmrlhf_engine.sources.pictures import Picture, shrink
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["CountTokens", "OverLongPolicy", "ReadyQuery", "ReadyResponse", "fit"]
 
 OverLongPolicy = Literal["error", "drop", "shrink_image", "trim_text"]
-CountTokens = Callable[[list[tuple[int, int]]], list[int]]
-"""(width, height) in pixels of each image -> its number of tokens."""
+CountTokens = Callable[[Sequence[tuple[int, int]], Sequence[int]], list[int]]
+"""(width, height) in pixels of each picture, and its placeholder -> its number of tokens."""
 
 # Less of an answer than this says nothing about why it was chosen or rejected.
 _SHORTEST_ANSWER = 16
@@ -31,7 +31,7 @@ _SMALLEST_SIDE = 56
 
 @dataclass(eq=False)
 class ReadyResponse:
-    """A response as it will be stored: ids (uint32, SENTINEL an image) and its own images."""
+    """A response as it will be stored: ids (uint32, a placeholder a picture) and its own images."""
 
     tokens: np.ndarray
     pictures: list[Picture] = field(default_factory=list)
@@ -53,6 +53,12 @@ class ReadyQuery:
         """The pictures of the sequence of a response, in the order of their slots."""
         own = response.pictures if response is not None else []
         return own if response is not None and response.instead else [*self.pictures, *own]
+
+    def placeholders_with(self, response: ReadyResponse | None) -> list[int]:
+        """The placeholders of those pictures."""
+        own = [response.tokens] if response is not None else []
+        ids = np.concatenate([self.prompt, *own])
+        return [int(number) for number in ids[ids >= SMALLEST_ID]]
 
     def live(self) -> list[int]:
         """The responses that a pair still needs."""
@@ -101,7 +107,7 @@ def fit(
 
 
 def _text_tokens(ids: np.ndarray) -> int:
-    return int(np.count_nonzero(ids != SENTINEL))
+    return int(np.count_nonzero(ids < SMALLEST_ID))
 
 
 def _image_tokens(
@@ -111,7 +117,8 @@ def _image_tokens(
     pictures = ready.seen_with(response)
     slots = len(ready.pictures)
     sizes = [_scaled(picture, scale) for picture in pictures[:slots]]
-    return count([*sizes, *((picture.width, picture.height) for picture in pictures[slots:])])
+    sizes += [(picture.width, picture.height) for picture in pictures[slots:]]
+    return count(sizes, ready.placeholders_with(response))
 
 
 def _length(ready: ReadyQuery, number: int, count: CountTokens, scale: float = 1.0) -> int:
@@ -145,13 +152,13 @@ def _trim(
     images = _image_tokens(ready, response, count)
     slots = len(ready.pictures)
     costs = np.ones(len(response.tokens), dtype=np.int64)
-    costs[response.tokens == SENTINEL] = images[slots:]
+    costs[response.tokens >= SMALLEST_ID] = images[slots:]
     left = max_length - sum(images[:slots]) - _text_tokens(ready.prompt)
     kept = int(np.searchsorted(np.cumsum(costs), left, side="right"))
     if kept < _SHORTEST_ANSWER:
         return False
     tokens = response.tokens[:kept]
-    kept_pictures = int(np.count_nonzero(tokens == SENTINEL))
+    kept_pictures = int(np.count_nonzero(tokens >= SMALLEST_ID))
     pictures = response.pictures if response.instead else response.pictures[:kept_pictures]
     ready.responses[number] = ReadyResponse(tokens, pictures, response.instead)
     for pair in ready.pairs_of(number):

@@ -23,7 +23,9 @@ from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import DatasetWriter
 from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.models.families.files import read_processor_files
 from mmrlhf_engine.pack.gather import Gatherer, PackedRow, Query, RowAccounting
+from mmrlhf_engine.pack.media_text import VideoLayout
 from mmrlhf_engine.pack.over_long import OverLongPolicy
 from mmrlhf_engine.pack.prepare import Counts, Packer
 from mmrlhf_engine.pack.report import accounts, describe
@@ -41,7 +43,7 @@ from mmrlhf_engine.run.stage import (
     run_stage,
 )
 from mmrlhf_engine.run.tables import REJECTED, TableSchema
-from mmrlhf_engine.shards.image_rule import read_rule
+from mmrlhf_engine.shards.image_rule import ImageRule, read_rule
 from mmrlhf_engine.sources.pictures import FrameSettings
 from mmrlhf_engine.sources.preferences import FORMATS, Format, detect
 from mmrlhf_engine.sources.preferences.record import BadRecordError
@@ -61,7 +63,7 @@ _BYTES_AT_ONCE = 64 << 20
 _ROWS_TO_DETECT = 32
 _MOST_TO_DETECT = 1024
 _DATASET_ENTRIES = frozenset({"_mmrlhf", "blobs", "cols", "data", "reports"})
-_SETTINGS_TOLD = ("image_rule", "max_length", "over_long", "ties", "strings", "frames")
+_SETTINGS_TOLD = ("image_rule", "max_length", "over_long", "ties", "strings", "videos", "frames")
 
 
 class PackConfig(Section):
@@ -75,8 +77,11 @@ class PackConfig(Section):
     """``auto`` looks at the first rows of each file."""
     root: str | None = None
     """Media are named from this folder on and must lie below it; the source's own when null."""
+    model: str = ""
+    """A model by name or folder: its processor decides tokenizer, chat template, image rule, pixels
+    and how videos are laid out. ``tokenizer`` and ``image_rule`` are for what has no processor."""
     tokenizer: str = ""
-    """A fast tokenizer by name or folder; there is no default."""
+    """A fast tokenizer by name or folder, in place of ``model``."""
     chat_template: str | None = None
     """A Jinja file; the tokenizer's own template when null."""
     strings: Literal["chat", "plain"] = "chat"
@@ -89,6 +94,8 @@ class PackConfig(Section):
     """What happens to longer ones: error, drop, shrink_image, trim_text."""
     ties: Literal["keep", "drop"] = "keep"
     """Pairs of equal rank are kept, marked as ties, or dropped."""
+    videos: VideoLayout = "native"
+    """Videos as the model's processor lays them out, or ``frames``: each frame as an image."""
     frames: int = Field(default=10, ge=1)
     """Frames taken of a video, evenly from the first to the last (10 as in MM-RLHF)."""
     frames_per_second: float = Field(default=1.0, gt=0)
@@ -126,8 +133,7 @@ def pack_dataset(config: PackConfig, out: Path, progress: Progress | None = None
             policy ``error``, or a dataset is there already and ``append`` is not set.
         MissingExtraError: a package that only some inputs need is not installed.
     """
-    if not config.tokenizer:
-        raise ConfigError("no tokenizer given", hint="--tokenizer NAME_OR_FOLDER")
+    _check_model(config)
     made_from = fingerprint(STAGE, config, 0, None)
     name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = out / "reports" / f"pack-{name}"
@@ -154,13 +160,18 @@ def run(config: PackConfig, stage: StageContext) -> None:
 
     The reports are on disk before the dataset appears by its commit.
     """
-    rule = read_rule(config.image_rule)
+    files = read_processor_files(config.model) if config.model else None
+    rule = ImageRule() if files else read_rule(config.image_rule)
     tokenizer = load_tokenizer(
-        config.tokenizer,
+        config.model or config.tokenizer,
         chat_template=config.chat_template,
         image_mark=rule.image_mark,
         strings=config.strings,
+        files=files,
+        videos=config.videos,
     )
+    if tokenizer.processor is not None:
+        rule = ImageRule(tokenizer.processor.image_rule)
     writer = DatasetWriter(
         stage.folder.parents[1],
         tokenizer=json.dumps(tokenizer.identity, sort_keys=True),
@@ -180,6 +191,7 @@ def run(config: PackConfig, stage: StageContext) -> None:
                     frames_per_second=config.frames_per_second,
                     max_pixels=config.max_pixels,
                     threads=config.threads,
+                    equal_sizes=config.videos == "native",
                 ),
                 count_tokens=rule.count,
                 max_length=config.max_length,
@@ -212,7 +224,7 @@ def external(config: PackConfig) -> list[object]:
     Media that rows only name are not listed; they are known by content once they are packed.
     """
     files = [file.path for file in find_files(config.sources, config.root)]
-    for place in (config.tokenizer, config.chat_template, config.image_rule):
+    for place in (config.model, config.tokenizer, config.chat_template, config.image_rule):
         path = Path(place) if place else None
         if path is not None and path.exists():
             files += sorted(path.glob("*.*")) if path.is_dir() else [path]
@@ -222,6 +234,21 @@ def external(config: PackConfig) -> list[object]:
 def memory(config: PackConfig, _inputs: Inputs, threads: int) -> int:
     """Rows and media that wait, the queries gathered last, and the tokenizer."""
     return (1 << 30) + 4 * _BYTES_AT_ONCE + threads * 4 * config.max_pixels
+
+
+def _check_model(config: PackConfig) -> None:
+    """One of ``model`` and ``tokenizer`` is given, and nothing twice."""
+    if not config.model and not config.tokenizer:
+        raise ConfigError(
+            "no model given", hint="--model NAME_OR_FOLDER, or --tokenizer for text alone"
+        )
+    if config.model and config.tokenizer:
+        raise ConfigError("--model and --tokenizer: give one of them", hint="--model has both")
+    if config.model and config.image_rule != "none":
+        raise ConfigError(
+            "--model and --image-rule: the model's processor has its own rule",
+            hint="leave --image-rule out, or give --tokenizer in place of --model",
+        )
 
 
 def _refuse_existing(out: Path) -> None:

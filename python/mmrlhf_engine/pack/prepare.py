@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_engine._core import DatasetWriter
+from mmrlhf_engine.models.families.placeholders import SMALLEST_ID
 from mmrlhf_engine.pack.chat_template import Conversation
 from mmrlhf_engine.pack.gather import Query, RowAccounting
 from mmrlhf_engine.pack.over_long import (
@@ -77,6 +78,7 @@ class Packer:
             self._drop_refused_sizes(one)
             if self.max_length is not None:
                 fit(one, self.max_length, self.over_long, self.count_tokens, self.accounting)
+            self._name_animations(one)
         blobs = self._store_pictures(ready)
         critiques = self._critiques(ready)
         tables = to_tables(ready, blobs, critiques)
@@ -102,7 +104,7 @@ class Packer:
             Conversation(
                 query.prompt,
                 tuple(response.messages for response in query.responses),
-                partial(_number_of_pictures, query.root, found),
+                partial(_times_of, query.root, found),
             )
             for query in queries
         ]
@@ -113,15 +115,16 @@ class Packer:
                 for pair in query.pairs:
                     self.accounting.drop(pair, item.reason, item.detail)
                 continue
-            pictures = _pictures(query, _media_of(query.prompt), found)
+            pictures = _pictures(query, item.prompt_media, found)
             one = ReadyQuery(query, item.prompt, item.prompt_text, pictures, [])
-            for number, tokens in enumerate(item.responses):
-                if isinstance(tokens, BadRecordError):
+            for number, answer in enumerate(item.responses):
+                if isinstance(answer, BadRecordError):
                     one.responses.append(None)
-                    one.drop(number, tokens.reason, tokens.detail, self.accounting)
+                    one.drop(number, answer.reason, answer.detail, self.accounting)
                 else:
                     response = query.responses[number]
-                    own = _pictures(query, _media(response), found)
+                    tokens, media = answer
+                    own = _pictures(query, [*media, *response.instead], found)
                     one.responses.append(ReadyResponse(tokens, own, bool(response.instead)))
                     if response.instead and len(own) != len(pictures):
                         detail = f"{len(own)} pictures in place of {len(pictures)} of the prompt"
@@ -134,9 +137,20 @@ class Packer:
         for number in ready.live():
             response = ready.responses[number]
             try:
-                self.count_tokens(_sizes(ready.seen_with(response)))
+                placeholders = ready.placeholders_with(response)
+                self.count_tokens(_sizes(ready.seen_with(response)), placeholders)
             except BadRecordError as error:
                 ready.drop(number, error.reason, error.detail, self.accounting)
+
+    def _name_animations(self, ready: ReadyQuery) -> None:
+        """Say of every row whose image is an animation that only its first frame is seen."""
+        pictures = [picture for pictures in _picture_lists(ready) for picture in pictures]
+        animated = next((p for p in pictures if p.seconds is None and p.frames > 1), None)
+        if animated is None:
+            return
+        detail = f"{animated.path or 'an image'} has {animated.frames} frames; the first is taken"
+        for row in {pair.row: None for pair in ready.query.pairs if pair.alive}:
+            self.accounting.change(row, "first_frame", detail)
 
     def _store_pictures(self, ready: list[ReadyQuery]) -> dict[Picture, int]:
         """The blob of each picture that is still needed; what the writer refuses is dropped."""
@@ -188,9 +202,10 @@ class Packer:
             answers = [answer for n in live if (answer := one.responses[n]) is not None]
             pictures = [*one.pictures, *(p for answer in answers for p in answer.pictures)]
             ids = np.concatenate([one.prompt, *(answer.tokens for answer in answers)])
+            placeholders = [int(number) for number in ids[ids >= SMALLEST_ID]]
             self.counts.pictures += len(pictures)
-            self.counts.text_tokens += len(ids) - len(pictures)
-            self.counts.image_tokens += sum(self.count_tokens(_sizes(pictures)))
+            self.counts.text_tokens += len(ids) - len(placeholders)
+            self.counts.image_tokens += sum(self.count_tokens(_sizes(pictures), placeholders))
 
 
 def _sizes(pictures: Sequence[Picture]) -> list[tuple[int, int]]:
@@ -215,9 +230,9 @@ def _located(queries: Sequence[Query]) -> list[Located]:
     ]
 
 
-def _number_of_pictures(root: Path, found: _Found, media: Media) -> int:
+def _times_of(root: Path, found: _Found, media: Media) -> list[float]:
     pictures = found[root, media]
-    return len(pictures) if isinstance(pictures, list) else 0
+    return [p.seconds or 0.0 for p in pictures] if isinstance(pictures, list) else []
 
 
 def _first_bad(query: Query, media: list[Media], found: _Found) -> BadRecordError | None:

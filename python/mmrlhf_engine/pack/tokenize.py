@@ -6,8 +6,8 @@
    the response must add up to those of the whole conversation. Where a token would span the seam
    (an answer that begins with a line break), the response is tokenised by itself, as a model that
    continues the prompt would write it; these are counted.
-3. A picture is one id, ``SENTINEL``, wherever the template puts it; how many tokens it becomes is
-   for the loader to say, which knows the model.
+3. A picture is one placeholder id wherever the template puts it; how many tokens it becomes is for
+   the loader to say, which knows the model.
 """
 
 import hashlib
@@ -20,30 +20,37 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_engine.errors import ConfigError
-from mmrlhf_engine.pack.chat_template import (
-    SLOT,
-    ChatTemplate,
-    Conversation,
-    Texts,
-    seam,
+from mmrlhf_engine.models.families import family_of
+from mmrlhf_engine.models.families.files import ProcessorFiles
+from mmrlhf_engine.models.families.placeholders import (
+    FRAME,
+    IMAGE,
+    PLACEHOLDER_IDS,
+    RUN,
+    VIDEO,
 )
-from mmrlhf_engine.shards.tokenizer import SENTINEL, load_fast_tokenizer, sha256_of_tokenizer
-from mmrlhf_engine.sources.preferences.record import BadRecordError
+from mmrlhf_engine.pack.chat_template import ChatTemplate, Conversation, Texts, seam
+from mmrlhf_engine.pack.media_text import MediaText, VideoLayout
+from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer, sha256_of_tokenizer
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media
 
 __all__ = [
-    "SENTINEL",
     "ChatTokenizer",
     "TokenizedConversation",
     "load_tokenizer",
 ]
 
+_SHOWN = {IMAGE: "<image>", VIDEO: "<video>", RUN: "", FRAME: ""}
+"""Placeholders in the text that is kept for people."""
+
 
 @dataclass(frozen=True)
 class TokenizedConversation:
-    """Token ids, uint32, SENTINEL for each image."""
+    """Token ids, uint32, a placeholder for each picture; media in the order of the placeholders."""
 
     prompt: np.ndarray
-    responses: list[np.ndarray | BadRecordError]
+    prompt_media: list[Media]
+    responses: list[tuple[np.ndarray, list[Media]] | BadRecordError]
     prompt_text: str
 
 
@@ -56,19 +63,23 @@ class ChatTokenizer:
         template: str | None,
         *,
         identity: dict[str, Any],
-        image_mark: str | None,
+        media: MediaText,
         strings: str,
     ) -> None:
         self.identity = identity
+        self.processor = media.processor
         self.tokenised_apart = 0
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         # A tokenizer.json may carry the limits of the model it was trained for.
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._backend.add_special_tokens([SLOT])
-        self._slot_id = self._backend.token_to_id(SLOT)
-        self._template = ChatTemplate(tokenizer, template, image_mark, strings)
+        self._backend.add_special_tokens(_placeholder_tokens(tokenizer, media.image_mark))
+        self._placeholders = {
+            self._backend.token_to_id(mark): number for mark, number in PLACEHOLDER_IDS.items()
+        }
+        self._template = ChatTemplate(tokenizer, template, media, strings)
+        self._opening = _opening_ids(self) if media.processor is not None else ([], "")
         if template is not None:
             self._check_seam()
 
@@ -93,14 +104,20 @@ class ChatTokenizer:
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=special)
         return [encoding.ids for encoding in encodings]
 
-    def _encode_all(self, texts: Sequence["Texts | BadRecordError"]) -> dict[Any, list[int]]:
+    @property
+    def bos_token(self) -> str:
+        """The text of the token that begins a text; empty where there is none."""
+        return str(self._tokenizer.bos_token or "")
+
+    def _encode_all(self, texts: Sequence[Texts | BadRecordError]) -> dict[Any, list[int]]:
         """(plain, text) -> ids of every text that was rendered."""
         wanted: dict[tuple[bool, str], None] = {}
         for text in texts:
             if isinstance(text, Texts):
-                for one in (text.prompt, *text.whole):
-                    if isinstance(one, str):
-                        wanted[text.plain, one] = None
+                wanted[text.plain, text.prompt] = None
+                for one in text.whole:
+                    if isinstance(one, tuple):
+                        wanted[text.plain, one[0]] = None
         ids: dict[Any, list[int]] = {}
         for plain in (False, True):
             keys = [key for key in wanted if key[0] == plain]
@@ -111,20 +128,26 @@ class ChatTokenizer:
 
     def _tokenized(self, text: Texts, ids: dict[Any, list[int]]) -> TokenizedConversation:
         prompt = ids[text.plain, text.prompt]
-        responses: list[np.ndarray | BadRecordError] = []
-        for whole in text.whole:
-            if isinstance(whole, BadRecordError):
-                responses.append(whole)
+        responses: list[tuple[np.ndarray, list[Media]] | BadRecordError] = []
+        for one in text.whole:
+            if isinstance(one, BadRecordError):
+                responses.append(one)
                 continue
+            whole, media = one
             both = ids[text.plain, whole]
             if both[: len(prompt)] == prompt:
                 answer = both[len(prompt) :]
             else:
                 self.tokenised_apart += 1
                 answer = self.encode([whole[len(text.prompt) :]])[0]
-            responses.append(self._array(answer))
-        shown = text.prompt.replace(SLOT, "<image>")
-        return TokenizedConversation(self._array(prompt), responses, shown)
+            responses.append((self._array(answer), media))
+        shown = text.prompt
+        for mark, instead in _SHOWN.items():
+            shown = shown.replace(mark, instead)
+        opening, mark = self._opening
+        if not text.plain and not (mark and text.prompt.startswith(mark)):
+            prompt = [*opening, *prompt]
+        return TokenizedConversation(self._array(prompt), text.prompt_media, responses, shown)
 
     def _check_seam(self) -> None:
         """That the tokens of prompt and answer add up, in a plain example.
@@ -144,21 +167,40 @@ class ChatTokenizer:
 
     def _array(self, ids: list[int]) -> np.ndarray:
         array = np.array(ids, dtype=np.uint32)
-        array[array == self._slot_id] = SENTINEL
+        for number, placeholder in self._placeholders.items():
+            array[array == number] = placeholder
         return array
 
 
 def load_tokenizer(
-    name: str, *, chat_template: str | None, image_mark: str | None, strings: str
+    name: str,
+    *,
+    chat_template: str | None,
+    image_mark: str | None,
+    strings: str,
+    files: ProcessorFiles | None = None,
+    videos: VideoLayout = "native",
 ) -> ChatTokenizer:
     """A tokenizer by name or folder, with its chat template or the one in the file given.
+
+    Args:
+        name: Of the tokenizer, or of a model with a processor.
+        chat_template: A Jinja file; None is the tokenizer's own template.
+        image_mark: What the template writes for an image; with ``files``, the processor says so.
+        strings: Whether bare texts are turns of a chat, or tokenised as they stand.
+        files: Settings of the model's processor, if it has one.
+        videos: How videos are laid out.
 
     Raises:
         ConfigError: there is no such tokenizer, it is not a fast one, it has no chat template, or
             it lacks the token of an image.
+        InputError: the processor is of no family that is known.
         MissingExtraError: transformers is not installed.
     """
     tokenizer = load_fast_tokenizer(name, needed_for="pack")
+    processor = family_of(files).read(files, tokenizer) if files is not None else None
+    if processor is not None:
+        image_mark = processor.image_mark
     template = _template(tokenizer, name, chat_template)
     if template is None and strings != "plain":
         raise ConfigError(
@@ -176,9 +218,33 @@ def load_tokenizer(
         "vocabulary": len(tokenizer),
         "chat_template_sha256": hashlib.sha256((template or "").encode()).hexdigest(),
     }
-    return ChatTokenizer(
-        tokenizer, template, identity=identity, image_mark=image_mark, strings=strings
+    if processor is not None:
+        identity["processor"] = processor.record()
+    media = MediaText(image_mark, processor, videos)
+    return ChatTokenizer(tokenizer, template, identity=identity, media=media, strings=strings)
+
+
+def _placeholder_tokens(tokenizer: Any, image_mark: str | None) -> list[Any]:
+    """Tokens of the placeholders, which take as much white space around them as an image's does."""
+    from tokenizers import AddedToken
+
+    known = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+    like = known.get(image_mark or "")
+    strips = {side: bool(getattr(like, side, False)) for side in ("lstrip", "rstrip")}
+    return [AddedToken(mark, special=True, **strips) for mark in PLACEHOLDER_IDS]
+
+
+def _opening_ids(tokenizer: "ChatTokenizer") -> tuple[list[int], str]:
+    """What a processor puts before a text that does not begin with it: ids and text.
+
+    Processors tokenise a rendered chat with the tokenizer's special tokens, unless the template has
+    written the first one itself.
+    """
+    (bare,), (framed,) = tokenizer.encode(["a"]), tokenizer.encode(["a"], special=True)
+    at = next(
+        (n for n in range(len(framed) - len(bare) + 1) if framed[n : n + len(bare)] == bare), 0
     )
+    return framed[:at], tokenizer.bos_token
 
 
 def _template(tokenizer: Any, name: str, file: str | None) -> str | None:

@@ -7,7 +7,7 @@ The core makes the block and declares the arrays (``_core.batch_fields``); every
 import math
 import sys
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -30,13 +30,18 @@ METADATA = (
     "unreadable",
     "zero_weight_pairs",
     "column_names",
+    "processor",
 )
 """What a batch has in addition to its arrays."""
 
 
 @dataclass(frozen=True)
 class PreferenceBatch(Generic[Array]):
-    """One pack: T tokens in S sequences, N image placeholders, M images of B blocks, P pairs."""
+    """One pack: T tokens in S sequences, N placeholders, M images or videos of B blocks, P pairs.
+
+    A placeholder is an image, or a run of frames of a video between two texts. It takes the
+    features ``offset`` to ``offset + length`` of its image or video.
+    """
 
     input_ids: Array
     """int32 [T], image tokens written out."""
@@ -53,25 +58,32 @@ class PreferenceBatch(Generic[Array]):
     sequence_response: Array
     """int64 [S], row of responses; -1 for a prompt that several responses share."""
     placeholder_sequence: Array
-    """int32 [N], the sequence that an image placeholder is in."""
+    """int32 [N], the sequence that a placeholder is in."""
     placeholder_start: Array
     """int32 [N], its first image token, counted in T."""
     placeholder_length: Array
     """int32 [N], its image tokens."""
     placeholder_image: Array
-    """int32 [N], the image it stands for."""
+    """int32 [N], the image or video it stands for."""
+    placeholder_offset: Array
+    """int32 [N], which feature of the video its run begins at; 0 for an image."""
     image_blob: Array
-    """int64 [M], blob id."""
+    """int64 [M], blob id; of a video, that of its first frame."""
     image_sizes: Array
-    """int32 [M, 2], height and width of the image as seen."""
+    """int32 [M, 2], height and width of the image or of each frame as seen."""
     image_grid_thw: Array
-    """int32 [M, 3], 1, rows and columns: of patches, or of tiles."""
+    """int32 [M, 3], groups of frames (1 for an image), rows and columns: of patches or tiles."""
+    image_frames: Array
+    """int32 [M], frames of a video before its last group is filled up; 0 for an image."""
     image_blocks: Array
-    """int32 [M + 1], where the blocks of each image begin, and the end."""
+    """int32 [M + 1], where the blocks of each image or video begin, and the end."""
     image_unreadable: Array
-    """uint8 [M], 1 where the image is blank because it could not be read."""
+    """uint8 [M], 1 where the image or video is blank because it could not be read."""
     pixel_values: Array
-    """uint8 [B, ...]: tiles [B, 3, height, width] or patches [B, 3 * temporal * patch * patch]."""
+    """uint8 [B, ...]: tiles [B, 3, height, width] or patches [B, 3 * temporal * patch * patch].
+
+    Of a video: one tile a frame, or the patches of its groups, one after the other.
+    """
     pair_row: Array
     """int64 [P], row of pairs."""
     pair_query: Array
@@ -101,11 +113,14 @@ class PreferenceBatch(Generic[Array]):
     cursor: str
     """JSON for :meth:`PreferenceLoader.load_state_dict`; within a step, that of its start."""
     unreadable: list[tuple[int, str]]
-    """Blob id and problem of each blank image."""
+    """Blob id and problem of each blank image or video."""
     zero_weight_pairs: int
     """Pairs given weight 0 because an image of theirs is blank."""
     column_names: dict[str, list[str]]
     """Names of the rows of ``pair_columns`` (``pairs``), ``sequence_columns`` (``responses``)."""
+    processor: dict[str, Any] | None
+    """The processor that the dataset was packed for; None where it was packed for text alone, or
+    with settings of its own."""
     memory: Array
     """uint8, the block all arrays lie in."""
     layout: _Layout
@@ -155,6 +170,34 @@ class PreferenceBatch(Generic[Array]):
             pinned = torch.empty(shared.shape, dtype=torch.uint8, pin_memory=True)
             shared = pinned.copy_(shared)
         return assembled(shared, self.layout, self._metadata())
+
+    def model_inputs(
+        self,
+        device: Any = None,
+        *,
+        dtype: Any = None,
+        attention: Literal["mask", "varlen"] = "mask",
+    ) -> dict[str, Any]:
+        """The keyword arguments of the ``forward`` of the model that the dataset was packed for.
+
+        ``input_ids`` int64 [1, T], ``position_ids`` int64 [1, T] or [3, 1, T], the attention, and
+        what the family takes of pictures: normalised pixels in the order of the text, once for
+        every sequence that shows them.
+
+        Args:
+            device: Where the tensors are put; None is the CPU.
+            dtype: Of the pixels; None is float32.
+            attention: ``mask`` gives ``attention_mask`` bool [1, 1, T, T], for attention by
+                ``sdpa``; ``varlen`` gives ``cu_seq_lens_q``, ``cu_seq_lens_k``, ``max_length_q``
+                and ``max_length_k`` for FlashAttention, where no prompt is shared.
+
+        Raises:
+            InputError: the batch has pictures, and the dataset records no processor; or a prompt
+                is shared, which ``varlen`` cannot say.
+        """
+        from mmrlhf_engine.shards.forward import forward_inputs
+
+        return forward_inputs(self, device, dtype, attention)
 
 
 def _unpickled(

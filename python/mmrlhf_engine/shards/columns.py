@@ -8,13 +8,13 @@ loss that is a little off.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmrlhf_engine import __version__, _core
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["ColumnRequest", "check_columns", "provenance"]
+__all__ = ["ColumnRequest", "check_columns", "differences", "provenance"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +95,24 @@ def _check_provenance(
     compared = ("tokenizer", "image_rule", "pictures")
     pairs = [(key, stated[key], conditions[key]) for key in compared if key in stated]
     pairs += [(key, stated.get(key), value) for key, value in request.expect.items()]
-    differences = [line for key, made, here in pairs for line in _differences(key, made, here)]
-    if differences:
+    lines = [line for key, made, here in pairs for line in differences(key, made, here)]
+    if lines:
         raise InputError(
             f"{request.column_set}: made under other conditions than this run's: "
-            + "; ".join(differences),
+            + "; ".join(lines),
             hint="compute the column again under these conditions, or run under those it was made",
         )
 
 
-def _differences(name: str, made: Any, here: Any) -> Iterator[str]:
-    """Each place in which two JSON values differ."""
+def differences(name: str, made: Any, here: Any) -> list[str]:
+    """Each place in which two JSON values differ, with what it is in both."""
     if isinstance(made, Mapping) and isinstance(here, Mapping):
-        for key in sorted({*made, *here}):
-            yield from _differences(f"{name}.{key}", made.get(key), here.get(key))
-    elif made != here:
-        yield f"{name}: found {json.dumps(made)}, expected {json.dumps(here)}"
+        prefix = f"{name}." if name else ""
+        return [
+            line
+            for key in sorted({*made, *here})
+            for line in differences(f"{prefix}{key}", made.get(key), here.get(key))
+        ]
+    if made == here:
+        return []
+    return [f"{name}: found {json.dumps(made)}, expected {json.dumps(here)}"]

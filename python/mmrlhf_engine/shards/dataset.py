@@ -81,6 +81,11 @@ class ShardDataset:
         return dict(json.loads(self._core.tokenizer))
 
     @property
+    def processor(self) -> dict[str, Any] | None:
+        """The model's processor it was packed for: family, image rule and settings of pictures."""
+        return self.tokenizer.get("processor")
+
+    @property
     def queries(self) -> pl.LazyFrame:
         """A row a prompt.
 

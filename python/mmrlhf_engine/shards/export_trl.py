@@ -31,8 +31,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_engine import _core
+from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS, SMALLEST_ID
 from mmrlhf_engine.run.files import appearing
-from mmrlhf_engine.shards.tokenizer import SENTINEL, TokenDecoder
+from mmrlhf_engine.shards.tokenizer import TokenDecoder
 
 __all__ = ["deleted_pairs", "write_trl"]
 
@@ -70,7 +72,11 @@ class _Pair:
 
 
 def write_trl(dataset: _core.Dataset, out: Path, decoder: TokenDecoder) -> None:
-    """Write all pairs that are not deleted; see the top of this module."""
+    """Write all pairs that are not deleted; see the top of this module.
+
+    Raises:
+        InputError: a pair has a video.
+    """
     schema = _schema(dataset)
     with (
         appearing(out) as temporary,
@@ -112,6 +118,7 @@ def _groups(dataset: _core.Dataset) -> Iterator[tuple[list[_Pair], dict[int, byt
         if deleted is not None and deleted[row]:
             continue
         pair = _pair(dataset, row)
+        _refuse_videos(pair, row)
         for blob in pair.blobs():
             if blob not in contents:
                 contents[blob] = dataset.blob(blob)[0]
@@ -153,7 +160,17 @@ def _shown(media: list[int], own: list[int], tokens: np.ndarray) -> list[int] | 
     """
     if not own:
         return None
-    return [*media, *own] if (tokens == SENTINEL).any() else own
+    return [*media, *own] if (tokens >= SMALLEST_ID).any() else own
+
+
+def _refuse_videos(pair: _Pair, row: int) -> None:
+    """TRL's collator reads images alone."""
+    for ids in (pair.prompt, pair.chosen, pair.rejected):
+        if ((ids >= SMALLEST_ID) & (ids != PLACEHOLDER_IDS[IMAGE])).any():
+            raise InputError(
+                f"pair {row} has a video, which TRL's preference data cannot hold",
+                hint="export --to parquet, or pack with --videos frames",
+            )
 
 
 def _batch(

@@ -4,7 +4,7 @@ The text of ``mmrlhf-engine inspect`` is made here; its page, from the same cont
 :mod:`mmrlhf_engine.shards.inspect_page`.
 """
 
-import json
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ import pyarrow as pa
 from pydantic import NonNegativeInt, PositiveInt
 
 from mmrlhf_engine import _core
-from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
+from mmrlhf_engine.errors import ConfigError, MissingExtraError
+from mmrlhf_engine.models.families.placeholders import SMALLEST_ID
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.shards.image_rule import ImageRule, read_rule
@@ -24,6 +25,7 @@ from mmrlhf_engine.shards.inspect_pairs import PairText, read_pair
 from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 from mmrlhf_engine.shards.tables import Table, letter
 from mmrlhf_engine.shards.tokenizer import TokenDecoder
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["Contents", "Distribution", "InspectSettings", "inspect", "read_contents"]
 
@@ -40,7 +42,7 @@ class InspectSettings(Section):
     tokenizer: str | None = None
     """Name or folder; null is the one that the dataset records, if it is on this machine."""
     image_rule: str | None = None
-    """A family or the folder of a processor; null is what the folder of the tokenizer has."""
+    """A family or the folder of a processor; null is the one that the dataset records, if any."""
     tokens: PositiveInt = 16_384
     """The budget of a pack, of which the fill is shown."""
     unit: Literal["pair", "response", "query"] = "query"
@@ -153,14 +155,8 @@ def _decoder(
 def _rule(dataset: ShardDataset, settings: InspectSettings, notes: list[str]) -> ImageRule:
     if settings.image_rule is not None:
         return read_rule(settings.image_rule)
-    folder = Path(settings.tokenizer or str(dataset.tokenizer.get("name", "")))
-    names = ("preprocessor_config.json", "processor_config.json")
-    if any((folder / name).is_file() for name in names):
-        try:
-            return read_rule(str(folder))
-        except (ConfigError, InputError) as error:
-            notes.append(f"tokens of images are not counted: {str(error).splitlines()[0]}")
-            return ImageRule()
+    if dataset.processor is not None:
+        return ImageRule(dataset.processor["image_rule"])
     if dataset.rows("blobs"):
         notes.append("tokens of images are not counted: --image-rule gives the model's rule")
     return ImageRule()
@@ -214,19 +210,7 @@ def _measure(dataset: ShardDataset, rule: ImageRule) -> _Measured:
     pictures = queries["media"].to_numpy().astype(np.int64)
     image_tokens = np.zeros(len(queries), np.int64)
     if rule.parameters is not None and pictures.any():
-        sizes = dataset.blobs.select("id", "w", "h").collect()
-        shown = (
-            dataset.queries.select("media", together=length[1])
-            .with_row_index("query")
-            .explode("media", empty_as_null=False)
-            .join(sizes.lazy(), left_on="media", right_on="id", maintain_order="left")
-            .collect()
-        )
-        columns = [
-            pa.array(shown[name].cast(pl.UInt32).to_arrow()) for name in ("w", "h", "together")
-        ]
-        counted = pl.Series(pa.array(_core.image_tokens(json.dumps(rule.parameters), *columns)))
-        np.add.at(image_tokens, shown["query"].to_numpy(), counted.fill_null(0).to_numpy())
+        image_tokens = _image_tokens(dataset, rule)
     responses = dataset.responses.select("q", "n_tok").collect()
     return _Measured(
         prompts=queries["prompt"].to_numpy().astype(np.int64) - pictures,
@@ -236,6 +220,26 @@ def _measure(dataset: ShardDataset, rule: ImageRule) -> _Measured:
         query_of_answer=responses["q"].to_numpy().astype(np.int64),
         pairs=dataset.pairs.select("q", "chosen", "rejected").collect(),
     )
+
+
+def _image_tokens(dataset: ShardDataset, rule: ImageRule) -> np.ndarray:
+    """Of each query; 0 where the model's processor would refuse one of its images."""
+    blobs = dataset.blobs.select("id", "w", "h", "orient").collect()
+    turned = blobs["orient"] >= 5
+    sizes = {
+        blob: (height, width) if swapped else (width, height)
+        for blob, width, height, swapped in zip(
+            blobs["id"], blobs["w"], blobs["h"], turned, strict=True
+        )
+    }
+    placeholders = pl.col("prompt").list.eval(pl.element().filter(pl.element() >= SMALLEST_ID))
+    queries = dataset.queries.select("media", placeholders).collect()
+    counted = np.zeros(len(queries), np.int64)
+    for row, (media, kinds) in enumerate(queries.iter_rows()):
+        if media:
+            with contextlib.suppress(BadRecordError):
+                counted[row] = sum(rule.count([sizes[blob] for blob in media], kinds))
+    return counted
 
 
 def _distributions(measured: _Measured, rule: ImageRule) -> list[Distribution]:

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_engine import _core
+from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS, SMALLEST_ID
 from mmrlhf_engine.shards.dataset import FLAGS
 from mmrlhf_engine.shards.image_rule import ImageRule
-from mmrlhf_engine.shards.tokenizer import SENTINEL, TokenDecoder
+from mmrlhf_engine.shards.tokenizer import TokenDecoder
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["PairText", "Picture", "Piece", "TextOfTokens", "read_pair"]
@@ -24,11 +25,14 @@ class Picture:
     width: int
     height: int
     tokens: int | None
-    """None where no rule is known, or the model's processor refuses the image."""
+    """None where no rule is known, or the model's processor refuses the image. Those of a video are
+    all counted at its first frame."""
+    kind: str = "image"
+    """Or ``frame``, of a video."""
 
     def __str__(self) -> str:
         counted = "" if self.tokens is None else f", {self.tokens:,} tokens"
-        return f"[image {self.width} x {self.height}{counted}]"
+        return f"[{self.kind} {self.width} x {self.height}{counted}]"
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ def _text(
     rule: ImageRule,
 ) -> TextOfTokens:
     ids = _numbers(tokens)
-    pictures = _pictures(dataset, media, rule)
+    kinds = [token for token in ids if token >= SMALLEST_ID]
+    pictures = _pictures(dataset, media, kinds, rule)
     slots = iter(pictures)
     if decoder is None:
         pieces = list(_pieces(ids, [str(token) for token in ids], slots))
@@ -126,22 +131,27 @@ def _text(
     array = np.array(ids, np.uint32)
     pieces = list(_pieces(ids, decoder.decode(list(array.reshape(-1, 1))), slots))
     # Decoded as a whole: a character may have several tokens.
-    runs = [run for run in np.split(array, np.flatnonzero(array == SENTINEL)) if len(run)]
-    texts = iter(decoder.decode([run[run != SENTINEL] for run in runs]))
+    runs = [run for run in np.split(array, np.flatnonzero(array >= SMALLEST_ID)) if len(run)]
+    texts = iter(decoder.decode([run[run < SMALLEST_ID] for run in runs]))
     slots = iter(pictures)
     text = "".join(
-        (str(next(slots, "[image]")) if run[0] == SENTINEL else "") + next(texts) for run in runs
+        (str(next(slots, "[image]")) if run[0] >= SMALLEST_ID else "") + next(texts) for run in runs
     )
     return TextOfTokens(name, text, pieces, pictures)
 
 
 def _pieces(ids: list[int], texts: list[str], slots: Iterator[Picture]) -> Iterator[Piece]:
     for token, text in zip(ids, texts, strict=True):
-        picture = next(slots, None) if token == SENTINEL else None
-        yield Piece("[image]" if token == SENTINEL else text, picture)
+        picture = next(slots, None) if token >= SMALLEST_ID else None
+        yield Piece("[image]" if token >= SMALLEST_ID else text, picture)
 
 
-def _pictures(dataset: _core.Dataset, media: list[int], rule: ImageRule) -> list[Picture]:
+def _pictures(
+    dataset: _core.Dataset, media: list[int], kinds: list[int], rule: ImageRule
+) -> list[Picture]:
+    """``kinds`` are the placeholders of the text; images of an answer may have none there."""
+    if len(kinds) != len(media):
+        kinds = [PLACEHOLDER_IDS[IMAGE]] * len(media)
     sizes = []
     for blob in media:
         width, height, orientation = dataset.blob_size(blob)
@@ -149,9 +159,10 @@ def _pictures(dataset: _core.Dataset, media: list[int], rule: ImageRule) -> list
     counts: list[int | None] = [None] * len(media)
     if rule.parameters is not None:
         with contextlib.suppress(BadRecordError):
-            counts = list(rule.count(sizes))
+            counts = list(rule.count(sizes, kinds))
     return [
-        Picture(blob, *size, count) for blob, size, count in zip(media, sizes, counts, strict=True)
+        Picture(blob, *size, count, "image" if kind == PLACEHOLDER_IDS[IMAGE] else "frame")
+        for blob, size, count, kind in zip(media, sizes, counts, kinds, strict=True)
     ]
 
 

@@ -4,8 +4,8 @@ A batch is one pack of the plan. Its cursor says where to go on after it: any nu
 workers and threads yields the same packs from there.
 """
 
+import copy
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families import inputs
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
-from mmrlhf_engine.shards.columns import ColumnRequest, check_columns, provenance
+from mmrlhf_engine.shards.columns import (
+    ColumnRequest,
+    check_columns,
+    differences,
+    provenance,
+)
 
 __all__ = ["ColumnRequest", "PictureSettings", "PreferenceBatch", "PreferenceLoader", "normalise"]
 
@@ -29,6 +35,8 @@ class PictureSettings(Section):
 
     image_token: NonNegativeInt
     """The id that stands for one feature of an image."""
+    video_token: NonNegativeInt | None = None
+    """The id that stands for one feature of a video; None is that of images."""
     image_start_token: NonNegativeInt | None = None
     """Put before the features of an image, where the packer has not written it."""
     image_end_token: NonNegativeInt | None = None
@@ -51,19 +59,16 @@ class PictureSettings(Section):
 
 def normalise(pixels: Any, settings: PictureSettings) -> Any:
     """``(pixels / 255 - mean) / std`` of a torch tensor of tiles or patches, on its own device."""
-    import torch
-
-    by_channel = pixels.reshape(pixels.shape[0], 3, -1)
-    mean = torch.tensor(settings.mean, device=pixels.device).reshape(1, 3, 1)
-    std = torch.tensor(settings.std, device=pixels.device).reshape(1, 3, 1)
-    return (by_channel.float().div_(255).sub_(mean).div_(std)).reshape(pixels.shape)
+    return inputs.normalise(pixels, settings.mean, settings.std)
 
 
 class PreferenceLoader:
-    """An iterator over the batches of one rank; as a torch dataset, ``PreferenceDataset(loader)``.
+    """An iterator over the batches of one rank, without torch; ``PreferenceDataset`` is made of it.
 
     Iterating goes on after the last batch handed out. ``state_dict`` is that position, the same on
-    every rank at the end of a step; in the middle of a step it is the step's start.
+    every rank at the end of a step; in the middle of a step it is the step's start. Opening reads
+    what every unit of the plan costs, so that a unit above the budget or a row that cannot be read
+    is found before the first step.
 
     Args:
         path: The folder of the dataset.
@@ -74,7 +79,7 @@ class PreferenceLoader:
         columns: Sidecar columns of pairs or responses that batches carry, by their names there.
         epochs: The iterator ends before this epoch.
         balance: Share the packs of a step out so that the ranks' work on images is even.
-        threads: 0 is one less than there are cores; in a torch worker, its part of that.
+        threads: 0 is one less than there are cores; where workers share them, a part of that.
         prefetch_bytes: No batch is begun while so many bytes wait to be taken.
         cache_bytes: Kept of prepared images that a later batch needs.
         look_ahead: Batches that are looked through for images that are needed again.
@@ -84,6 +89,8 @@ class PreferenceLoader:
 
     Raises:
         InputError: a number is out of range, or a token is outside the dataset's vocabulary.
+        InputError: units are above the plan's budget, and the plan does not say what becomes of
+            them.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
             the message names the settings that differ.
         CorruptDataError: the dataset is damaged.
@@ -116,21 +123,18 @@ class PreferenceLoader:
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
         self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes
         self._cursor: str | None = None
+        self._worker, self._workers = 0, 1
+        self._taken, self._number = 0, 0
         self._core: _core.BatchLoader | None = None
         if state is not None:
             self.load_state_dict(state)
+        self._processor: dict[str, Any] | None = None
         self._core = self._open()
         self._cursor = self._core.cursor()
+        self._core.check_units(self.state_dict()["epoch"], threads=threads)
 
     def __iter__(self) -> Iterator[PreferenceBatch[np.ndarray]]:
-        """The batches that are left; in a torch worker, those that are this worker's."""
-        torch = sys.modules.get("torch.utils.data")
-        worker = None if torch is None else torch.get_worker_info()
-        if worker is None:
-            return self
-        if self._core is not None:
-            self._core.stop()
-        self._core = self._open(worker.id, worker.num_workers)
+        """The batches that are left."""
         return self
 
     def __next__(self) -> PreferenceBatch[np.ndarray]:
@@ -145,10 +149,11 @@ class PreferenceLoader:
             self._core = self._open()
         made = self._core.next_batch()
         self._cursor = self._core.cursor()
+        self._taken, self._number = self._core.taken()
         if made is None:
             raise StopIteration
         memory, layout, step, unreadable, zero_weight_pairs = made
-        values = (*step, unreadable, zero_weight_pairs, self._column_names)
+        values = (*step, unreadable, zero_weight_pairs, self._column_names, self._processor)
         metadata = dict(zip(METADATA, values, strict=True))
         return assembled(np.frombuffer(memory, np.uint8), layout, metadata)
 
@@ -160,6 +165,7 @@ class PreferenceLoader:
         """Go on from a state, or from the cursor of a batch."""
         self.close()
         self._cursor = state if isinstance(state, str) else json.dumps(dict(state))
+        self._taken, self._number = 0, 0
         if self._core is not None:
             self._core = self._open()
 
@@ -167,6 +173,47 @@ class PreferenceLoader:
         """End the threads; iterating begins them again."""
         if self._core is not None:
             self._core.stop()
+
+    def part(
+        self,
+        cursor: str,
+        epochs: int,
+        *,
+        worker: int = 0,
+        workers: int = 1,
+        taken: int = 0,
+        number: int = 0,
+    ) -> "PreferenceLoader":
+        """A loader of every ``workers``-th batch from a cursor on, the units not checked again.
+
+        Args:
+            cursor: Of a batch, or that of :meth:`state_dict` as JSON.
+            epochs: The iterator ends before this epoch.
+            worker: Its first batch, below ``workers``.
+            workers: How many loaders share the batches of this rank.
+            taken: Batches of the rank after the cursor that are passed over.
+            number: Of the first batch after those, which decides whose it is.
+        """
+        part = copy.copy(self)
+        part._cursor, part._epochs = cursor, epochs
+        part._worker, part._workers = worker, workers
+        part._taken, part._number = taken, number
+        part._verify = "lazy" if self._verify == "open" else self._verify
+        part._core = part._open()
+        return part
+
+    def position(self) -> tuple[str, int, int]:
+        """Cursor, ``taken`` and ``number`` of :meth:`part` after the last batch handed out."""
+        return self._cursor or "", self._taken, self._number
+
+    def epoch(self, cursor: str) -> tuple[int, str]:
+        """The batches of this rank in the epoch of a cursor, and the start of the next epoch.
+
+        Reads what every unit costs.
+        """
+        if self._core is None:
+            self._core = self._open()
+        return self._core.epoch(cursor, threads=self._threads)
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to this process."""
@@ -180,14 +227,16 @@ class PreferenceLoader:
                 expected = f"expected at least {least.get(name, 0)}"
                 raise InputError(f"{name}: found {number}, {expected}")
 
-    def _open(self, worker: int = 0, workers: int = 1) -> _core.BatchLoader:
+    def _open(self) -> _core.BatchLoader:
         pictures = self._pictures
-        settings = pictures.model_dump(include=_NEEDED_IN_CORE) if pictures else {}
         threads = self._threads
-        if threads == 0 and workers > 1:
-            threads = max(1, (_cores() - 1) // workers)
+        if threads == 0 and self._workers > 1:
+            threads = max(1, (_cores() - 1) // self._workers)
         self._check_numbers()
         dataset = _core.Dataset(self._path, self._version, self._verify)
+        self._processor = json.loads(dataset.tokenizer).get("processor")
+        pictures = pictures_of(self._processor, self._plan, pictures)
+        settings = pictures.model_dump(include=_NEEDED_IN_CORE) if pictures else {}
         if pictures is not None:
             _check_tokens(pictures, json.loads(dataset.tokenizer).get("vocabulary"))
         shown = None if pictures is None else pictures.model_dump(mode="json")
@@ -204,15 +253,18 @@ class PreferenceLoader:
             response_columns=of_responses,
             processor=json.dumps(settings),
             image_token=pictures.image_token if pictures else None,
+            video_token=pictures.video_token if pictures else None,
             image_start_token=pictures.image_start_token if pictures else None,
             image_end_token=pictures.image_end_token if pictures else None,
             rank=self._rank,
             ranks=self._world_size,
             balance=self._balance,
-            worker=worker,
-            workers=workers,
+            worker=self._worker,
+            workers=self._workers,
             epochs=self._epochs,
             cursor=self._cursor,
+            taken=self._taken,
+            number=self._number,
             threads=threads,
             prefetch_bytes=self._prefetch_bytes,
             cache_bytes=self._cache_bytes,
@@ -220,9 +272,38 @@ class PreferenceLoader:
         )
 
 
+def pictures_of(
+    processor: Mapping[str, Any] | None, plan: str, pictures: PictureSettings | None
+) -> PictureSettings | None:
+    """How the pictures of a dataset are prepared: as it records, unless it records nothing.
+
+    Args:
+        processor: What the dataset records.
+        plan: The plan's JSON; its image rule must be the recorded one.
+        pictures: What was asked for; None asks for what is recorded.
+
+    Raises:
+        InputError: the plan, or what was asked for, is another than the dataset was packed for.
+    """
+    rule = json.loads(plan)["image_rule"]
+    if processor is None or (rule is None and pictures is None):
+        return pictures
+    recorded = PictureSettings.model_validate(processor["pictures"])
+    asked = recorded if pictures is None else pictures
+    found = {"image_rule": rule, "pictures": asked.model_dump(mode="json")}
+    expected = {"image_rule": processor["image_rule"], "pictures": recorded.model_dump(mode="json")}
+    lines = differences("", found, expected)
+    if lines:
+        raise InputError(
+            "the dataset was packed for a processor with other settings: " + "; ".join(lines),
+            hint="leave them out, and they are taken from the dataset; or pack for this processor",
+        )
+    return recorded
+
+
 def _check_tokens(pictures: PictureSettings, vocabulary: int | None) -> None:
     """Refuse ids that no embedding of the dataset's tokenizer can have."""
-    for name in ("image_token", "image_start_token", "image_end_token"):
+    for name in ("image_token", "video_token", "image_start_token", "image_end_token"):
         token = getattr(pictures, name)
         if vocabulary is not None and token is not None and token >= vocabulary:
             raise InputError(

@@ -5,14 +5,32 @@ shares with others (its ``prefix_sequence``). Both functions take a batch of num
 torch tensors on the CPU, and give numpy arrays, which ``torch.from_numpy`` takes without a copy.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mmrlhf_engine.shards.batch import PreferenceBatch
+__all__ = ["AnswerRows", "Sequences", "answer_rows", "attention_mask"]
 
-__all__ = ["AnswerRows", "answer_rows", "attention_mask"]
+
+class Sequences(Protocol):
+    """What is read of a :class:`mmrlhf_engine.PreferenceBatch`."""
+
+    @property
+    def input_ids(self) -> Any:
+        """int32 [T]."""
+
+    @property
+    def cu_seqlens(self) -> Any:
+        """int32 [S + 1], where each sequence begins, and the end."""
+
+    @property
+    def prompt_lengths(self) -> Any:
+        """int32 [S], tokens of a sequence that are not the response's."""
+
+    @property
+    def prefix_sequence(self) -> Any:
+        """int32 [S], the sequence that this one continues, or -1."""
 
 
 class AnswerRows(NamedTuple):
@@ -26,7 +44,7 @@ class AnswerRows(NamedTuple):
     """[S + 1], where the rows of each sequence begin, and the end; a shared prompt has none."""
 
 
-def answer_rows(batch: PreferenceBatch[Any]) -> AnswerRows:
+def answer_rows(batch: Sequences) -> AnswerRows:
     """Rows and targets of all responses of a pack, for ``mmrlhf_kernels.fused_linear_logp``.
 
     The first token of a response is predicted at the last token of its prompt, which is the one
@@ -43,7 +61,7 @@ def answer_rows(batch: PreferenceBatch[Any]) -> AnswerRows:
     return AnswerRows(row, np.asarray(batch.input_ids)[at].astype(np.int64), cu_seqlens)
 
 
-def attention_mask(batch: PreferenceBatch[Any]) -> npt.NDArray[np.bool_]:
+def attention_mask(batch: Sequences) -> npt.NDArray[np.bool_]:
     """Bool [T, T]: token i sees token j, of its own sequence or its prefix, at or before itself.
 
     T^2 bytes, for models whose attention takes a mask. Without shared prompts ``cu_seqlens`` alone

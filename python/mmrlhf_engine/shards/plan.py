@@ -1,8 +1,7 @@
-"""The settings that decide the order of training, and the image-token rule of a model.
+"""The settings that decide the order of training.
 
 A plan is settings here, canonical JSON in the core, and a hash in every cursor. How many tokens an
-image becomes is a :func:`rule <rule_from_processor>`: the family of a model and the numbers of its
-Hugging Face processor.
+image becomes is a rule of its model (:mod:`mmrlhf_engine.models.families`), a part of the plan.
 """
 
 import json
@@ -24,7 +23,6 @@ __all__ = [
     "PlanSettings",
     "plan_hash",
     "plan_json",
-    "rule_from_processor",
     "whole_weights",
 ]
 
@@ -182,75 +180,3 @@ def whole_weights(weights: Sequence[float]) -> list[int]:
     if sum(whole) >= 2**64:
         raise ConfigError(f"mixture: weights {list(weights)} need more than 64 bits; round them")
     return whole
-
-
-def rule_from_processor(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The image-token rule of a model from its processor's config.
-
-    ``config`` is what ``processor.to_dict()`` gives, or the ``processor_config.json`` of a model
-    laid over its ``preprocessor_config.json``.
-
-    Raises:
-        InputError: no rule is known for the processor, or a number it needs is missing.
-    """
-    config = (
-        dict(config)
-        | dict(config.get("image_processor") or {})
-        | {key: config[key] for key in ("processor_class",) if key in config}
-    )
-    names = f"{config.get('processor_class')} {config.get('image_processor_type')}".lower()
-    for family, rule in (
-        ("llavaonevision", _llava_onevision),
-        ("qwen2_5_vl", _qwen2_vl),
-        ("qwen2vl", _qwen2_vl),
-        ("internvl", _internvl),
-    ):
-        if family in names:
-            try:
-                return rule(config)
-            except KeyError as error:
-                raise InputError(f"processor config: {error.args[0]} is missing") from None
-    raise InputError(
-        f"processor config: found {names}, "
-        "expected LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL or InternVL"
-    )
-
-
-def _qwen2_vl(config: Mapping[str, Any]) -> dict[str, Any]:
-    size = config.get("size") or {}
-    least = config.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
-    most = config.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
-    return {
-        "family": "qwen2_vl",
-        "patch": config.get("patch_size", 14),
-        "merge": config.get("merge_size", 2),
-        "min_pixels": least or 56 * 56,
-        "max_pixels": most or 28 * 28 * 1280,
-    }
-
-
-def _internvl(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "family": "internvl",
-        "tile_width": config["size"]["width"],
-        "tile_height": config["size"]["height"],
-        "tile_tokens": config.get("image_seq_length", 256),
-        "min_tiles": config.get("min_patches", 1),
-        "max_tiles": config.get("max_patches", 12),
-        # The processor asks for tiles, whatever its image processor would do on its own.
-        "crop": True,
-    }
-
-
-def _llava_onevision(config: Mapping[str, Any]) -> dict[str, Any]:
-    size = config["size"]
-    edge = size.get("shortest_edge") or min(size["height"], size["width"])
-    aspect = config.get("vision_aspect_ratio") or "anyres_max_9"
-    return {
-        "family": "llava_onevision",
-        "tile": edge,
-        "tile_tokens": config["num_image_tokens"],
-        "max_tiles": int(aspect.removeprefix("anyres_max_")),
-        "drop_class_token": config.get("vision_feature_select_strategy") == "default",
-        "canvases": config["image_grid_pinpoints"],
-    }

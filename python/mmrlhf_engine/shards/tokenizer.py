@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_engine.errors import ConfigError, MissingExtraError
-from mmrlhf_engine.shards.image_rule import FAMILIES, read_rule
+from mmrlhf_engine.models.families.placeholders import (
+    FRAME,
+    IMAGE,
+    PLACEHOLDER_IDS,
+    RUN,
+    VIDEO,
+)
 
-__all__ = ["SENTINEL", "TokenDecoder", "load_fast_tokenizer", "sha256_of_tokenizer"]
-
-SENTINEL = 0xFFFF_FFFF
-"""Stands for one image in a list of token ids."""
+__all__ = ["TokenDecoder", "load_fast_tokenizer", "sha256_of_tokenizer"]
 
 
 class TokenDecoder:
@@ -26,9 +29,8 @@ class TokenDecoder:
     Args:
         recorded: The ``tokenizer`` of the dataset.
         name: Name or folder of the tokenizer; None is the recorded name.
-        image_token: Text to write for an image. None is the tokenizer's own image token, as the
-            processors of LLaVA-OneVision, Qwen2-VL and InternVL expect it, and ``<image>`` where it
-            has none.
+        image_token: Text to write for an image. None is what the processor that the dataset records
+            replaces by an image, else the tokenizer's own image token, else ``<image>``.
         offline: Take only what is on this machine.
 
     Raises:
@@ -63,15 +65,31 @@ class TokenDecoder:
                 f"(SHA-256 {found[:12]}, expected {str(recorded['sha256'])[:12]})",
                 hint="--tokenizer NAME_OR_FOLDER of the one that was given to pack",
             )
-        self.image_token = image_token or _image_token(tokenizer)
+        processor = recorded.get("processor") or {}
+        self.image_token = image_token or processor.get("image_mark") or _image_token(tokenizer)
+        # The text of an image as the packer wrote it comes first: the placeholder is a part of it.
+        self._shown = {
+            processor.get("image_text") or IMAGE: self.image_token,
+            IMAGE: self.image_token,
+            VIDEO: processor.get("video_mark") or "<video>",
+            RUN: "<frames>",
+            FRAME: "",
+        }
         self._backend = tokenizer.backend_tokenizer
-        self._backend.add_special_tokens([self.image_token])  # in memory; one that is there stays
-        self._image_id = self._backend.token_to_id(self.image_token)
+        self._backend.add_special_tokens([*PLACEHOLDER_IDS])  # in memory
+        self._ids = {
+            number: self._backend.token_to_id(mark) for mark, number in PLACEHOLDER_IDS.items()
+        }
 
     def decode(self, sequences: Sequence[np.ndarray]) -> list[str]:
-        """Texts of uint32 ids, special tokens included, the image token for each ``SENTINEL``."""
-        ids = [np.where(ids == SENTINEL, self._image_id, ids).tolist() for ids in sequences]
+        """Texts of uint32 ids, special tokens included, each image as ``image_token``.
+
+        A video is its own mark, and ``<frames>`` where text stands between its frames.
+        """
+        ids = [[self._ids.get(number, number) for number in ids.tolist()] for ids in sequences]
         texts: list[str] = self._backend.decode_batch(ids, skip_special_tokens=False)
+        for text, shown in self._shown.items():
+            texts = [decoded.replace(text, shown) for decoded in texts]
         return texts
 
 
@@ -141,6 +159,6 @@ def _image_token(tokenizer: Any) -> str:
     if own:
         return str(own)
     # Tokenizers of Qwen2.5 have the token of Qwen2-VL, whichever model they serve: it comes last.
-    known = [str(read_rule(family).image_mark) for family in reversed(FAMILIES)]
     vocabulary = tokenizer.get_vocab()
+    known = ("<IMG_CONTEXT>", "<image>", "<|image_pad|>")
     return next((token for token in known if token in vocabulary), "<image>")

@@ -1,7 +1,8 @@
 """The pictures that messages name: found below the root, their headers read, made smaller.
 
-An image is one picture. A video is some of its frames, evenly spread: files of a folder, names in a
-list, or, with PyAV, frames of a video file. Nothing here decodes an image, but for shrinking it.
+An image is one picture; of an animation it is the first frame. A video is some of its frames,
+evenly spread: files of a folder, names in a list, frames of an animation (GIF, WebP, PNG), or, with
+PyAV, those of a video file. No image is decoded here, but for shrinking it and for frames.
 """
 
 import io
@@ -42,6 +43,8 @@ class Picture:
     height: int = 0
     seconds: float | None = None
     """Time of a frame in its video; None for an image."""
+    frames: int = 1
+    """Frames of the file, of which an image shows the first."""
 
     def read(self) -> bytes:
         """Its bytes."""
@@ -58,6 +61,8 @@ class FrameSettings:
     """Of videos that are folders or lists of frames."""
     max_pixels: int
     threads: int
+    equal_sizes: bool = True
+    """Whether the frames of a video must have one size, as models that take videos need it."""
 
 
 def find_pictures(
@@ -81,6 +86,8 @@ def find_pictures(
         outcomes = [sized[key[0], picture] for picture in pictures]
         bad = next((item for item in outcomes if isinstance(item, BadRecordError)), None)
         good = [item for item in outcomes if isinstance(item, Picture)]
+        if bad is None and key[1].kind == "video" and settings.equal_sizes:
+            bad = _unequal(good)
         found[key] = good if bad is None else bad
     return found
 
@@ -102,23 +109,69 @@ def _named_pictures(root: Path, media: Media, settings: FrameSettings) -> list[P
         if not names:
             raise BadRecordError("missing_media", f"{media.names[0]} holds no frame")
     if not names:
-        return _video_frames(io.BytesIO(media.content or b""), "a video", settings)
+        content = media.content or b""
+        if _kind_of_content(content, settings) == "image":
+            return _animation_frames(io.BytesIO(content), "a video", settings)
+        return _video_frames(io.BytesIO(content), "a video", settings)
     return [
         Picture(names[number], None, seconds=number / settings.frames_per_second)
         for number in evenly_spaced(len(names), settings.frames)
     ]
 
 
+def _unequal(frames: list[Picture]) -> BadRecordError | None:
+    sizes = sorted({(frame.width, frame.height) for frame in frames})
+    if len(sizes) < 2:
+        return None
+    shown = ", ".join(f"{width} x {height}" for width, height in sizes[:3])
+    return BadRecordError("frame_sizes", f"the frames of a video differ in size: {shown}")
+
+
 def _frames_of_file(root: Path, place: Path, name: str, settings: FrameSettings) -> list[Picture]:
-    """A video of one file: a single frame, or what PyAV makes of it."""
+    """A video of one file: an animation, or what PyAV makes of it."""
     names = pa.array([name], pa.large_string())
     limits = {"max_pixels": settings.max_pixels, "threads": 1}
     (row,) = pa.array(inspect_named_media(root, names, **limits)).to_pylist()
-    if row["kind"] == "image":
+    if row["kind"] == "image" and row["frames"] == 1:
         return [Picture(name, None, seconds=0.0)]
+    if row["kind"] == "image":
+        return _animation_frames(str(place), name, settings)
     if row["kind"] != "video":
         raise BadRecordError(row["reason"] or "unreadable_media", row["detail"] or name)
     return _video_frames(str(place), name, settings)
+
+
+def _kind_of_content(content: bytes, settings: FrameSettings) -> str | None:
+    nothing, no_path = pa.nulls(1, pa.uint64()), pa.nulls(1, pa.large_string())
+    inline = pa.array([content], pa.large_binary())
+    limits = {"max_pixels": settings.max_pixels, "threads": 1}
+    found = inspect_located_media(no_path, nothing, nothing, inline, **limits)
+    kind: str | None = pa.array(found).to_pylist()[0]["kind"]
+    return kind
+
+
+def _animation_frames(source: str | BinaryIO, name: str, settings: FrameSettings) -> list[Picture]:
+    """Frames of an animated picture, as PNG, with the times at which they appear."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingExtraError("pillow", extra="pack", needed_for="frames of a GIF") from None
+    pictures: list[Picture] = []
+    try:
+        with Image.open(source) as image:
+            total = getattr(image, "n_frames", 1)
+            wanted, time = set(evenly_spaced(total, settings.frames)), 0.0
+            for number in range(total):
+                image.seek(number)
+                if number in wanted:
+                    mode = "RGBA" if image.has_transparency_data else "RGB"
+                    content = io.BytesIO()
+                    image.convert(mode).save(content, "PNG", compress_level=1)
+                    pictures.append(Picture(None, content.getvalue(), seconds=time))
+                time += image.info.get("duration", 0) / 1000
+    except (OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise BadRecordError("unreadable_media", f"{name}: {error}") from None
+    return pictures
 
 
 def _below(root: Path, name: str) -> Path:
@@ -186,7 +239,13 @@ def _outcome(picture: Picture, row: dict[str, Any]) -> Picture | BadRecordError:
         return BadRecordError(row["reason"], row["detail"] or "")
     if row["kind"] != "image":
         return BadRecordError("unreadable_media", f"{picture.path}: a {row['kind']}, not an image")
-    return replace(picture, path=row["path"], width=row["width"], height=row["height"])
+    return replace(
+        picture,
+        path=row["path"],
+        width=row["width"],
+        height=row["height"],
+        frames=row["frames"],
+    )
 
 
 def shrink(picture: Picture, width: int, height: int) -> Picture:
@@ -199,7 +258,7 @@ def shrink(picture: Picture, width: int, height: int) -> Picture:
     try:
         from PIL import Image
     except ImportError:
-        raise MissingExtraError("pillow", extra="train", needed_for="shrinking images") from None
+        raise MissingExtraError("pillow", extra="pack", needed_for="shrinking images") from None
     try:
         with Image.open(io.BytesIO(picture.read())) as image:
             jpeg = image.format == "JPEG"

@@ -43,7 +43,7 @@ mod _core {
     #[pymodule_export]
     use crate::order::{Order, Steps, invert, permute, plan_differences, plan_hash, plan_windows};
     #[pymodule_export]
-    use crate::rule::{image_shapes, image_tokens};
+    use crate::rule::{image_shapes, image_tokens, video_shapes};
     #[pymodule_export]
     use crate::select::{select_queries, share_by_ratio};
     #[pymodule_export]

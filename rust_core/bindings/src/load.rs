@@ -13,7 +13,7 @@ use mmrlhf_core::load::pixels::{Encoded, prepare};
 use mmrlhf_core::load::processor::Processor;
 use mmrlhf_core::load::sidecars::{ColumnName, Sidecars};
 use mmrlhf_core::order::{Cursor, ImageShape, Plan, Rank, Rule};
-use mmrlhf_core::parallel::map_rows;
+use mmrlhf_core::parallel::{map_rows, with_threads};
 use mmrlhf_core::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
@@ -106,14 +106,17 @@ type BatchRow<'py> =
 
 /// The batches of one rank, or of one worker of it; see `mmrlhf_core::load`.
 #[pyclass]
-pub(crate) struct BatchLoader(Engine<PairLoader>);
+pub(crate) struct BatchLoader {
+    engine: Engine<PairLoader>,
+    loader: Arc<PairLoader>,
+}
 
 #[pymethods]
 impl BatchLoader {
     #[new]
     #[pyo3(signature = (dataset, plan, *, pair_columns, response_columns, processor, image_token,
-        image_start_token, image_end_token, rank, ranks, balance, worker, workers, epochs, cursor, threads,
-        prefetch_bytes, cache_bytes, look_ahead))]
+        image_start_token, image_end_token, video_token=None, rank, ranks, balance, worker, workers,
+        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead))]
     fn new(
         py: Python<'_>,
         dataset: &Dataset,
@@ -124,6 +127,7 @@ impl BatchLoader {
         image_token: Option<i32>,
         image_start_token: Option<i32>,
         image_end_token: Option<i32>,
+        video_token: Option<i32>,
         rank: u32,
         ranks: u32,
         balance: bool,
@@ -131,6 +135,8 @@ impl BatchLoader {
         workers: u64,
         epochs: u64,
         cursor: Option<&str>,
+        taken: usize,
+        number: u64,
         threads: usize,
         prefetch_bytes: usize,
         cache_bytes: usize,
@@ -138,7 +144,7 @@ impl BatchLoader {
     ) -> PyResult<Self> {
         let ids = image_token.map(|image| {
             let (start, end) = (image_start_token, image_end_token);
-            ImageTokens { image, start, end }
+            ImageTokens { image, video: video_token.unwrap_or(image), start, end }
         });
         let share = Share { rank: Rank { rank, ranks, balance }, worker, workers, epochs };
         let limits = Limits { threads, prefetch_bytes, cache_bytes };
@@ -148,15 +154,18 @@ impl BatchLoader {
             let sidecars = Sidecars::open(&dataset, &pair_columns, &response_columns)?;
             let loader =
                 PairLoader::new(dataset, sidecars, plan, processor, ids, share, look_ahead)?;
-            let position = loader.position(cursor.map(Cursor::from_json).transpose()?)?;
-            Ok(Self(Engine::new(Arc::new(loader), position, limits)))
+            let cursor = cursor.map(Cursor::from_json).transpose()?;
+            let position = loader.position(cursor, taken, number)?;
+            let loader = Arc::new(loader);
+            let engine = Engine::new(Arc::clone(&loader), position, limits);
+            Ok(Self { engine, loader })
         })
     }
 
     /// The memory of the next batch, its arrays in the order of `batch_fields`, its metadata, the
-    /// images that stayed blank and the number of pairs that have weight 0 for them; none at the end.
+    /// images and videos that stayed blank and the number of pairs that have weight 0 for them; none at the end.
     fn next_batch<'py>(&mut self, py: Python<'py>) -> PyResult<Option<BatchRow<'py>>> {
-        let engine = &mut self.0;
+        let engine = &mut self.engine;
         let Some(PairBatch { batch, metadata }) = enter(py, |interrupt| engine.take(interrupt))?
         else {
             return Ok(None);
@@ -172,17 +181,41 @@ impl BatchLoader {
 
     /// Where to go on: the boundary between two steps after the last batch that ended one.
     fn cursor(&self) -> PyResult<String> {
-        self.0.position().cursor.to_json().map_err(to_python)
+        self.engine.position().cursor.to_json().map_err(to_python)
+    }
+
+    /// Batches of this rank after the cursor that were passed, and the number of all since it began:
+    /// with the cursor, the position after the last batch handed out.
+    fn taken(&self) -> (usize, u64) {
+        let position = self.engine.position();
+        (position.taken, position.number)
+    }
+
+    /// An error unless every unit can be read and fits a pack, or the plan says what else becomes
+    /// of it.
+    #[pyo3(signature = (epoch, *, threads=0))]
+    fn check_units(&self, py: Python<'_>, epoch: u64, threads: usize) -> PyResult<()> {
+        enter(py, |interrupt| with_threads(threads, || self.loader.check_units(epoch, interrupt))?)
+    }
+
+    /// The batches of this rank in the epoch of a cursor, and the start of the next epoch.
+    #[pyo3(signature = (cursor, *, threads=0))]
+    fn epoch(&self, py: Python<'_>, cursor: &str, threads: usize) -> PyResult<(u64, String)> {
+        enter(py, |interrupt| {
+            let cursor = Cursor::from_json(cursor)?;
+            let (batches, end) = with_threads(threads, || self.loader.epoch(&cursor, interrupt))??;
+            Ok((batches, end.to_json()?))
+        })
     }
 
     /// Batches begun and images prepared since the threads were started; 0 while there are none.
     fn progress(&self, py: Python<'_>) -> (u64, u64) {
-        let Progress { batches_begun, images_prepared } = py.detach(|| self.0.progress());
+        let Progress { batches_begun, images_prepared } = py.detach(|| self.engine.progress());
         (batches_begun, images_prepared)
     }
 
     /// End the threads and drop what they made ahead.
     fn stop(&mut self, py: Python<'_>) {
-        py.detach(|| self.0.stop());
+        py.detach(|| self.engine.stop());
     }
 }

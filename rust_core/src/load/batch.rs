@@ -12,7 +12,7 @@ use super::layout::BatchLayout;
 pub struct Batch {
     /// The arrays.
     pub arena: Arena,
-    /// Images that stayed blank: blob id, and what is wrong.
+    /// Images and videos that stayed blank: blob id of the image or first frame, and what is wrong.
     pub unreadable: Vec<(u64, String)>,
     /// Pairs of weight 0 because an image of theirs is blank.
     pub zero_weight_pairs: usize,
@@ -30,6 +30,8 @@ impl Batch {
         for (index, (image, prepared)) in images.iter().zip(made).enumerate() {
             let (start, end) = (bounds[index] as usize, bounds[index + 1] as usize);
             let place = &mut pixels[start * block_bytes..end * block_bytes];
+            // The frames of a video are its own.
+            let frames = if image.video.is_none() { frames } else { (frames.0, 1) };
             match prepared.as_ref() {
                 Prepared::Blocks(blocks)
                     if blocks.len() * frames.1 == place.len() && image.accepted =>
@@ -55,7 +57,7 @@ impl Batch {
         for &pair in &without_weight {
             weights[pair] = 0.0;
         }
-        let named = |(index, problem): (usize, String)| (images[index].key.blob, problem);
+        let named = |(index, problem): (usize, String)| (images[index].blob, problem);
         let unreadable = unreadable.into_iter().map(named).collect();
         Self { arena, unreadable, zero_weight_pairs: without_weight.len() }
     }

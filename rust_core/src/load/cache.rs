@@ -1,4 +1,4 @@
-//! Images made ready, kept as long as they are of use.
+//! Images and videos made ready, kept as long as they are of use.
 //!
 //! An image is made once for all batches that are under way. When the last of them has it, it stays
 //! if the plan says that a later batch wants it and there is room; when there is none, the one needed
@@ -7,19 +7,33 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// An image in the table of blobs, and whether it is alone in its prompt: both decide its pixels.
+use super::visual::MediaRow;
+
+/// What decides the pixels of an image or a video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    /// Shard of blobs in the high half, row in the low.
-    pub blob: u64,
-    /// Whether its sequence has no other image.
-    pub alone: bool,
+pub enum Key {
+    /// An image.
+    Image {
+        /// Shard of blobs in the high half, row in the low.
+        blob: u64,
+        /// Whether its sequence has no other image.
+        alone: bool,
+    },
+    /// A whole video.
+    Video {
+        /// The row whose media its frames are.
+        row: MediaRow,
+        /// Index in the media of its first frame.
+        first: u32,
+        /// Its frames.
+        frames: u32,
+    },
 }
 
-/// The blocks of an image, or why there are none.
+/// The blocks of an image or a video, or why there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
-    /// Blocks of pixels of one frame, one after the other.
+    /// Blocks of pixels, one after the other; those of an image have one frame.
     Blocks(Vec<u8>),
     /// What is wrong with it.
     Broken(String),
@@ -171,7 +185,7 @@ mod tests {
     use super::*;
 
     fn key(blob: u64) -> Key {
-        Key { blob, alone: true }
+        Key::Image { blob, alone: true }
     }
 
     fn use_once(cache: &mut Cache, blob: u64, ticket: u64) -> bool {

@@ -18,6 +18,14 @@ impl Sequence {
     pub fn whole(query: u64, response: u64) -> Self {
         Self { query, response: Some(response), prompt: true, prefix: None }
     }
+
+    /// How an error names it.
+    pub fn name(&self) -> String {
+        match self.response {
+            Some(response) => format!("response {response} to query {}", self.query),
+            None => format!("query {}", self.query),
+        }
+    }
 }
 
 /// One pair of preference in a pack.
@@ -38,25 +46,4 @@ pub struct Content {
     pub sequences: Vec<Sequence>,
     /// Likewise.
     pub pairs: Vec<PairOf>,
-}
-
-/// The images of a sequence: blob ids in the order of its placeholders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShownImages<'a> {
-    /// Those in the prompt.
-    pub prompt: &'a [u64],
-    /// Those in the response.
-    pub response: &'a [u64],
-}
-
-impl ShownImages<'_> {
-    /// All of them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = u64> {
-        self.prompt.iter().chain(self.response).copied()
-    }
-
-    /// How many there are, which decides the pixels of each.
-    pub fn count(&self) -> u32 {
-        (self.prompt.len() + self.response.len()) as u32
-    }
 }

@@ -47,13 +47,13 @@ pub enum Axis {
     Sequences,
     /// Where each sequence begins, and the end of the last.
     SequenceBounds,
-    /// Image placeholders in the sequences.
+    /// Images and runs of frames in the sequences.
     Placeholders,
-    /// Images, each once.
+    /// Images and videos, each once.
     Images,
-    /// Where the blocks of each image begin, and the end of the last.
+    /// Where the blocks of each image or video begin, and the end of the last.
     ImageBounds,
-    /// Blocks of pixels of all images.
+    /// Blocks of pixels of all images and videos.
     Blocks,
     /// The axes of one block: a tile has three, a patch one.
     Block,
@@ -128,10 +128,12 @@ fields! {
     PlaceholderSequence "placeholder_sequence" Int32 [Placeholders] "The sequence it is in."
     PlaceholderStart "placeholder_start" Int32 [Placeholders] "Its first image token."
     PlaceholderLength "placeholder_length" Int32 [Placeholders] "Its image tokens."
-    PlaceholderImage "placeholder_image" Int32 [Placeholders] "The image it stands for."
-    ImageBlob "image_blob" Int64 [Images] "Blob id."
+    PlaceholderImage "placeholder_image" Int32 [Placeholders] "The image or video it stands for."
+    PlaceholderOffset "placeholder_offset" Int32 [Placeholders] "Its first feature of those."
+    ImageBlob "image_blob" Int64 [Images] "Blob id, of a video's first frame."
     ImageSizes "image_sizes" Int32 [Images, Exactly(2)] "Height and width as seen."
-    ImageGridThw "image_grid_thw" Int32 [Images, Exactly(3)] "1, rows, columns."
+    ImageGridThw "image_grid_thw" Int32 [Images, Exactly(3)] "Groups, rows, columns."
+    ImageFrames "image_frames" Int32 [Images] "Frames of a video, 0 of an image."
     ImageBlocks "image_blocks" Int32 [ImageBounds] "Where its blocks begin, and the end."
     ImageUnreadable "image_unreadable" UInt8 [Images] "1 where it is blank."
     PixelValues "pixel_values" UInt8 [Blocks, Block] "Tiles or patches."
@@ -164,11 +166,11 @@ pub struct Sizes {
     pub positions: Option<usize>,
     /// Sequences.
     pub sequences: usize,
-    /// Image placeholders.
+    /// Images and runs of frames in the sequences.
     pub placeholders: usize,
-    /// Images.
+    /// Images and videos.
     pub images: usize,
-    /// Blocks of all images.
+    /// Blocks of all images and videos.
     pub blocks: usize,
     /// The dimensions of one block.
     pub block: Vec<usize>,

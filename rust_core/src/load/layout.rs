@@ -1,8 +1,9 @@
 //! A batch before its images are made: all arrays, with room for the pixels.
 //!
-//! Each placeholder becomes the ids that the model sees for its image: what starts an image, as many
-//! image tokens as its shape has, what ends it. An image that several sequences show is one image of
-//! the batch, to which several placeholders point.
+//! Each image, and each run of a video's frames, becomes the ids that the model sees for it: what
+//! starts an image, as many image tokens as its shape has, what ends it. An image or a video that
+//! several sequences show, or a video of several runs, is one item of the batch, to which several
+//! placeholders point.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,36 +13,46 @@ use super::cache::Key;
 use super::content::{Content, PairOf, Sequence};
 use super::fields::{Field, Sizes};
 use super::pool::Pool;
-use super::positions::Positions;
+use super::positions::{Grid, Positions};
 use super::processor::Processor;
-use super::units::{SENTINEL, Units, misfit};
-use crate::error::{Error, Result};
-use crate::order::ImageShape;
+use super::units::{Units, of_sequence, unshown};
+use super::visual::{Item, Run, Text, stills};
+use crate::error::Result;
+use crate::order::{RunShape, VideoShape};
 use crate::shard::Pair;
 
-/// The ids that stand for an image in a text.
+/// The ids that stand for an image or a video in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageTokens {
-    /// Repeated, one for each feature of the image.
+    /// Repeated, one for each feature of an image.
     pub image: i32,
+    /// Repeated, one for each feature of a video.
+    pub video: i32,
     /// Before them, where the packer has not written it.
     pub start: Option<i32>,
     /// After them.
     pub end: Option<i32>,
 }
 
-/// An image of the batch.
+/// An image or a video of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Image {
+pub(super) struct Visual {
     pub(super) key: Key,
-    pub(super) shape: ImageShape,
+    /// Of the image, or of the first frame.
+    pub(super) blob: u64,
     /// Height and width as seen.
     pub(super) size: (u32, u32),
+    /// Groups of frames, rows and columns.
+    pub(super) grid: [u32; 3],
+    pub(super) blocks: usize,
+    pub(super) tokens: u32,
+    /// None for an image.
+    pub(super) video: Option<VideoShape>,
     /// Whether the model's processor takes such a shape.
     pub(super) accepted: bool,
 }
 
-/// Where an image is in the tokens.
+/// Where an image or a run of frames is in the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Placeholder {
     pub(super) sequence: usize,
@@ -49,16 +60,18 @@ pub(super) struct Placeholder {
     pub(super) start: usize,
     pub(super) length: usize,
     pub(super) image: usize,
+    /// The first feature of the image or video that it takes.
+    pub(super) offset: usize,
 }
 
 /// See the top of the file.
 #[derive(Debug)]
 pub struct BatchLayout {
     pub(super) arena: Arena,
-    pub(super) images: Vec<Image>,
-    /// Bytes of a frame in a block, and how often it is repeated there.
+    pub(super) images: Vec<Visual>,
+    /// Bytes of a frame in a block, and how often that of a still is repeated there.
     pub(super) frames: (usize, usize),
-    /// Images of each pair: of both its sequences and of their prefixes.
+    /// Images and videos of each pair: of both its sequences and of their prefixes.
     pub(super) pairs: Vec<Vec<usize>>,
 }
 
@@ -77,7 +90,7 @@ impl BatchLayout {
         builder.finish(content, pool)
     }
 
-    /// The images to be made, each once.
+    /// The images and videos to be made, each once.
     pub fn keys(&self) -> Vec<Key> {
         self.images.iter().map(|image| image.key).collect()
     }
@@ -99,7 +112,7 @@ struct Builder<'a> {
     /// Tokens of each sequence that belong to its prompt.
     prompts: Vec<usize>,
     placeholders: Vec<Placeholder>,
-    images: Vec<Image>,
+    images: Vec<Visual>,
     places: HashMap<Key, usize>,
 }
 
@@ -120,55 +133,29 @@ impl<'a> Builder<'a> {
     }
 
     fn add(&mut self, index: usize, sequence: &Sequence) -> Result<()> {
-        let units = self.units;
-        let rows = units.rows();
-        let shown = units.images(sequence)?;
-        let count = shown.count();
-        let first = self.placeholders.len();
+        let [prompt, response] = self.units.texts(sequence)?;
+        let runs = |text: &Text<'_>| text.runs().map_err(|error| of_sequence(sequence, error));
+        let (of_prompt, of_response) = (runs(&prompt)?, runs(&response)?);
+        let stills = stills(of_prompt.iter().chain(&of_response));
         self.positions.begin(sequence.prefix);
         let start = self.tokens.len();
-        if sequence.prompt {
-            let tokens = rows.prompt(sequence.query)?;
-            self.append(index, sequence, tokens, shown.prompt, count)?;
-        }
+        self.append(index, &prompt, &of_prompt, stills)?;
         self.prompts.push(self.tokens.len() - start);
-        if let Some(response) = sequence.response {
-            let tokens = rows.tokens(response)?;
-            self.append(index, sequence, tokens, shown.response, count)?;
-        }
-        debug_assert_eq!(self.placeholders.len() - first, count as usize);
+        self.append(index, &response, &of_response, stills)?;
         self.positions.end();
         self.starts.push(self.tokens.len());
         Ok(())
     }
 
-    fn append(
-        &mut self,
-        index: usize,
-        sequence: &Sequence,
-        tokens: &[u32],
-        blobs: &[u64],
-        images: u32,
-    ) -> Result<()> {
-        // Most texts show no image, and looking whether one does is cheaper than looking where.
-        if blobs.is_empty() && !tokens.contains(&SENTINEL) {
-            self.append_text(tokens);
-            return Ok(());
+    fn append(&mut self, index: usize, text: &Text<'_>, runs: &[Run], stills: u32) -> Result<()> {
+        let mut done = 0;
+        for run in runs {
+            self.append_text(&text.tokens[done..run.tokens.start]);
+            self.append_run(index, text, run, stills)?;
+            done = run.tokens.end;
         }
-        let mut blobs_left = blobs.iter();
-        let mut runs = tokens.split(|&token| token == SENTINEL).peekable();
-        while let Some(text) = runs.next() {
-            self.append_text(text);
-            if runs.peek().is_some() {
-                let &blob = blobs_left.next().ok_or_else(|| {
-                    let placeholders = tokens.iter().filter(|&&token| token == SENTINEL).count();
-                    misfit(sequence, placeholders, blobs.len())
-                })?;
-                self.append_image(index, blob, images)?;
-            }
-        }
-        let left = blobs_left.len();
-        if left > 0 { Err(misfit(sequence, blobs.len() - left, blobs.len())) } else { Ok(()) }
+        self.append_text(&text.tokens[done..]);
+        Ok(())
     }
 
     fn append_text(&mut self, text: &[u32]) {
@@ -176,35 +163,74 @@ impl<'a> Builder<'a> {
         self.positions.text(text.len());
     }
 
-    fn append_image(&mut self, sequence: usize, blob: u64, images: u32) -> Result<()> {
+    fn append_run(
+        &mut self,
+        sequence: usize,
+        text: &Text<'_>,
+        run: &Run,
+        stills: u32,
+    ) -> Result<()> {
         let (Some(processor), Some(ids)) = (self.units.processor(), self.ids) else {
-            let expected = "an image rule in the plan, and the id of the image token";
-            return Err(Error::invalid("images in the dataset", "no way to show them", expected));
+            return Err(unshown());
         };
-        let image = self.image(blob, images, processor)?;
-        let shape = self.images[image].shape;
-        let length = shape.tokens as usize;
+        let image = self.visual(text, run.item, stills, processor)?;
+        let Visual { grid: [_, rows, columns], tokens, video, .. } = self.images[image];
+        let shape = match (run.item, video) {
+            (Item::Frames { frames, before, .. }, Some(video)) => {
+                let is_last = before + run.tokens.len() == frames;
+                video.run(before as u32, run.frames(), is_last)?
+            }
+            _ => RunShape { offset: 0, tokens, groups: 1 },
+        };
+        let (token, spacing) = match run.item {
+            Item::Image(_) => (ids.image, 0.0),
+            Item::Frames { .. } => (ids.video, text.spacing(run.item)),
+        };
+        let (length, offset) = (shape.tokens as usize, shape.offset as usize);
         let (before, after) = (ids.start.as_slice(), ids.end.as_slice());
         self.tokens.extend_from_slice(before);
         self.positions.text(before.len());
-        self.placeholders.push(Placeholder { sequence, start: self.tokens.len(), length, image });
-        self.tokens.resize(self.tokens.len() + length, ids.image);
-        self.positions.image(&processor.rule, &shape);
+        let start = self.tokens.len();
+        self.placeholders.push(Placeholder { sequence, start, length, image, offset });
+        self.tokens.resize(start + length, token);
+        let grid = Grid::of(&processor.rule, [shape.groups, rows, columns], spacing);
+        self.positions.visual(length, &grid);
         self.tokens.extend_from_slice(after);
         self.positions.text(after.len());
         Ok(())
     }
 
-    /// The image's index in the batch.
-    fn image(&mut self, blob: u64, images: u32, processor: &Processor) -> Result<usize> {
-        let key = Key { blob, alone: images == 1 };
+    /// The index in the batch of an image or a video.
+    fn visual(
+        &mut self,
+        text: &Text<'_>,
+        item: Item,
+        stills: u32,
+        processor: &Processor,
+    ) -> Result<usize> {
+        let key = text.key(item, stills);
         if let Some(&place) = self.places.get(&key) {
             return Ok(place);
         }
+        let blob = text.blob(item);
         let (width, height) = self.units.size(blob, processor)?;
-        let (shape, accepted) = processor.shape((width, height), images)?;
+        let size = (height, width);
+        let visual = match item {
+            Item::Image(_) => {
+                let (shape, accepted) = processor.shape((width, height), stills)?;
+                let (grid, blocks) = ([1, shape.rows, shape.columns], processor.blocks(&shape));
+                let tokens = shape.tokens;
+                Visual { key, blob, size, grid, blocks, tokens, video: None, accepted }
+            }
+            Item::Frames { frames, .. } => {
+                let (shape, accepted) = processor.video_shape((width, height), frames as u32)?;
+                let grid = [shape.groups, shape.rows, shape.columns];
+                let (blocks, tokens) = (processor.video_blocks(&shape), shape.tokens);
+                Visual { key, blob, size, grid, blocks, tokens, video: Some(shape), accepted }
+            }
+        };
         let place = self.images.len();
-        self.images.push(Image { key, shape, size: (height, width), accepted });
+        self.images.push(visual);
         self.places.insert(key, place);
         Ok(place)
     }
@@ -235,13 +261,6 @@ impl<'a> Builder<'a> {
         Ok(BatchLayout { arena, images: self.images, frames, pairs })
     }
 
-    fn blocks(&self) -> impl Iterator<Item = usize> {
-        let processor = self.units.processor();
-        let blocks =
-            move |image: &Image| processor.map_or(0, |processor| processor.blocks(&image.shape));
-        self.images.iter().map(blocks)
-    }
-
     fn sizes(&self, content: &Content) -> Sizes {
         let (pair_columns, sequence_columns) = self.units.sidecars().counts();
         Sizes {
@@ -250,7 +269,7 @@ impl<'a> Builder<'a> {
             sequences: content.sequences.len(),
             placeholders: self.placeholders.len(),
             images: self.images.len(),
-            blocks: self.blocks().sum(),
+            blocks: self.images.iter().map(|image| image.blocks).sum(),
             block: self.units.processor().map_or_else(|| vec![0], Processor::block_shape),
             pairs: content.pairs.len(),
             pair_columns,
@@ -273,17 +292,23 @@ impl<'a> Builder<'a> {
         arena.write(Field::PlaceholderStart, placeholders.iter().map(|p| int(p.start)));
         arena.write(Field::PlaceholderLength, placeholders.iter().map(|p| int(p.length)));
         arena.write(Field::PlaceholderImage, placeholders.iter().map(|p| int(p.image)));
+        arena.write(Field::PlaceholderOffset, placeholders.iter().map(|p| int(p.offset)));
     }
 
     fn write_images(&self, arena: &mut Arena) {
         let images = &self.images;
-        arena.write(Field::ImageBlob, images.iter().map(|image| image.key.blob.cast_signed()));
+        arena.write(Field::ImageBlob, images.iter().map(|image| image.blob.cast_signed()));
         let sizes = images.iter().flat_map(|i| [i.size.0.cast_signed(), i.size.1.cast_signed()]);
         arena.write(Field::ImageSizes, sizes);
-        let grid = |i: &Image| [1, i.shape.rows.cast_signed(), i.shape.columns.cast_signed()];
+        let grid = |image: &Visual| image.grid.map(u32::cast_signed);
         arena.write(Field::ImageGridThw, images.iter().flat_map(grid));
-        let ends = self.blocks().scan(0, |end, blocks| {
-            *end += blocks as i32;
+        let frames = |image: &Visual| match image.key {
+            Key::Image { .. } => 0,
+            Key::Video { frames, .. } => frames.cast_signed(),
+        };
+        arena.write(Field::ImageFrames, images.iter().map(frames));
+        let ends = images.iter().scan(0, |end, image| {
+            *end += image.blocks as i32;
             Some(*end)
         });
         arena.write(Field::ImageBlocks, std::iter::once(0).chain(ends));

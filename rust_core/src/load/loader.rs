@@ -7,15 +7,17 @@ use super::batch::Batch;
 use super::cache::{Key, Prepared};
 use super::content::Content;
 use super::layout::{BatchLayout, ImageTokens};
-use super::pixels::{Encoded, prepare};
+use super::pixels::{Encoded, prepare, prepare_video};
 use super::pool::Pool;
 use super::processor::Processor;
 use super::rows::Rows;
 use super::sidecars::Sidecars;
 use super::source::{Advance, BatchSource};
 use super::units::Units;
+use super::visual::MediaRow;
 use crate::error::{Error, Result};
 use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps};
+use crate::parallel::Interrupt;
 use crate::shard::Dataset;
 
 /// Which batches are wanted, of all that a plan has.
@@ -35,6 +37,7 @@ pub struct Share {
 #[derive(Debug)]
 pub struct PairLoader {
     dataset: Arc<Dataset>,
+    rows: Rows,
     sidecars: Arc<Sidecars>,
     plan: Plan,
     processor: Option<Processor>,
@@ -134,14 +137,30 @@ impl PairLoader {
             return Err(Error::invalid("worker", share.worker, expected));
         }
         let sidecars = Arc::new(sidecars);
-        let (of_one_frame, pool) =
-            (processor.as_ref().map(Processor::of_one_frame), Arc::default());
-        Ok(Self { dataset, sidecars, plan, processor, of_one_frame, pool, ids, share, look_ahead })
+        let (rows, pool) = (Rows::new(Arc::clone(&dataset)), Arc::default());
+        let of_one_frame = processor.as_ref().map(Processor::of_one_frame);
+        Ok(Self {
+            dataset,
+            rows,
+            sidecars,
+            plan,
+            processor,
+            of_one_frame,
+            pool,
+            ids,
+            share,
+            look_ahead,
+        })
     }
 
     fn units(&self) -> Units {
         let (dataset, sidecars) = (Arc::clone(&self.dataset), Arc::clone(&self.sidecars));
         Units::new(dataset, sidecars, &self.plan, self.processor.clone())
+    }
+
+    fn encoded(&self, blob: u64, images: u32) -> Result<Encoded<'_>> {
+        let blob = self.rows.blob(blob)?;
+        Ok(Encoded { bytes: blob.bytes, orientation: blob.orientation, images })
     }
 
     /// The order of the plan over the dataset; each call makes its own, which no other process or
@@ -152,14 +171,37 @@ impl PairLoader {
         Order::new(self.plan.clone(), costs, name, version).map(Arc::new)
     }
 
-    /// The position before a step; none is the start of training.
-    pub fn position(&self, cursor: Option<Cursor>) -> Result<PairPosition> {
+    /// The position before a step, none being the start of training, after so many batches of the
+    /// step were `taken`, as number `number` of the iteration.
+    pub fn position(
+        &self,
+        cursor: Option<Cursor>,
+        taken: usize,
+        number: u64,
+    ) -> Result<PairPosition> {
         let order = self.order()?;
         let cursor = cursor.map_or_else(
             || Ok(Cursor::start(&order)),
             |cursor| cursor.check(&order).map(|()| cursor),
         )?;
-        Ok(PairPosition { cursor: Arc::new(cursor), taken: 0, number: 0 })
+        Ok(PairPosition { cursor: Arc::new(cursor), taken, number })
+    }
+
+    /// An error unless every unit can be read and fits a pack, or the plan says what else becomes of
+    /// it; reads the costs of all units.
+    pub fn check_units(&self, epoch: u64, interrupt: &Interrupt) -> Result<()> {
+        self.order()?.fit(epoch, interrupt)?.check(&self.plan)
+    }
+
+    /// The batches of this rank in the epoch of a cursor, and the start of the next epoch; reads the
+    /// costs of all units.
+    pub fn epoch(&self, cursor: &Cursor, interrupt: &Interrupt) -> Result<(u64, Cursor)> {
+        let order = self.order()?;
+        let summaries = order.summarise(cursor.epoch, interrupt)?;
+        let packs: u64 = summaries.iter().map(|summary| summary.packs).sum();
+        let size = u64::from(self.plan.packs_per_step);
+        let turns = size.div_ceil(u64::from(self.share.rank.ranks));
+        Ok((packs.div_ceil(size) * turns, order.seek_end(cursor, &summaries)?))
     }
 
     /// Look up batches of this worker until there are enough; a few at a time, as the first batch
@@ -250,16 +292,28 @@ impl BatchSource for PairLoader {
     }
 
     fn prepare(&self, key: Key) -> Result<Prepared> {
-        let Some(processor) = &self.of_one_frame else {
+        let (Some(of_one_frame), Some(processor)) = (&self.of_one_frame, &self.processor) else {
             return Ok(Prepared::Broken("no image rule".into()));
         };
-        let rows = Rows::new(Arc::clone(&self.dataset));
-        let blob = rows.blob(key.blob)?;
-        // More than one is as good as two: how many others there are does not matter.
-        let images = if key.alone { 1 } else { 2 };
-        let (bytes, orientation) = (blob.bytes, blob.orientation);
-        Ok(match prepare(processor, &Encoded { bytes, orientation, images }) {
-            Ok((_, blocks)) => Prepared::Blocks(blocks),
+        let made = match key {
+            Key::Image { blob, alone } => {
+                // More than one is as good as two: how many others there are does not matter.
+                let images = if alone { 1 } else { 2 };
+                prepare(of_one_frame, &self.encoded(blob, images)?).map(|(_, blocks)| blocks)
+            }
+            Key::Video { row, first, frames } => {
+                let media = match row {
+                    MediaRow::Query(row) => self.dataset.media(row)?,
+                    MediaRow::Response(row) => self.dataset.response_media(row)?,
+                };
+                let blobs = &media[first as usize..(first + frames) as usize];
+                let frames = blobs.iter().map(|&blob| self.encoded(blob, 1));
+                let frames = frames.collect::<Result<Vec<_>>>()?;
+                prepare_video(processor, &frames).map(|(_, blocks)| blocks)
+            }
+        };
+        Ok(match made {
+            Ok(blocks) => Prepared::Blocks(blocks),
             Err(problem) => Prepared::Broken(problem.to_string()),
         })
     }

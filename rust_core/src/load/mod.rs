@@ -3,6 +3,7 @@
 //! - [`processor`] says what a model wants of an image, [`pixels`] makes it: equal to the PIL
 //!   processors of Hugging Face transformers before they divide by 255 and normalise, which is left
 //!   to the device;
+//! - [`visual`] finds the images and videos of a text by its placeholders;
 //! - [`units`] knows what a pair, response or query of the plan consists of ([`content`]) and costs,
 //!   by its [`rows`] and by the [`sidecars`] added to them later: deletions, margins, reference
 //!   log-probabilities;
@@ -28,3 +29,4 @@ pub mod rows;
 pub mod sidecars;
 pub mod source;
 pub mod units;
+pub mod visual;

@@ -2,9 +2,37 @@
 //!
 //! Text counts on in all three. For Qwen2-VL an image that begins at position p gives the token in
 //! row r and column c of its merged patches the positions (p, p + r, p + c); the text after it
-//! continues after the largest of them.
+//! continues at p plus the longer side. Group k of a run of frames has (p + k * interval, p + r,
+//! p + c), and the text after it continues as after an image, even if time has gone further.
 
-use crate::order::{ImageShape, Rule};
+use crate::order::Rule;
+
+/// The merged patches of an image or of a run of frames.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Grid {
+    pub(super) groups: u32,
+    pub(super) rows: u32,
+    pub(super) columns: u32,
+    /// Positions in time between two groups.
+    pub(super) interval: f32,
+}
+
+impl Grid {
+    /// Of patches that are not merged yet; groups of frames are `spacing` seconds apart each frame.
+    pub(super) fn of(rule: &Rule, [groups, rows, columns]: [u32; 3], spacing: f64) -> Self {
+        let Rule::Qwen2Vl(resize) = rule else {
+            return Self { groups, rows, columns, interval: 1.0 };
+        };
+        let timed = resize.video.as_ref().and_then(|video| {
+            // In the 32-bit floats that transformers computes it with.
+            let seconds = (f64::from(video.temporal) * spacing) as f32;
+            video.tokens_per_second().map(|tokens| tokens as f32 * seconds)
+        });
+        let merge = resize.merge;
+        let interval = timed.unwrap_or(1.0);
+        Self { groups, rows: rows / merge, columns: columns / merge, interval }
+    }
+}
 
 /// The position ids of a batch while it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,16 +71,16 @@ impl Positions {
         self.next = end;
     }
 
-    /// The tokens of an image.
-    pub(super) fn image(&mut self, rule: &Rule, shape: &ImageShape) {
-        let Rule::Qwen2Vl(resize) = rule else { return self.text(shape.tokens as usize) };
-        let rows = (shape.rows / resize.merge).cast_signed();
-        let columns = (shape.columns / resize.merge).cast_signed();
+    /// So many tokens of an image or a run of frames.
+    pub(super) fn visual(&mut self, count: usize, grid: &Grid) {
         let first = self.next;
-        if let [time, down, across] = self.lines.as_mut_slice() {
+        let [time, down, across] = self.lines.as_mut_slice() else { return self.text(count) };
+        let (rows, columns) = (grid.rows.cast_signed(), grid.columns.cast_signed());
+        for group in 0..grid.groups {
+            let moment = first.saturating_add((group as f32 * grid.interval) as i32);
             for row in 0..rows {
                 let count = columns as usize;
-                time.extend(std::iter::repeat_n(first, count));
+                time.extend(std::iter::repeat_n(moment, count));
                 down.extend(std::iter::repeat_n(first + row, count));
                 across.extend(first..first + columns);
             }

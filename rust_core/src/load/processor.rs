@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::image::Filter;
-use crate::order::{ImageShape, Rule};
+use crate::order::{ImageShape, Rule, VideoShape};
 
 /// The settings as they are written, one flat JSON object; what is left out has the processor's
 /// default.
@@ -59,6 +59,11 @@ impl Processor {
         if !(1..=16).contains(&written.temporal) {
             return Err(Error::invalid("processor.temporal", written.temporal, "1 to 16 frames"));
         }
+        if let Some(of_rule) = rule.temporal().filter(|&frames| frames as usize != written.temporal)
+        {
+            let expected = format!("{of_rule}, that of the image rule's video");
+            return Err(Error::invalid("processor.temporal", written.temporal, expected));
+        }
         let Written { temporal, background, max_decode_pixels, upright, .. } = written;
         Ok(Self { rule, filter, temporal, background, max_decode_pixels, upright })
     }
@@ -66,10 +71,9 @@ impl Processor {
     /// The dimensions of one block: a tile `[3, height, width]`, or a patch as one line of
     /// `3 * temporal * patch * patch`.
     pub fn block_shape(&self) -> Vec<usize> {
-        match &self.rule {
-            Rule::LlavaOnevision(rule) => vec![3, rule.tile as usize, rule.tile as usize],
-            Rule::Internvl(rule) => vec![3, rule.tile_height as usize, rule.tile_width as usize],
-            Rule::Qwen2Vl(rule) => vec![3 * self.temporal * (rule.patch as usize).pow(2)],
+        match (&self.rule, self.tile()) {
+            (Rule::Qwen2Vl(rule), _) => vec![3 * self.temporal * (rule.patch as usize).pow(2)],
+            (_, (width, height)) => vec![3, height, width],
         }
     }
 
@@ -87,6 +91,18 @@ impl Processor {
         Self { temporal: 1, ..self.clone() }
     }
 
+    /// Width and height in pixels of a tile, or of a patch.
+    pub fn tile(&self) -> (usize, usize) {
+        let (width, height) = match &self.rule {
+            Rule::LlavaOnevision(rule) => (rule.tile, rule.tile),
+            Rule::LlavaNext(rule) => (rule.tile, rule.tile),
+            Rule::Internvl(rule) => (rule.tile_width, rule.tile_height),
+            Rule::Fixed(rule) => (rule.width, rule.height),
+            Rule::Qwen2Vl(rule) => (rule.patch, rule.patch),
+        };
+        (width as usize, height as usize)
+    }
+
     /// Bytes of one block.
     pub fn block_bytes(&self) -> usize {
         self.block_shape().iter().product()
@@ -100,6 +116,11 @@ impl Processor {
         }
     }
 
+    /// Blocks of a video of this shape.
+    pub fn video_blocks(&self, shape: &VideoShape) -> usize {
+        shape.groups as usize * shape.columns as usize * shape.rows as usize
+    }
+
     /// The shape of an image; where the model's own processor would refuse it, that of a small
     /// square, which stays blank, and false.
     pub fn shape(&self, (width, height): (u32, u32), images: u32) -> Result<(ImageShape, bool)> {
@@ -107,6 +128,24 @@ impl Processor {
             Ok(shape) => Ok((shape, true)),
             Err(_) => self.rule.shape(BLANK_SIDE, BLANK_SIDE, images).map(|shape| (shape, false)),
         }
+    }
+
+    /// The shape of a video of frames of one size; where the model's own processor would refuse it,
+    /// that of as many small squares, which stay blank, and false.
+    ///
+    /// An error where the model sees no videos.
+    pub fn video_shape(
+        &self,
+        (width, height): (u32, u32),
+        frames: u32,
+    ) -> Result<(VideoShape, bool)> {
+        self.rule.check_has_video()?;
+        if let Ok(shape) = self.rule.video_shape(width, height, frames) {
+            return Ok((shape, true));
+        }
+        // A processor that refuses fewer frames than a group has sees these as one group, too.
+        let frames = frames.max(self.rule.temporal().unwrap_or(1));
+        self.rule.video_shape(BLANK_SIDE, BLANK_SIDE, frames).map(|shape| (shape, false))
     }
 }
 

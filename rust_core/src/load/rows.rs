@@ -33,6 +33,11 @@ impl Rows {
         self.named(Table::Queries, query, self.0.media(query))
     }
 
+    /// Seconds of the media of a query in their videos; empty for images.
+    pub fn media_seconds(&self, query: u64) -> Result<&[f32]> {
+        self.named(Table::Queries, query, self.0.media_seconds(query))
+    }
+
     /// The responses to a query.
     pub fn responses_of(&self, query: u64) -> Result<Range<u64>> {
         self.named(Table::Queries, query, self.0.responses_of(query))

@@ -22,7 +22,7 @@ pub trait BatchSource: Send + Sync + 'static {
     /// The next batch before its images; none at the end.
     fn advance(&self, traversal: &mut Self::Traversal) -> Result<Option<Advance<Self>>>;
 
-    /// Make an image.
+    /// Make an image or a video.
     fn prepare(&self, key: Key) -> Result<Prepared>;
 
     /// Make the batch; the images are those of its keys, in their order.

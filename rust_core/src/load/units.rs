@@ -6,10 +6,10 @@
 //! | response | prompt + response | those whose two responses are in the same pack |
 //! | query | prompt, then each response as its continuation | all, or some chosen again each epoch |
 //!
-//! A sequence's images belong to the placeholders of its prompt, in order, then to those of its
-//! response. A response may have images of its own without a placeholder: as many as the prompt has
-//! placeholders; they replace the prompt's. Such a response, or one with placeholders of its own,
-//! cannot share a prompt, as the number of images in a sequence decides the pixels of each.
+//! A sequence's images and frames belong to the placeholders of its prompt, in order, then to those
+//! of its response. A response may have media of its own without a placeholder: as many as the
+//! prompt has placeholders; they replace the prompt's. Such a response, or one with placeholders of
+//! its own, cannot share a prompt, as the number of stills in a sequence decides the pixels of each.
 //!
 //! A deleted pair is left out, and so is a response whose pairs are all deleted. A unit of which
 //! nothing is left keeps its number and costs nothing.
@@ -19,16 +19,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::Key;
-use super::content::{Content, PairOf, Sequence, ShownImages};
+use super::content::{Content, PairOf, Sequence};
 use super::processor::Processor;
 use super::rows::Rows;
 use super::sidecars::Sidecars;
+use super::visual::{FRAME, Item, Media, MediaRow, Run, Text, stills};
 use crate::error::{Error, Result};
 use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
 use crate::shard::Dataset;
-
-/// The placeholder of one image in a list of token ids.
-pub const SENTINEL: u32 = u32::MAX;
 
 /// A dataset in the units of a plan.
 #[derive(Debug, Clone)]
@@ -205,32 +203,40 @@ impl Units {
         Ok(chosen.into_iter().map(|place| left[place as usize]).collect())
     }
 
-    /// The images of a sequence.
-    pub fn images(&self, sequence: &Sequence) -> Result<ShownImages<'_>> {
-        let own = match sequence.response {
-            Some(response) => self.rows.response_media(response)?,
-            None => &[],
-        };
-        if !sequence.prompt {
-            return Ok(ShownImages { prompt: &[], response: own });
+    /// The prompt and the response of a sequence, each with the media it shows.
+    pub fn texts(&self, sequence: &Sequence) -> Result<[Text<'_>; 2]> {
+        let (rows, query) = (&self.rows, sequence.query);
+        let mut prompt = Text::empty(MediaRow::Query(query));
+        if sequence.prompt {
+            prompt.tokens = rows.prompt(query)?;
+            prompt.media.blobs = rows.media(query)?;
+            if !prompt.media.blobs.is_empty() {
+                prompt.media.seconds = rows.media_seconds(query)?;
+            }
         }
-        let shared = self.rows.media(sequence.query)?;
-        let tokens = sequence.response.map_or(Ok(&[][..]), |row| self.rows.tokens(row))?;
-        Ok(if own.is_empty() || tokens.contains(&SENTINEL) {
-            ShownImages { prompt: shared, response: own }
-        } else {
-            ShownImages { prompt: own, response: &[] }
-        })
+        let Some(row) = sequence.response else {
+            return Ok([prompt, Text::empty(MediaRow::Query(query))]);
+        };
+        let (blobs, tokens) = (rows.response_media(row)?, rows.tokens(row)?);
+        let mut response = Text { tokens, ..Text::empty(MediaRow::Response(row)) };
+        let own = Media { blobs, ..response.media };
+        if !blobs.is_empty() {
+            let has_place = !sequence.prompt || tokens.iter().any(|&token| token >= FRAME);
+            if has_place { response.media = own } else { prompt.media = own }
+        }
+        Ok([prompt, response])
     }
 
-    /// The keys of the images of some units, each once.
+    /// The keys of the images and videos of some units, each once.
     pub fn keys(&self, content: &Content) -> Result<Vec<Key>> {
         let mut keys = BTreeSet::new();
         if self.processor.is_some() {
             for sequence in &content.sequences {
-                let images = self.images(sequence)?;
-                let alone = images.count() == 1;
-                keys.extend(images.iter().map(|blob| Key { blob, alone }));
+                let shown = shown(sequence, self.texts(sequence)?)?;
+                let stills = stills(shown.iter().flat_map(|(_, runs)| runs));
+                for (text, runs) in &shown {
+                    keys.extend(runs.iter().map(|run| text.key(run.item, stills)));
+                }
             }
         }
         Ok(keys.into_iter().collect())
@@ -243,24 +249,32 @@ impl Units {
 
     fn cost_of(&self, content: &Content) -> Result<Cost> {
         let mut cost = Cost::default();
+        let mut images = BTreeSet::new();
         for sequence in &content.sequences {
-            if sequence.prompt {
-                cost.text_tokens += self.rows.prompt(sequence.query)?.len() as u32;
-            }
-            if let Some(response) = sequence.response {
-                cost.text_tokens += self.rows.tokens(response)?.len() as u32;
-            }
-            let Some(processor) = &self.processor else { continue };
-            let images = self.images(sequence)?;
-            for blob in images.iter() {
-                let size = self.size(blob, processor)?;
-                let (shape, _) = processor.shape(size, images.count())?;
-                cost.image_tokens += shape.tokens;
-                // The placeholder itself is no token of text.
-                cost.text_tokens = (cost.text_tokens + shape.framing_tokens).saturating_sub(1);
+            let texts = self.texts(sequence)?;
+            cost.text_tokens += texts.iter().map(|text| text.tokens.len() as u32).sum::<u32>();
+            let Some(processor) = &self.processor else {
+                if texts.iter().any(|text| !text.media.blobs.is_empty()) {
+                    return Err(unshown());
+                }
+                continue;
+            };
+            let shown = shown(sequence, texts)?;
+            let stills = stills(shown.iter().flat_map(|(_, runs)| runs));
+            for (text, run) in
+                shown.iter().flat_map(|(text, runs)| runs.iter().map(move |run| (text, run)))
+            {
+                let size = self.size(text.blob(run.item), processor)?;
+                let (tokens, framing) = run_cost(processor, run, size, stills)
+                    .map_err(|error| of_sequence(sequence, error))?;
+                cost.image_tokens += tokens;
+                // The placeholders themselves are no tokens of text.
+                cost.text_tokens = (cost.text_tokens + framing).saturating_sub(run.frames());
+                images.insert(text.key(run.item, stills));
             }
         }
-        cost.images = self.keys(content)?.len() as u32;
+        let frames = |key: &Key| if let Key::Video { frames, .. } = key { *frames } else { 1 };
+        cost.images = images.iter().map(frames).sum();
         Ok(cost)
     }
 
@@ -309,15 +323,38 @@ impl Costs for Units {
     }
 }
 
-/// An error about a sequence that has more placeholders or more images.
-pub(super) fn misfit(sequence: &Sequence, placeholders: usize, images: usize) -> Error {
-    let what = match sequence.response {
-        Some(response) => format!("response {response} to query {}", sequence.query),
-        None => format!("query {}", sequence.query),
-    };
-    Error::invalid(
-        what,
-        format!("{placeholders} image placeholders, {images} images"),
-        "as many of each",
-    )
+/// The error of a plan without an image rule over a dataset with images.
+pub(super) fn unshown() -> Error {
+    let expected = "an image rule in the plan, and the id of the image token";
+    Error::invalid("images in the dataset", "no way to show them", expected)
+}
+
+/// Image tokens of a run, and tokens of text around them.
+fn run_cost(processor: &Processor, run: &Run, size: (u32, u32), stills: u32) -> Result<(u32, u32)> {
+    Ok(match run.item {
+        Item::Image(_) => {
+            let (shape, _) = processor.shape(size, stills)?;
+            (shape.tokens, shape.framing_tokens)
+        }
+        Item::Frames { frames, before, .. } => {
+            let (shape, _) = processor.video_shape(size, frames as u32)?;
+            let run =
+                shape.run(before as u32, run.frames(), before + run.tokens.len() == frames)?;
+            (run.tokens, processor.rule.framing_tokens())
+        }
+    })
+}
+
+/// The texts of a sequence that show anything, with their images and runs of frames; tokens of
+/// the others are not read.
+fn shown<'a>(sequence: &Sequence, texts: [Text<'a>; 2]) -> Result<Vec<(Text<'a>, Vec<Run>)>> {
+    let showing = texts.into_iter().filter(|text| !text.media.blobs.is_empty());
+    let with_runs = |text: Text<'a>| text.runs().map(|runs| (text, runs));
+    showing.map(with_runs).collect::<Result<_>>().map_err(|error| of_sequence(sequence, error))
+}
+
+/// An error about the media of a sequence.
+pub(super) fn of_sequence(sequence: &Sequence, error: Error) -> Error {
+    let Error::InvalidInput { what, found, expected } = error else { return error };
+    Error::InvalidInput { what: format!("{}: {what}", sequence.name()), found, expected }
 }

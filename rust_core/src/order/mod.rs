@@ -6,6 +6,7 @@
 //! packs in order        shuffled by the window's own key                         arrange
 //! a step                the next packs of the sequence, shared out to the ranks  steps, rank
 //! a cursor              the position after a step, the same bytes on every rank     cursor, seek
+//! before the first      every unit fits a pack, or the error says which do not      fit
 //! ```
 //!
 //! Nothing is remembered from one window to the next, so going on from any position costs the planning
@@ -15,6 +16,7 @@
 mod arrange;
 mod cost;
 mod cursor;
+mod fit;
 mod key;
 mod latest;
 mod line;
@@ -33,6 +35,7 @@ mod windows;
 
 pub use cost::{Cost, Costs, InMemoryCosts, Total};
 pub use cursor::{Cursor, Seen};
+pub use fit::Fit;
 pub use key::{Draws, Key, ORDER_VERSION, mix64};
 pub use mixture::{Ends, Mixture, Stage};
 pub use pack::{Packing, best_fit_decreasing};
@@ -40,7 +43,7 @@ pub use pairs::choose_pairs;
 pub use permutation::{KeyedPermutation, Permutation, SHUFFLED_UP_TO, Shuffled};
 pub use plan::{Difference, Draw, Limits, Modality, Plan, Shuffle, TooLarge, Unit};
 pub use rank::{Packs, Rank, RankPack, share_out};
-pub use rule::{ImageShape, Rule};
+pub use rule::{FitToView, ImageShape, Rule, RunShape, VideoShape};
 pub use sequence::Sequence;
 pub use steps::{Step, Steps};
 pub use window::{Pack, Window};

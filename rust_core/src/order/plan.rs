@@ -28,6 +28,17 @@ pub enum Unit {
     Query,
 }
 
+impl Unit {
+    /// Its name, as in the plan.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pair => "pair",
+            Self::Response => "response",
+            Self::Query => "query",
+        }
+    }
+}
+
 /// What becomes of a unit that fits no pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -104,6 +115,9 @@ pub struct Limits {
 pub(crate) const MEASURES: usize = 4;
 
 impl Limits {
+    /// Their names, in the order of [`Limits::measures`].
+    pub(crate) const NAMES: [&str; MEASURES] = ["tokens", "text_tokens", "image_tokens", "images"];
+
     /// The limits in the order of [`Limits::measures`].
     pub(crate) fn limits(&self) -> [Option<u32>; MEASURES] {
         [self.tokens, self.text_tokens, self.image_tokens, self.images]

@@ -62,6 +62,28 @@ impl Order {
         Err(Error::invalid("units", units, expected))
     }
 
+    /// The start of the next epoch: the position after all packs that are left of a cursor's epoch,
+    /// by the epoch's summaries.
+    pub fn seek_end(&self, cursor: &Cursor, summaries: &[Summary]) -> Result<Cursor> {
+        cursor.check(self)?;
+        let Cursor { epoch, window, pack, .. } = *cursor;
+        let mut end = Cursor { epoch: epoch + 1, window: 0, pack: 0, ..cursor.clone() };
+        let mut left = 0;
+        for (number, summary) in summaries.iter().enumerate().skip(window as usize) {
+            if number as u64 > window || pack == 0 {
+                left += summary.packs;
+                end.seen.add(&summary.cost);
+                continue;
+            }
+            for pack in self.window(epoch, window)?.packs.iter().skip(pack as usize) {
+                left += 1;
+                end.seen.add(&pack.cost);
+            }
+        }
+        end.step += left.div_ceil(u64::from(self.plan().packs_per_step));
+        Ok(end)
+    }
+
     /// The window and the pack of a unit in an epoch; `None` if the epoch does not come to it, or
     /// leaves it out.
     pub fn find(&self, epoch: u64, unit: u64) -> Result<Option<(u64, u64)>> {

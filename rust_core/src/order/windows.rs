@@ -82,6 +82,11 @@ impl Order {
         self.manifest
     }
 
+    /// What the units cost.
+    pub(super) fn costs(&self) -> &dyn Costs {
+        self.costs.as_ref()
+    }
+
     /// What is drawn in an epoch, in order: units, or queries where the plan draws those.
     pub fn sequence(&self, epoch: u64) -> Result<Arc<Sequence>> {
         self.sequence.get(epoch, || Sequence::new(&self.plan, &self.sources, epoch))

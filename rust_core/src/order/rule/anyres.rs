@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::video::{TileVideo, VideoShape};
 use super::{ImageShape, positive};
 use crate::error::{Error, Result};
 
@@ -28,7 +29,10 @@ pub struct AnyResolution {
     /// Whether the vision tower's class token is left out, which the processor counts as one less.
     pub drop_class_token: bool,
     /// Height and width of the canvases in pixels; of equally good ones the first is taken.
-    pub canvases: Vec<[u32; 2]>,
+    pub canvases: Canvases,
+    /// Parameters of the video processor, where the model sees videos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<TileVideo>,
 }
 
 impl AnyResolution {
@@ -36,25 +40,16 @@ impl AnyResolution {
         positive("tile", self.tile)?;
         positive("tile_tokens", self.tile_tokens)?;
         positive("max_tiles", self.max_tiles)?;
-        positive("canvases", self.canvases.len() as u64)?;
+        self.canvases.check(self.tile)?;
         let sizes = [self.tile, self.tile_tokens, self.max_tiles];
-        let whole = |[height, width]: &[u32; 2]| {
-            let tiles = u64::from(height / self.tile) * u64::from(width / self.tile);
-            height.is_multiple_of(self.tile)
-                && width.is_multiple_of(self.tile)
-                && (1..=MOST_TILES).contains(&tiles)
-        };
-        if sizes.into_iter().any(|size| size > 1 << 16)
-            || u64::from(self.max_tiles) > MOST_TILES
-            || !self.canvases.iter().all(whole)
-        {
+        if sizes.into_iter().any(|size| size > 1 << 16) || u64::from(self.max_tiles) > MOST_TILES {
             return Err(Error::invalid(
                 "image rule",
                 format!("{self:?}"),
-                "sizes to 65536, max_tiles to 1024, canvases of 1 to 1024 whole tiles",
+                "sizes to 65536, max_tiles to 1024",
             ));
         }
-        Ok(())
+        self.video.as_ref().map_or(Ok(()), |video| video.check(self.tile, self.tile))
     }
 
     pub(super) fn shape(&self, width: u32, height: u32, images: u32) -> ImageShape {
@@ -71,27 +66,60 @@ impl AnyResolution {
                 ..ImageShape::default()
             };
         }
-        let [canvas_height, canvas_width] = self.best_canvas(width, height);
-        let (columns, rows) = (canvas_width / self.tile, canvas_height / self.tile);
-        let (resized_width, resized_height) = fitted(width, height, canvas_width, canvas_height);
-        ImageShape {
-            tokens: self.tile_tokens + self.grid_tokens(width, height, columns, rows) - class_token,
-            framing_tokens: 0,
-            resized_width,
-            resized_height,
-            canvas_width,
-            canvas_height,
-            columns,
-            rows,
-            views: columns * rows + 1,
+        let side = self.tile_tokens.isqrt();
+        let (shape, features) = grid_shape(&self.canvases, self.tile, side, (width, height));
+        let grid = self.thinned(features);
+        ImageShape { tokens: self.tile_tokens + grid - class_token, ..shape }
+    }
+
+    pub(super) fn video_shape(&self, frames: u32) -> Option<VideoShape> {
+        self.video.as_ref().map(|video| video.shape(frames))
+    }
+
+    /// Tokens of a grid of features, thinned out if too many, and a newline for each row.
+    fn thinned(&self, (wide, high): (u32, u32)) -> u32 {
+        let side = self.tile_tokens.isqrt();
+        let features = high * wide;
+        let most = self.max_tiles * side * side;
+        let ratio = (f64::from(features) / f64::from(most)).sqrt();
+        if ratio > TOLERATED {
+            let thinned_high = floor_divide(f64::from(high), ratio) as u32;
+            let thinned_wide = floor_divide(f64::from(wide), ratio) as u32;
+            return thinned_high * thinned_wide + thinned_high;
         }
+        features + high
+    }
+}
+
+/// The sizes, height and width in pixels, that an image may be resized into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Canvases(pub Vec<[u32; 2]>);
+
+impl Canvases {
+    pub(super) fn check(&self, tile: u32) -> Result<()> {
+        positive("canvases", self.0.len() as u64)?;
+        let whole = |[height, width]: &[u32; 2]| {
+            let tiles = u64::from(height / tile) * u64::from(width / tile);
+            height.is_multiple_of(tile)
+                && width.is_multiple_of(tile)
+                && (1..=MOST_TILES).contains(&tiles)
+        };
+        if let Some(canvas) = self.0.iter().find(|canvas| !whole(canvas)) {
+            return Err(Error::invalid(
+                "image rule: canvases",
+                format!("{canvas:?}"),
+                format!("height and width of 1 to 1024 whole tiles of {tile} pixels"),
+            ));
+        }
+        Ok(())
     }
 
     /// The canvas that keeps most pixels of the image, and of those the one that wastes least.
-    fn best_canvas(&self, width: u32, height: u32) -> [u32; 2] {
-        let mut best = [self.tile; 2];
+    fn best(&self, width: u32, height: u32) -> [u32; 2] {
+        let mut best = self.0[0];
         let (mut most_kept, mut least_wasted) = (0, u64::MAX);
-        for canvas in &self.canvases {
+        for canvas in &self.0 {
             let [canvas_height, canvas_width] = canvas.map(f64::from);
             let scale = (canvas_width / f64::from(width)).min(canvas_height / f64::from(height));
             let scaled = |side: u32| (f64::from(side) * scale) as u64;
@@ -104,30 +132,45 @@ impl AnyResolution {
         }
         best
     }
+}
 
-    /// Features of the grid without padding, thinned out if too many, and a newline for each row.
-    fn grid_tokens(&self, width: u32, height: u32, columns: u32, rows: u32) -> u32 {
-        let side = self.tile_tokens.isqrt();
-        let (mut features_high, mut features_wide) = (side * rows, side * columns);
-        let (width, height) = (f64::from(width), f64::from(height));
-        let (high, wide) = (f64::from(features_high), f64::from(features_wide));
-        if width / height > wide / high {
-            let covered = whole_part(height * (wide / width));
-            features_high -= features_high.saturating_sub(covered) / 2 * 2;
-        } else {
-            let covered = whole_part(width * (high / height));
-            features_wide -= features_wide.saturating_sub(covered) / 2 * 2;
-        }
-        let features = features_high * features_wide;
-        let most = self.max_tiles * side * side;
-        let ratio = (f64::from(features) / f64::from(most)).sqrt();
-        if ratio > TOLERATED {
-            let thinned_high = floor_divide(f64::from(features_high), ratio) as u32;
-            let thinned_wide = floor_divide(f64::from(features_wide), ratio) as u32;
-            return thinned_high * thinned_wide + thinned_high;
-        }
-        features + features_high
+/// The shape of an image (width, height) in its best canvas, tokens left out, and the features
+/// (across, down) that are not padding; `side` is those along a tile.
+pub(super) fn grid_shape(
+    canvases: &Canvases,
+    tile: u32,
+    side: u32,
+    (width, height): (u32, u32),
+) -> (ImageShape, (u32, u32)) {
+    let [canvas_height, canvas_width] = canvases.best(width, height);
+    let (columns, rows) = (canvas_width / tile, canvas_height / tile);
+    let (resized_width, resized_height) = fitted(width, height, canvas_width, canvas_height);
+    let shape = ImageShape {
+        tokens: 0,
+        framing_tokens: 0,
+        resized_width,
+        resized_height,
+        canvas_width,
+        canvas_height,
+        columns,
+        rows,
+        views: columns * rows + 1,
+    };
+    (shape, unpadded(width, height, side * columns, side * rows))
+}
+
+/// Features across and down that the image covers, of those of the whole grid.
+fn unpadded(width: u32, height: u32, mut across: u32, mut down: u32) -> (u32, u32) {
+    let (width, height) = (f64::from(width), f64::from(height));
+    let (wide, high) = (f64::from(across), f64::from(down));
+    if width / height > wide / high {
+        let covered = whole_part(height * (wide / width));
+        down -= down.saturating_sub(covered) / 2 * 2;
+    } else {
+        let covered = whole_part(width * (high / height));
+        across -= across.saturating_sub(covered) / 2 * 2;
     }
+    (across, down)
 }
 
 /// The size with the image's shape that fills a canvas in one direction.

@@ -1,4 +1,4 @@
-//! How many tokens an image becomes, and what size it is brought to, by the rule of its model.
+//! How many tokens an image or a video becomes, and what size it is brought to, by the rule of its model.
 //!
 //! A dataset keeps widths and heights alone, so that one dataset fits every model; a [`Rule`] is
 //! a small JSON of a model's family and parameters. The numbers are those that the processors of
@@ -6,12 +6,20 @@
 //! 64-bit floats, with Python's round-half-to-even and floor division.
 
 mod anyres;
+mod fixed;
+mod llava_next;
 mod smart_resize;
+mod smart_video;
 mod tiles;
+mod video;
 
-pub use anyres::AnyResolution;
+pub use anyres::{AnyResolution, Canvases};
+pub use fixed::{FitToView, FixedView};
+pub use llava_next::LlavaNext;
 pub use smart_resize::SmartResize;
+pub use smart_video::{Over, SmartVideo};
 pub use tiles::Tiles;
+pub use video::{RunShape, TileVideo, VideoShape};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,16 +28,23 @@ use crate::error::{Error, Result};
 /// No side of an image is longer: products of two sides stay exact in a 64-bit float.
 const LONGEST_SIDE: u32 = 1 << 24;
 
+/// No video has more frames: tokens of all frames are counted in 32 bits.
+const MOST_FRAMES: u32 = 1 << 15;
+
 /// The image-token rule of a model family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "family", rename_all = "snake_case")]
 pub enum Rule {
     /// LLaVA-OneVision: a view of the whole, and the best grid of tiles without its padding.
     LlavaOnevision(AnyResolution),
-    /// Qwen2-VL and Qwen2.5-VL: resized to a multiple of the merged patch.
+    /// LLaVA-NeXT: the same, however many images there are and with all features.
+    LlavaNext(LlavaNext),
+    /// Qwen2-VL, Qwen2.5-VL and Qwen3-VL: resized to a multiple of the merged patch.
     Qwen2Vl(SmartResize),
     /// InternVL: the grid of tiles closest in shape, and a thumbnail.
     Internvl(Tiles),
+    /// Gemma 3 and LLaVA-1.5: one view of fixed size.
+    Fixed(FixedView),
 }
 
 /// What an image becomes.
@@ -43,9 +58,10 @@ pub struct ImageShape {
     pub resized_width: u32,
     /// Height in pixels that the image is resized to.
     pub resized_height: u32,
-    /// Width in pixels after padding, equal on both sides up to one pixel; the tiles cover it.
+    /// Width in pixels after padding or cropping, equal on both sides up to one pixel; the tiles
+    /// cover it.
     pub canvas_width: u32,
-    /// Height in pixels after padding.
+    /// Height in pixels after padding or cropping.
     pub canvas_height: u32,
     /// Tiles in a row, or patches for a model without tiles.
     pub columns: u32,
@@ -69,6 +85,8 @@ impl Rule {
     pub fn check(&self) -> Result<()> {
         match self {
             Self::LlavaOnevision(rule) => rule.check(),
+            Self::LlavaNext(rule) => rule.check(),
+            Self::Fixed(rule) => rule.check(),
             Self::Qwen2Vl(rule) => rule.check(),
             Self::Internvl(rule) => rule.check(),
         }
@@ -78,16 +96,68 @@ impl Rule {
     ///
     /// An error where the model's own processor would refuse the image.
     pub fn shape(&self, width: u32, height: u32, images: u32) -> Result<ImageShape> {
-        let sides = 1..=LONGEST_SIDE;
-        if !sides.contains(&width) || !sides.contains(&height) {
-            return Err(refused(width, height, "sides of 1 to 16777216 pixels"));
-        }
+        check_sides(width, height)?;
         match self {
             Self::LlavaOnevision(rule) => Ok(rule.shape(width, height, images)),
+            Self::LlavaNext(rule) => Ok(rule.shape(width, height)),
+            Self::Fixed(rule) => rule.shape(width, height),
             Self::Qwen2Vl(rule) => rule.shape(width, height),
             Self::Internvl(rule) => Ok(rule.shape(width, height)),
         }
     }
+
+    /// An error unless the rule says what a video becomes.
+    pub fn check_has_video(&self) -> Result<()> {
+        let has_video = match self {
+            Self::LlavaOnevision(rule) => rule.video.is_some(),
+            Self::Qwen2Vl(rule) => rule.video.is_some(),
+            Self::Internvl(rule) => rule.video.is_some(),
+            Self::LlavaNext(_) | Self::Fixed(_) => false,
+        };
+        if has_video { Ok(()) } else { Err(no_video()) }
+    }
+
+    /// What a video of `frames` frames of `width` times `height` pixels becomes.
+    ///
+    /// An error where the model's own processor would refuse the video, or has none.
+    pub fn video_shape(&self, width: u32, height: u32, frames: u32) -> Result<VideoShape> {
+        check_sides(width, height)?;
+        if !(1..=MOST_FRAMES).contains(&frames) {
+            return Err(Error::invalid("video", format!("{frames} frames"), "1 to 32768"));
+        }
+        match self {
+            Self::LlavaOnevision(rule) => rule.video_shape(frames).ok_or_else(no_video),
+            Self::Internvl(rule) => rule.video_shape(frames).ok_or_else(no_video),
+            Self::Qwen2Vl(rule) => {
+                let video = rule.video.as_ref().ok_or_else(no_video)?;
+                video.shape(rule, width, height, frames)
+            }
+            Self::LlavaNext(_) | Self::Fixed(_) => Err(no_video()),
+        }
+    }
+
+    /// Tokens of text that the loader sets around a run of frames.
+    pub fn framing_tokens(&self) -> u32 {
+        if let Self::Internvl(rule) = self { rule.framing_tokens } else { 0 }
+    }
+
+    /// Frames that become one group of tokens, where frames are seen in groups.
+    pub fn temporal(&self) -> Option<u32> {
+        let Self::Qwen2Vl(rule) = self else { return None };
+        rule.video.as_ref().map(|video| video.temporal)
+    }
+}
+
+fn check_sides(width: u32, height: u32) -> Result<()> {
+    let sides = 1..=LONGEST_SIDE;
+    if !sides.contains(&width) || !sides.contains(&height) {
+        return Err(refused(width, height, "sides of 1 to 16777216 pixels"));
+    }
+    Ok(())
+}
+
+fn no_video() -> Error {
+    Error::invalid("image rule", "no `video`", "the parameters of the model's video processor")
 }
 
 fn refused(width: u32, height: u32, expected: &str) -> Error {

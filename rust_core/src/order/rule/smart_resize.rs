@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::smart_video::SmartVideo;
 use super::{ImageShape, positive, refused};
 use crate::error::{Error, Result};
 
@@ -9,9 +10,9 @@ use crate::error::{Error, Result};
 const LARGEST_ASPECT: f64 = 200.0;
 
 /// No model resizes to more; it keeps the number of tokens in 32 bits.
-const MOST_PIXELS: u64 = 1 << 30;
+pub(super) const MOST_PIXELS: u64 = 1 << 30;
 
-/// Parameters of Qwen2-VL's and Qwen2.5-VL's image processor.
+/// Parameters of Qwen2-VL's, Qwen2.5-VL's and Qwen3-VL's image processor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SmartResize {
@@ -23,6 +24,9 @@ pub struct SmartResize {
     pub min_pixels: u64,
     /// The resized image has at most so many pixels.
     pub max_pixels: u64,
+    /// Parameters of the video processor, where the model sees videos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<SmartVideo>,
 }
 
 impl SmartResize {
@@ -38,15 +42,14 @@ impl SmartResize {
                 "patch to 4096, merge to 16, max_pixels from min_pixels to 2^30",
             ));
         }
-        Ok(())
+        self.video.as_ref().map_or(Ok(()), SmartVideo::check)
     }
 
     pub(super) fn shape(&self, width: u32, height: u32) -> Result<ImageShape> {
-        let (long, short) = (width.max(height), width.min(height));
-        if f64::from(long) / f64::from(short) > LARGEST_ASPECT {
-            return Err(refused(width, height, "one side at most 200 times the other"));
-        }
-        let (resized_width, resized_height) = self.resized(f64::from(width), f64::from(height));
+        check_aspect(width, height)?;
+        let bounds = (self.min_pixels, self.max_pixels);
+        let (resized_width, resized_height) =
+            resized(width, height, self.patch * self.merge, bounds);
         let (columns, rows) = (resized_width / self.patch, resized_height / self.patch);
         Ok(ImageShape {
             tokens: (columns / self.merge) * (rows / self.merge),
@@ -60,21 +63,36 @@ impl SmartResize {
             views: 1,
         })
     }
+}
 
-    fn resized(&self, width: f64, height: f64) -> (u32, u32) {
-        let factor = f64::from(self.patch * self.merge);
-        let (most, least) = (self.max_pixels as f64, self.min_pixels as f64);
-        let nearest = |side: f64| (side / factor).round_ties_even() * factor;
-        let area = nearest(width) * nearest(height);
-        let resized: [f64; 2] = if area > most {
-            let shrink = (height * width / most).sqrt();
-            [width, height].map(|side| factor.max((side / shrink / factor).floor() * factor))
-        } else if area < least {
-            let grow = (least / (height * width)).sqrt();
-            [width, height].map(|side| (side * grow / factor).ceil() * factor)
-        } else {
-            [width, height].map(nearest)
-        };
-        (resized[0] as u32, resized[1] as u32)
+/// An error if one side is far longer than the other.
+pub(super) fn check_aspect(width: u32, height: u32) -> Result<()> {
+    let (long, short) = (width.max(height), width.min(height));
+    if f64::from(long) / f64::from(short) > LARGEST_ASPECT {
+        return Err(refused(width, height, "one side at most 200 times the other"));
     }
+    Ok(())
+}
+
+/// Width and height in multiples of `factor`, with the area between two bounds.
+pub(super) fn resized(
+    width: u32,
+    height: u32,
+    factor: u32,
+    (least, most): (u64, u64),
+) -> (u32, u32) {
+    let (width, height, factor) = (f64::from(width), f64::from(height), f64::from(factor));
+    let (least, most) = (least as f64, most as f64);
+    let nearest = |side: f64| (side / factor).round_ties_even() * factor;
+    let area = nearest(width) * nearest(height);
+    let resized: [f64; 2] = if area > most {
+        let shrink = (height * width / most).sqrt();
+        [width, height].map(|side| factor.max((side / shrink / factor).floor() * factor))
+    } else if area < least {
+        let grow = (least / (height * width)).sqrt();
+        [width, height].map(|side| (side * grow / factor).ceil() * factor)
+    } else {
+        [width, height].map(nearest)
+    };
+    (resized[0] as u32, resized[1] as u32)
 }

@@ -2,11 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::video::{TileVideo, VideoShape};
 use super::{ImageShape, positive};
 use crate::error::{Error, Result};
 
-/// Start and end of image.
-const FRAMING_TOKENS: u32 = 2;
+/// Start and end of image, where the packer has not written them into the text.
+fn default_framing_tokens() -> u32 {
+    2
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_default_framing(tokens: &u32) -> bool {
+    *tokens == default_framing_tokens()
+}
 
 /// Parameters of InternVL's processor and its image processor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +32,13 @@ pub struct Tiles {
     pub max_tiles: u32,
     /// Cut into tiles; else the image is one tile whatever its shape.
     pub crop: bool,
+    /// Tokens of text that the loader sets around an image or a run of frames, which the text does
+    /// not have yet.
+    #[serde(default = "default_framing_tokens", skip_serializing_if = "is_default_framing")]
+    pub framing_tokens: u32,
+    /// Parameters of the video processor, where the model sees videos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<TileVideo>,
 }
 
 impl Tiles {
@@ -35,14 +50,16 @@ impl Tiles {
         let sizes = [self.tile_width, self.tile_height, self.tile_tokens];
         if sizes.into_iter().any(|size| size > 1 << 16)
             || !(self.min_tiles..=1 << 10).contains(&self.max_tiles)
+            || self.framing_tokens > 2
         {
             return Err(Error::invalid(
                 "image rule",
                 format!("{self:?}"),
-                "sizes to 65536, max_tiles from min_tiles to 1024",
+                "sizes to 65536, max_tiles from min_tiles to 1024, framing_tokens to 2",
             ));
         }
-        Ok(())
+        let (width, height) = (self.tile_width, self.tile_height);
+        self.video.as_ref().map_or(Ok(()), |video| video.check(width, height))
     }
 
     pub(super) fn shape(&self, width: u32, height: u32) -> ImageShape {
@@ -51,7 +68,7 @@ impl Tiles {
         let views = if tiles == 1 { 1 } else { tiles + 1 };
         ImageShape {
             tokens: views * self.tile_tokens,
-            framing_tokens: FRAMING_TOKENS,
+            framing_tokens: self.framing_tokens,
             resized_width: columns * self.tile_width,
             resized_height: rows * self.tile_height,
             canvas_width: columns * self.tile_width,
@@ -60,6 +77,10 @@ impl Tiles {
             rows,
             views,
         }
+    }
+
+    pub(super) fn video_shape(&self, frames: u32) -> Option<VideoShape> {
+        self.video.as_ref().map(|video| video.shape(frames))
     }
 
     /// Columns and rows; of grids equally close in shape, the last that is not far too large.

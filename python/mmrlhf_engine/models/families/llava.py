@@ -1,0 +1,40 @@
+"""LLaVA-1.5: the middle square of an image, brought to one size."""
+
+from typing import Any
+
+from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families.family import Family
+from mmrlhf_engine.models.families.files import ProcessorFiles
+from mmrlhf_engine.models.families.inputs import ShownPictures
+from mmrlhf_engine.models.families.llava_next import class_tokens
+from mmrlhf_engine.models.families.tiles import sides_of
+
+__all__ = ["FAMILY"]
+
+
+def _image_rule(files: ProcessorFiles) -> dict[str, Any]:
+    image, patch = files.image, files.processor.get("patch_size")
+    if not patch:
+        raise InputError(f"{files.name}: patch_size is missing in the processor's settings")
+    width, height = sides_of(image.get("crop_size") or image.get("size"), 224)
+    return {
+        "family": "fixed",
+        "width": width,
+        "height": height,
+        "tokens": (width // int(patch)) * (height // int(patch)) + class_tokens(files),
+        "fit": "pad" if image.get("do_pad") else "crop",
+    }
+
+
+def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
+    return {"pixel_values": shown.joined(shown.images)} if shown.images else {}
+
+
+FAMILY = Family(
+    name="llava",
+    processor_class="LlavaProcessor",
+    image_processor="LlavaImageProcessor",
+    image_rule=_image_rule,
+    forward_inputs=_forward_inputs,
+    tokens={"image_token": "<image>"},
+)
