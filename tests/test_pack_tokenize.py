@@ -1,20 +1,22 @@
 """Tokenising: prompt and response add up to the conversation; TRL's own ids for text; images."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.families.placeholders import IMAGE as IMAGE_MARK
 from mmrlhf_engine.models.families.placeholders import PLACEHOLDER_IDS
-from mmrlhf_engine.pack.chat_template import Conversation
+from mmrlhf_engine.pack.chat_template import Conversation, Texts
 from mmrlhf_engine.pack.tokenize import load_tokenizer
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Message
-from pack_data import CHATML, tokenizer_folder, words
+from pack_data import CHATML, TEXTS, tokenizer_folder, words
 
 SENTINEL = PLACEHOLDER_IDS[IMAGE_MARK]
 QWEN = "<|image_pad|>"
@@ -69,6 +71,68 @@ def test_prompt_and_response_are_the_whole_conversation(tokenizer, reference, pr
     else:
         assert answer[0].isspace()
         assert reference.decode(both) == reference.decode(whole)
+
+
+KINDS = {
+    "byte level": (None, pre_tokenizers.ByteLevel(add_prefix_space=False)),
+    "prefix space": (None, pre_tokenizers.ByteLevel(add_prefix_space=True)),
+    "metaspace always": (None, pre_tokenizers.Metaspace(prepend_scheme="always")),
+    "metaspace first": (None, pre_tokenizers.Metaspace(prepend_scheme="first")),
+    "prepended": (
+        normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
+        None,
+    ),
+    "composed": (normalizers.NFC(), pre_tokenizers.ByteLevel(add_prefix_space=False)),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def of_kind(request, tmp_path_factory):
+    """A tokenizer of a kind, whose opening of an answer takes white space around it."""
+    normalizer, pre_tokenizer = KINDS[request.param]
+    backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    if pre_tokenizer is not None:
+        backend.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<|im_start|>", "<|im_end|>", QWEN],
+        show_progress=False,
+    )
+    backend.train_from_iterator([*TEXTS, "assistant\nuser\n"], trainer)
+    strips = AddedToken("<|answer|>", lstrip=True, rstrip=True, special=True, normalized=False)
+    backend.add_special_tokens([strips])
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    fast.chat_template = CHATML
+    folder = tmp_path_factory.mktemp("kind")
+    fast.save_pretrained(folder)
+    return load(folder, None)
+
+
+@settings(max_examples=40)
+@given(
+    prompt=st.text(min_size=1),
+    answers=st.lists(st.text("ab .\n\té́▁<|>", min_size=1), min_size=1, max_size=3),
+    between=st.sampled_from(["", " <|answer|> ", "<|im_end|>", "<|answer|>"]),
+)
+def test_a_prompt_that_is_tokenised_once_changes_no_id(of_kind, prompt, answers, between):
+    opened = prompt + between
+    whole = [opened + answer for answer in answers]
+    text = Texts(opened, [], [(one, []) for one in whole], plain=False)
+    of_kind._template = SimpleNamespace(render=lambda _: text)
+    apart = of_kind.tokenised_apart
+    (done,) = of_kind.tokenize([None])
+    assert len(done.responses) == len(answers)
+    first = of_kind.encode([opened])[0]
+    expected = []
+    for one, answer in zip(whole, answers, strict=True):
+        both = of_kind.encode([one])[0]
+        adds_up = both[: len(first)] == first
+        apart += not adds_up
+        expected.append(both[len(first) :] if adds_up else of_kind.encode([answer])[0])
+    assert [tokens.tolist() for tokens, _ in done.responses] == expected
+    assert of_kind.tokenised_apart == apart
 
 
 def test_an_image_is_one_sentinel_where_the_template_has_it(tokenizer, reference):

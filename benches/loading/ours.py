@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from loading.content import PAIRS, RESPONSES, Query, queries
@@ -53,26 +54,28 @@ def _append(writer: Any, held: list[Query]) -> None:
     if images[0] is not None:
         stored = pa.array(writer.add_media(pa.array(images, pa.large_binary())))
         media = [[blob] for blob in stored.field("id").to_pylist()]
-    slots = [[SENTINEL] * len(blobs) for blobs in media]
-    prompts = [[*slot, *query.prompt.tolist()] for slot, query in zip(slots, held, strict=True)]
-    lists = pa.large_list(pa.uint32())
+    prompts = [
+        np.append(np.full(len(blobs), SENTINEL, np.uint32), query.prompt.astype(np.uint32))
+        for blobs, query in zip(media, held, strict=True)
+    ]
     asked = pa.StructArray.from_arrays(
-        [pa.array(prompts, lists), pa.array(media, pa.large_list(pa.uint64()))],
-        ["prompt", "media"],
+        [_lists(prompts), pa.array(media, pa.large_list(pa.uint64()))], ["prompt", "media"]
     )
     answers = [tokens for query in held for tokens in query.responses]
-    owner = [row for row in range(len(held)) for _ in range(RESPONSES)]
-    given = pa.StructArray.from_arrays(
-        [pa.array(owner, pa.uint32()), pa.array(answers, lists)], ["q", "tokens"]
-    )
-    rows = [
-        (row * RESPONSES + better, row * RESPONSES + worse)
-        for row in range(len(held))
-        for better, worse in combinations(range(RESPONSES), 2)
-    ]
-    chosen, rejected = (pa.array(side, pa.uint32()) for side in zip(*rows, strict=True))
-    pairs = pa.StructArray.from_arrays([chosen, rejected], ["chosen", "rejected"])
-    writer.append(asked, given, pairs)
+    owner = np.repeat(np.arange(len(held), dtype=np.uint32), RESPONSES)
+    given = pa.StructArray.from_arrays([pa.array(owner), _lists(answers)], ["q", "tokens"])
+    first = np.arange(len(held), dtype=np.uint32)[:, None] * RESPONSES
+    of_query = np.array([*combinations(range(RESPONSES), 2)], np.uint32).T
+    sides = [pa.array((first + side).ravel(), pa.uint32()) for side in of_query]
+    writer.append(asked, given, pa.StructArray.from_arrays(sides, ["chosen", "rejected"]))
+
+
+def _lists(tokens: list[np.ndarray]) -> pa.Array:
+    """Lists of ids, joined once, without an object a token."""
+    ends = np.cumsum([0, *map(len, tokens)], dtype=np.int64)
+    joined = pa.array(np.concatenate(tokens).astype(np.uint32))
+    kind = pa.large_list(pa.field("item", pa.uint32(), nullable=False))
+    return pa.LargeListArray.from_arrays(pa.array(ends), joined, type=kind)
 
 
 def loader(folder: Path, request: dict[str, Any]) -> PreferenceLoader:

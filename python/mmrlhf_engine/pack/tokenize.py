@@ -5,7 +5,8 @@
 2. Both are tokenised, many texts at once, by the Rust tokenizers. The tokens of the prompt and of
    the response must add up to those of the whole conversation. Where a token would span the seam
    (an answer that begins with a line break), the response is tokenised by itself, as a model that
-   continues the prompt would write it; these are counted.
+   continues the prompt would write it; these are counted. What stands before the last special token
+   of the prompt is tokenised once, as tokenizers cut a text there before all else.
 3. A picture is one placeholder id wherever the template puts it; how many tokens it becomes is for
    the loader to say, which knows the model.
 """
@@ -63,6 +64,14 @@ class TokenizedConversation:
     prompt_text: str
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A place in a prompt: characters and ids before it."""
+
+    text: int
+    ids: int
+
+
 class ChatTokenizer:
     """A fast tokenizer with its chat template; ``identity`` is what the shards record of them."""
 
@@ -79,6 +88,7 @@ class ChatTokenizer:
         self.identity = identity
         self.processor = media.processor
         self.tokenised_apart = 0
+        self._end: tuple[str, list[int]] = ("", [])
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         # A tokenizer.json may carry the limits of the model it was trained for.
@@ -87,6 +97,12 @@ class ChatTokenizer:
         self._backend.add_special_tokens(_placeholder_tokens(tokenizer, media.image_mark))
         self._placeholders = {
             self._backend.token_to_id(mark): number for mark, number in PLACEHOLDER_IDS.items()
+        }
+        # Text is cut at these before it is normalised, whatever stands around them.
+        self._cuts = {
+            number: token.content
+            for number, token in self._backend.get_added_tokens_decoder().items()
+            if not token.normalized and not token.single_word
         }
         self._template = ChatTemplate(tokenizer, template, media, strings, template_args)
         self._opening = _opening_ids(self) if media.processor is not None else ([], "")
@@ -108,11 +124,22 @@ class ChatTokenizer:
             a response.
         """
         texts = [self._template.render(conversation) for conversation in conversations]
-        ids = self._encode_all(texts)
-        return [
-            text if isinstance(text, BadRecordError) else self._tokenized(text, ids)
-            for text in texts
-        ]
+        rendered = [text for text in texts if isinstance(text, Texts)]
+        prompts = self._encode_all([(text.plain, text.prompt) for text in rendered])
+        cuts = [self._last_cut(text, prompts[text.plain, text.prompt]) for text in rendered]
+        ends = self._encode_all(
+            [
+                (text.plain, one[0][cut.text :])
+                for text, cut in zip(rendered, cuts, strict=True)
+                for one in text.whole
+                if isinstance(one, tuple)
+            ]
+        )
+        found = iter(
+            self._tokenized(text, prompts[text.plain, text.prompt], cut, ends)
+            for text, cut in zip(rendered, cuts, strict=True)
+        )
+        return [text if isinstance(text, BadRecordError) else next(found) for text in texts]
 
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Plain ids of texts; ``special`` adds what the tokenizer puts around a text."""
@@ -124,34 +151,52 @@ class ChatTokenizer:
         """The text of the token that begins a text; empty where there is none."""
         return str(self._tokenizer.bos_token or "")
 
-    def _encode_all(self, texts: Sequence[Texts | BadRecordError]) -> dict[Any, list[int]]:
-        """(plain, text) -> ids of every text that was rendered."""
-        wanted: dict[tuple[bool, str], None] = {}
-        for text in texts:
-            if isinstance(text, Texts):
-                wanted[text.plain, text.prompt] = None
-                for one in text.whole:
-                    if isinstance(one, tuple):
-                        wanted[text.plain, one[0]] = None
-        ids: dict[Any, list[int]] = {}
+    def _encode_all(self, texts: Sequence[tuple[bool, str]]) -> dict[tuple[bool, str], list[int]]:
+        """Ids of (whether it is plain, text), each distinct one once."""
+        ids: dict[tuple[bool, str], list[int]] = {}
         for plain in (False, True):
-            keys = [key for key in wanted if key[0] == plain]
+            keys = list(dict.fromkeys(key for key in texts if key[0] == plain))
             if keys:
                 encoded = self.encode([key[1] for key in keys], special=plain)
                 ids.update(zip(keys, encoded, strict=True))
         return ids
 
-    def _tokenized(self, text: Texts, ids: dict[Any, list[int]]) -> TokenizedConversation:
-        prompt = ids[text.plain, text.prompt]
+    def _last_cut(self, text: Texts, ids: list[int]) -> _Cut:
+        """Before the last special token of a prompt, or its start where nothing cuts it."""
+        if text.plain:
+            return _Cut(0, 0)
+        back = next((place for place, one in enumerate(reversed(ids)) if one in self._cuts), None)
+        if back is None:
+            return _Cut(0, 0)
+        place = len(ids) - 1 - back
+        start = text.prompt.rfind(self._cuts[ids[place]])
+        if start < 0 or self._ids_of_end(text.prompt[start:]) != ids[place:]:
+            return _Cut(0, 0)
+        return _Cut(start, place)
+
+    def _ids_of_end(self, text: str) -> list[int]:
+        """Ids of how a prompt ends, which is the same for nearly all of them."""
+        if text != self._end[0]:
+            self._end = (text, self.encode([text])[0])
+        return self._end[1]
+
+    def _tokenized(
+        self,
+        text: Texts,
+        prompt: list[int],
+        cut: _Cut,
+        ends: dict[tuple[bool, str], list[int]],
+    ) -> TokenizedConversation:
         responses: list[tuple[np.ndarray, list[Media]] | BadRecordError] = []
         for one in text.whole:
             if isinstance(one, BadRecordError):
                 responses.append(one)
                 continue
             whole, media = one
-            both = ids[text.plain, whole]
-            if both[: len(prompt)] == prompt:
-                answer = both[len(prompt) :]
+            end = ends[text.plain, whole[cut.text :]]
+            seam_at = len(prompt) - cut.ids
+            if end[:seam_at] == prompt[cut.ids :]:
+                answer = end[seam_at:]
             else:
                 self.tokenised_apart += 1
                 answer = self.encode([whole[len(text.prompt) :]])[0]

@@ -5,7 +5,6 @@ The text of ``mmrlhf-engine inspect`` is made here; its page, from the same cont
 """
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 from pydantic import NonNegativeInt, PositiveInt
 
 from mmrlhf_engine import _core
-from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
+from mmrlhf_engine.errors import ConfigError, MissingExtraError
 from mmrlhf_engine.models.families.placeholders import SMALLEST_ID
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
@@ -43,8 +42,7 @@ class InspectSettings(Section):
     tokenizer: str | None = None
     """Name or folder; null is the one that the dataset records, if it is on this machine."""
     image_rule: str | None = None
-    """A family or the folder of a processor; null is what the dataset records, or what the folder
-    of the tokenizer has."""
+    """A family or the folder of a processor; null is the one that the dataset records, if any."""
     tokens: PositiveInt = 16_384
     """The budget of a pack, of which the fill is shown."""
     unit: Literal["pair", "response", "query"] = "query"
@@ -159,14 +157,6 @@ def _rule(dataset: ShardDataset, settings: InspectSettings, notes: list[str]) ->
         return read_rule(settings.image_rule)
     if dataset.processor is not None:
         return ImageRule(dataset.processor["image_rule"])
-    folder = Path(settings.tokenizer or str(dataset.tokenizer.get("name", "")))
-    names = ("preprocessor_config.json", "processor_config.json")
-    if any((folder / name).is_file() for name in names):
-        try:
-            return read_rule(str(folder))
-        except (ConfigError, InputError) as error:
-            notes.append(f"tokens of images are not counted: {str(error).splitlines()[0]}")
-            return ImageRule()
     if dataset.rows("blobs"):
         notes.append("tokens of images are not counted: --image-rule gives the model's rule")
     return ImageRule()
@@ -220,21 +210,7 @@ def _measure(dataset: ShardDataset, rule: ImageRule) -> _Measured:
     pictures = queries["media"].to_numpy().astype(np.int64)
     image_tokens = np.zeros(len(queries), np.int64)
     if rule.parameters is not None and pictures.any():
-        sizes = dataset.blobs.select("id", "w", "h").collect()
-        shown = (
-            dataset.queries.select("media", "media_t", together=length[1])
-            .with_row_index("query")
-            .filter(pl.col("media_t").list.len() == 0)
-            .explode("media", empty_as_null=False)
-            .join(sizes.lazy(), left_on="media", right_on="id", maintain_order="left")
-            .collect()
-        )
-        columns = [
-            pa.array(shown[name].cast(pl.UInt32).to_arrow()) for name in ("w", "h", "together")
-        ]
-        counted = pl.Series(pa.array(_core.image_tokens(json.dumps(rule.parameters), *columns)))
-        np.add.at(image_tokens, shown["query"].to_numpy(), counted.fill_null(0).to_numpy())
-        _add_videos(dataset, rule, image_tokens)
+        image_tokens = _image_tokens(dataset, rule)
     responses = dataset.responses.select("q", "n_tok").collect()
     return _Measured(
         prompts=queries["prompt"].to_numpy().astype(np.int64) - pictures,
@@ -246,16 +222,24 @@ def _measure(dataset: ShardDataset, rule: ImageRule) -> _Measured:
     )
 
 
-def _add_videos(dataset: ShardDataset, rule: ImageRule, image_tokens: np.ndarray) -> None:
-    """Add the tokens of the queries that have frames, whose placeholders say what is a video."""
-    timed = pl.col("media_t").list.len() > 0
-    rows = dataset.queries.select("prompt", "media", "media_t").with_row_index("query")
-    sizes = {row[0]: row[1:] for row in dataset.blobs.select("id", "w", "h").collect().iter_rows()}
-    for query, prompt, media, _ in rows.filter(timed).collect().iter_rows():
-        placeholders = [token for token in prompt if token >= SMALLEST_ID]
-        with contextlib.suppress(BadRecordError):
-            counted = rule.count([sizes[blob] for blob in media], placeholders)
-            image_tokens[query] += sum(counted)
+def _image_tokens(dataset: ShardDataset, rule: ImageRule) -> np.ndarray:
+    """Of each query; 0 where the model's processor would refuse one of its images."""
+    blobs = dataset.blobs.select("id", "w", "h", "orient").collect()
+    turned = blobs["orient"] >= 5
+    sizes = {
+        blob: (height, width) if swapped else (width, height)
+        for blob, width, height, swapped in zip(
+            blobs["id"], blobs["w"], blobs["h"], turned, strict=True
+        )
+    }
+    placeholders = pl.col("prompt").list.eval(pl.element().filter(pl.element() >= SMALLEST_ID))
+    queries = dataset.queries.select("media", placeholders).collect()
+    counted = np.zeros(len(queries), np.int64)
+    for row, (media, kinds) in enumerate(queries.iter_rows()):
+        if media:
+            with contextlib.suppress(BadRecordError):
+                counted[row] = sum(rule.count([sizes[blob] for blob in media], kinds))
+    return counted
 
 
 def _distributions(measured: _Measured, rule: ImageRule) -> list[Distribution]:

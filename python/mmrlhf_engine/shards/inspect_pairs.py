@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,20 +16,19 @@ from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["PairText", "Picture", "Piece", "TextOfTokens", "read_pair"]
 
-_IMAGE = PLACEHOLDER_IDS[IMAGE]
-
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, or a frame of a video, and its place in a text."""
+    """An image and its place in a text."""
 
     blob: int
     width: int
     height: int
     tokens: int | None
-    """None where no rule is known, or the model's processor refuses the image; those of a video are
+    """None where no rule is known, or the model's processor refuses the image. Those of a video are
     all counted at its first frame."""
-    kind: Literal["image", "frame"] = "image"
+    kind: str = "image"
+    """Or ``frame``, of a video."""
 
     def __str__(self) -> str:
         counted = "" if self.tokens is None else f", {self.tokens:,} tokens"
@@ -124,7 +122,8 @@ def _text(
     rule: ImageRule,
 ) -> TextOfTokens:
     ids = _numbers(tokens)
-    pictures = _pictures(dataset, media, [token for token in ids if token >= SMALLEST_ID], rule)
+    kinds = [token for token in ids if token >= SMALLEST_ID]
+    pictures = _pictures(dataset, media, kinds, rule)
     slots = iter(pictures)
     if decoder is None:
         pieces = list(_pieces(ids, [str(token) for token in ids], slots))
@@ -144,16 +143,15 @@ def _text(
 def _pieces(ids: list[int], texts: list[str], slots: Iterator[Picture]) -> Iterator[Piece]:
     for token, text in zip(ids, texts, strict=True):
         picture = next(slots, None) if token >= SMALLEST_ID else None
-        yield Piece(
-            f"[{picture.kind if picture else 'image'}]" if token >= SMALLEST_ID else text, picture
-        )
+        yield Piece("[image]" if token >= SMALLEST_ID else text, picture)
 
 
 def _pictures(
-    dataset: _core.Dataset, media: list[int], placeholders: list[int], rule: ImageRule
+    dataset: _core.Dataset, media: list[int], kinds: list[int], rule: ImageRule
 ) -> list[Picture]:
-    # Pictures that stand in the places of the prompt's have no placeholder of their own.
-    kinds = placeholders if len(placeholders) == len(media) else [_IMAGE] * len(media)
+    """``kinds`` are the placeholders of the text; images of an answer may have none there."""
+    if len(kinds) != len(media):
+        kinds = [PLACEHOLDER_IDS[IMAGE]] * len(media)
     sizes = []
     for blob in media:
         width, height, orientation = dataset.blob_size(blob)
@@ -163,7 +161,7 @@ def _pictures(
         with contextlib.suppress(BadRecordError):
             counts = list(rule.count(sizes, kinds))
     return [
-        Picture(blob, *size, count, "image" if kind == _IMAGE else "frame")
+        Picture(blob, *size, count, "image" if kind == PLACEHOLDER_IDS[IMAGE] else "frame")
         for blob, size, count, kind in zip(media, sizes, counts, kinds, strict=True)
     ]
 

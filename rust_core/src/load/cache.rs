@@ -33,7 +33,7 @@ pub enum Key {
 /// The blocks of an image or a video, or why there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
-    /// Blocks of pixels of one frame, one after the other.
+    /// Blocks of pixels, one after the other; those of an image have one frame.
     Blocks(Vec<u8>),
     /// What is wrong with it.
     Broken(String),
