@@ -69,7 +69,7 @@ pub(super) struct Placeholder {
 pub struct BatchLayout {
     pub(super) arena: Arena,
     pub(super) images: Vec<Visual>,
-    /// Bytes of a frame in a block, and how often that of a still is repeated there.
+    /// Bytes of a frame in a block, and how often that of an image is repeated there.
     pub(super) frames: (usize, usize),
     /// Images and videos of each pair: of both its sequences and of their prefixes.
     pub(super) pairs: Vec<Vec<usize>>,

@@ -137,8 +137,9 @@ impl PairLoader {
             return Err(Error::invalid("worker", share.worker, expected));
         }
         let sidecars = Arc::new(sidecars);
-        let (rows, pool) = (Rows::new(Arc::clone(&dataset)), Arc::default());
-        let of_one_frame = processor.as_ref().map(Processor::of_one_frame);
+        let (of_one_frame, pool) =
+            (processor.as_ref().map(Processor::of_one_frame), Arc::default());
+        let rows = Rows::new(Arc::clone(&dataset));
         Ok(Self {
             dataset,
             rows,
@@ -187,10 +188,11 @@ impl PairLoader {
         Ok(PairPosition { cursor: Arc::new(cursor), taken, number })
     }
 
-    /// An error unless every unit can be read and fits a pack, or the plan says what else becomes of
-    /// it; reads the costs of all units.
-    pub fn check_units(&self, epoch: u64, interrupt: &Interrupt) -> Result<()> {
-        self.order()?.fit(epoch, interrupt)?.check(&self.plan)
+    /// The number of units that fit no pack; an error if the plan refuses them, or if a unit cannot
+    /// be read. Reads the costs of all units.
+    pub fn check_units(&self, epoch: u64, interrupt: &Interrupt) -> Result<u64> {
+        let fit = self.order()?.fit(epoch, interrupt)?;
+        fit.check(&self.plan).map(|()| fit.too_large)
     }
 
     /// The batches of this rank in the epoch of a cursor, and the start of the next epoch; reads the
@@ -292,7 +294,7 @@ impl BatchSource for PairLoader {
     }
 
     fn prepare(&self, key: Key) -> Result<Prepared> {
-        let (Some(of_one_frame), Some(processor)) = (&self.of_one_frame, &self.processor) else {
+        let (Some(processor), Some(of_one_frame)) = (&self.processor, &self.of_one_frame) else {
             return Ok(Prepared::Broken("no image rule".into()));
         };
         let made = match key {
@@ -303,8 +305,8 @@ impl BatchSource for PairLoader {
             }
             Key::Video { row, first, frames } => {
                 let media = match row {
-                    MediaRow::Query(row) => self.dataset.media(row)?,
-                    MediaRow::Response(row) => self.dataset.response_media(row)?,
+                    MediaRow::Query(row) => self.rows.media(row)?,
+                    MediaRow::Response(row) => self.rows.response_media(row)?,
                 };
                 let blobs = &media[first as usize..(first + frames) as usize];
                 let frames = blobs.iter().map(|&blob| self.encoded(blob, 1));

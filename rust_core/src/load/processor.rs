@@ -77,6 +77,18 @@ impl Processor {
         }
     }
 
+    /// Width and height in pixels of a tile, or of a patch.
+    pub fn tile(&self) -> (usize, usize) {
+        let (width, height) = match &self.rule {
+            Rule::LlavaOnevision(rule) => (rule.tile, rule.tile),
+            Rule::LlavaNext(rule) => (rule.tile, rule.tile),
+            Rule::Internvl(rule) => (rule.tile_width, rule.tile_height),
+            Rule::Fixed(rule) => (rule.width, rule.height),
+            Rule::Qwen2Vl(rule) => (rule.patch, rule.patch),
+        };
+        (width as usize, height as usize)
+    }
+
     /// Bytes of a frame in a block, and how often a still image is repeated there.
     pub fn frames(&self) -> (usize, usize) {
         match &self.rule {
@@ -89,18 +101,6 @@ impl Processor {
     #[must_use]
     pub fn of_one_frame(&self) -> Self {
         Self { temporal: 1, ..self.clone() }
-    }
-
-    /// Width and height in pixels of a tile, or of a patch.
-    pub fn tile(&self) -> (usize, usize) {
-        let (width, height) = match &self.rule {
-            Rule::LlavaOnevision(rule) => (rule.tile, rule.tile),
-            Rule::LlavaNext(rule) => (rule.tile, rule.tile),
-            Rule::Internvl(rule) => (rule.tile_width, rule.tile_height),
-            Rule::Fixed(rule) => (rule.width, rule.height),
-            Rule::Qwen2Vl(rule) => (rule.patch, rule.patch),
-        };
-        (width as usize, height as usize)
     }
 
     /// Bytes of one block.
