@@ -1,22 +1,29 @@
 """Every model family through pack and the loader, against the family's own processor."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers as hf
+from PIL import Image
 from transformers.video_utils import VideoMetadata
 
 from mmrlhf_engine import (
     Budget,
+    PictureSettings,
     PlanSettings,
     PreferenceLoader,
     open_dataset,
     plan_json,
 )
+from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.models.families import FAMILIES
 from mmrlhf_engine.pack import pack
 from model_families import MAKERS, TOKENS_PER_SECOND, WITH_VIDEOS, processor_folder, prompts
+from pack_data import picture, put, write_lines
 
 FRAMES_PER_SECOND = 2.0
 PAIR = {"chosen": "A cat on a table.", "rejected": "A dog."}
@@ -153,3 +160,111 @@ def test_a_family_is_as_its_processor(name, tmp_path):
     assert differences["pixel_values"] <= (of_images + 1e-3) * step
     # Video processors resize by torchvision, which rounds some bytes otherwise than Pillow.
     assert differences["pixel_values_videos"] <= (2 + 1e-3) * step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MAKERS)
+def test_two_hundred_prompts_are_as_the_processor_makes_them(name, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    differences, processor = compare(name, 200, folder, tmp_path, seed=7)
+    step = 1 / 255 / min(processor.image_processor.image_std)
+    print(name, {key: round(value / step, 3) for key, value in differences.items()})
+    assert differences["pixel_values"] <= (3 if name == "internvl" else 1e-3) * step
+    assert differences["pixel_values_videos"] <= (3 + 1e-3) * step
+
+
+def test_loading_takes_the_recorded_settings_and_refuses_others(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    processor_folder("qwen2_5_vl", folder)
+    packed(folder, [prompts(1, tmp_path / "f", videos=False, seed=2)[0].row], tmp_path / "ds")
+    recorded = open_dataset(tmp_path / "ds").processor
+    assert recorded["family"] == "qwen2_5_vl"
+    assert recorded["image_rule"]["video"]["tokens_per_second"] == TOKENS_PER_SECOND
+    assert recorded["pictures"]["mean"] == [0.4, 0.5, 0.6]
+    settings = PlanSettings(budget=Budget(tokens=9999), packs_per_step=1)
+    plan = plan_json(settings, recorded["image_rule"])
+    batch = next(PreferenceLoader(tmp_path / "ds", plan))
+    assert batch.processor == recorded
+    other = PictureSettings.model_validate(recorded["pictures"] | {"mean": [0.5, 0.5, 0.5]})
+    with pytest.raises(InputError, match=r"pictures\.mean: found \[0\.5, 0\.5, 0\.5\]"):
+        PreferenceLoader(tmp_path / "ds", plan, pictures=other)
+    smaller = plan_json(settings, recorded["image_rule"] | {"max_pixels": 28 * 28 * 8})
+    with pytest.raises(InputError, match=r"image_rule\.max_pixels: found 6272, expected 23520"):
+        PreferenceLoader(tmp_path / "ds", smaller)
+
+
+@pytest.mark.parametrize(
+    ("processor", "error", "message"),
+    [
+        ({"processor_class": "Idefics3Processor"}, InputError, "found Idefics3Processor, expected"),
+        ({"image_processor": {"do_rescale": False}}, ConfigError, "do_rescale is false"),
+        ({"image_processor": {"rescale_factor": 0.5}}, ConfigError, "rescale_factor is 0.5"),
+        ({"image_processor": {"resample": 0}}, ConfigError, "resample is 0"),
+    ],
+)
+def test_a_processor_that_is_not_followed_is_refused(processor, error, message, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    processor_folder("qwen2_vl", folder)
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text())
+    for key, value in processor.items():
+        settings[key] = {**settings[key], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(settings))
+    row = prompts(1, tmp_path / "f", videos=False)[0].row
+    with pytest.raises(error, match=message):
+        packed(folder, [row], tmp_path / "ds")
+
+
+def animation(folder, frames=6):
+    """A GIF of frames of a tenth of a second each."""
+    images = [Image.new("RGB", (56, 56), (40 * number, 90, 200)) for number in range(frames)]
+    images[0].save(
+        folder / "clip.gif", save_all=True, append_images=images[1:], duration=100, loop=0
+    )
+
+
+def test_an_animation_is_a_video_or_its_first_frame(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    processor_folder("qwen2_5_vl", folder)
+    animation(tmp_path)
+    names = [put(tmp_path / f"{side}.png", picture(side, 40)) for side in (40, 41)]
+    rows = [
+        {"video": "clip.gif", "prompt": "<video>What moves?", **PAIR},
+        {"image": "clip.gif", "prompt": "<image>What is this?", **PAIR},
+        {"video": [names], "prompt": "<video>Frames of two sizes?", **PAIR},
+    ]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    config = pack.PackConfig(sources=[str(source)], model=str(folder), frames=4)
+    report = pack.pack_dataset(config, tmp_path / "ds")
+    assert report["changed"] == {"first_frame": 1}
+    assert report["dropped"] == {"frame_sizes": 1}
+    batches = alone(tmp_path / "ds")
+    video, image = (batches[row] for row in sorted(batches) if row % 2 == 0)
+    assert video.image_frames.tolist() == [4]
+    assert video.image_grid_thw[0][0] == 2
+    times = open_dataset(tmp_path / "ds").queries.collect()["media_t"].to_list()[0]
+    assert times == pytest.approx([0.0, 0.1, 0.3, 0.5])
+    assert image.image_frames.tolist() == [0]
+
+
+def test_a_family_without_videos_takes_their_frames_when_told(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    processor_folder("llava", folder)
+    animation(tmp_path)
+    rows = [{"video": "clip.gif", "prompt": "<video>What moves?", **PAIR}]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    config = pack.PackConfig(sources=[str(source)], model=str(folder), frames=3)
+    with pytest.raises(InputError, match="llava takes no videos; --videos frames"):
+        pack.pack_dataset(config, tmp_path / "ds")
+    pack.pack_dataset(config.model_copy(update={"videos": "frames"}), tmp_path / "frames")
+    batch = next(iter(alone(tmp_path / "frames").values()))
+    assert batch.placeholder_length.tolist() == [16, 16, 16]
+
+
+def test_families_are_known_by_one_name_each():
+    assert len({family.processor_class for family in FAMILIES.values()}) == len(FAMILIES) == 8

@@ -40,8 +40,8 @@ class Videos:
     text: Callable[[Tokens, Sequence[float]], str]
     """What takes the place of the mark: from the times of the frames in seconds, a text with
     ``len(times)`` placeholders in it."""
-    rule: Callable[[ProcessorFiles], dict[str, Any]]
-    """The part ``video`` of the image rule."""
+    rule: Callable[[ProcessorFiles], dict[str, Any] | str]
+    """The part ``video`` of the image rule, or which setting of the processor is not followed."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,12 @@ class Family:
         no_videos = f"{self.name} takes no videos"
         if self.videos is not None:
             of_videos = _pixels(files, files.video, self.video_defaults)
+            rule = self.videos.rule(files)
             no_videos = _difference(of_videos, pictures)
-            if not no_videos:
-                image_rule["video"] = self.videos.rule(files)
+            if isinstance(rule, str):
+                no_videos = rule
+            elif not no_videos:
+                image_rule["video"] = rule
                 pictures["video_token"] = _id_of(tokenizer, tokens[self.videos.token], files)
         return ModelProcessor(self, tokens, image_rule, pictures, no_videos)
 

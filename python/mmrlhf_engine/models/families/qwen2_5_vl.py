@@ -12,7 +12,7 @@ __all__ = ["FAMILY"]
 _TOKENS_PER_SECOND = 4  # as transformers' Qwen2_5_VLVisionConfig; released models say 2
 
 
-def _video_rule(files: ProcessorFiles) -> dict[str, Any]:
+def _video_rule(files: ProcessorFiles) -> dict[str, Any] | str:
     vision = files.model.get("vision_config") or {}
     return resize_video_rule(
         files,

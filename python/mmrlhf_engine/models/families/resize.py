@@ -26,15 +26,26 @@ def resize_video_rule(
     most: int,
     over: str,
     tokens_per_second: float | None = None,
-) -> dict[str, Any]:
-    """Its part ``video``: bounds of the area of each frame, or of all frames of a video."""
+) -> dict[str, Any] | str:
+    """Its part ``video``: bounds of the area of each frame, or of all frames of a video.
+
+    With ``cap_pixels_per_frame`` frames have a share of 90 % of ``max_video_tokens``; where the
+    bounds are over all frames already, that is not followed.
+    """
     settings = files.video
-    return {
+    rule = {
         **_pixels(settings, least, most),
         "over": over,
         "temporal": int(settings.get("temporal_patch_size") or 2),
         "tokens_per_second": tokens_per_second,
     }
+    if settings.get("cap_pixels_per_frame"):
+        if over == "video":
+            return "cap_pixels_per_frame is set, which is not followed here"
+        side = int(settings.get("patch_size") or 14) * int(settings.get("merge_size") or 2)
+        tokens = int(settings.get("max_video_tokens") or 128_000)
+        rule["max_video_pixels"] = int(tokens * side * side * 0.9)
+    return rule
 
 
 def _pixels(settings: Mapping[str, Any], least: int, most: int) -> dict[str, int]:
