@@ -63,8 +63,9 @@ def parse(record: dict[str, Any]) -> Preference:
         raise wrong_type(key, answers, "a list of answers")
     tags = MediaTags(media_list(record, *IMAGES), media_list(record, *VIDEOS), tagged=True)
     turns = prompt_turns(record)
-    if len(turns) == 1 and is_dialog(str(turns[0].get("content"))):
-        turns = dialog_turns("prompt", str(turns[0]["content"]))
+    only = turns[0] if len(turns) == 1 and isinstance(turns[0], dict) else {}
+    if is_dialog(str(only.get("content"))):
+        turns = dialog_turns("prompt", str(only["content"]))
     prompt = place_in_front(messages_of("prompt", turns, tags), tags.rest())
     ranks, scores = _judgements(record, key, answers)
     responses = tuple(
