@@ -43,7 +43,12 @@ def test_accelerate_leaves_a_dataset_alone_and_a_prepared_loader_is_refused(path
     prepared = accelerator.prepare(DataLoader(one, batch_size=None, num_workers=workers))
     with pytest.raises(InputError, match="accelerate would deal out to all ranks") as raised:
         next(iter(prepared))
-    assert "without the DataLoader" in raised.value.hint
+    assert "dataset.data_loader" in raised.value.hint
+    accelerator.free_memory()
+    one.set_epoch(0)
+    own = one.data_loader(num_workers=workers)
+    assert accelerator.prepare(own) is own
+    assert rows(itertools.islice(own, 3)) == first
     accelerator.free_memory()
     one.set_epoch(0)
     loader = DataLoader(one, batch_size=None, num_workers=workers)
@@ -72,8 +77,9 @@ for dispatch in (None, False):
         except InputError as error:
             refused.append(str(error))
     accelerator.free_memory()
-dataset = accelerator.prepare(PreferenceDataset(path, 140, unit="pair", packs_per_step=6))
-rows = [[b.step, b.pack, b.pair_row.tolist()] for b in DataLoader(dataset, None, num_workers=1)]
+dataset = PreferenceDataset(path, 140, unit="pair", packs_per_step=6)
+loader = accelerator.prepare(dataset.data_loader(num_workers=1))
+rows = [[b.step, b.pack, b.pair_row.tolist()] for b in loader]
 with open(f"{out}/{accelerator.process_index}.json", "w") as file:
     json.dump({"refused": refused, "rows": rows, "ranks": accelerator.num_processes}, file)
 torch.distributed.destroy_process_group()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import ValidationError
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import ConfigError, InputError
@@ -40,8 +40,9 @@ class PreferenceDataset(IterableDataset[_Batch]):
     for every n; a dataset that is iterated itself needs none. Each ``iter`` is the next epoch, in
     another order, unless :meth:`set_epoch` says which.
 
-    A batch belongs to one rank already: leave its ``DataLoader`` out of ``accelerator.prepare``,
-    which would deal the batches of a rank out to all ranks. It is refused where that is noticed.
+    A batch belongs to one rank already. ``accelerator.prepare`` takes the loader of
+    :meth:`data_loader` as it is; of any other ``DataLoader`` it would deal the batches of a rank
+    out to all ranks, which is refused where it is noticed.
 
     Args:
         path: The folder of the dataset.
@@ -163,6 +164,26 @@ class PreferenceDataset(IterableDataset[_Batch]):
                 f"set_epoch: found {epoch}, expected {loaded.epoch}, the epoch of the loaded state",
                 hint=f"begin the loop at epoch {loaded.epoch}",
             )
+
+    def data_loader(self, **options: Any) -> DataLoader[_Batch]:
+        """A ``DataLoader`` of this dataset that ``accelerate`` and its trainers take as it is.
+
+        Where accelerate is loaded, it is one of its own, so that gradients are accumulated to the
+        end of an epoch and batches of a resumed epoch can be skipped.
+
+        Args:
+            options: Of torch's ``DataLoader``: ``num_workers``, ``collate_fn``, ... The batch size
+                is None, as a batch is made already.
+        """
+        kind: Any = DataLoader
+        if "accelerate" in sys.modules:
+            from accelerate.data_loader import DataLoaderShard
+
+            kind = DataLoaderShard
+        loader: Any = kind(self, batch_size=None, **options)
+        loader._is_accelerate_prepared = True
+        made: DataLoader[_Batch] = loader
+        return made
 
     def state_dict(self, batch: PreferenceBatch[Any] | None = None) -> dict[str, Any]:
         """Where to go on after a batch, on any number of ranks and workers, as JSON can hold it.
@@ -356,7 +377,6 @@ def _refuse_wrapper_of(dataset: PreferenceDataset) -> None:
         raise InputError(
             f"accelerate would deal out to all ranks the batches of {dataset!r}, which are this "
             "rank's own",
-            hint="accelerator.prepare(model, optimizer) without the DataLoader; in a Trainer, "
-            "get_train_dataloader returns accelerate.data_loader.DataLoaderShard(dataset, "
-            "batch_size=None)",
+            hint="dataset.data_loader(num_workers=...) is a DataLoader that accelerate leaves as "
+            "it is; a Trainer's get_train_dataloader may return it",
         )
