@@ -1,6 +1,8 @@
 """Every model family through pack and the loader, against the family's own processor."""
 
 import json
+import os
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ import transformers as hf
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
+from command import INSTALLED
 from mmrlhf_engine import (
     Budget,
     PictureSettings,
@@ -264,6 +267,29 @@ def test_a_family_without_videos_takes_their_frames_when_told(tmp_path):
     pack.pack_dataset(config.model_copy(update={"videos": "frames"}), tmp_path / "frames")
     batch = next(iter(alone(tmp_path / "frames").values()))
     assert batch.placeholder_length.tolist() == [16, 16, 16]
+
+
+def test_a_model_is_found_by_its_name_in_the_cache_of_the_hub(tmp_path):
+    snapshot = tmp_path / "hub" / "models--org--tiny" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    processor_folder("qwen3_vl", snapshot)
+    refs = tmp_path / "hub" / "models--org--tiny" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0123")
+    rows = [{"prompt": "Which?", **PAIR}]
+    source = str(write_lines(tmp_path / "rows.jsonl", rows))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+
+    def pack_by_name(name):
+        command = [str(INSTALLED), "pack", source, "--out", str(tmp_path / "ds"), "--model", name]
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    unknown = pack_by_name("org/other")
+    assert unknown.returncode == 2
+    assert "no file of such a model is on this machine" in unknown.stderr
+    known = pack_by_name("org/tiny")
+    assert known.returncode == 0, known.stderr
+    assert open_dataset(tmp_path / "ds").processor["family"] == "qwen3_vl"
 
 
 def test_families_are_known_by_one_name_each():

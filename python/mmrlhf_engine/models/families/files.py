@@ -51,6 +51,12 @@ def read_processor_files(name: str) -> ProcessorFiles:
         MissingExtraError: a name is given, and transformers is not installed.
     """
     found = {file: _read(name, file) for file in (_PROCESSOR, _IMAGE, _VIDEO, _MODEL)}
+    if not any(found.values()) and not Path(name).is_dir():
+        raise ConfigError(
+            f"--model {name}: not a folder, and no file of such a model is on this machine or can "
+            "be had from the hub",
+            hint="a folder or a name on the hub; HF_HUB_OFFLINE=1 keeps from asking it",
+        )
     if not found[_PROCESSOR] and not found[_IMAGE]:
         raise ConfigError(
             f"{name}: neither {_PROCESSOR} nor {_IMAGE} is there",
