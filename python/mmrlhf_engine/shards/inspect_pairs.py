@@ -160,10 +160,12 @@ def _pictures(
     if rule.parameters is not None:
         with contextlib.suppress(BadRecordError):
             counts = list(rule.count(sizes, kinds))
-    return [
-        Picture(blob, *size, count, "image" if kind == PLACEHOLDER_IDS[IMAGE] else "frame")
-        for blob, size, count, kind in zip(media, sizes, counts, kinds, strict=True)
-    ]
+    pictures = []
+    for blob, size, count, kind in zip(media, sizes, counts, kinds, strict=True):
+        is_image = kind == PLACEHOLDER_IDS[IMAGE]
+        known = count if is_image or count else None  # of a video, at its first frame
+        pictures.append(Picture(blob, *size, known, "image" if is_image else "frame"))
+    return pictures
 
 
 def _numbers(array: "_core.ArrowArray") -> list[int]:
