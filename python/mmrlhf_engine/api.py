@@ -92,7 +92,9 @@ def _paths(sources: Path | str | Iterable[Path | str]) -> list[Path]:
 
 def _resolve(kind: type[Any], config: Any, settings: Mapping[str, Any] | None) -> Any:
     """The settings of a file, or of a section, with single settings laid over them."""
-    overrides = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    overrides = [
+        f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()
+    ]
     if isinstance(config, kind):
         given = config.model_dump(mode="json", exclude_unset=True)
         overrides = [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *overrides]

@@ -48,6 +48,11 @@ __all__ = ["COMMANDS"]
     help="qwen2_vl, llava_onevision, internvl, none, or the folder of a processor.",
 )
 @click.option(
+    "--strings",
+    type=click.Choice(["chat", "plain"]),
+    help="Bare texts: one turn each, or tokenised as they stand.",
+)
+@click.option(
     "--videos",
     type=click.Choice(["native", "frames"]),
     help="Videos as the model takes them, or each frame as an image.",

@@ -57,6 +57,11 @@ def _notes(report: dict[str, Any]) -> list[str]:
     ignored = ", ".join(f"{name} ({count:,})" for name, count in report["fields_ignored"].items())
     if ignored:
         notes.append(f"ignored   fields that say nothing about the prompt: {ignored}")
+    if report["pictures"] and "processor" not in report["tokenizer"]:
+        notes.append(
+            f"pictures  {report['pictures']:,} are packed without --model: the dataset does not "
+            "say what a model sees of them, and batches have no model_inputs"
+        )
     if report["tokenised_apart"]:
         notes.append(
             f"seam      {report['tokenised_apart']:,} answers are tokenised apart from their prompt"

@@ -344,7 +344,8 @@ impl Costs for Units {
 
 /// The error of a plan without an image rule over a dataset with images.
 pub(super) fn unshown() -> Error {
-    let expected = "an image rule in the plan, and the id of the image token";
+    let expected = "an image rule in the plan and the id of the image token, which a dataset has \
+                    that was packed with --model";
     Error::invalid("images in the dataset", "no way to show them", expected)
 }
 
