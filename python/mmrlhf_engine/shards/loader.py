@@ -8,6 +8,7 @@ import copy
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
 from mmrlhf_engine.shards.columns import (
     ColumnRequest,
     check_columns,
+    checked_requests,
     differences,
     provenance,
 )
@@ -75,7 +77,8 @@ class PreferenceLoader:
         path: The folder of the dataset.
         plan: The plan's JSON, from :func:`mmrlhf_engine.shards.plan.plan_json`.
         rank: Which of the processes that share a step this is.
-        world_size: How many there are.
+        world_size: How many there are. Where it does not divide the plan's ``packs_per_step``,
+            empty batches even the ranks out.
         pictures: Needed if the plan has an image rule.
         columns: Sidecar columns of pairs or responses that batches carry, by their names there.
         epochs: The iterator ends before this epoch.
@@ -89,7 +92,8 @@ class PreferenceLoader:
         state: Where to go on, from ``state_dict``.
 
     Raises:
-        InputError: a number is out of range, or a token is outside the dataset's vocabulary.
+        InputError: a number is out of range, a column is not a :class:`ColumnRequest`, or a token
+            is outside the dataset's vocabulary.
         InputError: units are above the plan's budget, and the plan does not say what becomes of
             them.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
@@ -116,9 +120,9 @@ class PreferenceLoader:
         verify: Literal["off", "lazy", "open"] = "lazy",
         state: Mapping[str, Any] | str | None = None,
     ) -> None:
-        self._path, self._version, self._verify = Path(path), version, verify
+        self._path, self._version, self._verify = folder(path), version, verify
         self._plan, self._pictures = plan, pictures
-        self._columns = dict(columns or {})
+        self._columns = checked_requests(columns)
         self._column_names: dict[str, list[str]] = {"pairs": [], "responses": []}
         self._rank, self._world_size, self._balance = rank, world_size, balance
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
@@ -180,7 +184,7 @@ class PreferenceLoader:
     def load_state_dict(self, state: Mapping[str, Any] | str) -> None:
         """Go on from a state, or from the cursor of a batch."""
         self.close()
-        self._cursor = state if isinstance(state, str) else json.dumps(dict(state))
+        self._cursor = cursor_json(state)
         self._taken, self._number = 0, 0
         if self._core is not None:
             self._core = self._open()
@@ -237,12 +241,10 @@ class PreferenceLoader:
         return {**self.__dict__, "_core": None}
 
     def _check_numbers(self) -> None:
-        least = {"world_size": 1, "epochs": 1, "look_ahead": 1}
-        for name in ("rank", "threads", "prefetch_bytes", "cache_bytes", *least):
-            number = getattr(self, f"_{name}")
-            if number < least.get(name, 0):
-                expected = f"expected at least {least.get(name, 0)}"
-                raise InputError(f"{name}: found {number}, {expected}")
+        check_rank(self._rank, self._world_size)
+        least = {"threads": 0, "prefetch_bytes": 0, "cache_bytes": 0, "epochs": 1, "look_ahead": 1}
+        for name, lowest in least.items():
+            _check_number(name, getattr(self, f"_{name}"), lowest)
 
     def _open(self) -> _core.BatchLoader:
         pictures = self._pictures
@@ -287,6 +289,56 @@ class PreferenceLoader:
             cache_bytes=self._cache_bytes,
             look_ahead=self._look_ahead if self._cache_bytes else 1,
         )
+
+
+def folder(path: Path | str) -> Path:
+    """The folder of a dataset.
+
+    Raises:
+        InputError: it is not a path.
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise InputError(f"path: found {path!r}, expected the folder of a dataset") from None
+
+
+def cursor_json(state: Mapping[str, Any] | str) -> str:
+    """A state, or the cursor of a batch, as the JSON that the core reads.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(state, str):
+        return state
+    if isinstance(state, Mapping):
+        return json.dumps(dict(state))
+    raise InputError(
+        f"state: found {type(state).__name__}, expected what state_dict() gave, or the cursor of "
+        "a batch"
+    )
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Refuse a process that is not among those that share a step.
+
+    Raises:
+        InputError: the rank is not a whole number from 0 to below ``world_size``.
+    """
+    _check_number("world_size", world_size, 1)
+    _check_number("rank", rank, 0)
+    if rank >= world_size:
+        raise InputError(
+            f"rank: found {rank}, expected below {world_size}, the world_size",
+            hint="ranks are counted from 0",
+        )
+
+
+def _check_number(name: str, number: Any, lowest: int) -> None:
+    if not isinstance(number, Integral):
+        raise InputError(f"{name}: found {number!r}, expected a whole number")
+    if int(number) < lowest:
+        raise InputError(f"{name}: found {number}, expected at least {lowest}")
 
 
 def pictures_of(
