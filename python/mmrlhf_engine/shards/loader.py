@@ -8,7 +8,6 @@ import copy
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import inputs
 from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.shards.arguments import check_number, check_rank, cursor_json, folder
 from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
 from mmrlhf_engine.shards.columns import (
     ColumnRequest,
@@ -244,7 +244,7 @@ class PreferenceLoader:
         check_rank(self._rank, self._world_size)
         least = {"threads": 0, "prefetch_bytes": 0, "cache_bytes": 0, "epochs": 1, "look_ahead": 1}
         for name, lowest in least.items():
-            _check_number(name, getattr(self, f"_{name}"), lowest)
+            check_number(name, getattr(self, f"_{name}"), lowest)
 
     def _open(self) -> _core.BatchLoader:
         pictures = self._pictures
@@ -289,56 +289,6 @@ class PreferenceLoader:
             cache_bytes=self._cache_bytes,
             look_ahead=self._look_ahead if self._cache_bytes else 1,
         )
-
-
-def folder(path: Path | str) -> Path:
-    """The folder of a dataset.
-
-    Raises:
-        InputError: it is not a path.
-    """
-    try:
-        return Path(path)
-    except TypeError:
-        raise InputError(f"path: found {path!r}, expected the folder of a dataset") from None
-
-
-def cursor_json(state: Mapping[str, Any] | str) -> str:
-    """A state, or the cursor of a batch, as the JSON that the core reads.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if isinstance(state, str):
-        return state
-    if isinstance(state, Mapping):
-        return json.dumps(dict(state))
-    raise InputError(
-        f"state: found {type(state).__name__}, expected what state_dict() gave, or the cursor of "
-        "a batch"
-    )
-
-
-def check_rank(rank: int, world_size: int) -> None:
-    """Refuse a process that is not among those that share a step.
-
-    Raises:
-        InputError: the rank is not a whole number from 0 to below ``world_size``.
-    """
-    _check_number("world_size", world_size, 1)
-    _check_number("rank", rank, 0)
-    if rank >= world_size:
-        raise InputError(
-            f"rank: found {rank}, expected below {world_size}, the world_size",
-            hint="ranks are counted from 0",
-        )
-
-
-def _check_number(name: str, number: Any, lowest: int) -> None:
-    if not isinstance(number, Integral):
-        raise InputError(f"{name}: found {number!r}, expected a whole number")
-    if int(number) < lowest:
-        raise InputError(f"{name}: found {number}, expected at least {lowest}")
 
 
 def pictures_of(

@@ -20,16 +20,17 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.shards.batch import PreferenceBatch
-from mmrlhf_engine.shards.columns import ColumnRequest
-from mmrlhf_engine.shards.image_rule import read_rule
-from mmrlhf_engine.shards.loader import (
-    PictureSettings,
-    PreferenceLoader,
+from mmrlhf_engine.shards.arguments import (
     check_rank,
     cursor_json,
     folder,
+    from_environment,
+    packs_of,
 )
+from mmrlhf_engine.shards.batch import PreferenceBatch
+from mmrlhf_engine.shards.columns import ColumnRequest
+from mmrlhf_engine.shards.image_rule import read_rule
+from mmrlhf_engine.shards.loader import PictureSettings, PreferenceLoader
 from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 from mmrlhf_engine.shards.torch_epochs import Epochs, Position
 
@@ -356,21 +357,10 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        found = _from_environment("RANK"), _from_environment("WORLD_SIZE")
+        found = from_environment("RANK"), from_environment("WORLD_SIZE")
         check_rank(*found)
         return found
     return 0, 1
-
-
-def _from_environment(variable: str) -> int:
-    try:
-        return int(os.environ[variable])
-    except ValueError:
-        raise InputError(
-            f"environment variable {variable}: found {os.environ[variable]!r}, "
-            "expected a whole number",
-            hint="unset it, or give rank and world_size",
-        ) from None
 
 
 def _packs_per_step(
@@ -378,18 +368,7 @@ def _packs_per_step(
 ) -> int:
     if given is not None:
         return given
-    return _packs_of(state) or world_size
-
-
-def _packs_of(state: Mapping[str, Any] | str | None) -> int | None:
-    """``packs_per_step`` of the plan of a state; None where it does not say."""
-    if state is None:
-        return None
-    try:
-        packs = json.loads(cursor_json(state))["settings"]["packs_per_step"]
-    except (ValueError, KeyError, TypeError):
-        return None  # The core says what is wrong with such a state.
-    return packs if isinstance(packs, int) else None
+    return packs_of(state) or world_size
 
 
 @contextmanager
@@ -398,7 +377,7 @@ def _hint_of_packs(state: Mapping[str, Any] | str | None, packs_per_step: int) -
     try:
         yield
     except InputError as error:
-        packs = _packs_of(state)
+        packs = packs_of(state)
         if error.hint is not None or packs in (None, packs_per_step):
             raise
         raise InputError(
