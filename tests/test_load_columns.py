@@ -151,6 +151,8 @@ def test_columns_pass_through_workers_and_pickles(dataset):
     assert count == 2 * rows_of(dataset, "pairs")
     with pytest.raises(KeyError, match="margin"):
         batch.column("margin")
+    with pytest.raises(KeyError, match=r"found no 'x', expected one of \['reference'\]"):
+        batch.column("x")
 
 
 def changed(stated, *path, to):

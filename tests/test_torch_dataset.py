@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from load_data import PICTURES, RULES, TOKENIZER, plan, write
 from mmrlhf_engine import Budget, PreferenceDataset, PreferenceLoader
-from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.errors import InputError
 
 # The machine may have fewer cores than a test has workers.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -209,17 +209,42 @@ def test_resuming_under_a_changed_plan_names_what_differs(path, change, entry):
         resume()
 
 
+def test_a_state_is_gone_on_from_by_another_number_of_ranks_without_settings(path):
+    """The steps stay those of the state, also where the ranks do not divide them."""
+    options = {"tokens": 140, "unit": "pair"}
+    for before, after in ((1, 2), (2, 1), (2, 3)):
+        one = PreferenceDataset(path, **options, rank=0, world_size=before)
+        state = next(batch for batch in one if batch.ends_step and batch.step == 20).cursor
+        expected = PreferenceDataset(path, 140, unit="pair", packs_per_step=before, state=state)
+        found = [
+            batch
+            for rank in range(after)
+            for batch in PreferenceDataset(
+                path, **options, rank=rank, world_size=after, state=json.loads(state)
+            )
+        ]
+        made = [name(batch) for batch in found if batch.pack < before]
+        assert sorted(made) == sorted(names(expected))
+        assert len(made) > 50
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_the_length_is_that_of_the_epoch(path, ranks):
     for rank in range(ranks):
         one = dataset(path, rank=rank, world_size=ranks)
+        *_, batch = itertools.islice(one, PACKS * 2)
+        one.set_epoch(0)
+        lengths = []
         for _ in range(2):
             loader = loader_of(one)
             expected = len(loader)
+            lengths.append(expected)
             batches = iter(one)
             next(batches)
             assert len(one) == expected  # While the epoch is iterated, too.
             assert 1 + sum(1 for _ in batches) == expected
+    resumed = dataset(path, rank=ranks - 1, world_size=ranks, state=batch.cursor)
+    assert len(resumed) == lengths[0]  # Of the whole epoch.
     one.set_epoch(7)
     expected = len(one)
     assert sum(1 for _ in one) == expected
@@ -386,23 +411,6 @@ def test_the_processor_that_a_dataset_records_is_taken(tmp_path, monkeypatch):
     taken = list(PreferenceDataset(pictures, 2000))
     assert names(taken) == names(PreferenceDataset(pictures, 2000, **given))
     assert any(len(batch.pixel_values) for batch in taken)
-
-
-def test_wrong_settings_are_clear_errors(path):
-    with pytest.raises(ConfigError, match=r"found tokns, expected settings among .*window"):
-        PreferenceDataset(path, tokns=16)
-    with pytest.raises(ConfigError, match="tokens and budget: found none, expected one"):
-        PreferenceDataset(path)
-    with pytest.raises(ConfigError, match="tokens and budget: found both, expected one"):
-        PreferenceDataset(path, 10, budget=Budget(images=1))
-    with pytest.raises(ConfigError, match=r"budget\.tokens: found 0"):
-        PreferenceDataset(path, 0)
-    with pytest.raises(ConfigError, match="window: found -1"):
-        PreferenceDataset(path, 10, window=-1)
-    with pytest.raises(InputError, match="rank 1 and world_size None, expected both or none"):
-        PreferenceDataset(path, 10, rank=1)
-    with pytest.raises(InputError, match="threads: found -1, expected at least 0"):
-        PreferenceDataset(path, 1000, threads=-1)
 
 
 # Ranks.

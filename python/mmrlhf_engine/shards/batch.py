@@ -130,7 +130,7 @@ class PreferenceBatch(Generic[Array]):
         """A sidecar column that was requested: float32 [P] of pairs, [S] of responses.
 
         Raises:
-            KeyError: it was not asked for.
+            KeyError: it was not asked for; the message names those that were.
         """
         for table, columns in (
             ("pairs", self.pair_columns),
@@ -140,7 +140,8 @@ class PreferenceBatch(Generic[Array]):
                 rows: Any = columns
                 found: Array = rows[self.column_names[table].index(name)]
                 return found
-        raise KeyError(name)
+        there = [name for names in self.column_names.values() for name in names]
+        raise KeyError(f"column: found no {name!r}, expected one of {there}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the block once; torch, if loaded, passes it between processes by shared memory."""

@@ -14,7 +14,7 @@ from typing import Any
 from mmrlhf_engine import __version__, _core
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["ColumnRequest", "check_columns", "differences", "provenance"]
+__all__ = ["ColumnRequest", "check_columns", "checked_requests", "differences", "provenance"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,26 @@ def provenance(
         "pictures": None if pictures is None else json.loads(json.dumps(dict(pictures))),
     }
     return {**stated, "writer": f"mmrlhf-engine {__version__}", **own}
+
+
+def checked_requests(columns: Mapping[str, ColumnRequest] | None) -> dict[str, ColumnRequest]:
+    """The requests by the names of their columns in a batch.
+
+    Raises:
+        InputError: a column is not a :class:`ColumnRequest`.
+    """
+    hint = 'columns={"reference": ColumnRequest("reflogp/NAME", "logp")}'
+    if columns is None:
+        return {}
+    if not isinstance(columns, Mapping):
+        found = f"found {columns!r}, expected a ColumnRequest by the name of each"
+        raise InputError(f"columns: {found}", hint=hint)
+    for name, request in columns.items():
+        if not isinstance(request, ColumnRequest):
+            raise InputError(
+                f"columns: {name}: found {request!r}, expected a ColumnRequest", hint=hint
+            )
+    return dict(columns)
 
 
 def check_columns(

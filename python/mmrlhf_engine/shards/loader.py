@@ -18,10 +18,12 @@ from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import inputs
 from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.shards.arguments import check_number, check_rank, cursor_json, folder
 from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
 from mmrlhf_engine.shards.columns import (
     ColumnRequest,
     check_columns,
+    checked_requests,
     differences,
     provenance,
 )
@@ -75,7 +77,8 @@ class PreferenceLoader:
         path: The folder of the dataset.
         plan: The plan's JSON, from :func:`mmrlhf_engine.shards.plan.plan_json`.
         rank: Which of the processes that share a step this is.
-        world_size: How many there are.
+        world_size: How many there are. Where it does not divide the plan's ``packs_per_step``,
+            empty batches even the ranks out.
         pictures: Needed if the plan has an image rule.
         columns: Sidecar columns of pairs or responses that batches carry, by their names there.
         epochs: The iterator ends before this epoch.
@@ -89,7 +92,8 @@ class PreferenceLoader:
         state: Where to go on, from ``state_dict``.
 
     Raises:
-        InputError: a number is out of range, or a token is outside the dataset's vocabulary.
+        InputError: a number is out of range, a column is not a :class:`ColumnRequest`, or a token
+            is outside the dataset's vocabulary.
         InputError: units are above the plan's budget, and the plan does not say what becomes of
             them.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
@@ -116,9 +120,9 @@ class PreferenceLoader:
         verify: Literal["off", "lazy", "open"] = "lazy",
         state: Mapping[str, Any] | str | None = None,
     ) -> None:
-        self._path, self._version, self._verify = Path(path), version, verify
+        self._path, self._version, self._verify = folder(path), version, verify
         self._plan, self._pictures = plan, pictures
-        self._columns = dict(columns or {})
+        self._columns = checked_requests(columns)
         self._column_names: dict[str, list[str]] = {"pairs": [], "responses": []}
         self._rank, self._world_size, self._balance = rank, world_size, balance
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
@@ -180,7 +184,7 @@ class PreferenceLoader:
     def load_state_dict(self, state: Mapping[str, Any] | str) -> None:
         """Go on from a state, or from the cursor of a batch."""
         self.close()
-        self._cursor = state if isinstance(state, str) else json.dumps(dict(state))
+        self._cursor = cursor_json(state)
         self._taken, self._number = 0, 0
         if self._core is not None:
             self._core = self._open()
@@ -237,12 +241,10 @@ class PreferenceLoader:
         return {**self.__dict__, "_core": None}
 
     def _check_numbers(self) -> None:
-        least = {"world_size": 1, "epochs": 1, "look_ahead": 1}
-        for name in ("rank", "threads", "prefetch_bytes", "cache_bytes", *least):
-            number = getattr(self, f"_{name}")
-            if number < least.get(name, 0):
-                expected = f"expected at least {least.get(name, 0)}"
-                raise InputError(f"{name}: found {number}, {expected}")
+        check_rank(self._rank, self._world_size)
+        least = {"threads": 0, "prefetch_bytes": 0, "cache_bytes": 0, "epochs": 1, "look_ahead": 1}
+        for name, lowest in least.items():
+            check_number(name, getattr(self, f"_{name}"), lowest)
 
     def _open(self) -> _core.BatchLoader:
         pictures = self._pictures

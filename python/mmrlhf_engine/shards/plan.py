@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -30,13 +30,13 @@ __all__ = [
 class Budget(Section):
     """The most that a pack may hold; at least one limit, null is none."""
 
-    tokens: PositiveInt | None = None
+    tokens: PositiveInt | None = Field(default=None, lt=2**32)
     """Tokens of text and of images together."""
-    text_tokens: PositiveInt | None = None
+    text_tokens: PositiveInt | None = Field(default=None, lt=2**32)
     """Tokens of text."""
-    image_tokens: NonNegativeInt | None = None
+    image_tokens: NonNegativeInt | None = Field(default=None, lt=2**32)
     """Tokens that stand for images."""
-    images: NonNegativeInt | None = None
+    images: NonNegativeInt | None = Field(default=None, lt=2**32)
     """Images, a frame of a video being one."""
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class MixtureSettings(Section):
     """Units in which the shares are exact; a weight is 0 or worth at least one of them."""
     ends: Literal["restart", "stop_first", "stop_all"] = "stop_first"
     """After ``units_per_epoch``, before the first source runs out, or once each was seen whole."""
-    units_per_epoch: PositiveInt | None = None
+    units_per_epoch: PositiveInt | None = Field(default=None, lt=2**64)
     """The length of an epoch that restarts its sources; null is as many as they have together."""
 
 
@@ -75,7 +75,7 @@ class PlanSettings(Section):
 
     budget: Budget
     """The most that a pack may hold."""
-    packs_per_step: PositiveInt
+    packs_per_step: PositiveInt = Field(lt=2**32)
     """Packs of a step over all ranks: the global batch."""
     unit: Literal["pair", "response", "query"] = "query"
     """What is drawn and packed as a whole; a query shares its prompt and images."""
@@ -84,7 +84,7 @@ class PlanSettings(Section):
     window: PositiveInt | None = Field(default=None, le=131072)
     """Units that are packed together; going on from any place costs the planning of one window.
     Null is 4,096, or 1,024 where queries are drawn."""
-    pairs_per_query: PositiveInt | Literal["all"] = "all"
+    pairs_per_query: Annotated[PositiveInt, Field(lt=2**32)] | Literal["all"] = "all"
     """Pairs taken of each query, chosen again each epoch."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a unit that fits no pack: a pack of its own, or left out and counted."""

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +16,17 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.shards.arguments import (
+    check_rank,
+    cursor_json,
+    folder,
+    from_environment,
+    packs_of,
+)
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.image_rule import read_rule
@@ -48,8 +58,10 @@ class PreferenceDataset(IterableDataset[_Batch]):
         path: The folder of the dataset.
         tokens: The most that a batch may hold, of text and images together; or ``budget``.
         budget: Limits by measure instead, such as ``Budget(tokens=16_384, images=8)``.
-        packs_per_step: Batches of a step over all ranks; None is one for each rank.
-        unit: What is drawn and packed as a whole.
+        packs_per_step: Batches of a step over all ranks; None is that of ``state``, else one for
+            each rank. Where the ranks do not divide it, empty batches even them out.
+        unit: What is drawn and packed as a whole. Of responses, the pairs are those whose two
+            answers meet in a batch; any other pair of theirs is in none.
         seed: Of every random choice.
         columns: Sidecar columns that batches carry, by their names there.
         image_rule: How many tokens images become: a name or folder for ``read_rule``, or the
@@ -87,7 +99,7 @@ class PreferenceDataset(IterableDataset[_Batch]):
     ) -> None:
         self._rank, self._world_size = _place(rank, world_size)
         self._is_given = rank is not None
-        self._path = path
+        self._path = folder(path)
         unknown = sorted(settings.keys() - _PLAN_SETTINGS - _LOADER_SETTINGS)
         if unknown:
             known = ", ".join(sorted(_PLAN_SETTINGS | _LOADER_SETTINGS))
@@ -96,24 +108,26 @@ class PreferenceDataset(IterableDataset[_Batch]):
         plan = _plan(
             {
                 "budget": _budget(tokens, budget),
-                "packs_per_step": self._world_size if packs_per_step is None else packs_per_step,
+                "packs_per_step": _packs_per_step(packs_per_step, state, self._world_size),
                 "unit": unit,
                 "seed": seed,
                 **settings,
             }
         )
-        opened = _core.Dataset(Path(path), for_loader.get("version"), "off")
+        opened = _core.Dataset(self._path, for_loader.get("version"), "off")
         rule, pictures = _processor_of(opened, image_rule, pictures)
-        self._loader = PreferenceLoader(
-            path,
-            plan_json(plan, rule),
-            self._rank,
-            self._world_size,
-            pictures=pictures,
-            columns=columns,
-            state=state,
-            **for_loader,
-        )
+        self._packs_per_step = plan.packs_per_step
+        with _hint_of_packs(state, plan.packs_per_step):
+            self._loader = PreferenceLoader(
+                path,
+                plan_json(plan, rule),
+                self._rank,
+                self._world_size,
+                pictures=pictures,
+                columns=columns,
+                state=state,
+                **for_loader,
+            )
         first, *_ = self._loader.part(None, epochs=1).position()
         self._first: dict[str, Any] = json.loads(first)
         self._epochs = Epochs()
@@ -130,6 +144,7 @@ class PreferenceDataset(IterableDataset[_Batch]):
     def __len__(self) -> int:
         """The batches of this rank in the epoch that is iterated, or else in the next one.
 
+        It is of the whole epoch, also where a loaded state goes on in the middle of it.
         Reads what every unit costs, once an epoch. Epochs differ by a few batches, since other
         units meet in a pack.
         """
@@ -149,9 +164,11 @@ class PreferenceDataset(IterableDataset[_Batch]):
         """Let the next ``iter`` be of this epoch, from its start, or from the state just loaded.
 
         Raises:
-            InputError: the state just loaded is of another epoch; or ``accelerate`` would deal the
-                batches of this rank out to all ranks.
+            InputError: the state just loaded is of another epoch; it is not a whole number; or
+                ``accelerate`` would deal the batches of this rank out to all ranks.
         """
+        if not isinstance(epoch, Integral):
+            raise InputError(f"epoch: found {epoch!r}, expected a whole number")
         if get_worker_info() is not None:
             raise InputError("set_epoch: called in a worker", hint="call it in the main process")
         _refuse_wrapper_of(self)
@@ -174,7 +191,15 @@ class PreferenceDataset(IterableDataset[_Batch]):
         Args:
             options: Of torch's ``DataLoader``: ``num_workers``, ``collate_fn``, ... The batch size
                 is None, as a batch is made already.
+
+        Raises:
+            InputError: a batch size is given.
         """
+        if options.pop("batch_size", None) is not None:
+            raise InputError(
+                "batch_size: found a number, expected None, as a batch is made already",
+                hint="tokens or budget is what a batch holds",
+            )
         kind: Any = DataLoader
         if "accelerate" in sys.modules:
             from accelerate.data_loader import DataLoaderShard
@@ -215,8 +240,9 @@ class PreferenceDataset(IterableDataset[_Batch]):
         """
         if get_worker_info() is not None:
             return  # torchdata restores the iterator of each worker after this call.
-        cursor = state if isinstance(state, str) else json.dumps(dict(state))
-        self._loader.part(cursor, epochs=1)
+        cursor = cursor_json(state)
+        with _hint_of_packs(cursor, self._packs_per_step):
+            self._loader.part(cursor, epochs=1)
         position = _position(json.loads(cursor))
         self._epochs.restart(position.epoch, position)
         self._cursor = None
@@ -323,6 +349,7 @@ def _position(cursor: Mapping[str, Any]) -> Position:
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """The rank and the world size, from arguments, the process group or the environment."""
     if rank is not None and world_size is not None:
+        check_rank(rank, world_size)
         return rank, world_size
     if rank is not None or world_size is not None:
         raise InputError(f"found rank {rank} and world_size {world_size}, expected both or none")
@@ -330,8 +357,34 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        found = from_environment("RANK"), from_environment("WORLD_SIZE")
+        check_rank(*found)
+        return found
     return 0, 1
+
+
+def _packs_per_step(
+    given: int | None, state: Mapping[str, Any] | str | None, world_size: int
+) -> int:
+    if given is not None:
+        return given
+    return packs_of(state) or world_size
+
+
+@contextmanager
+def _hint_of_packs(state: Mapping[str, Any] | str | None, packs_per_step: int) -> Iterator[None]:
+    """Say what to do about a state that was refused and is of other steps."""
+    try:
+        yield
+    except InputError as error:
+        packs = packs_of(state)
+        if error.hint is not None or packs in (None, packs_per_step):
+            raise
+        raise InputError(
+            error.args[0],
+            hint=f"packs_per_step={packs} goes on with the steps of the state, on any number of "
+            "ranks; PreferenceDataset(..., state=state) takes it from the state",
+        ) from None
 
 
 def _budget(tokens: int | None, budget: Budget | Mapping[str, int] | None) -> Any:
@@ -364,6 +417,16 @@ def _processor_of(
         pictures = pictures or PictureSettings.model_validate(recorded["pictures"])
     rule = read_rule(image_rule).parameters if isinstance(image_rule, str) else image_rule
     return rule, pictures
+
+
+def _refuse_collation(*_: Any, **__: Any) -> None:
+    raise InputError(
+        "DataLoader: found a batch size, expected batch_size=None, as a batch is made already",
+        hint="DataLoader(dataset, batch_size=None, ...), or dataset.data_loader(...)",
+    )
+
+
+default_collate_fn_map[PreferenceBatch] = _refuse_collation
 
 
 def _refuse_wrapper_of(dataset: PreferenceDataset) -> None:
