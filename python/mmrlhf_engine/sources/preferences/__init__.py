@@ -75,7 +75,7 @@ FORMATS = {
             ranked.unread_within,
         ),
         Format(
-            "compared", compared.matches, compared.parse, compared.FIELDS, columns.prompt_columns
+            "compared", compared.matches, compared.parse, compared.FIELDS, compared.columns_read
         ),
         Format("hh_rlhf", dialog.matches, dialog.parse, dialog.FIELDS),
         Format("columns", columns.matches, columns.parse, columns.FIELDS, columns.columns_read),
