@@ -162,6 +162,14 @@ def test_a_field_of_a_ranked_answer_is_not_passed_over(extra):
     assert unread == ["ratings", "answers[].model"]
 
 
+def test_a_field_of_texts_in_json_is_not_passed_over():
+    inner = {**PAIR, "question": "What colour?", "note": "x"}
+    assert read({"text": json.dumps(inner)})[1] == ["text.note"]
+    with pytest.raises(BadRecordError, match="'text' holds 'options'") as caught:
+        read({"text": json.dumps({**inner, "options": ["red"]})})
+    assert caught.value.reason == "unread_field"
+
+
 def test_lists_of_one_object_of_answers_have_one_length():
     record = {"prompt": "Why?", "completions": {"response": ["a", "b"], "score": [1]}}
     with pytest.raises(BadRecordError, match="'response': 2, 'score': 1") as caught:
@@ -281,6 +289,26 @@ def test_null_fields_of_objects_in_parquet_are_no_fields(tmp_path):
         for response in preference.responses
     ]
     assert arguments == [{"a": 1}, {"b": 2}]
+
+
+def test_one_answer_is_packed_with_the_chosen_and_the_rejected_picture(tmp_path):
+    folder = tokenizer_folder(tmp_path / "tokenizer")
+    for name, seed in (("a", 1), ("b", 2)):
+        put(tmp_path / f"{name}.png", picture(seed=seed))
+    messages = [
+        {"role": "user", "content": "<image>What colour is it?"},
+        {"role": "assistant", "content": "Black."},
+    ]
+    row = {"messages": messages, "images": ["a.png"], "rejected_images": ["b.png"]}
+    same = {**row, "rejected_images": ["a.png"]}
+    source = write_lines(tmp_path / "rows.jsonl", [row, same])
+    config = pack.PackConfig(sources=[str(source)], tokenizer=str(folder))
+    report = pack.pack_dataset(config, tmp_path / "ds")
+    assert report["dropped"] == {"chosen_is_rejected": 1}
+    (pair,) = stored(tmp_path / "ds")
+    assert pair["chosen"]["tokens"] == pair["rejected"]["tokens"]
+    assert pair["query"]["pictures"] == [picture(seed=1)]
+    assert [pair[side]["pictures"] for side in ("chosen", "rejected")] == [[], [picture(seed=2)]]
 
 
 def test_the_report_names_what_was_not_read(tmp_path, capsys):

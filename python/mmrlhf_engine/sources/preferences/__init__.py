@@ -78,7 +78,14 @@ FORMATS = {
             "compared", compared.matches, compared.parse, compared.FIELDS, compared.columns_read
         ),
         Format("hh_rlhf", dialog.matches, dialog.parse, dialog.FIELDS),
-        Format("columns", columns.matches, columns.parse, columns.FIELDS, columns.columns_read),
+        Format(
+            "columns",
+            columns.matches,
+            columns.parse,
+            columns.FIELDS,
+            columns.columns_read,
+            columns.unread_within,
+        ),
         Format("trl", trl.matches, trl.parse, trl.FIELDS),
     )
 }

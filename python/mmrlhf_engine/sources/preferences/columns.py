@@ -9,6 +9,7 @@ three texts as JSON in one column, ``text``; LLaMA-Factory's older form has both
 import json
 from typing import Any
 
+from mmrlhf_engine.sources.preferences.field_names import check_nested
 from mmrlhf_engine.sources.preferences.fields import (
     IMAGES,
     VIDEOS,
@@ -39,6 +40,7 @@ __all__ = [
     "prompt_columns",
     "prompt_turns",
     "question_of",
+    "unread_within",
 ]
 
 QUESTIONS = ("question", "query", "instruction", "prompt", "context", "input", "history")
@@ -116,6 +118,28 @@ def columns_read(record: dict[str, Any]) -> frozenset[str]:
     """The columns that :func:`parse` reads of a record, besides :data:`FIELDS`."""
     keys = (_folded_column(record), *(_answer_columns(_unfolded(record)) or ()))
     return prompt_columns(record) | frozenset(key for key in keys if key is not None)
+
+
+def unread_within(record: dict[str, Any]) -> list[str]:
+    """The fields of texts as JSON that :func:`parse` does not read, as ``text.note``.
+
+    Raises:
+        BadRecordError: one may be a part of the prompt.
+    """
+    if _folded_column(record) != "text":
+        return []
+    inner, names = json.loads(record["text"]), []
+    read = FIELDS | columns_read(record)
+    for name, value in inner.items() if isinstance(inner, dict) else ():
+        if name not in read and value not in (None, "", [], {}):
+            try:
+                check_nested(name, value)
+            except BadRecordError as error:
+                # What --ignore-field names is not looked for within a text.
+                found = f"'text' holds {name!r}, which is not read and may be part of the prompt"
+                raise BadRecordError(error.reason, found) from None
+            names.append(f"text.{name}")
+    return names
 
 
 def prompt_columns(record: dict[str, Any]) -> frozenset[str]:

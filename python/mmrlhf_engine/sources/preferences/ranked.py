@@ -9,11 +9,7 @@ from typing import Any
 
 from mmrlhf_engine.sources.preferences.columns import prompt_columns, prompt_turns, question_of
 from mmrlhf_engine.sources.preferences.dialog import dialog_turns, is_dialog
-from mmrlhf_engine.sources.preferences.field_names import (
-    may_hold_media,
-    may_hold_prompt,
-    unread_field,
-)
+from mmrlhf_engine.sources.preferences.field_names import check_nested
 from mmrlhf_engine.sources.preferences.fields import (
     IMAGES,
     VIDEOS,
@@ -80,11 +76,8 @@ def unread_within(record: dict[str, Any]) -> list[str]:
         for name, value in answer.items():
             if name in _WITHIN or value in (None, "", [], {}):
                 continue
-            if name not in _OF_ONE_ANSWER and (
-                may_hold_media(str(name), value, has_media=True)
-                or may_hold_prompt(str(name), value, implicit=False)
-            ):
-                raise unread_field(str(name))
+            if name not in _OF_ONE_ANSWER:
+                check_nested(str(name), value)
             names[f"{key}[].{name}"] = None
     return list(names)
 
