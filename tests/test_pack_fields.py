@@ -124,6 +124,59 @@ def test_conversations_that_part_in_a_question_are_refused():
         assert caught.value.reason == "prompts_differ"
 
 
+def test_white_space_does_not_make_another_prompt_of_one_that_is_given():
+    def sides(question, other):
+        return {
+            "chosen": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": "a"},
+            ],
+            "rejected": [{"role": "user", "content": other}, {"role": "assistant", "content": "b"}],
+        }
+
+    for question, other in [("Why is it? ", "Why is it?"), ("Why  is\nit?", "Why is it?")]:
+        preference, _ = read({"prompt": "Why is it?", **sides(question, other)})
+        assert [(turn.role, turn.text) for turn in preference.prompt] == [("user", question)]
+        assert [one.messages[0].text for one in preference.responses] == ["a", "b"]
+    for row in [
+        sides("Why is it? ", "Why is it?"),
+        {"prompt": "Why is it?", **sides("Why is it?", "Why isit?")},
+        {"prompt": "How is it?", **sides("Why is it?", "Why is it? ")},
+    ]:
+        with pytest.raises(BadRecordError) as caught:
+            read(row)
+        assert caught.value.reason == "prompts_differ"
+    answers = sides("Why?", "Why?")
+    answers["rejected"][1]["content"] = " a"
+    preference, _ = read({"prompt": "Why?", **answers})
+    assert [one.messages[0].text for one in preference.responses] == ["a", " a"]
+
+
+@pytest.mark.parametrize("extra", [{"image": "b.png"}, {"question": "Who?"}, {"options": ["a"]}])
+def test_a_field_of_a_ranked_answer_is_not_passed_over(extra):
+    answers = [{"answer": "a", "rank": 1, **extra}, {"answer": "b", "rank": 2, "model": "m"}]
+    with pytest.raises(BadRecordError) as caught:
+        read({"prompt": "Why?", "answers": answers})
+    assert caught.value.reason == "unread_field"
+    _, unread = read({"prompt": "Why?", "answers": answers, "ratings": [1, 2]}, extra)
+    assert unread == ["ratings", "answers[].model"]
+
+
+def test_a_field_of_texts_in_json_is_not_passed_over():
+    inner = {**PAIR, "question": "What colour?", "note": "x"}
+    assert read({"text": json.dumps(inner)})[1] == ["text.note"]
+    with pytest.raises(BadRecordError, match="'text' holds 'options'") as caught:
+        read({"text": json.dumps({**inner, "options": ["red"]})})
+    assert caught.value.reason == "unread_field"
+
+
+def test_lists_of_one_object_of_answers_have_one_length():
+    record = {"prompt": "Why?", "completions": {"response": ["a", "b"], "score": [1]}}
+    with pytest.raises(BadRecordError, match="'response': 2, 'score': 1") as caught:
+        FORMATS["ranked"].read(record)
+    assert caught.value.reason == "wrong_length"
+
+
 ASKED = {"from": "human", "value": "<image>Draw it."}
 
 
@@ -236,6 +289,26 @@ def test_null_fields_of_objects_in_parquet_are_no_fields(tmp_path):
         for response in preference.responses
     ]
     assert arguments == [{"a": 1}, {"b": 2}]
+
+
+def test_one_answer_is_packed_with_the_chosen_and_the_rejected_picture(tmp_path):
+    folder = tokenizer_folder(tmp_path / "tokenizer")
+    for name, seed in (("a", 1), ("b", 2)):
+        put(tmp_path / f"{name}.png", picture(seed=seed))
+    messages = [
+        {"role": "user", "content": "<image>What colour is it?"},
+        {"role": "assistant", "content": "Black."},
+    ]
+    row = {"messages": messages, "images": ["a.png"], "rejected_images": ["b.png"]}
+    same = {**row, "rejected_images": ["a.png"]}
+    source = write_lines(tmp_path / "rows.jsonl", [row, same])
+    config = pack.PackConfig(sources=[str(source)], tokenizer=str(folder))
+    report = pack.pack_dataset(config, tmp_path / "ds")
+    assert report["dropped"] == {"chosen_is_rejected": 1}
+    (pair,) = stored(tmp_path / "ds")
+    assert pair["chosen"]["tokens"] == pair["rejected"]["tokens"]
+    assert pair["query"]["pictures"] == [picture(seed=1)]
+    assert [pair[side]["pictures"] for side in ("chosen", "rejected")] == [[], [picture(seed=2)]]
 
 
 def test_the_report_names_what_was_not_read(tmp_path, capsys):

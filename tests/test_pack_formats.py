@@ -119,6 +119,74 @@ def test_mm_rlhf_keeps_what_annotators_said():
     assert preference.pairs == (Pair(0, 1, tie=True, margin=0.5, weight=2.0),)
 
 
+MARKED = [
+    ({"image": "cat.png"}, "Is <image> a cat now?", ("Is ", CAT, " a cat now?")),
+    ({"image": ["cat.png", "dog.png"]}, "Compare <image> with <image> now",
+     ("Compare ", CAT, " with ", DOG, " now")),
+    ({"image": ["cat.png", "dog.png"]}, "<image>a<image>b", (CAT, "a", DOG, "b")),
+    ({"image": "cat.png", "video": "v.mp4"}, "See <video> or <image>",
+     ("See ", Media("video", ("v.mp4",)), " or ", CAT)),
+    ({"image": "cat.png"}, "What is  this?", (CAT, "What is  this?")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mm_rlhf_pairs", "trl"])
+@pytest.mark.parametrize(("media", "prompt", "parts"), MARKED)
+def test_marks_in_running_text_are_places_of_pictures(name, media, prompt, parts):
+    record = {**media, "prompt": prompt, "chosen": "A cat.", "rejected": "A dog."}
+    preference = FORMATS[name].parse(record)
+    assert preference.prompt[0].parts == parts
+
+
+@pytest.mark.parametrize(
+    ("media", "prompt", "parts"),
+    [
+        ({"image": "cat.png"}, "<image>\nWhat is this?", ASKED.parts),
+        ({"image": "cat.png"}, "What is\nthis?\n<image>", (CAT, "What is\nthis?")),
+        ({"image": ["cat.png", "dog.png"]}, "<image>\n<image>\nSame?", (CAT, DOG, "Same?")),
+        ({"image": ["cat.png", "dog.png"]}, "<image>\nSame as\n<image>",
+         (CAT, "Same as\n", DOG)),
+        ({"video": "v.mp4"}, "<image>\nWho wins?", (Media("video", ("v.mp4",)), "Who wins?")),
+    ],
+)  # fmt: skip
+def test_mm_rlhf_has_line_breaks_between_marks_and_text(media, prompt, parts):
+    record = {**media, "prompt": prompt, "chosen": "A cat.", "rejected": "A dog."}
+    assert FORMATS["mm_rlhf_pairs"].parse(record).prompt[0].parts == parts
+
+
+def test_the_same_answer_is_rejected_with_other_pictures():
+    for kind, field in (("image", "images"), ("video", "videos")):
+        _, record = spelling("ms_swift", rejected_response=..., images=...)
+        record["messages"] = [
+            {"role": "user", "content": f"<{kind}>What?"},
+            *record["messages"][1:],
+        ]
+        record |= {field: ["a"], f"rejected_{field}": ["b"]}
+        format = detect([record], "here")
+        assert format.name == "ms_swift"
+        preference, unread = format.read(record)
+        assert unread == []
+        assert [response.messages for response in preference.responses] == [(YES,), (YES,)]
+        instead = [response.instead for response in preference.responses]
+        assert instead == [(), (Media(kind, ("b",)),)]
+        assert preference.pairs == (Pair(0, 1),)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mm_rlhf_pairs", {"chosen": None}, "'chosen' is null, expected a value"),
+        ("trl", {"chosen": [{"role": "assistant", "content": None}]}, "is null, expected text"),
+        ("mm_rlhf_queries", {"question": "x", "models_output": ["a", {"text": "b"}]},
+         r"'models_output\[1\]' is dict, expected text"),
+    ],
+)  # fmt: skip
+def test_messages_say_what_was_found(name, changes, message):
+    record = changes if name == "mm_rlhf_queries" else spelling(name, **changes)[1]
+    with pytest.raises(BadRecordError, match=message):
+        FORMATS[name].parse(record)
+
+
 def test_a_query_row_stands_for_every_pair_of_differing_ranks():
     record = {
         "image": "cat.png", "question": "What is this?", "models_output": ["a", "b", "c", "d"],
@@ -254,6 +322,9 @@ BAD = [
     (*spelling("mm_rlhf_pairs", margin="high"), "wrong_type"),
     (*spelling("mm_rlhf_pairs", weight=-1), "wrong_type"),
     (*spelling("mm_rlhf_pairs", image=7), "wrong_type"),
+    (*spelling("mm_rlhf_pairs", prompt="<image> or <image>?"), "media_count"),
+    (*spelling("mm_rlhf_pairs", image=...), "media_count"),
+    (*spelling("mm_rlhf_pairs", image=["cat.png", "dog.png"]), "media_count"),
     (*spelling("trl", prompt=[{"role": "owner", "content": "x"}]), "unknown_role"),
     (*spelling("trl", prompt=[]), "empty_prompt"),
     (*spelling("trl", chosen=[{"role": "assistant", "content": ""}]), "empty_chosen"),
@@ -269,6 +340,7 @@ BAD = [
         {"role": "user", "content": "<image>Who is this?"}, {"role": "assistant", "content": "x"},
     ]), "prompts_differ"),
     (*spelling("ms_swift", rejected_response=""), "empty_rejected"),
+    (*spelling("ms_swift", rejected_response=..., rejected_images=[]), "missing_key"),
     (*spelling("ms_swift", messages=[{"role": "user", "content": "x"}]), "empty_chosen"),
     (*spelling("sharegpt", chosen={"from": "human", "value": "x"}), "unknown_role"),
     (*spelling("sharegpt", rejected={"from": "gpt", "value": ""}), "empty_rejected"),

@@ -3,6 +3,7 @@
 import pytest
 
 from mmrlhf_engine.sources.preferences import detect
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 from public_sets import SETS, rated
 
 
@@ -37,6 +38,8 @@ def test_scores_and_ranks_are_kept():
     ("name", "changes"),
     [
         ("HelpSteer3", {"overall_preference": 0}),
+        ("HelpSteer2", {"preference_strength": 0}),
+        ("Arena, a column for each outcome", {"winner_model_b": 0, "winner_tie": 1}),
         ("Chatbot Arena", {"winner": "tie (bothbad)"}),
         ("distilabel", {"ratings": [3, 3]}),
     ],
@@ -45,6 +48,53 @@ def test_a_verdict_for_neither_is_a_tie(name, changes):
     record = {**next(row[2] for row in SETS if row[0] == name), **changes}
     preference, _ = detect([record], "here").read(record)
     assert [pair.tie for pair in preference.pairs] == [True]
+
+
+ARENA = next(row[2] for row in SETS if row[0] == "Arena, a column for each outcome")
+
+
+def test_turns_of_the_arena_are_a_conversation():
+    turns = {
+        "prompt": '["Why?", "And this?"]',
+        "response_a": '["So.", "No."]',
+        "response_b": ["So.", "Yes."],
+    }
+    preference, _ = detect([ARENA], "here").read({**ARENA, **turns})
+    assert [message.text for message in preference.prompt] == ["Why?", "So.", "And this?"]
+    assert [response.messages[0].text for response in preference.responses] == ["Yes.", "No."]
+    plain = {"prompt": "Why?", "response_a": "a", "response_b": "b"}
+    preference, _ = detect([ARENA], "here").read({**ARENA, **plain})
+    assert [response.messages[0].text for response in preference.responses] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"winner_model_a": 1}, "bad_rank"),
+        ({"winner_model_b": 0}, "bad_rank"),
+        ({"winner_tie": None}, "missing_key"),
+        ({"response_a": '["a", "b"]'}, "wrong_type"),
+        ({"response_a": "[null]"}, "wrong_type"),
+    ],
+)
+def test_rows_of_the_arena_that_name_no_winner_or_lack_turns(changes, reason):
+    with pytest.raises(BadRecordError) as caught:
+        detect([ARENA], "here").read({**ARENA, **changes})
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("name", ["Chatbot Arena", "Arena, a column for each outcome"])
+def test_a_system_text_beside_whole_conversations_is_not_passed_over(name):
+    record = next(row[2] for row in SETS if row[0] == name)
+    with pytest.raises(BadRecordError) as caught:
+        detect([record], "here").read({**record, "system": "Be short."})
+    assert caught.value.reason == "unread_field"
+
+
+def test_a_question_that_looks_like_a_list_is_text():
+    record = next(row[2] for row in SETS if row[0] == "PKU-SafeRLHF")
+    preference, _ = detect([record], "here").read({**record, "prompt": '["a"]'})
+    assert preference.prompt[0].text == '["a"]'
 
 
 def test_an_answer_without_a_rating_takes_part_in_no_pair():

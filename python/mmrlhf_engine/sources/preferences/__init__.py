@@ -32,6 +32,8 @@ class Format:
     """What ``parse`` reads wherever it is there."""
     more_fields: Callable[[dict[str, Any]], frozenset[str]] | None = None
     """What it reads of one record besides, where several fields could hold the same thing."""
+    unread_within: Callable[[dict[str, Any]], list[str]] | None = None
+    """What it does not read of the objects in a field, as ``completions[].model``."""
 
     def read(
         self, record: dict[str, Any], ignored: frozenset[str] = frozenset()
@@ -48,7 +50,9 @@ class Format:
             record = without_fields(record, ignored)
         preference = self.parse(record)
         fields = self.fields | (self.more_fields(record) if self.more_fields else frozenset())
-        return preference, [*left_out, *bookkeeping(record, fields, preference)]
+        unread = bookkeeping(record, fields, preference)
+        within = self.unread_within(record) if self.unread_within else []
+        return preference, [*left_out, *unread, *within]
 
 
 # The order decides where a record fits two: MM-RLHF's pairs are also TRL's strings, and so are rows
@@ -62,12 +66,26 @@ FORMATS = {
         Format("mm_rlhf_pairs", mm_rlhf.matches_pairs, mm_rlhf.parse_pair, mm_rlhf.FIELDS),
         Format("ms_swift", ms_swift.matches, ms_swift.parse, ms_swift.FIELDS),
         Format("sharegpt", sharegpt.matches, sharegpt.parse, sharegpt.FIELDS),
-        Format("ranked", ranked.matches, ranked.parse, ranked.FIELDS, columns.prompt_columns),
         Format(
-            "compared", compared.matches, compared.parse, compared.FIELDS, columns.prompt_columns
+            "ranked",
+            ranked.matches,
+            ranked.parse,
+            ranked.FIELDS,
+            ranked.columns_read,
+            ranked.unread_within,
+        ),
+        Format(
+            "compared", compared.matches, compared.parse, compared.FIELDS, compared.columns_read
         ),
         Format("hh_rlhf", dialog.matches, dialog.parse, dialog.FIELDS),
-        Format("columns", columns.matches, columns.parse, columns.FIELDS, columns.prompt_columns),
+        Format(
+            "columns",
+            columns.matches,
+            columns.parse,
+            columns.FIELDS,
+            columns.columns_read,
+            columns.unread_within,
+        ),
         Format("trl", trl.matches, trl.parse, trl.FIELDS),
     )
 }

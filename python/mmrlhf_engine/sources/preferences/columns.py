@@ -9,6 +9,7 @@ three texts as JSON in one column, ``text``; LLaMA-Factory's older form has both
 import json
 from typing import Any
 
+from mmrlhf_engine.sources.preferences.field_names import check_nested
 from mmrlhf_engine.sources.preferences.fields import (
     IMAGES,
     VIDEOS,
@@ -31,7 +32,16 @@ from mmrlhf_engine.sources.preferences.messages import (
 from mmrlhf_engine.sources.preferences.ms_swift import history_turns
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Preference, Response
 
-__all__ = ["FIELDS", "matches", "parse", "prompt_columns", "prompt_turns", "question_of"]
+__all__ = [
+    "FIELDS",
+    "columns_read",
+    "matches",
+    "parse",
+    "prompt_columns",
+    "prompt_turns",
+    "question_of",
+    "unread_within",
+]
 
 QUESTIONS = ("question", "query", "instruction", "prompt", "context", "input", "history")
 """Columns that hold the question; the first that is there is read."""
@@ -52,9 +62,7 @@ ANSWERS = (
 
 _SYSTEM = ("system", "system_prompt")
 FIELDS = frozenset(
-    {"id", "text", "output", "tools", *IMAGES, *VIDEOS}
-    | {name for names in ANSWERS for name in names}
-    | {"margin", "weight", "score_chosen", "score_rejected"}
+    {"id", "tools", *IMAGES, *VIDEOS} | {"margin", "weight", "score_chosen", "score_rejected"}
 )
 
 
@@ -106,6 +114,34 @@ def question_of(record: dict[str, Any]) -> str | None:
     return first_present(record, QUESTIONS)
 
 
+def columns_read(record: dict[str, Any]) -> frozenset[str]:
+    """The columns that :func:`parse` reads of a record, besides :data:`FIELDS`."""
+    keys = (_folded_column(record), *(_answer_columns(_unfolded(record)) or ()))
+    return prompt_columns(record) | frozenset(key for key in keys if key is not None)
+
+
+def unread_within(record: dict[str, Any]) -> list[str]:
+    """The fields of texts as JSON that :func:`parse` does not read, as ``text.note``.
+
+    Raises:
+        BadRecordError: one may be a part of the prompt.
+    """
+    if _folded_column(record) != "text":
+        return []
+    inner, names = json.loads(record["text"]), []
+    read = FIELDS | columns_read(record)
+    for name, value in inner.items() if isinstance(inner, dict) else ():
+        if name not in read and value not in (None, "", [], {}):
+            try:
+                check_nested(name, value)
+            except BadRecordError as error:
+                # What --ignore-field names is not looked for within a text.
+                found = f"'text' holds {name!r}, which is not read and may be part of the prompt"
+                raise BadRecordError(error.reason, found) from None
+            names.append(f"text.{name}")
+    return names
+
+
 def prompt_columns(record: dict[str, Any]) -> frozenset[str]:
     """The columns that :func:`prompt_turns` reads of a record."""
     record = _unfolded(record)
@@ -137,17 +173,28 @@ def prompt_turns(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [*turns, {"role": "user", "content": question}]
 
 
-def _unfolded(record: dict[str, Any]) -> dict[str, Any]:
-    """A record whose texts are JSON in ``text``, or whose answers are a list, as plain columns."""
+def _folded_column(record: dict[str, Any]) -> str | None:
+    """The column that holds the texts as JSON, or both answers as a list; None without one."""
     text, output = record.get("text"), record.get("output")
     if isinstance(text, str) and text.lstrip()[:1] == "{":
-        try:
-            inner = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadRecordError("broken_record", f"'text' is no JSON: {error}") from None
-        return {**record, **inner} if isinstance(inner, dict) else record
+        return "text"
     if isinstance(output, list) and len(output) == 2 and _answer_columns(record) is None:
-        return {**record, "chosen": output[0], "rejected": output[1]}
+        return "output"
+    return None
+
+
+def _unfolded(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose texts are JSON in ``text``, or whose answers are a list, as plain columns."""
+    match _folded_column(record):
+        case "text":
+            try:
+                inner = json.loads(record["text"])
+            except (ValueError, RecursionError) as error:
+                raise BadRecordError("broken_record", f"'text' is no JSON: {error}") from None
+            return {**record, **inner} if isinstance(inner, dict) else record
+        case "output":
+            chosen, rejected = record["output"]
+            return {**record, "chosen": chosen, "rejected": rejected}
     return record
 
 

@@ -1,14 +1,16 @@
 """Two answers side by side, and which of them is better.
 
-PKU-SafeRLHF (``better_response_id``), HelpSteer3 (``overall_preference``), SHP (``labels``) and
-Chatbot Arena (``winner``). The table below says how each verdict is to be read.
+PKU-SafeRLHF (``better_response_id``), HelpSteer3 (``overall_preference``), HelpSteer2
+(``preference_strength``), SHP (``labels``) and Chatbot Arena (``winner``, or a column for each
+outcome). The table below says how each verdict is to be read.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf_engine.sources.preferences.columns import prompt_turns
+from mmrlhf_engine.sources.preferences.columns import prompt_columns, prompt_turns
 from mmrlhf_engine.sources.preferences.fields import (
     IMAGES,
     VIDEOS,
@@ -21,7 +23,7 @@ from mmrlhf_engine.sources.preferences.fields import (
 from mmrlhf_engine.sources.preferences.messages import answer_messages, messages_of
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Message, Preference, Response
 
-__all__ = ["FIELDS", "matches", "parse"]
+__all__ = ["FIELDS", "columns_read", "matches", "parse"]
 
 _Better = Callable[[Any], int | None]
 """A verdict as 0 (the first is better), 1 (the second), 2 (a tie); None for anything else."""
@@ -46,26 +48,44 @@ def _named(verdict: Any) -> int | None:
     return names.get(verdict.lower()) if isinstance(verdict, str) else None
 
 
+def _only_one(verdicts: list[Any]) -> int | None:
+    ones = [number for number, verdict in enumerate(verdicts) if verdict == 1]
+    others = [verdict for verdict in verdicts if verdict == 0]
+    return ones[0] if len(ones) == 1 and len(others) == len(verdicts) - 1 else None
+
+
 @dataclass(frozen=True)
 class _Layout:
     answers: tuple[str, str]
-    verdict: str
+    verdict: str | tuple[str, ...]
+    """One column, or one for each outcome, which are read as a list."""
     better: _Better
     whole: bool = False
     """The answers are whole conversations."""
+    by_speaker: bool = False
+    """The prompt and the answers may be lists of what one speaker says."""
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """The columns of the verdict."""
+        return (self.verdict,) if isinstance(self.verdict, str) else self.verdict
 
 
 _LAYOUTS = (
     _Layout(("response_0", "response_1"), "better_response_id", _number_of),
     _Layout(("response1", "response2"), "overall_preference", _by_sign),
+    _Layout(("response_1", "response_2"), "preference_strength", _by_sign),
     _Layout(("human_ref_A", "human_ref_B"), "labels", _first_if_one),
-    _Layout(("response_a", "response_b"), "winner", _named),
+    _Layout(("response_a", "response_b"), "winner", _named, by_speaker=True),
+    _Layout(
+        ("response_a", "response_b"),
+        ("winner_model_a", "winner_model_b", "winner_tie"),
+        _only_one,
+        by_speaker=True,
+    ),
     _Layout(("conversation_a", "conversation_b"), "winner", _named, whole=True),
 )
-FIELDS = frozenset(
-    {"id", *IMAGES, *VIDEOS, "margin", "weight"}
-    | {name for layout in _LAYOUTS for name in (*layout.answers, layout.verdict)}
-)
+FIELDS = frozenset({"id", *IMAGES, *VIDEOS, "margin", "weight"})
 
 
 def matches(record: dict[str, Any]) -> bool:
@@ -73,9 +93,22 @@ def matches(record: dict[str, Any]) -> bool:
     return _layout_of(record) is not None
 
 
+def columns_read(record: dict[str, Any]) -> frozenset[str]:
+    """The columns that :func:`parse` reads of a record, besides :data:`FIELDS`."""
+    layout = _layout_of(record)
+    if layout is None:
+        return frozenset()
+    own = frozenset({*layout.answers, *layout.verdicts})
+    if layout.whole:
+        return own
+    if layout.by_speaker and _list_of_texts(record.get("prompt")) is not None:
+        return own | {"prompt"}
+    return own | prompt_columns(record)
+
+
 def _layout_of(record: dict[str, Any]) -> _Layout | None:
     return next(
-        (one for one in _LAYOUTS if {*one.answers, one.verdict} <= record.keys()),
+        (one for one in _LAYOUTS if {*one.answers, *one.verdicts} <= record.keys()),
         None,
     )
 
@@ -89,13 +122,20 @@ def parse(record: dict[str, Any]) -> Preference:
     layout = _layout_of(record)
     if layout is None:
         raise BadRecordError("missing_key", f"no verdict; keys: {', '.join(sorted(record))}")
-    better = layout.better(required(record, layout.verdict))
+    given = [required(record, key) for key in layout.verdicts]
+    better = layout.better(given[0] if isinstance(layout.verdict, str) else given)
     if better is None:
-        found = str(record[layout.verdict])[:40]
-        raise BadRecordError("bad_rank", f"{layout.verdict!r} is {found!r}, which names no answer")
+        name, found = " and ".join(map(repr, layout.verdicts)), ", ".join(map(str, given))[:40]
+        raise BadRecordError("bad_rank", f"{name} is {found!r}, which names no answer")
     tags = MediaTags(media_list(record, *IMAGES), media_list(record, *VIDEOS), tagged=True)
     sides = [required(record, key) for key in layout.answers]
-    if layout.whole:
+    asked = _list_of_texts(record.get("prompt")) if layout.by_speaker else None
+    if asked is not None:
+        turns = [
+            _conversation(key, asked, side) for key, side in zip(layout.answers, sides, strict=True)
+        ]
+        prompt, answers = _of_conversations(layout, turns, tags)
+    elif layout.whole:
         prompt, answers = _of_conversations(layout, sides, tags)
     else:
         prompt = messages_of("prompt", prompt_turns(record), tags)
@@ -108,6 +148,28 @@ def parse(record: dict[str, Any]) -> Preference:
     placed = place_in_front(prompt, tags.rest())
     pair = only_pair(record, tie=better == 2)
     return Preference(tuple(placed), tuple(map(Response, answers)), (pair,))
+
+
+def _list_of_texts(value: Any) -> list[str] | None:
+    """The turns of one speaker as the arena's sets have them, a list as JSON; None for others."""
+    if isinstance(value, str) and value.lstrip()[:2] == '["':
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    texts = isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+    return value if texts else None
+
+
+def _conversation(key: str, asked: list[str], side: Any) -> list[dict[str, str]]:
+    said = _list_of_texts(side)
+    if said is None or len(said) != len(asked):
+        raise BadRecordError("wrong_type", f"{key!r} has no text for each of {len(asked)} prompts")
+    return [
+        {"role": role, "content": text}
+        for turn in zip(asked, said, strict=True)
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
 
 
 def _of_conversations(

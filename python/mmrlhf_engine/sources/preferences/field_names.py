@@ -6,7 +6,7 @@ from typing import Any
 from mmrlhf_engine.sources.files import MEDIA_SUFFIXES
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 
-__all__ = ["may_hold_media", "may_hold_prompt", "unread_field"]
+__all__ = ["check_nested", "may_hold_media", "may_hold_prompt", "unread_field"]
 
 _PROMPT_WORDS = frozenset(
     {"prompt", "question", "query", "instruction", "instructions", "input", "inputs"}
@@ -34,6 +34,16 @@ def unread_field(name: str) -> BadRecordError:
         "unread_field",
         f"{name!r} is not read, and may be part of the prompt; --ignore-field {name} leaves it out",
     )
+
+
+def check_nested(name: str, value: Any) -> None:
+    """That a field within a message or an answer, which is not read, is no part of the prompt.
+
+    Raises:
+        BadRecordError: it may be.
+    """
+    if may_hold_media(name, value, has_media=True) or may_hold_prompt(name, value, implicit=False):
+        raise unread_field(name)
 
 
 def _words(name: str) -> set[str]:

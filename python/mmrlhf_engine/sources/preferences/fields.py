@@ -58,6 +58,8 @@ def required(record: dict[str, Any], key: str) -> Any:
         BadRecordError: it is absent or null.
     """
     value = record.get(key)
+    if value is None and key in record:
+        raise BadRecordError("missing_key", f"{key!r} is null, expected a value")
     if value is None:
         keys = ", ".join(sorted(record)) or "none"
         raise BadRecordError("missing_key", f"no {key!r}; keys found: {keys}")
@@ -117,6 +119,7 @@ def only_pair(record: dict[str, Any], *, tie: bool = False) -> Pair:
 def wrong_type(key: str, value: object, expected: str) -> BadRecordError:
     """The error for a value of another type than ``expected``."""
     found = type(value).__name__ if isinstance(value, _KNOWN_TYPES) else "something else"
+    found = "null" if value is None else found
     return BadRecordError("wrong_type", f"{key!r} is {found}, expected {expected}")
 
 
@@ -146,7 +149,7 @@ def media_list(record: dict[str, Any], *keys: str) -> list[Media]:
         return []
     value = record[key]
     items = value if isinstance(value, list | tuple) else [value]
-    if key.startswith("video"):
+    if "video" in key:
         return [_video(key, item) for item in items]
     return [_image(key, item) for item in items]
 

@@ -11,11 +11,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
-from mmrlhf_engine.sources.preferences.field_names import (
-    may_hold_media,
-    may_hold_prompt,
-    unread_field,
-)
+from mmrlhf_engine.sources.preferences.field_names import check_nested
 from mmrlhf_engine.sources.preferences.fields import (
     MediaTags,
     media_list,
@@ -122,10 +118,7 @@ def _check_fields(message: dict[str, Any]) -> None:
         name = str(key)
         if name in _READ or value in (None, "", []):
             continue
-        if may_hold_media(name, value, has_media=True) or may_hold_prompt(
-            name, value, implicit=False
-        ):
-            raise unread_field(name)
+        check_nested(name, value)
 
 
 def _calls(key: str, content: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from mmrlhf_engine.sources.preferences.fields import (
+    MediaTags,
     finite,
     media_list,
     only_pair,
@@ -20,7 +21,6 @@ from mmrlhf_engine.sources.preferences.fields import (
 )
 from mmrlhf_engine.sources.preferences.record import (
     BadRecordError,
-    Media,
     Message,
     Preference,
     Response,
@@ -48,7 +48,8 @@ QUERY_FIELDS = frozenset(
     {"id", "image", "video", "question", "prompt", "models_output", "weight"}
     | {*_RANKS, *_REASONS, *_SCORES}
 )
-_TAG = re.compile(r"[ \t]*<(?:image|video)>[ \t]*\n?")
+_OPENING_TAGS = re.compile(r"(?:<(?:image|video)>\s*)+")
+_CLOSING_TAG = re.compile(r"(.*\S)\s*\n\s*(<(?:image|video)>)", re.DOTALL)
 
 
 def matches_pairs(record: dict[str, Any]) -> bool:
@@ -94,8 +95,11 @@ def parse_query(record: dict[str, Any]) -> Preference:
     asked = "question" if record.get("question") is not None else "prompt"
     prompt = _prompt(record, text_field(record, asked, "empty_prompt"))
     texts = required(record, "models_output")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list):
         raise wrong_type("models_output", texts, "a list of texts")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise wrong_type(f"models_output[{number}]", text, "text")
     empty = next((number for number, text in enumerate(texts) if not text.strip()), None)
     if empty is not None:
         raise BadRecordError("empty_response", f"models_output[{empty}] is empty")
@@ -114,9 +118,27 @@ def parse_query(record: dict[str, Any]) -> Preference:
 
 
 def _prompt(record: dict[str, Any], text: str) -> tuple[Message, ...]:
-    """One user message, its media in front whatever its tags say: so the released code trains."""
-    media: list[Media] = [*media_list(record, "image"), *media_list(record, "video")]
-    return tuple(place_in_front([Message("user", (_TAG.sub("", text).strip(),))], media))
+    """One user message, its media where the tags stand; in front where there is no tag.
+
+    A tag alone on the last line means the front as well: so the released code trains. The line
+    breaks after tags in front belong to the tags.
+
+    Raises:
+        BadRecordError: there are more or fewer tags than media.
+    """
+    images, videos = media_list(record, "image"), media_list(record, "video")
+    text = text.strip()
+    if videos and not images and "<video>" not in text:
+        # The released code calls the place of any medium <image>.
+        text = text.replace("<image>", "<video>")
+    closing = _CLOSING_TAG.fullmatch(text)
+    if closing and not re.search("<(?:image|video)>", closing[1]):
+        text = f"{closing[2]}{closing[1]}"
+    opening = _OPENING_TAGS.match(text)
+    if opening:
+        text = "".join(opening[0].split()) + text[opening.end() :]
+    tags = MediaTags(images, videos, tagged=True)
+    return tuple(place_in_front([Message("user", tags.parts_of(text))], tags.rest()))
 
 
 def _answer(text: str) -> tuple[Message, ...]:

@@ -4,8 +4,9 @@ The answer is what follows the last message of the user or of a tool. ``rejected
 its place: a text, a list of texts, each of which is rejected, or a list of messages. The rejected
 side may also be ``rejected_messages``, a conversation of its own. ``<image>`` and ``<video>`` in
 the text stand for ``images`` and ``videos``; ``rejected_images`` are those of the rejected
-conversation. They may be others than the chosen ones, in the prompt or in the answer. POVID's rows
-have the same form: ``conversations`` and ``rejected_conversations``.
+conversation. They may be others than the chosen ones, in the prompt or in the answer; without a
+rejected answer, the same one is rejected with these media. POVID's rows have the same form:
+``conversations`` and ``rejected_conversations``.
 """
 
 from typing import Any
@@ -36,12 +37,13 @@ __all__ = ["FIELDS", "history_turns", "matches", "parse"]
 
 _CHOSEN = ("messages", "conversations")
 _REJECTED_CONVERSATION = ("rejected_messages", "rejected_conversations")
+_REJECTED_MEDIA = ("rejected_images", "rejected_videos")
 FIELDS = frozenset(
     {"id", *_CHOSEN, "system", "history", "query", "response", "rejected_response", "tools"}
-    | {*_REJECTED_CONVERSATION, *IMAGES, *VIDEOS, "rejected_images", "rejected_videos"}
+    | {*_REJECTED_CONVERSATION, *IMAGES, *VIDEOS, *_REJECTED_MEDIA}
     | {"margin", "weight"}
 )
-_REJECTED = frozenset({"rejected_response", *_REJECTED_CONVERSATION, "rejected_images"})
+_REJECTED = frozenset({"rejected_response", *_REJECTED_CONVERSATION, *_REJECTED_MEDIA})
 
 
 def matches(record: dict[str, Any]) -> bool:
@@ -145,6 +147,8 @@ def _rejected(record: dict[str, Any], chosen: list[Any]) -> list[list[Any]]:
         return [[*history_turns(record), *messages]]
     asked = chosen[: _start_of_answer(chosen)]
     given = record.get("rejected_response")
+    if given is None and first_present(record, _REJECTED_MEDIA):
+        return [chosen]
     if not isinstance(given, list):
         given = [text_field(record, "rejected_response", "empty_rejected")]
     if given and all(isinstance(turn, dict) for turn in given):

@@ -7,8 +7,9 @@ rank or score are pairs, answers of equal ones ties.
 
 from typing import Any
 
-from mmrlhf_engine.sources.preferences.columns import prompt_turns, question_of
+from mmrlhf_engine.sources.preferences.columns import prompt_columns, prompt_turns, question_of
 from mmrlhf_engine.sources.preferences.dialog import dialog_turns, is_dialog
+from mmrlhf_engine.sources.preferences.field_names import check_nested
 from mmrlhf_engine.sources.preferences.fields import (
     IMAGES,
     VIDEOS,
@@ -27,26 +28,78 @@ from mmrlhf_engine.sources.preferences.record import (
     pairs_of_ranks,
 )
 
-__all__ = ["FIELDS", "matches", "parse"]
+__all__ = ["FIELDS", "columns_read", "matches", "parse", "unread_within"]
 
 _LISTS = ("completions", "answers", "responses", "generations", "candidates")
 _TEXTS = ("response", "answer", "text", "content", "completion")
 _SCORES = ("fine-grained_score", "overall_score", "score", "rating")
 _RANKS = ("rank", "ranks", "ranking")
 _PARALLEL = ("ratings", "scores", *_RANKS)
-FIELDS = frozenset({"id", *_LISTS, *_PARALLEL, *IMAGES, *VIDEOS})
+_WITHIN = frozenset({*_TEXTS, *_SCORES, *_RANKS, "annotations"})
+# UltraFeedback asked each model under another system prompt; no pair has it in common.
+_OF_ONE_ANSWER = frozenset({"custom_system_prompt"})
+FIELDS = frozenset({"id", *IMAGES, *VIDEOS})
 
 
 def matches(record: dict[str, Any]) -> bool:
     """Whether a record is of this form."""
     key = first_present(record, _LISTS)
-    if key is None or question_of(record) is None or not isinstance(record[key], list):
+    if key is None or question_of(record) is None or record.get("chosen") is not None:
         return False
-    if record.get("chosen") is not None:
+    try:
+        answers = _answers_of(record, key)
+    except BadRecordError:
         return False
-    if all(isinstance(answer, str) for answer in record[key]):
+    if all(isinstance(answer, str) for answer in answers):
         return first_present(record, _PARALLEL) is not None
-    return all(isinstance(answer, dict) and first_present(answer, _TEXTS) for answer in record[key])
+    return all(isinstance(answer, dict) and first_present(answer, _TEXTS) for answer in answers)
+
+
+def columns_read(record: dict[str, Any]) -> frozenset[str]:
+    """The columns that :func:`parse` reads of a record, besides :data:`FIELDS`."""
+    key = first_present(record, _LISTS)
+    objects = key is not None and _are_objects(_answers_of(record, key))
+    parallel = None if objects else first_present(record, _PARALLEL)
+    return prompt_columns(record) | frozenset(name for name in (key, parallel) if name is not None)
+
+
+def unread_within(record: dict[str, Any]) -> list[str]:
+    """The fields of the answers that :func:`parse` does not read, as ``completions[].model``.
+
+    Raises:
+        BadRecordError: one may be a part of the prompt.
+    """
+    key = first_present(record, _LISTS)
+    answers = _answers_of(record, key) if key is not None else []
+    names: dict[str, None] = {}
+    for answer in answers if _are_objects(answers) else ():
+        for name, value in answer.items():
+            if name in _WITHIN or value in (None, "", [], {}):
+                continue
+            if name not in _OF_ONE_ANSWER:
+                check_nested(str(name), value)
+            names[f"{key}[].{name}"] = None
+    return list(names)
+
+
+def _answers_of(record: dict[str, Any], key: str) -> list[Any]:
+    """The answers; an object of lists, as ``datasets`` stores a sequence, as a list of objects."""
+    answers = record[key]
+    if isinstance(answers, dict) and all(isinstance(items, list) for items in answers.values()):
+        lengths = {name: len(items) for name, items in answers.items()}
+        if len(set(lengths.values())) != 1:
+            raise BadRecordError(
+                "wrong_length", f"the lists of {key!r} differ in length: {lengths}"
+            )
+        rows = zip(*answers.values(), strict=True)
+        return [dict(zip(answers, row, strict=True)) for row in rows]
+    if not isinstance(answers, list):
+        raise wrong_type(key, answers, "a list of answers")
+    return answers
+
+
+def _are_objects(answers: list[Any]) -> bool:
+    return bool(answers) and all(isinstance(answer, dict) for answer in answers)
 
 
 def parse(record: dict[str, Any]) -> Preference:
@@ -58,9 +111,7 @@ def parse(record: dict[str, Any]) -> Preference:
     key = first_present(record, _LISTS)
     if key is None:
         raise BadRecordError("missing_key", f"no answers; one of {', '.join(_LISTS)} is expected")
-    answers = record[key]
-    if not isinstance(answers, list):
-        raise wrong_type(key, answers, "a list of answers")
+    answers = _answers_of(record, key)
     tags = MediaTags(media_list(record, *IMAGES), media_list(record, *VIDEOS), tagged=True)
     turns = prompt_turns(record)
     only = turns[0] if len(turns) == 1 and isinstance(turns[0], dict) else {}
@@ -93,7 +144,7 @@ def _judgements(
 ) -> tuple[list[int | None], list[float | None]]:
     """The rank and the score of each answer; ranks are those of the scores where none are given."""
     parallel = first_present(record, _PARALLEL)
-    if answers and all(isinstance(answer, dict) for answer in answers):
+    if _are_objects(answers):
         ranks = [_number(answer, _RANKS) for answer in answers]
         scores = [_score(answer) for answer in answers]
     else:

@@ -6,6 +6,7 @@ binarized set do, are split at the same place. Pictures stand in the content par
 their own.
 """
 
+from operator import eq
 from typing import Any
 
 from mmrlhf_engine.sources.preferences.dialog import dialog_turns, is_dialog
@@ -132,6 +133,9 @@ def _split_prompt(
 ) -> tuple[list[Any], dict[str, list[Any]]]:
     """The turns both conversations begin with alike, and what is left of each.
 
+    Beside a prompt that is given, white space in a question makes no difference; the turns are
+    those of the chosen side.
+
     Raises:
         BadRecordError: they begin differently, or otherwise than the prompt that was given.
     """
@@ -140,7 +144,8 @@ def _split_prompt(
             raise wrong_type(key, side, "a list of messages")
     chosen, rejected = sides.values()
     same = 0
-    while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
+    alike = _asked_alike if given is not None else eq
+    while same < min(len(chosen), len(rejected)) and alike(chosen[same], rejected[same]):
         same += 1
     if same == min(len(chosen), len(rejected)):
         raise BadRecordError("chosen_is_rejected", "one conversation begins with all of the other")
@@ -158,7 +163,23 @@ def _split_prompt(
     return common, {"chosen": chosen[same:], "rejected": rejected[same:]}
 
 
+def _asked_alike(turn: Any, other: Any) -> bool:
+    """Whether two turns are the same, or questions that differ in white space alone."""
+    if turn == other:
+        return True
+    return (
+        asks_first([turn])
+        and asks_first([other])
+        and _without_text(turn) == _without_text(other)
+        and _said(turn) == _said(other)
+    )
+
+
+def _without_text(turn: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in turn.items() if key not in ("content", "value")}
+
+
 def _said(turn: Any) -> object:
-    """The content of a turn, without white space at its ends."""
+    """The content of a turn, with single blanks for white space."""
     content = turn.get("content", turn.get("value")) if isinstance(turn, dict) else turn
-    return content.strip() if isinstance(content, str) else content
+    return " ".join(content.split()) if isinstance(content, str) else content
