@@ -7,7 +7,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::visual::MediaRow;
+/// The row whose media an image or a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MediaRow {
+    /// Row of queries.
+    Query(u64),
+    /// Row of responses.
+    Response(u64),
+}
 
 /// What decides the pixels of an image or a video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::cache::{Key, Prepared};
+use super::cache::{Key, MediaRow, Prepared};
 use super::content::Content;
 use super::layout::{BatchLayout, ImageTokens};
 use super::pixels::{Encoded, prepare, prepare_video};
@@ -14,7 +14,6 @@ use super::rows::Rows;
 use super::sidecars::Sidecars;
 use super::source::{Advance, BatchSource};
 use super::units::Units;
-use super::visual::MediaRow;
 use crate::error::{Error, Result};
 use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps};
 use crate::parallel::Interrupt;

@@ -18,12 +18,12 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::cache::Key;
+use super::cache::{Key, MediaRow};
 use super::content::{Content, PairOf, Sequence};
 use super::processor::Processor;
 use super::rows::Rows;
 use super::sidecars::Sidecars;
-use super::visual::{FRAME, Item, Media, MediaRow, Run, Text, stills};
+use super::visual::{FRAME, Item, Media, Run, Text, stills};
 use crate::error::{Error, Result};
 use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
 use crate::shard::{Dataset, Table};

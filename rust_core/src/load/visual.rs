@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::cache::Key;
+use super::cache::{Key, MediaRow};
 use crate::error::{Error, Result};
 
 /// A still image.
@@ -22,15 +22,6 @@ pub const VIDEO: u32 = IMAGE - 1;
 pub const RUN: u32 = IMAGE - 2;
 /// A further frame of the same run; all placeholders are this or higher.
 pub const FRAME: u32 = IMAGE - 3;
-
-/// The row whose media an image or a frame is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum MediaRow {
-    /// Row of queries.
-    Query(u64),
-    /// Row of responses.
-    Response(u64),
-}
 
 /// The media of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]

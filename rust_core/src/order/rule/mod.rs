@@ -8,6 +8,7 @@
 mod anyres;
 mod fixed;
 mod llava_next;
+mod sides;
 mod smart_resize;
 mod smart_video;
 mod tiles;
@@ -130,7 +131,7 @@ impl Rule {
             Self::Internvl(rule) => rule.video_shape(frames).ok_or_else(no_video),
             Self::Qwen2Vl(rule) => {
                 let video = rule.video.as_ref().ok_or_else(no_video)?;
-                video.shape(rule, width, height, frames)
+                video.shape((rule.patch, rule.merge), (width, height), frames)
             }
             Self::LlavaNext(_) | Self::Fixed(_) => Err(no_video()),
         }

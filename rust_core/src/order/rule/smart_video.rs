@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use super::smart_resize::{MOST_PIXELS, SmartResize, check_aspect, resized};
+use super::sides::{MOST_PIXELS, check_aspect, resized};
 use super::video::VideoShape;
 use super::{positive, refused};
 use crate::error::{Error, Result};
@@ -70,14 +70,14 @@ impl SmartVideo {
         self.tokens_per_second.as_ref().and_then(Number::as_f64)
     }
 
+    /// What a video becomes in patches of `patch` pixels, `merge` of which are the side of a token.
     pub(super) fn shape(
         &self,
-        image: &SmartResize,
-        width: u32,
-        height: u32,
+        (patch, merge): (u32, u32),
+        (width, height): (u32, u32),
         frames: u32,
     ) -> Result<VideoShape> {
-        let factor = image.patch * image.merge;
+        let factor = patch * merge;
         let (resized_width, resized_height) = match self.over {
             Over::Frame => {
                 check_aspect(width, height)?;
@@ -86,8 +86,8 @@ impl SmartVideo {
             }
             Over::Video => self.resized_over_all(width, height, frames, factor)?,
         };
-        let (columns, rows) = (resized_width / image.patch, resized_height / image.patch);
-        let group_tokens = (columns / image.merge) * (rows / image.merge);
+        let (columns, rows) = (resized_width / patch, resized_height / patch);
+        let group_tokens = (columns / merge) * (rows / merge);
         let groups = frames.div_ceil(self.temporal);
         let tokens = u64::from(group_tokens) * u64::from(groups);
         if tokens > 1 << 30 {
