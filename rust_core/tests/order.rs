@@ -217,7 +217,7 @@ fn units_of_a_drawn_query_are_in_one_window_and_in_different_packs() {
                 let queries: BTreeSet<u64> = pack.units.iter().map(|unit| unit / 6).collect();
                 together += pack.units.len() - queries.len();
             }
-            // Where a step must be of one kind, the last of each kind is spread anew.
+            // Where a step must be of one kind, the last of each kind is spread over packs once more.
             let most = if modality == Modality::Mixed { 60 } else { 120 };
             assert!(
                 together < most,
