@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.models.families import rule_from_processor
+from mmrlhf_engine.models.families import family_of
+from mmrlhf_engine.models.families.files import ProcessorFiles
 
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
@@ -55,6 +56,12 @@ INTERNVL = {
 }
 SIDES = st.integers(1, 300) | st.integers(1, 5000)
 SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=60)
+
+
+def rule_from_processor(config):
+    """The image rule of a processor, from what ``processor.to_dict()`` gives."""
+    files = ProcessorFiles("a processor", config, config.get("image_processor") or config)
+    return family_of(files).image_rule(files)
 
 
 def shapes(rule, sizes, images=1):

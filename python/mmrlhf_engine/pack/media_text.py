@@ -89,7 +89,7 @@ class MediaText:
         Raises:
             BadRecordError: there are more or fewer marks of a kind than media.
         """
-        waiting = {"image": [], "video": []}  # type: dict[str, list[tuple[Media, bool]]]
+        waiting: dict[str, list[tuple[Media, bool]]] = {"image": [], "video": []}
         for item in media:
             kinds = self.kinds(item, times)
             waiting[kinds[0]] += [(item, place == 0) for place in range(len(kinds))]

@@ -20,11 +20,11 @@ from mmrlhf_engine.models.families.files import read_processor_files
 from mmrlhf_engine.models.families.placeholders import IMAGE, PLACEHOLDER_IDS, VIDEO
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 
-__all__ = ["FAMILIES", "ImageRule", "read_rule"]
+__all__ = ["NAMED_RULES", "ImageRule", "read_rule"]
 
 _LLAVA_SIDES = [384 * number for number in range(1, 7)]
 
-FAMILIES: dict[str, dict[str, Any]] = {
+NAMED_RULES: dict[str, dict[str, Any]] = {
     "qwen2_vl": {"patch": 14, "merge": 2, "min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280},
     "llava_onevision": {
         "tile": 384,
@@ -131,10 +131,10 @@ def read_rule(name: str) -> ImageRule:
     """
     if name == "none":
         return ImageRule()
-    if name in FAMILIES:
-        return ImageRule({"family": name, **FAMILIES[name]}, _MARKS[name])
+    if name in NAMED_RULES:
+        return ImageRule({"family": name, **NAMED_RULES[name]}, _MARKS[name])
     if not Path(name).is_dir():
-        known = ", ".join([*FAMILIES, "none"])
+        known = ", ".join([*NAMED_RULES, "none"])
         raise ConfigError(f"--image-rule {name}: no such folder", hint=f"known rules: {known}")
     files = read_processor_files(name)
     family = family_of(files)

@@ -3,9 +3,6 @@
 ``docs/decisions/0010-model-families.md`` says how to add one.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import (
     gemma3,
@@ -18,9 +15,9 @@ from mmrlhf_engine.models.families import (
     qwen3_vl,
 )
 from mmrlhf_engine.models.families.family import Family
-from mmrlhf_engine.models.families.files import ProcessorFiles, files_of_processor
+from mmrlhf_engine.models.families.files import ProcessorFiles
 
-__all__ = ["FAMILIES", "family_of", "rule_from_processor"]
+__all__ = ["FAMILIES", "family_of"]
 
 FAMILIES: dict[str, Family] = {
     module.FAMILY.name: module.FAMILY
@@ -59,13 +56,3 @@ def family_of(files: ProcessorFiles) -> Family:
         f"expected one of {known}",
         hint="a family is one small file: docs/decisions/0010-model-families.md",
     )
-
-
-def rule_from_processor(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The image rule of a processor, without videos, from what ``processor.to_dict()`` gives.
-
-    Raises:
-        InputError: it is of no family that is known, or a number it needs is missing.
-    """
-    files = files_of_processor(config)
-    return family_of(files).image_rule(files)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmrlhf_engine.errors import ConfigError, MissingExtraError
 
-__all__ = ["ProcessorFiles", "files_of_processor", "read_processor_files"]
+__all__ = ["ProcessorFiles", "read_processor_files"]
 
 _PROCESSOR = "processor_config.json"
 _IMAGE = "preprocessor_config.json"
@@ -62,24 +62,10 @@ def read_processor_files(name: str) -> ProcessorFiles:
             f"{name}: neither {_PROCESSOR} nor {_IMAGE} is there",
             hint="give a model with a processor, or for text alone --tokenizer",
         )
-    return _assembled(name, found[_PROCESSOR], found[_IMAGE], found[_VIDEO], found[_MODEL])
-
-
-def files_of_processor(config: Mapping[str, Any]) -> ProcessorFiles:
-    """The same out of ``processor.to_dict()``, or of files laid over each other."""
-    return _assembled("processor config", config, config, {}, {})
-
-
-def _assembled(
-    name: str,
-    processor: Mapping[str, Any],
-    image: Mapping[str, Any],
-    video: Mapping[str, Any],
-    model: Mapping[str, Any],
-) -> ProcessorFiles:
-    of_image = processor.get("image_processor") or image
-    of_video = processor.get("video_processor") or video or of_image
-    return ProcessorFiles(name, processor, of_image, of_video, model)
+    processor = found[_PROCESSOR]
+    of_image = processor.get("image_processor") or found[_IMAGE]
+    of_video = processor.get("video_processor") or found[_VIDEO] or of_image
+    return ProcessorFiles(name, processor, of_image, of_video, found[_MODEL])
 
 
 def _read(name: str, file: str) -> dict[str, Any]:

@@ -2,26 +2,22 @@
 
 from typing import Any
 
-from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families.family import Family
 from mmrlhf_engine.models.families.files import ProcessorFiles
 from mmrlhf_engine.models.families.inputs import ShownPictures
-from mmrlhf_engine.models.families.llava_next import class_tokens
-from mmrlhf_engine.models.families.tiles import sides_of
+from mmrlhf_engine.models.families.tiles import class_tokens, patch_of, sides_of
 
 __all__ = ["FAMILY"]
 
 
 def _image_rule(files: ProcessorFiles) -> dict[str, Any]:
-    image, patch = files.image, files.processor.get("patch_size")
-    if not patch:
-        raise InputError(f"{files.name}: patch_size is missing in the processor's settings")
+    image, patch = files.image, patch_of(files)
     width, height = sides_of(image.get("crop_size") or image.get("size"), 224)
     return {
         "family": "fixed",
         "width": width,
         "height": height,
-        "tokens": (width // int(patch)) * (height // int(patch)) + class_tokens(files),
+        "tokens": (width // patch) * (height // patch) + class_tokens(files),
         "fit": "pad" if image.get("do_pad") else "crop",
     }
 

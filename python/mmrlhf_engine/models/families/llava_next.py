@@ -2,32 +2,22 @@
 
 from typing import Any
 
-from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families.family import Family
 from mmrlhf_engine.models.families.files import ProcessorFiles
 from mmrlhf_engine.models.families.inputs import ShownPictures
-from mmrlhf_engine.models.families.tiles import edge_of
+from mmrlhf_engine.models.families.tiles import class_tokens, edge_of, patch_of
 
-__all__ = ["FAMILY", "class_tokens"]
+__all__ = ["FAMILY"]
 
 _CANVASES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 
-def class_tokens(files: ProcessorFiles) -> int:
-    """Tokens of a view beside those of its patches: a class token, if it is kept."""
-    processor = files.processor
-    extra = int(processor.get("num_additional_image_tokens") or 0)
-    return extra - (processor.get("vision_feature_select_strategy") == "default")
-
-
 def _image_rule(files: ProcessorFiles) -> dict[str, Any]:
-    tile, patch = edge_of(files.image, 224), files.processor.get("patch_size")
-    if not patch:
-        raise InputError(f"{files.name}: patch_size is missing in the processor's settings")
+    tile = edge_of(files.image, 224)
     return {
         "family": "llava_next",
         "tile": tile,
-        "tile_tokens": (tile // int(patch)) ** 2,
+        "tile_tokens": (tile // patch_of(files)) ** 2,
         "canvases": files.image.get("image_grid_pinpoints") or _CANVASES,
         "extra_tokens": class_tokens(files),
     }
