@@ -1,0 +1,1 @@
+"""Training on preference shards: reference log-probabilities, MM-DPO, supervised, sampling."""
