@@ -25,7 +25,7 @@ class DataSettings(Section):
     packs_per_step: PositiveInt = 8
     """Packs of a step over all processes: the global batch."""
     unit: Literal["query", "pair"] = "query"
-    """What is packed as a whole: a query computes its prompt and images once for all its answers."""
+    """What is packed as a whole; a query computes its prompt and images once for its answers."""
     pairs_per_query: PositiveInt | Literal["all"] = "all"
     """Pairs taken of each query, chosen again each epoch."""
     too_large: Literal["error", "alone", "drop"] = "error"
