@@ -110,12 +110,16 @@ class TrainSettings(Section):
     precision: Literal["float32", "bfloat16"] | None = None
     """Of products; bfloat16 keeps the weights that train in float32. Null is bfloat16 on a GPU,
     float32 on a CPU."""
+    frozen_weights: Literal["float32", "bfloat16"] = "float32"
+    """How weights that do not train are kept; bfloat16, for adapters, halves their memory."""
     freeze: tuple[Literal["tower", "projector", "text", "head"], ...] = ("tower",)
     """Parts whose weights stay as they are."""
     lora: LoraSettings | None = None
     """Adapters in place of the weights; null trains the weights."""
     gradient_checkpointing: bool = True
     """Compute activations again in the backward pass: a third more work, far less memory."""
+    other_template: bool = False
+    """Whether the shards may be rendered by another chat template than the model's own."""
     compile: bool = False
     """Compile the layers of the text model (``torch.compile``)."""
     cache_features: str | None = None
