@@ -9,10 +9,10 @@ import torch
 
 from load_data import PICTURES, plan, write
 from mmrlhf_engine import _core
+from mmrlhf_engine.models.layout import answer_rows, attention_mask
 from mmrlhf_engine.shards.columns import ColumnRequest, provenance
 from mmrlhf_engine.shards.dataset import add_column
 from mmrlhf_engine.shards.loader import PreferenceLoader, normalise
-from mmrlhf_engine.shards.packed import answer_rows, attention_mask
 from mmrlhf_kernels import (
     dynamic_beta,
     fused_linear_logp,

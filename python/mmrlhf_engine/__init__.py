@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmrlhf_engine.api import run_curate, run_pack
     from mmrlhf_engine.errors import MmrlhfError
+    from mmrlhf_engine.models.layout import answer_rows, attention_mask
     from mmrlhf_engine.shards.batch import PreferenceBatch
     from mmrlhf_engine.shards.columns import ColumnRequest, provenance
     from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
     from mmrlhf_engine.shards.image_rule import ImageRule, read_rule
     from mmrlhf_engine.shards.loader import PictureSettings, PreferenceLoader, normalise
-    from mmrlhf_engine.shards.packed import answer_rows, attention_mask
     from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
     from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 
@@ -55,7 +55,7 @@ _MODULES = {
     "shards.dataset": ("ShardDataset", "open_dataset"),
     "shards.image_rule": ("ImageRule", "read_rule"),
     "shards.loader": ("PictureSettings", "PreferenceLoader", "normalise"),
-    "shards.packed": ("answer_rows", "attention_mask"),
+    "models.layout": ("answer_rows", "attention_mask"),
     "shards.plan": ("Budget", "PlanSettings", "plan_json"),
     "shards.torch_dataset": ("PreferenceDataset",),
 }

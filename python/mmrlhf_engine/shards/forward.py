@@ -8,7 +8,7 @@ from typing import Any
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import FAMILIES
 from mmrlhf_engine.models.families.inputs import ShownPictures
-from mmrlhf_engine.shards.packed import attention_mask
+from mmrlhf_engine.models.layout import attention_mask
 
 __all__ = ["forward_inputs"]
 

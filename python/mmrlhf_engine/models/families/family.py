@@ -14,6 +14,7 @@ from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.families.files import ProcessorFiles
 from mmrlhf_engine.models.families.inputs import ShownPictures
 from mmrlhf_engine.models.families.placeholders import IMAGE
+from mmrlhf_engine.models.families.vision import Vision
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "Family", "ModelProcessor", "Tokens", "Videos"]
 
@@ -59,6 +60,8 @@ class Family:
     """The rule of its images, as JSON for the core."""
     forward_inputs: Callable[[ShownPictures], dict[str, Any]]
     """Keyword arguments of ``forward`` that pictures add."""
+    vision: Vision | str
+    """How its model sees, or why packs are not given to it."""
     tokens: Mapping[str, str]
     """Special tokens by their attribute of the tokenizer (``image_token``), with the text that each
     has where the tokenizer does not name it."""

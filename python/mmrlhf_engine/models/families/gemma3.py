@@ -39,6 +39,7 @@ FAMILY = Family(
     image_processor="Gemma3ImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
+    vision="the tokens of an image attend to each other in both directions",
     tokens={
         "boi_token": "<start_of_image>",
         "image_token": "<image_soft_token>",

@@ -3,14 +3,17 @@
 A frame of a video is one tile on a line of its own, after its number.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from mmrlhf_engine.models.families.family import Family, Tokens, Videos
 from mmrlhf_engine.models.families.files import ProcessorFiles
 from mmrlhf_engine.models.families.inputs import ShownPictures
+from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.families.placeholders import IMAGE, run_of_frames
 from mmrlhf_engine.models.families.tiles import frame_rule, sides_of
+from mmrlhf_engine.models.families.vision import Vision, square_view, views_of_tower
 
 __all__ = ["FAMILY"]
 
@@ -49,12 +52,37 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
     return {"pixel_values": shown.joined(shown.items)} if shown.items else {}
 
 
+def _encode(base: Any, pixels: Any, grids: Any) -> Any:
+    """Hidden states of tiles; of the last layer after the tower's norm."""
+    if base.config.vision_feature_layer != -1:
+        return views_of_tower(base, pixels, grids)
+    first = base.config.vision_feature_select_strategy == "default"
+    states = base.vision_tower(pixel_values=pixels.to(base.vision_tower.dtype)).last_hidden_state
+    return states[:, first:]
+
+
+def _project(base: Any, tiles: Any, pictures: DistinctPictures) -> list[Any]:
+    """Neighbouring patches joined, then projected."""
+    side = math.isqrt(tiles.shape[1])
+    squares = tiles.reshape(len(tiles), side, side, -1)
+    joined = base.pixel_shuffle(squares, scale_factor=base.config.downsample_ratio)
+    features = base.multi_modal_projector(joined.flatten(1, 2))
+    return [own.flatten(0, 1) for own in pictures.split(features)]
+
+
 FAMILY = Family(
     name="internvl",
     processor_class="InternVLProcessor",
     image_processor="GotOcr2ImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
+    vision=Vision(
+        tower=("vision_tower",),
+        projector=("multi_modal_projector",),
+        encode=_encode,
+        project=_project,
+        blank=square_view,
+    ),
     tokens={
         "context_image_token": "<IMG_CONTEXT>",
         "start_image_token": "<img>",

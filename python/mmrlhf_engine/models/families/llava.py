@@ -5,7 +5,9 @@ from typing import Any
 from mmrlhf_engine.models.families.family import Family
 from mmrlhf_engine.models.families.files import ProcessorFiles
 from mmrlhf_engine.models.families.inputs import ShownPictures
+from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.families.tiles import class_tokens, patch_of, sides_of
+from mmrlhf_engine.models.families.vision import Vision, square_view, views_of_tower
 
 __all__ = ["FAMILY"]
 
@@ -26,11 +28,23 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
     return {"pixel_values": shown.joined(shown.images)} if shown.images else {}
 
 
+def _project(base: Any, views: Any, _: DistinctPictures) -> list[Any]:
+    return list(base.multi_modal_projector(views))
+
+
 FAMILY = Family(
     name="llava",
     processor_class="LlavaProcessor",
     image_processor="LlavaImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
+    vision=Vision(
+        tower=("vision_tower",),
+        projector=("multi_modal_projector",),
+        encode=views_of_tower,
+        project=_project,
+        blank=square_view,
+        unused=("vision_tower.post_layernorm",),
+    ),
     tokens={"image_token": "<image>"},
 )

@@ -5,7 +5,9 @@ from typing import Any
 from mmrlhf_engine.models.families.family import Family
 from mmrlhf_engine.models.families.files import ProcessorFiles
 from mmrlhf_engine.models.families.inputs import ShownPictures
+from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.families.tiles import class_tokens, edge_of, patch_of
+from mmrlhf_engine.models.families.vision import Vision, square_view, views_of_tower
 
 __all__ = ["FAMILY"]
 
@@ -33,11 +35,30 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
     }
 
 
+def _project(base: Any, views: Any, pictures: DistinctPictures) -> list[Any]:
+    """The features of the whole, then those of the tiles, without padding, a newline a row."""
+    features, _ = base.pack_image_features(
+        pictures.split(base.multi_modal_projector(views)),
+        pictures.sizes,
+        vision_feature_select_strategy=base.config.vision_feature_select_strategy,
+        image_newline=base.image_newline,
+    )
+    return list(features)
+
+
 FAMILY = Family(
     name="llava_next",
     processor_class="LlavaNextProcessor",
     image_processor="LlavaNextImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
+    vision=Vision(
+        tower=("vision_tower",),
+        projector=("multi_modal_projector", "image_newline"),
+        encode=views_of_tower,
+        project=_project,
+        blank=square_view,
+        unused=("vision_tower.post_layernorm",),
+    ),
     tokens={"image_token": "<image>"},
 )

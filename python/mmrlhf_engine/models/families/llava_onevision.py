@@ -7,8 +7,10 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families.family import Family, Videos
 from mmrlhf_engine.models.families.files import ProcessorFiles
 from mmrlhf_engine.models.families.inputs import ShownPictures
+from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.families.placeholders import run_of_frames
 from mmrlhf_engine.models.families.tiles import edge_of, frame_rule
+from mmrlhf_engine.models.families.vision import Vision, square_view, views_of_tower
 
 __all__ = ["FAMILY"]
 
@@ -64,12 +66,42 @@ def _forward_inputs(shown: ShownPictures) -> dict[str, Any]:
     return inputs
 
 
+def _project(base: Any, views: Any, pictures: DistinctPictures) -> list[Any]:
+    """Of an image as LLaVA-NeXT, with a bound; of a video pooled frames, and one newline."""
+    import torch
+
+    newline = base.image_newline[None]
+    projected = pictures.split(base.multi_modal_projector(views))
+    features = []
+    for own, size, frames in zip(projected, pictures.sizes, pictures.frames, strict=True):
+        if frames:
+            pooled = base.apply_pooling(own).flatten(0, 1)
+            features.append(torch.cat([pooled, newline.to(pooled.dtype)]))
+            continue
+        (packed,), _ = base.pack_image_features(
+            [own],
+            size[None],
+            image_newline=base.image_newline,
+            vision_aspect_ratio=base.config.vision_aspect_ratio,
+        )
+        features.append(packed)
+    return features
+
+
 FAMILY = Family(
     name="llava_onevision",
     processor_class="LlavaOnevisionProcessor",
     image_processor="LlavaOnevisionImageProcessor",
     image_rule=_image_rule,
     forward_inputs=_forward_inputs,
+    vision=Vision(
+        tower=("vision_tower",),
+        projector=("multi_modal_projector", "image_newline"),
+        encode=views_of_tower,
+        project=_project,
+        blank=square_view,
+        unused=("vision_tower.post_layernorm",),
+    ),
     tokens={"image_token": "<image>", "video_token": "<video>"},
     videos=Videos(
         mark="video_token",

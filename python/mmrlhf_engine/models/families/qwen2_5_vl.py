@@ -23,9 +23,26 @@ def _video_rule(files: ProcessorFiles) -> dict[str, Any] | str:
     )
 
 
+def _encode(base: Any, pixels: Any, grids: Any) -> Any:
+    """As Qwen2-VL; patches, which the tower orders by windows, in the order of the pixels."""
+    from transformers.vision_utils import get_vision_window_index
+
+    tower = base.visual
+    patches = qwen2_vl.encode(base, pixels, grids)
+    windows, _ = get_vision_window_index(
+        grids,
+        spatial_merge_size=tower.spatial_merge_size,
+        window_size=tower.window_size,
+        patch_size=tower.patch_size,
+    )
+    groups = patches.unflatten(0, (-1, tower.spatial_merge_unit))
+    return groups[windows.argsort().to(groups.device)].flatten(0, 1)
+
+
 FAMILY = replace(
     qwen2_vl.FAMILY,
     name="qwen2_5_vl",
     processor_class="Qwen2_5_VLProcessor",
+    vision=replace(qwen2_vl.VISION, encode=_encode),
     videos=replace(qwen2_vl.VIDEOS, rule=_video_rule),
 )

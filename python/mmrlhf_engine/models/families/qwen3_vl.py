@@ -1,11 +1,14 @@
 """Qwen3-VL: patches of 16 pixels; a video is a run for every two frames, each after its time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from mmrlhf_engine.models.families import qwen2_vl
 from mmrlhf_engine.models.families.family import Family, Tokens, Videos
 from mmrlhf_engine.models.families.placeholders import run_of_frames
 from mmrlhf_engine.models.families.resize import resize_rule, resize_video_rule
+from mmrlhf_engine.models.families.vision import place_features
 
 __all__ = ["FAMILY"]
 
@@ -23,12 +26,25 @@ def _video_text(tokens: Tokens, times: Sequence[float]) -> str:
     return "".join(texts)
 
 
+def _place(embeddings: Any, features: Any, tokens: Any) -> tuple[Any, dict[str, Any]]:
+    """The last layer's features in the text; those of others go to the first text layers."""
+    own, *others = features.split(embeddings.shape[-1], dim=-1)
+    placed, _ = place_features(embeddings, own, tokens)
+    mask = embeddings.new_zeros(len(embeddings), dtype=bool).index_fill(0, tokens, True)
+    return placed, {"visual_pos_masks": mask[None], "deepstack_visual_embeds": others}
+
+
 FAMILY = Family(
     name="qwen3_vl",
     processor_class="Qwen3VLProcessor",
     image_processor="Qwen2VLImageProcessor",
     image_rule=lambda files: resize_rule(files, patch=16, least=56 * 56, most=1280 * 28 * 28),
     forward_inputs=qwen2_vl.forward_inputs,
+    vision=replace(
+        qwen2_vl.VISION,
+        projector=("visual.merger", "visual.deepstack_merger_list"),
+        place=_place,
+    ),
     tokens={
         **qwen2_vl.TOKENS,
         "vision_start_token": "<|vision_start|>",

@@ -1,0 +1,143 @@
+"""LoRA adapters by peft: new ones on the text model, and saved ones merged into their base."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from mmrlhf_engine.errors import ConfigError, MissingExtraError
+from mmrlhf_engine.models.families.vision import Vision
+from mmrlhf_engine.models.parts import part_of
+
+__all__ = ["Lora", "adapter_base", "add_lora", "merge_adapter"]
+
+_ADAPTER = "adapter_config.json"
+_MODEL = "config.json"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Settings of an adapter: ``W x + alpha / rank * B A x`` (Hu et al., 2021)."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    """Share of the adapter's inputs that is dropped in training."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Linear modules by the end of their names: ``q_proj`` is looked for in the text model, a name
+    with a dot (``visual.merger.linear_fc1``) in the whole model. ``all-linear`` is every one of the
+    text model."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Lora":
+        """From a mapping of the names above.
+
+        Raises:
+            ConfigError: a name is unknown, or a value out of range.
+        """
+        known = set(cls.__dataclass_fields__)
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ConfigError(f"lora: found {unknown}, expected some of {sorted(known)}")
+        given = dict(settings)
+        if given.get("targets", "all-linear") != "all-linear":
+            targets = given["targets"]
+            given["targets"] = (targets,) if isinstance(targets, str) else tuple(targets)
+        made = cls(**given)
+        if made.rank < 1 or made.alpha <= 0 or not 0 <= made.dropout < 1 or not made.targets:
+            raise ConfigError(
+                f"lora: found {made}, expected rank >= 1, alpha > 0, 0 <= dropout < 1 and a target"
+            )
+        return made
+
+
+def add_lora(model: Any, vision: Vision | None, lora: Lora) -> Any:
+    """Wrap a model by peft; its own weights are frozen.
+
+    Args:
+        model: A ``PreTrainedModel``.
+        vision: How it sees; None where it reads text alone.
+        lora: What is added.
+
+    Raises:
+        ConfigError: a target is the output head, or no linear module.
+        MissingExtraError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise MissingExtraError("peft", extra="train", needed_for="lora") from None
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_targets(model, vision, lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _targets(model: Any, vision: Vision | None, targets: tuple[str, ...] | str) -> list[str]:
+    """Full names of the modules that are meant."""
+    linear = {
+        name: part_of(name, model, vision)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    text = [name for name, part in linear.items() if part == "text"]
+    if targets == "all-linear":
+        return text
+    chosen: dict[str, None] = {}
+    for target in targets:
+        found = [name for name in linear if name == target or name.endswith(f".{target}")]
+        if any(linear[name] == "head" for name in found):
+            raise ConfigError(
+                f"lora: target {target!r} is the output head, whose weight is read as it is",
+                hint="leave it out; lora=None trains the head itself",
+            )
+        if "." not in target:
+            found = [name for name in found if linear[name] == "text"]
+        if not found:
+            names = sorted({name.rpartition(".")[2] for name in text})
+            raise ConfigError(
+                f"lora: found no linear module {target!r}, expected one of {', '.join(names)}, or "
+                "the end of a name with a dot in it"
+            )
+        chosen |= dict.fromkeys(found)
+    return list(chosen)
+
+
+def adapter_base(name: str) -> str | None:
+    """The base model of a folder that holds an adapter alone; None where it is no such folder.
+
+    Raises:
+        ConfigError: it does not say which base, or that is not there.
+    """
+    folder = Path(name)
+    if not (folder / _ADAPTER).is_file() or (folder / _MODEL).is_file():
+        return None
+    base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8")).get(
+        "base_model_name_or_path"
+    )
+    hint = "give the model that the adapter was trained on; merge_and_unload() of peft joins both"
+    if not base:
+        raise ConfigError(f"{name}: an adapter that does not name its base model", hint=hint)
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ConfigError(f"{name}: an adapter, whose base model {base} is not there", hint=hint)
+    return str(base)
+
+
+def merge_adapter(model: Any, name: str) -> Any:
+    """The model with the adapter of a folder added to its weights.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise MissingExtraError("peft", extra="train", needed_for=f"the adapter {name}") from None
+    return PeftModel.from_pretrained(model, name).merge_and_unload()

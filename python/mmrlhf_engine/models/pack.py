@@ -1,0 +1,81 @@
+"""What a model reads of one batch: a pack of sequences, as tensors on a device."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.models.families.pictures import DistinctPictures
+from mmrlhf_engine.models.layout import answer_rows
+from mmrlhf_engine.models.packed_attention import Segments
+
+__all__ = ["ModelPack"]
+
+
+@dataclass(frozen=True)
+class ModelPack:
+    """T tokens in S sequences, with N rows that predict answers."""
+
+    input_ids: Tensor
+    """int64 [1, T]."""
+    position_ids: Tensor
+    """int64 [1, T], or [3, 1, T] where time, row and column are told apart."""
+    segments: Segments
+    """Which tokens attend to which."""
+    rows: Tensor
+    """int64 [N], the tokens from whose hidden states the targets are predicted."""
+    targets: Tensor
+    """int64 [N], the ids that are predicted."""
+    cu_rows: Tensor
+    """int64 [S + 1], where the rows of each sequence begin, and the end; a shared prompt has
+    none."""
+    pictures: DistinctPictures | None
+    """The pictures that the pack shows; None without."""
+    needs_vision: bool
+    """Whether some pack of the step shows pictures, on any rank. Where this one has none, a model
+    still runs its tower and projector, on one blank picture, so that all ranks do the same."""
+
+    @classmethod
+    def of(cls, batch: Any, device: Any = None, dtype: torch.dtype | None = None) -> "ModelPack":
+        """The pack of a batch.
+
+        Args:
+            batch: A :class:`mmrlhf_engine.PreferenceBatch`. One without tokens gives a pack of one
+                token and no rows, so that all ranks run the model equally often.
+            device: Where the tensors are put; None is the CPU.
+            dtype: Of the pixels; None is float32.
+
+        Raises:
+            InputError: the batch has pictures, and the dataset records no processor.
+        """
+        tensors = batch.to_torch(pin=False)
+        answers = answer_rows(tensors)
+        ids, positions = tensors.input_ids.long(), tensors.position_ids.long()
+        segments = Segments.of(tensors.cu_seqlens, tensors.prefix_sequence, device)
+        if not len(ids):
+            ids, positions = ids.new_zeros(1), positions.new_zeros((*positions.shape[:-1], 1))
+            segments = Segments.of([0, 1], [-1], device)
+        rows, targets, cu_rows = (torch.from_numpy(part).to(device) for part in answers)
+        return cls(
+            input_ids=ids[None].to(device),
+            position_ids=positions.unsqueeze(-2).to(device),
+            segments=segments,
+            rows=rows,
+            targets=targets,
+            cu_rows=cu_rows,
+            pictures=_pictures(tensors, device, dtype or torch.float32),
+            needs_vision=bool(batch.step_has_images),
+        )
+
+
+def _pictures(tensors: Any, device: Any, dtype: torch.dtype) -> DistinctPictures | None:
+    if not len(tensors.placeholder_start):
+        return None
+    if tensors.processor is None:
+        raise InputError(
+            "the batch has pictures, and the dataset records no processor",
+            hint="pack with --model",
+        )
+    return DistinctPictures.of(tensors, tensors.processor["pictures"], device, dtype)
