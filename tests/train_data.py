@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from mmrlhf_engine.pack import pack
-from pack_data import picture, put, tokenizer_folder, words, write_lines
+from pack_data import tokenizer_folder, words, write_lines
 
 TINY = {
     "hidden_size": 32,

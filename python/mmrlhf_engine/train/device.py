@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from transformers.utils import logging as transformers_logging
 
 from mmrlhf_engine.errors import ConfigError
 
@@ -32,6 +33,9 @@ def accelerator_for(precision: str) -> Iterator[Accelerator]:
     # Made first: without a GPU, an Accelerator with DeepSpeed takes each process for the only one.
     PartialState(cpu=not torch.cuda.is_available())
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no")
+    # Its bars for files of weights would stand between the lines of progress.
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     try:
         if accelerator.num_processes != expected:
@@ -41,4 +45,6 @@ def accelerator_for(precision: str) -> Iterator[Accelerator]:
             )
         yield accelerator
     finally:
+        if had_bars:
+            transformers_logging.enable_progress_bar()
         AcceleratorState._reset_state(reset_partial_state=expected == 1)

@@ -7,6 +7,7 @@ is chosen in several pairs of a pack counts once.
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,8 +78,7 @@ class Supervised:
 
 def _chosen(batch: PreferenceBatch[Any]) -> Any:
     """The sequences that are the chosen answer of a pair whose pictures could be read."""
-    chosen = torch.as_tensor(batch.pair_chosen[batch.pair_weight > 0])
-    return chosen.unique().numpy()
+    return np.unique(batch.pair_chosen[batch.pair_weight > 0])
 
 
 def run(config: SupervisedConfig, context: StageContext) -> None:

@@ -54,9 +54,10 @@ def run_training(
         model.unlink(missing_ok=True)
         model.symlink_to(newest.relative_to(folder))
     evaluated = sorted(run.evaluated)
+    pictures: dict[str, Any] = run.accounting.pictures()
     context.finish(
         **run.accounting.rows(),
-        **run.accounting.pictures(),
+        **pictures,
         steps=run.total_steps,
         before=run.evaluated[evaluated[0]] if evaluated else None,
         after=run.evaluated[evaluated[-1]] if evaluated else None,
