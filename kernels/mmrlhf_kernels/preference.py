@@ -36,9 +36,10 @@ num_tokens         the same for the mean over chosen tokens; None: ``sum_j n_j``
 
 ``num_pairs`` and ``num_tokens`` are for pairs that are a part of a larger batch: one of the packs
 of a step, or those of one rank. With the numbers of the whole batch, the losses of its parts sum up
-to the loss of the whole, and so do the gradients. Where gradients are averaged over ranks instead,
-pass the numbers divided by the number of ranks. For a weighted mean, ``num_pairs`` is the sum of
-the weights. Both are positive; a 0 counts as 1, so that no pairs, or no tokens, cost 0.
+to the loss of the whole, and so do the gradients; the supervised term by token needs ``num_tokens``
+for that, all else ``num_pairs``. Where gradients are averaged over ranks instead, pass the numbers
+divided by the number of ranks. For a weighted mean, ``num_pairs`` is the sum of the weights. Both
+are positive; a 0 counts as 1, so that no pairs, or no tokens, cost 0.
 
 All arithmetic is float32, or float64 for float64 log-probabilities; results stay finite at
 saturated margins because every logistic is taken in its stable form.
