@@ -69,7 +69,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--beta-rule", metavar="RULE", help="paper, constant, released, or SET/FIELD, a column."
 )
-@click.option("--loss-type", type=click.Choice(["sigmoid", "ipo", "hinge", "robust", "bco"]))
+@click.option("--loss-type", type=click.Choice(["sigmoid", "ipo", "hinge", "robust", "bco_pair"]))
 @click.option("--sft-weight", type=float, help="Factor of the supervised loss.")
 @click.option("--reference", metavar="NAME", help="The reference's column; default: of the model.")
 @click.option("--margin", metavar="SET/FIELD", help="Margins; default: those that were packed.")

@@ -46,7 +46,7 @@ class MMDPOConfig(TrainSettings):
     """Pairs without a margin under the rule ``paper``: refused, or beta0."""
     reference: str | None = None
     """The column set with the reference's log-probabilities; null is that of ``model``."""
-    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "bco"] = "sigmoid"
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "bco_pair"] = "sigmoid"
     """The loss of a pair, as ``mmrlhf_kernels`` has them."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability that the two answers of a pair were swapped."""
@@ -149,8 +149,8 @@ class MMDPO:
         return {**sums, **terms, "loss": dpo + self.config.sft_weight * sft}
 
     def after_step(self, metrics: Mapping[str, float], totals: Totals) -> None:
-        """Move the shift of ``bco``: the running mean of the rewards of both answers."""
-        if self.config.loss_type == "bco" and "rewards/chosen" in metrics:
+        """Move the shift of ``bco_pair``: the running mean of the rewards of both answers."""
+        if self.config.loss_type == "bco_pair" and "rewards/chosen" in metrics:
             mean = (metrics["rewards/chosen"] + metrics["rewards/rejected"]) / 2
             self._rewards_seen += totals.pairs
             self._mean_reward += (mean - self._mean_reward) * totals.pairs / self._rewards_seen
