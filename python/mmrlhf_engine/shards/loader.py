@@ -96,6 +96,7 @@ class PreferenceLoader:
             is outside the dataset's vocabulary.
         InputError: units are above the plan's budget, and the plan does not say what becomes of
             them.
+        InputError: the plan's part of the dataset has no query.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
             the message names the settings that differ.
         CorruptDataError: the dataset is damaged.
@@ -131,6 +132,7 @@ class PreferenceLoader:
         self._worker, self._workers = 0, 1
         self._taken, self._number = 0, 0
         self._core: _core.BatchLoader | None = None
+        self._part: _core.DatasetPart | None = None
         if state is not None:
             self.load_state_dict(state)
         self._processor: dict[str, Any] | None = None
@@ -238,7 +240,7 @@ class PreferenceLoader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to this process."""
-        return {**self.__dict__, "_core": None}
+        return {**self.__dict__, "_core": None, "_part": None}
 
     def _check_numbers(self) -> None:
         check_rank(self._rank, self._world_size)
@@ -268,6 +270,7 @@ class PreferenceLoader:
         return _core.BatchLoader(
             dataset,
             self._plan,
+            part=self._part_of(dataset),
             pair_columns=of_pairs,
             response_columns=of_responses,
             processor=json.dumps(settings),
@@ -289,6 +292,14 @@ class PreferenceLoader:
             cache_bytes=self._cache_bytes,
             look_ahead=self._look_ahead if self._cache_bytes else 1,
         )
+
+    def _part_of(self, dataset: _core.Dataset) -> _core.DatasetPart | None:
+        """The part of the dataset that the plan is of, found once in a process."""
+        if "hold_out" not in json.loads(self._plan):
+            return None
+        if self._part is None or self._part.fingerprint != dataset.fingerprint:
+            self._part = _core.DatasetPart(dataset, self._plan)
+        return self._part
 
 
 def pictures_of(

@@ -15,7 +15,7 @@ use super::sidecars::Sidecars;
 use super::source::{Advance, BatchSource};
 use super::units::Units;
 use crate::error::{Error, Result};
-use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps};
+use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps, Subset};
 use crate::parallel::Interrupt;
 use crate::shard::Dataset;
 
@@ -39,6 +39,7 @@ pub struct PairLoader {
     rows: Rows,
     sidecars: Arc<Sidecars>,
     plan: Plan,
+    part: Option<Arc<Subset>>,
     processor: Option<Processor>,
     /// What images are prepared by: a frame is repeated when it is copied into a batch.
     of_one_frame: Option<Processor>,
@@ -144,6 +145,7 @@ impl PairLoader {
             rows,
             sidecars,
             plan,
+            part: None,
             processor,
             of_one_frame,
             pool,
@@ -153,9 +155,15 @@ impl PairLoader {
         })
     }
 
+    /// The same, of a plan of a part of the dataset, which has these queries.
+    #[must_use]
+    pub fn of_part(self, queries: Arc<Subset>) -> Self {
+        Self { part: Some(queries), ..self }
+    }
+
     fn units(&self) -> Units {
         let (dataset, sidecars) = (Arc::clone(&self.dataset), Arc::clone(&self.sidecars));
-        Units::new(dataset, sidecars, &self.plan, self.processor.clone())
+        Units::new(dataset, sidecars, &self.plan, self.processor.clone(), self.part.clone())
     }
 
     fn encoded(&self, blob: u64, images: u32) -> Result<Encoded<'_>> {
