@@ -116,7 +116,7 @@ impl BatchLoader {
     #[new]
     #[pyo3(signature = (dataset, plan, *, pair_columns, response_columns, processor, image_token,
         image_start_token, image_end_token, video_token=None, rank, ranks, balance, worker, workers,
-        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead))]
+        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead, pixels=true))]
     fn new(
         py: Python<'_>,
         dataset: &Dataset,
@@ -141,6 +141,7 @@ impl BatchLoader {
         prefetch_bytes: usize,
         cache_bytes: usize,
         look_ahead: usize,
+        pixels: bool,
     ) -> PyResult<Self> {
         let ids = image_token.map(|image| {
             let (start, end) = (image_start_token, image_end_token);
@@ -154,6 +155,7 @@ impl BatchLoader {
             let sidecars = Sidecars::open(&dataset, &pair_columns, &response_columns)?;
             let loader =
                 PairLoader::new(dataset, sidecars, plan, processor, ids, share, look_ahead)?;
+            let loader = if pixels { loader } else { loader.without_pixels() };
             let cursor = cursor.map(Cursor::from_json).transpose()?;
             let position = loader.position(cursor, taken, number)?;
             let loader = Arc::new(loader);
