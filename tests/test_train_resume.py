@@ -1,7 +1,6 @@
 """A run that was killed, stopped or out of disk goes on to the same bits."""
 
 import errno
-import multiprocessing
 import os
 import random
 import signal
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from mmrlhf_engine import run_mm_dpo, run_reference
 from mmrlhf_engine.errors import ConfigError, CorruptDataError, StageError
 from mmrlhf_engine.train import checkpoint
-from train_data import metrics_of, text_shards
+from train_data import metrics_of, start, text_shards
 
 SETTINGS = {
     "epochs": 4,
@@ -24,7 +23,7 @@ SETTINGS = {
     "checkpoint.every": 1,
     "checkpoint.keep": 2,
     "gradient_checkpointing": False,
-    "evaluation.share": 0.0,
+    "evaluation.share": 0.3,
     "evaluation.every": 3,
     "threads": 1,
 }
@@ -44,33 +43,6 @@ def undisturbed(prepared, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
     run_mm_dpo(prepared[1], prepared[0], out, SETTINGS)
     return out / "13_mm_dpo"
-
-
-# One process imports the heavy packages; each run is forked from it, before any thread is started.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "torch",
-        "accelerate",
-        "transformers.models.qwen2.modeling_qwen2",
-        "mmrlhf_engine.train.mm_dpo",
-    ]
-)
-
-
-def started(prepared, out, settings=None):
-    """A process that trains."""
-    process = SERVER.Process(target=run_in_child, args=(*prepared, out, settings or SETTINGS))
-    process.start()
-    return process
-
-
-def run_in_child(model, shards, out, settings):
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        run_mm_dpo(shards, model, out, settings)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 def assert_same(found, wanted):
@@ -99,11 +71,11 @@ def killed(prepared, out, times, seed):
     """Kill a run so many times at random moments, then let it end."""
     moments = random.Random(seed)
     for _ in range(times):
-        process = started(prepared, out)
+        process = start(*prepared, out, SETTINGS)
         time.sleep(moments.uniform(0.1, 1.6))
         process.kill()
         process.join()
-    process = started(prepared, out)
+    process = start(*prepared, out, SETTINGS)
     process.join()
     assert process.exitcode == 0
     return out / "13_mm_dpo"
@@ -116,7 +88,7 @@ def test_killed_at_random_moments_it_ends_at_the_same_bits(prepared, undisturbed
 
 def test_ctrl_c_leaves_a_checkpoint_of_the_last_step(prepared, undisturbed, tmp_path):
     settings = {**SETTINGS, "checkpoint.every": 1000}
-    process = started(prepared, tmp_path, settings)
+    process = start(*prepared, tmp_path, settings)
     metrics = tmp_path / "13_mm_dpo" / "metrics.jsonl"
     while process.is_alive() and (
         not metrics.exists() or len(metrics.read_text().splitlines()) < 4

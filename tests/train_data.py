@@ -1,6 +1,8 @@
 """Tiny models and shards for the tests of training: text alone, and pictures."""
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 
 import torch
@@ -8,6 +10,15 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from mmrlhf_engine.pack import pack
 from pack_data import tokenizer_folder, words, write_lines
+
+# One process imports the heavy packages; each run is forked from it, before any thread is started.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        *("torch", "accelerate", "transformers.models.qwen2.modeling_qwen2"),
+        *("mmrlhf_engine.train.mm_dpo", "train_data"),
+    ]
+)
 
 TINY = {
     "hidden_size": 32,
@@ -68,3 +79,20 @@ def text_shards(folder: Path, *, queries: int = 12, **options) -> tuple[Path, Pa
 def metrics_of(folder: Path) -> list[dict]:
     """The lines of ``metrics.jsonl`` of a command's folder."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(model: Path, shards: Path, out: Path, settings: dict) -> multiprocessing.Process:
+    """Train by MM-DPO in another process."""
+    process = SERVER.Process(target=_train, args=(model, shards, out, settings))
+    process.start()
+    return process
+
+
+def _train(model: Path, shards: Path, out: Path, settings: dict) -> None:
+    from mmrlhf_engine import run_mm_dpo
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        run_mm_dpo(shards, model, out, settings)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

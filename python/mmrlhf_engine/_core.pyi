@@ -212,10 +212,12 @@ class BatchLoader:
         prefetch_bytes: int,
         cache_bytes: int,
         look_ahead: int,
+        pixels: bool = True,
     ) -> BatchLoader:
         """Plan, processor settings and cursor are JSON; columns are sets and fields of float32.
 
         A plan with ``hold_out`` needs the part.
+        Without ``pixels`` no image is made, and ``pixel_values`` has no block.
         """
 
     def next_batch(

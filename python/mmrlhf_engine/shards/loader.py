@@ -89,6 +89,8 @@ class PreferenceLoader:
         look_ahead: Batches that are looked through for images that are needed again.
         version: Of the dataset; None is the highest.
         verify: When checksums are compared.
+        pixels: Whether images are decoded; without, ``pixel_values`` is empty and the rest of each
+            batch is the same, but for the images that would turn out to be unreadable.
         state: Where to go on, from ``state_dict``.
 
     Raises:
@@ -119,6 +121,7 @@ class PreferenceLoader:
         look_ahead: int = 512,
         version: int | None = None,
         verify: Literal["off", "lazy", "open"] = "lazy",
+        pixels: bool = True,
         state: Mapping[str, Any] | str | None = None,
     ) -> None:
         self._path, self._version, self._verify = folder(path), version, verify
@@ -127,6 +130,7 @@ class PreferenceLoader:
         self._column_names: dict[str, list[str]] = {"pairs": [], "responses": []}
         self._rank, self._world_size, self._balance = rank, world_size, balance
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
+        self._pixels = pixels
         self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes
         self._cursor: str | None = None
         self._worker, self._workers = 0, 1
@@ -291,6 +295,7 @@ class PreferenceLoader:
             prefetch_bytes=self._prefetch_bytes,
             cache_bytes=self._cache_bytes,
             look_ahead=self._look_ahead if self._cache_bytes else 1,
+            pixels=self._pixels,
         )
 
     def _part_of(self, dataset: _core.Dataset) -> _core.DatasetPart | None:

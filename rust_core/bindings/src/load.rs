@@ -145,7 +145,7 @@ impl BatchLoader {
     #[new]
     #[pyo3(signature = (dataset, plan, *, part=None, pair_columns, response_columns, processor, image_token,
         image_start_token, image_end_token, video_token=None, rank, ranks, balance, worker, workers,
-        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead))]
+        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead, pixels=true))]
     fn new(
         py: Python<'_>,
         dataset: &Dataset,
@@ -171,6 +171,7 @@ impl BatchLoader {
         prefetch_bytes: usize,
         cache_bytes: usize,
         look_ahead: usize,
+        pixels: bool,
     ) -> PyResult<Self> {
         let ids = image_token.map(|image| {
             let (start, end) = (image_start_token, image_end_token);
@@ -187,6 +188,9 @@ impl BatchLoader {
                 PairLoader::new(dataset, sidecars, plan, processor, ids, share, look_ahead)?;
             if let Some(queries) = part {
                 loader = loader.of_part(queries);
+            }
+            if !pixels {
+                loader = loader.without_pixels();
             }
             let cursor = cursor.map(Cursor::from_json).transpose()?;
             let position = loader.position(cursor, taken, number)?;

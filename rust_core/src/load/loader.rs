@@ -48,6 +48,8 @@ pub struct PairLoader {
     share: Share,
     /// Batches whose images are looked up ahead, so that those needed again are kept.
     look_ahead: usize,
+    /// Whether images are made; without, `pixel_values` is empty and no file of theirs is read.
+    pixels: bool,
 }
 
 /// A position between two batches of a rank.
@@ -152,6 +154,7 @@ impl PairLoader {
             ids,
             share,
             look_ahead,
+            pixels: true,
         })
     }
 
@@ -159,6 +162,12 @@ impl PairLoader {
     #[must_use]
     pub fn of_part(self, queries: Arc<Subset>) -> Self {
         Self { part: Some(queries), ..self }
+    }
+
+    /// The same batches without pixels: what each holds, at the cost of its tokens alone.
+    #[must_use]
+    pub fn without_pixels(self) -> Self {
+        Self { pixels: false, ..self }
     }
 
     fn units(&self) -> Units {
@@ -217,7 +226,8 @@ impl PairLoader {
     /// would otherwise wait for the plans of many windows.
     fn look_up(&self, traversal: &mut PairTraversal) -> Result<Vec<Vec<Key>>> {
         let mut keys = Vec::new();
-        let enough = if self.processor.is_some() { self.look_ahead.max(1) } else { 1 };
+        let enough =
+            if self.processor.is_some() && self.pixels { self.look_ahead.max(1) } else { 1 };
         while !traversal.ended && traversal.found.len() < enough && keys.len() < FOUND_AT_ONCE {
             let Some(pack) = traversal.next_pack()? else {
                 traversal.ended = true;
@@ -294,7 +304,8 @@ impl BatchSource for PairLoader {
         let Some(Found { content, metadata, next }) = traversal.found.pop_front() else {
             return Ok(None);
         };
-        let layout = BatchLayout::new(&traversal.units, &content, self.ids, &self.pool)?;
+        let (units, ids) = (&traversal.units, self.ids);
+        let layout = BatchLayout::new(units, &content, ids, self.pixels, &self.pool)?;
         let (keys, bytes) = (layout.keys(), layout.bytes());
         let pending = PendingBatch { layout, metadata };
         Ok(Some(Advance { pending, keys, bytes, next, ahead }))
