@@ -162,7 +162,7 @@ def _pair_plan(
         sizes.head_trains,
         default_pair_workspace(rows, vocabulary, dtype, torch.device("cuda")),
         shared=shares_answers,
-        opposite=settings.loss_type != "bco" and not settings.sft_weight,
+        opposite=settings.loss_type != "bco_pair" and not settings.sft_weight,
     )
     size, sums = dtype.itemsize, vocabulary * hidden * max(4, dtype.itemsize)
     kept = max((sum(pair_rows[begin:end]) for begin, end in plan.groups), default=0)
