@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.accounting import Accounting
 from mmrlhf_engine.train.checkpoint import Checkpoints, random_state, set_random_state
+from mmrlhf_engine.train.device import gather_values
 from mmrlhf_engine.train.interrupt import StopRequest
 from mmrlhf_engine.train.metrics import MetricsWriter
 from mmrlhf_engine.train.objective import Objective, StepMetrics, Totals
@@ -46,7 +48,8 @@ class Training:
     evaluation: PreferenceDataset | None
     total_steps: int
     checkpoints: Checkpoints
-    metrics: MetricsWriter
+    metrics: MetricsWriter | None
+    """None on all processes but the first."""
     accounting: Accounting
     processor: Path | None
     """Folder of the model whose tokenizer and processor go into checkpoints."""
@@ -86,7 +89,7 @@ def train(run: Training) -> None:
             run.step += 1
             values |= {"learning_rate": schedule.get_last_lr()[0]}
             values |= speed_of(batches, time.monotonic() - began, accelerator)
-            run.metrics.log(run.step, run.total_steps, values)
+            log(run, values)
             schedule.step()
             run.accounting.add(batches)
             evaluate_if_due(run, model)
@@ -124,12 +127,15 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
     scale = accelerator.num_processes
     for batch in batches:
         pack = ModelPack.of(batch, accelerator.device)
-        waits = batch is not batches[-1]
-        with accelerator.no_sync(model) if waits else nullcontext():
-            output = model(pack, objective.head(batch, totals, accelerator.device))
-            accelerator.backward(output.loss * scale)
+        output = model(pack, objective.head(batch, totals, accelerator.device))
         metrics.add(output)
-    stop_if_not_finite(run, metrics)
+        last = batch is batches[-1]
+        if last:
+            stop_if_not_finite(run, metrics)
+        # DeepSpeed moves its optimizer within this backward pass, the others below.
+        accelerator.gradient_state._set_sync_gradients(last)
+        with nullcontext() if last else accelerator.no_sync(model):
+            accelerator.backward(output.loss * scale)
     largest = run.config.optimizer.max_grad_norm
     found = accelerator.clip_grad_norm_(model.parameters(), largest or float("inf"))
     norm = float(found) if found is not None else float("nan")
@@ -142,7 +148,7 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
         )
     optimizer.step()
     optimizer.zero_grad()
-    values = metrics.values(accelerator.gather)
+    values = metrics.values(partial(gather_values, accelerator))
     objective.after_step(values, totals)
     return values | {"grad_norm": norm, "num_pairs": totals.pairs, "num_tokens": totals.tokens}
 
@@ -188,7 +194,7 @@ def evaluate(run: Training, model: Any) -> dict[str, float]:
             run.accounting.hold_out(batch.pair_row)
     model.train()
     pairs, tokens = accelerator.reduce(torch.stack(counted).sum(0)).tolist()
-    values = outputs.values(accelerator.gather)
+    values = outputs.values(partial(gather_values, accelerator))
     return {
         f"eval_{name}": value
         for name, value in objective.means(values, Totals(int(pairs), int(tokens))).items()
@@ -200,7 +206,13 @@ def evaluate_if_due(run: Training, model: Any) -> None:
     due = run.step % run.config.evaluation.every == 0 or run.step == run.total_steps
     if run.evaluation is not None and due:
         run.evaluated[run.step] = evaluate(run, model)
-        run.metrics.log(run.step, run.total_steps, run.evaluated[run.step])
+        log(run, run.evaluated[run.step])
+
+
+def log(run: Training, values: dict[str, float]) -> None:
+    """Write the values of this step, on the first process."""
+    if run.metrics is not None:
+        run.metrics.log(run.step, run.total_steps, values)
 
 
 def save(run: Training, optimizer: Any, schedule: Any, batch: Batch) -> None:

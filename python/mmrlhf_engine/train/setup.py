@@ -89,7 +89,10 @@ def open_training(
     """
     torch.manual_seed(config.seed)
     checkpoints = Checkpoints(place.folder / "checkpoints", config.checkpoint.keep)
-    checkpoints.remove_partial()
+    is_main = accelerator.is_main_process
+    if is_main:
+        checkpoints.remove_partial()
+    accelerator.wait_for_everyone()
     newest = checkpoints.newest()
     state = None if newest is None else checkpoints.read_state(newest)
     if state is not None:
@@ -105,15 +108,7 @@ def open_training(
         evaluation=_evaluation(config, objective.columns),
         total_steps=_total_steps(config, data, accelerator),
         checkpoints=checkpoints,
-        metrics=MetricsWriter(
-            place.folder,
-            track=config.track,
-            run_name=place.folder.resolve().parent.name,
-            config=config.model_dump(mode="json"),
-            progress=place.progress,
-            command=objective.name,
-            after_step=0 if state is None else state["step"],
-        ),
+        metrics=_metrics(config, objective, place, state) if is_main else None,
         accounting=Accounting(
             open_dataset(config.shards).rows("pairs"),
             config.data.max_unreadable,
@@ -123,8 +118,23 @@ def open_training(
         processor=model_folder(config.model),
         state=state,
     )
-    _write_facts(run, place)
+    if is_main:
+        _write_facts(run, place)
     return run
+
+
+def _metrics(
+    config: TrainSettings, objective: Objective, place: RunFolder, state: dict[str, Any] | None
+) -> MetricsWriter:
+    return MetricsWriter(
+        place.folder,
+        track=config.track,
+        run_name=place.folder.resolve().parent.name,
+        config=config.model_dump(mode="json"),
+        progress=place.progress,
+        command=objective.name,
+        after_step=0 if state is None else state["step"],
+    )
 
 
 def _data(
