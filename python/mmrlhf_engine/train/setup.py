@@ -22,10 +22,10 @@ from mmrlhf_engine.train.accounting import Accounting
 from mmrlhf_engine.train.checkpoint import Checkpoints
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import default_precision
-from mmrlhf_engine.train.loop import Training
 from mmrlhf_engine.train.metrics import MetricsWriter
 from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.settings import TrainSettings
+from mmrlhf_engine.train.training import Training
 
 __all__ = ["RunFolder", "checked", "open_training", "resolved"]
 
