@@ -84,7 +84,7 @@ def _weights(name: str, config: Any, family: Family | None, dtype: torch.dtype) 
     kind = "AutoModelForCausalLM" if family is None else "AutoModelForImageTextToText"
     try:
         model, found = getattr(transformers, kind).from_pretrained(
-            name, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            name, config=config, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded: {error}") from None

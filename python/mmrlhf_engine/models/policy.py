@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.adapters import Lora, add_lora
 from mmrlhf_engine.models.checkpoint import read_model
 from mmrlhf_engine.models.families.family import Family
@@ -18,7 +18,7 @@ from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.families.vision import Vision
 from mmrlhf_engine.models.identity import processor_record, weights_hash
 from mmrlhf_engine.models.pack import ModelPack
-from mmrlhf_engine.models.packed_attention import use_packed_attention
+from mmrlhf_engine.models.packed_attention import Segments, use_packed_attention
 from mmrlhf_engine.models.parts import freeze_parts, turn_dropout_off
 
 __all__ = [
@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
+
+_ATTENTION_MODULES = ("self_attn", "attn", "attention", "self_attention")
 
 
 class LinearHead(NamedTuple):
@@ -48,6 +50,11 @@ class LinearHead(NamedTuple):
     """As ``final_logit_softcapping`` of Gemma 2."""
     logit_scale: float
     """As ``logit_scale`` of Cohere, and one by ``logits_scaling`` of Granite."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits [N, V] of hidden states [N, H], all of them in memory."""
+        logits = self.logit_scale * nn.functional.linear(hidden, self.weight, self.bias)
+        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
 
 def unwrapped(model: Any) -> Any:
@@ -112,7 +119,7 @@ class PackedPolicy(nn.Module):
                 another number of tokens than the model makes features of it.
         """
         model = unwrapped(self.model)
-        output = self._text_model()(
+        output = model.base_model.get_decoder()(
             position_ids=pack.position_ids,
             segments=pack.segments,
             use_cache=False,
@@ -120,10 +127,6 @@ class PackedPolicy(nn.Module):
         )
         hidden = output.last_hidden_state[0].index_select(0, pack.rows)
         return head(hidden, head_of(model), pack)
-
-    def _text_model(self) -> Any:
-        base = unwrapped(self.model).base_model
-        return base if self.vision is None else base.language_model
 
     def _text_inputs(self, pack: ModelPack) -> dict[str, Any]:
         """Token ids, or their embeddings with the features of pictures in their places."""
@@ -195,7 +198,8 @@ def load_policy(
             :class:`mmrlhf_engine.models.adapters.Lora`; then it alone is trained.
         gradient_checkpointing: Compute activations of layers again in the backward pass, in
             training mode.
-        compile: Compile each layer of the text model by ``torch.compile``, all but its attention.
+        compile: Compile the feed-forward networks and norms of the text model's layers by
+            ``torch.compile``, for any number of tokens.
 
     Raises:
         ConfigError: there is no such model, it cannot read packs, or an argument does not fit it.
@@ -205,13 +209,54 @@ def load_policy(
     model, family = read_model(name, dtype)
     use_packed_attention(model)
     turn_dropout_off(model)
-    policy = PackedPolicy(model.to(device), family)
+    policy = PackedPolicy(model.to(device), family).eval()
+    _check_head(name, model)
     freeze_parts(model, policy.vision, freeze)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers 5.2x has renamed it.
+        enable = "activation_checkpointing_enable"
+        if not hasattr(model, enable):
+            enable = "gradient_checkpointing_enable"
+        getattr(model, enable)({"use_reentrant": False})
     if compile:
-        for layer in model.base_model.get_decoder().layers:
-            layer.compile(dynamic=True)
+        _compile_layers(model.base_model.get_decoder())
     if adapter is not None:
         policy.model = add_lora(model, policy.vision, adapter)
     return policy.eval()
+
+
+def _compile_layers(text: nn.Module) -> None:
+    """Attention stays outside, as it depends on the lengths of a pack's sequences, not on T."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in text.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            for name, part in layer.named_children():
+                if name not in _ATTENTION_MODULES:
+                    part.compile(dynamic=True)
+
+
+@torch.no_grad()
+def _check_head(name: str, model: Any) -> None:
+    """The logits of one token must be those that :class:`LinearHead` says."""
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return  # The weights are divided between ranks until the engine runs the model.
+    token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    states: list[Any] = []
+    text = model.base_model.get_decoder()
+    hook = text.register_forward_hook(lambda *given: states.append(given[-1]))
+    try:
+        segments = Segments.of([0, 1], [-1], model.device)
+        output = model(input_ids=token, position_ids=token, segments=segments, use_cache=False)
+    except InputError as error:
+        raise ConfigError(f"{name}: {error.args[0]}", hint=error.hint) from None
+    finally:
+        hook.remove()
+    found = head_of(model).logits(states[0].last_hidden_state[0]).float()
+    expected = output.logits[0].float()
+    if not torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
+        raise ConfigError(
+            f"{name}: the logits of {type(model).__name__} are not those of a linear head with "
+            "logit_scale, logits_scaling and final_logit_softcapping",
+            hint="take a model with a plain output head",
+        )
