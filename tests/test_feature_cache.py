@@ -116,7 +116,8 @@ def test_several_may_write_at_once(case, tmp_path):
     assert run(case, FeatureCache(tmp_path / "cache"))[2] == 0
 
 
-def test_a_pack_without_pictures_reads_none(case, tmp_path):
+def test_a_pack_without_pictures_reads_none(tmp_path):
+    case = make_case("llava_onevision", tmp_path, frames=3)
     policy = load_policy(str(case.folder), features=FeatureCache(tmp_path / "cache")).train()
     batches = case.batches(tokens=1, too_large="alone")
     batch = next(batch for batch in batches if not len(batch.placeholder_start))

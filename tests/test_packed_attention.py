@@ -10,7 +10,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mmrlhf_engine import attention_mask
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.models.packed_attention import Segments, gathered, packed_attention
+from mmrlhf_engine.models.packed_attention import (
+    Segments,
+    gathered,
+    packed_attention,
+    varlen_of_torch,
+)
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
 # Lengths of sequences, and which one each of them continues: a prompt of three answers, a sequence
@@ -79,6 +84,14 @@ def test_the_gathered_call_is_the_same():
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
     for mine, theirs in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
         assert torch.allclose(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_the_kernel_of_torch_takes_what_it_is_given():
+    tensors = states(torch.bfloat16, "meta")
+    output = gathered(*tensors, segments().to("meta"), 0.3, varlen_of_torch())
+    assert output.shape == (1, sum(LENGTHS), HEADS, WIDTH)
+    for gradient, tensor in zip(torch.autograd.grad(output.sum(), tensors), tensors, strict=True):
+        assert gradient.shape == tensor.shape
 
 
 def test_without_prefixes_nothing_is_gathered():
