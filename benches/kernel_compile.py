@@ -32,7 +32,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 
 from mmrlhf_kernels.backend import HeadOptions
-from mmrlhf_kernels.reference import PAIR_KINDS
+from mmrlhf_kernels.reference import PAIR_LOSS_TYPES
 from mmrlhf_kernels.triton_logit_gradient import logit_gradient_launch
 from mmrlhf_kernels.triton_pair import (
     MarginPairs,
@@ -153,12 +153,12 @@ def small_cases() -> Iterator[Case]:
     boundaries = empty(513, dtype=torch.int32)
     yield Case("segment_sum", "int32", segment_sum_launch(empty(ROWS), boundaries))
     column, tie = empty(256), empty(256, dtype=torch.int8)
-    for kind in (*PAIR_KINDS, "bco"):
+    for loss_type in (*PAIR_LOSS_TYPES, "bco_pair"):
         pairs = Pairs(column, column, tie, column, 256, 1.0, 0.0)
         margins = MarginPairs(column, column, column, 0.1, 0.5, 0.5)
-        yield Case("pair_loss", kind, pair_loss_launch(pairs, column, kind))
-        launch = dynamic_beta_pair_loss_launch(pairs, margins, kind)
-        yield Case("dynamic_beta_pair_loss", kind, launch)
+        yield Case("pair_loss", loss_type, pair_loss_launch(pairs, column, loss_type))
+        launch = dynamic_beta_pair_loss_launch(pairs, margins, loss_type)
+        yield Case("dynamic_beta_pair_loss", loss_type, launch)
 
 
 def disassembled(cubin: Path) -> list[str]:

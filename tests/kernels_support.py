@@ -1,6 +1,7 @@
 """What the tests of the kernels share: cases, the float64 oracle, a count of live bytes."""
 
 import contextlib
+import copy
 import io
 import weakref
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmrlhf_kernels import reference
+from mmrlhf_kernels import fused_linear_mm_dpo, reference
 
 
 class HeadCase(NamedTuple):
@@ -63,6 +64,95 @@ def oracle(case, *, frozen=False, **options):
         exact.hidden, exact.weight, exact.target, bias=exact.bias, **options
     )
     return logp.detach(), torch.autograd.grad(logp, exact.leaves(frozen=frozen), exact.grad)
+
+
+# Answers of three pairs: an empty one, one of a single token, and longer ones.
+LENGTHS = (3, 0, 9, 1, 4, 6)
+HIDDEN, VOCAB = 7, 521
+
+
+def bounds_of(lengths):
+    """The bounds [S + 1] of sequences of these lengths [S]."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+
+
+class Pairs:
+    """Rows, reference sums and betas of as many pairs as there are half the lengths."""
+
+    def __init__(self, lengths=LENGTHS, dtype=torch.float64, seed=0):
+        source = torch.Generator().manual_seed(seed)
+
+        def draw(*shape):
+            return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+        self.lengths = torch.tensor(lengths)
+        self.cu_seqlens = bounds_of(self.lengths)
+        rows, pairs = sum(lengths), len(lengths) // 2
+        self.hidden = draw(rows, HIDDEN).to(dtype).requires_grad_()
+        self.weight = draw(VOCAB, HIDDEN).to(dtype).requires_grad_()
+        self.bias = draw(VOCAB).to(dtype).requires_grad_()
+        self.target = torch.randint(0, VOCAB, (rows,), generator=source)
+        self.references = [-10 * draw(pairs).abs() for _ in range(2)]
+        self.beta = 0.05 + draw(pairs).abs()
+        self.pairs = pairs
+
+    def leaves(self, schedule=None):
+        return [self.hidden] if schedule == "frozen" else [self.hidden, self.weight, self.bias]
+
+    def part(self, taken):
+        """Some of the pairs: their rows as new leaves, head and columns shared or selected."""
+        part = copy.copy(self)
+        answers = [*taken, *(pair + self.pairs for pair in taken)]
+        rows = [torch.arange(*self.cu_seqlens[answer : answer + 2].tolist()) for answer in answers]
+        part.rows = torch.cat([torch.zeros(0, dtype=torch.int64), *rows])
+        part.lengths = self.lengths[answers]
+        part.cu_seqlens = bounds_of(part.lengths)
+        part.hidden = self.hidden.detach()[part.rows].requires_grad_()
+        part.target = self.target[part.rows]
+        part.references = [column[taken] for column in self.references]
+        part.beta = self.beta[taken]
+        part.pairs = len(taken)
+        return part
+
+    def fused(self, schedule=None, *, index=None, **options):
+        """(output, gradients of 2 L)."""
+        frozen = schedule == "frozen"
+        options.setdefault("cu_seqlens", self.cu_seqlens)
+        out = fused_linear_mm_dpo(
+            self.hidden,
+            self.weight.detach() if frozen else self.weight,
+            self.target,
+            *self.references,
+            self.beta,
+            bias=self.bias.detach() if frozen else self.bias,
+            schedule=schedule,
+            pair_index=index,
+            **options,
+        )
+        return out, torch.autograd.grad(2 * out.loss, self.leaves(schedule))
+
+    def oracle(
+        self, schedule=None, *, index=None, sft_weight=0.0, sft="token", num_pairs=None,
+        num_tokens=None, **options,
+    ):  # fmt: skip
+        """(loss, gradients of 2 L) by plain autograd."""
+        logp = reference.linear_logp(self.hidden, self.weight, self.target, bias=self.bias)
+        parts = logp.split(self.lengths.tolist())
+        sums = torch.stack([part.sum() for part in parts])
+        counted = (self.target != -100).split(self.lengths.tolist())
+        tokens = torch.tensor([int(part.sum()) for part in counted])
+        if index is None:
+            index = torch.arange(2 * self.pairs).view(2, self.pairs).T
+        chosen, rejected = sums[index[:, 0]], sums[index[:, 1]]
+        preference = reference.mm_dpo_loss(
+            chosen - self.references[0], rejected - self.references[1], self.beta,
+            num_pairs=num_pairs, **options,
+        )  # fmt: skip
+        supervised = reference.supervised_loss(
+            chosen, tokens[index[:, 0]], sft, num_pairs=num_pairs, num_tokens=num_tokens
+        )
+        loss = preference + sft_weight * supervised
+        return loss.detach(), torch.autograd.grad(2 * loss, self.leaves(schedule))
 
 
 def error(found, wanted):

@@ -204,7 +204,13 @@ def store(folder, files, make_rows, *, shard_pairs=100, vocabulary=1000) -> Path
     stored = writer.add_media(bytes=pa.array(files, pa.large_binary()))
     stored = pa.array(stored).to_pylist()
     assert not any(row["problem"] for row in stored)
-    made = make_rows([row["id"] for row in stored])
+    add(writer, make_rows([row["id"] for row in stored]))
+    writer.commit()
+    return folder
+
+
+def add(writer, made):
+    """Append rows of the three tables to what a writer is to commit."""
     ids, blobs = pa.large_list(pa.uint32()), pa.large_list(pa.uint64())
     queries = [{"media_t": [], **query} for query in made.queries]
     # The items of a list are never null by the profile, which pyarrow's literals do not say.
@@ -226,8 +232,6 @@ def store(folder, files, make_rows, *, shard_pairs=100, vocabulary=1000) -> Path
             flags=pa.uint16(),
         ),
     )
-    writer.commit()
-    return folder
 
 
 def assert_same(batch, expected):

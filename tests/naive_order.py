@@ -91,6 +91,29 @@ class Key:
         return items
 
 
+# Parts
+
+
+def held_out(queries, share, seed=0):
+    """Rows of the queries that are held out; ``queries`` are keys, and hashes of pictures shown."""
+    groups = []
+    for row, (key, pictures) in enumerate(queries):
+        group = ({row}, {key}, set(pictures))
+        apart = []
+        for other in groups:
+            if group[1] & other[1] or group[2] & other[2]:
+                group = tuple(one | two for one, two in zip(group, other, strict=True))
+            else:
+                apart.append(other)
+        groups = [*apart, group]
+    held = set()
+    for rows, keys, _ in groups:
+        digest = blake3(b"mmrlhf hold_out:1\0" + seed.to_bytes(8, "little") + min(keys))
+        if int.from_bytes(digest[:8], "little") < int(share * 2**64):
+            held |= rows
+    return held
+
+
 # Permutation
 
 

@@ -15,9 +15,9 @@ sequence_of_row     [N] int64, the answer of each row; exactly one of the two is
 pair_index          [P, 2] int64, (chosen, rejected) answers of each pair; one answer may belong to
                     several pairs. None: S = 2 P, all chosen answers first, then all rejected ones
                     in the same order
-reference_chosen,   [P], as in :mod:`mmrlhf_kernels.preference`, with ``loss``, ``label_smoothing``,
-reference_rejected, ``tie``, ``sft_weight``, ``sft``, ``reward_shift`` and ``beta_rule``
-beta
+ref_chosen_logps,   [P], as in :mod:`mmrlhf_kernels.preference`, with ``loss_type``,
+ref_rejected_logps, ``label_smoothing``, ``tie``, ``sft_weight``, ``sft``, ``reward_shift``,
+beta                ``num_pairs``, ``num_tokens`` and ``beta_rule``
 pair_weight         [P], called ``weight`` there
 schedule            ``keep``, ``recompute``, ``frozen``, ``one_sum`` or ``two_sums``, as listed in
                     :mod:`mmrlhf_kernels.pair_plan`; None: ``plan_pair_schedule``
@@ -25,10 +25,10 @@ workspace_bytes     bound of the memory beyond inputs, outputs and gradients; No
                     ``default_pair_workspace`` there
 =================== ===============================================================================
 
-The number of chosen tokens, which the supervised term needs, is counted here. In eager mode the
-gradients are passed to autograd and not kept: a second backward pass through the same loss raises,
-and checkpointing would save nothing, as nothing is stored but gradients. The upstream scalar
-multiplies them in place.
+The tokens of each chosen answer, which the supervised term needs, are counted here. In eager mode
+the gradients are passed to autograd and not kept: a second backward pass through the same loss
+raises, and checkpointing would save nothing, as nothing is stored but gradients. The upstream
+scalar multiplies them in place.
 
 Where no gradient is wanted, or ``beta_rule`` is ``released`` (which needs the whole batch before it
 knows any beta), the loss is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
@@ -43,7 +43,7 @@ from mmrlhf_kernels import dispatch
 from mmrlhf_kernels.checks import check_head, check_shape, under_autocast
 from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.linear_logp import fused_linear_logp
-from mmrlhf_kernels.pair import Objective, evaluate
+from mmrlhf_kernels.pair import Objective, evaluate, scalar_of, totals_of
 from mmrlhf_kernels.pair_operator import linear_mm_dpo
 from mmrlhf_kernels.pair_plan import PAIR_SCHEDULES
 from mmrlhf_kernels.precision import statistics_dtype
@@ -92,8 +92,8 @@ def fused_linear_mm_dpo(
     hidden: Tensor,
     weight: Tensor,
     target: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
     beta: float | Tensor,
     *,
     cu_seqlens: Tensor | None = None,
@@ -103,13 +103,15 @@ def fused_linear_mm_dpo(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     ignore_index: int = -100,
-    loss: str = "sigmoid",
+    loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     tie: Tensor | None = None,
     pair_weight: Tensor | None = None,
     sft_weight: float = 0.0,
     sft: str = "token",
     reward_shift: float = 0.0,
+    num_pairs: float | Tensor | None = None,
+    num_tokens: float | Tensor | None = None,
     beta_rule: str = "fixed",
     schedule: str | None = None,
     workspace_bytes: int | None = None,
@@ -122,11 +124,12 @@ def fused_linear_mm_dpo(
         ValueError: A shape, an option or the schedule does not fit.
     """
     layout = cu_seqlens, sequence_of_row, pair_index
-    rows = _rows_of(hidden, weight, target, bias, layout, reference_chosen)
+    rows = _rows_of(hidden, weight, target, bias, layout, ref_chosen_logps)
     head = _Head(softcap, logit_scale, ignore_index)
-    objective = Objective(loss, label_smoothing, sft_weight, sft, reward_shift)
-    pairs = (reference_chosen, reference_rejected, beta, tie, pair_weight)
-    return _run(rows, head, objective, pairs, beta_rule, schedule, workspace_bytes)
+    objective = Objective(loss_type, label_smoothing, sft_weight, sft, reward_shift)
+    pairs = (ref_chosen_logps, ref_rejected_logps, beta, tie, pair_weight)
+    counts = scalar_of("num_pairs", num_pairs, hidden), scalar_of("num_tokens", num_tokens, hidden)
+    return _run(rows, head, objective, pairs, counts, beta_rule, schedule, workspace_bytes)
 
 
 def _rows_of(
@@ -135,29 +138,35 @@ def _rows_of(
     target: Tensor,
     bias: Tensor | None,
     layout: tuple[Tensor | None, Tensor | None, Tensor | None],
-    reference_chosen: Tensor,
+    ref_chosen_logps: Tensor,
 ) -> _Rows:
     """Cast as autocast would, check, and find the answers of rows and pairs."""
     states, head, offset = under_autocast(hidden, weight, bias)
     assert states is not None
     assert head is not None
     check_head(states, head, target, offset)
-    if reference_chosen.dim() != 1:
+    if ref_chosen_logps.dim() != 1:
         raise ValueError(
-            f"reference_chosen has shape {tuple(reference_chosen.shape)}; expected [P]"
+            f"ref_chosen_logps has shape {tuple(ref_chosen_logps.shape)}; expected [P]"
         )
-    pairs = reference_chosen.shape[0]
+    pairs = ref_chosen_logps.shape[0]
     cu_seqlens, sequence, pair_index = layout
     if cu_seqlens is not None and sequence is None:
         sequences = cu_seqlens.numel() - 1
         sequence = rows_to_sequences(cu_seqlens, states.shape[0])
     elif sequence is not None and cu_seqlens is None:
         check_shape("sequence_of_row", sequence, (states.shape[0],))
-        sequences = 2 * pairs if pair_index is None else int(pair_index.max()) + 1
+        sequences = 2 * pairs if pair_index is None else _answers_of(pair_index, sequence)
     else:
         raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
     chosen, rejected = _pairs_of(pair_index, pairs, sequences, states.device)
     return _Rows(states, head, offset, target, sequence, sequences, chosen, rejected)
+
+
+def _answers_of(pair_index: Tensor, sequence: Tensor) -> int:
+    """The number of answers that pairs or rows name; 0 where there are neither."""
+    named = torch.cat([pair_index.flatten(), sequence])
+    return int(named.max()) + 1 if named.numel() else 0
 
 
 def _pairs_of(
@@ -185,6 +194,7 @@ def _run(
     head: _Head,
     objective: Objective,
     pairs: tuple[Tensor, Tensor, float | Tensor, Tensor | None, Tensor | None],
+    counts: tuple[Tensor | None, Tensor | None],
     beta_rule: str,
     schedule: str | None,
     workspace_bytes: int | None,
@@ -195,7 +205,7 @@ def _run(
     check_rule(beta_rule, pairs[2])
     _check_schedule(schedule, needs)
     if not any(needs) or beta_rule == "released" or dispatch.choose(rows.hidden) == "reference":
-        return _compose(rows, head, objective, pairs, beta_rule, workspace_bytes)
+        return _compose(rows, head, objective, pairs, counts, beta_rule, workspace_bytes)
     like = rows.hidden.new_empty(rows.chosen.shape[0], dtype=statistics_dtype(rows.hidden.dtype))
     columns = columns_of(like, *pairs, chosen_tokens=None)
     numbers = [objective.label_smoothing, objective.sft_weight, objective.reward_shift]
@@ -203,11 +213,13 @@ def _run(
     logp, tokens, *gradients = linear_mm_dpo(
         rows.hidden.detach(), rows.weight.detach(), bias, *rows[3:],
         [c for c in columns if c is not None], [c is not None for c in columns],
-        objective.loss, objective.sft, numbers, *head, schedule, workspace_bytes, needs,
+        objective.loss_type, objective.sft, numbers, counts[0], counts[1], *head, schedule,
+        workspace_bytes, needs,
     )  # fmt: skip
-    columns = columns._replace(chosen_tokens=tokens[rows.chosen])
+    columns = columns._replace(chosen_tokens=tokens[rows.chosen].to(columns.beta.dtype))
     chosen, rejected = logp[rows.chosen], logp[rows.rejected]
-    found = evaluate(chosen, rejected, columns, objective)
+    totals = totals_of(columns, objective, *counts)
+    found = evaluate(chosen, rejected, columns, objective, totals)
     total: Tensor = _PrecomputedGradient.apply(*rows[:3], found.loss, *gradients)
     return output_of(total, chosen, rejected, columns, found)
 
@@ -230,6 +242,7 @@ def _compose(
     head: _Head,
     objective: Objective,
     pairs: tuple[Tensor, Tensor, float | Tensor, Tensor | None, Tensor | None],
+    counts: tuple[Tensor | None, Tensor | None],
     beta_rule: str,
     workspace_bytes: int | None,
 ) -> MMDPOOutput:
@@ -242,10 +255,11 @@ def _compose(
     sums = sequence_sums(logp, rows.sequence, rows.sequences)
     counted = (rows.target != head.ignore_index).to(logp.dtype)
     tokens = sequence_sums(counted, rows.sequence, rows.sequences)[rows.chosen]
-    reference_chosen, reference_rejected, beta, tie, weight = pairs
+    ref_chosen_logps, ref_rejected_logps, beta, tie, weight = pairs
     return mm_dpo_loss(
-        sums[rows.chosen], sums[rows.rejected], reference_chosen, reference_rejected, beta,
-        tie=tie, weight=weight, chosen_tokens=tokens, beta_rule=beta_rule, **objective._asdict(),
+        sums[rows.chosen], sums[rows.rejected], ref_chosen_logps, ref_rejected_logps, beta,
+        tie=tie, weight=weight, chosen_tokens=tokens, num_pairs=counts[0], num_tokens=counts[1],
+        beta_rule=beta_rule, **objective._asdict(),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions
-from mmrlhf_kernels.pair import Columns, Objective
+from mmrlhf_kernels.pair import Columns, Objective, totals_of
 from mmrlhf_kernels.pair_plan import PairPlan, default_pair_workspace, plan_pair_schedule
 from mmrlhf_kernels.pair_schedules import Batch, run_pairs
 from mmrlhf_kernels.plan import widest_chunk
@@ -36,9 +36,11 @@ def _linear_mm_dpo(
     rejected: Tensor,
     columns: list[Tensor],
     given: list[bool],
-    loss: str,
+    loss_type: str,
     sft: str,
     numbers: list[float],
+    num_pairs: Tensor | None,
+    num_tokens: Tensor | None,
     softcap: float | None,
     logit_scale: float,
     ignore_index: int,
@@ -46,17 +48,21 @@ def _linear_mm_dpo(
     workspace_bytes: int | None,
     needs: list[bool],
 ) -> Result:
-    """Columns are those that are ``given``; numbers are label smoothing, sft weight and shift."""
+    """Columns are those that are ``given``; numbers are label smoothing, sft weight and shift.
+
+    ``num_pairs`` and ``num_tokens`` are scalars in the columns' dtype, or None for those at hand.
+    """
     remaining = iter(columns)
     held = [next(remaining) if there else None for there in given]
-    objective = Objective(loss, numbers[0], numbers[1], sft, numbers[2])
+    objective = Objective(loss_type, numbers[0], numbers[1], sft, numbers[2])
     layout = _Layout(sequence, sequences, chosen, rejected)
     head = Head(weight.contiguous(), bias, None, HeadOptions(softcap, logit_scale))
     rows = active_rows(target, ignore_index, weight.shape[0])
     layout.check()
-    if hidden.shape[0] == 0 or (rows is not None and rows.numel() == 0):
+    empty = hidden.shape[0] == 0 or (rows is not None and rows.numel() == 0)
+    if empty or chosen.shape[0] == 0:
         return _nothing(hidden, weight, bias, sequences, needs)
-    batch = _batch_of(hidden, target, rows, layout, held, objective)
+    batch = _batch_of(hidden, target, rows, layout, held, objective, (num_pairs, num_tokens))
     plan = plan_batch(batch, head, schedule, workspace_bytes, head_needs=needs[1] or needs[2])
     logp, found = run_pairs(batch, head, plan, Needs(needs[0], needs[1], needs[2], side=False))
     of_hidden = None
@@ -95,20 +101,24 @@ def _batch_of(
     layout: _Layout,
     held: list[Tensor | None],
     objective: Objective,
+    numbers: tuple[Tensor | None, Tensor | None],
 ) -> Batch:
-    """The compacted batch, with the chosen tokens of each pair counted."""
-    reference_chosen, reference_rejected, beta, tie, weight, _ = held
-    assert reference_chosen is not None
-    assert reference_rejected is not None
+    """The compacted batch, with the chosen tokens of each pair counted.
+
+    ``numbers`` are num_pairs and num_tokens.
+    """
+    ref_chosen_logps, ref_rejected_logps, beta, tie, weight, _ = held
+    assert ref_chosen_logps is not None
+    assert ref_rejected_logps is not None
     assert beta is not None
     sequence = gather_rows(layout.sequence, rows)
-    columns = Columns(reference_chosen, reference_rejected, beta, tie, weight, None)
-    batch = Batch(
+    lengths = torch.bincount(sequence, minlength=layout.sequences)
+    tokens = lengths[layout.chosen].to(beta.dtype)
+    columns = Columns(ref_chosen_logps, ref_rejected_logps, beta, tie, weight, tokens)
+    return Batch(
         gather_rows(hidden, rows), gather_rows(target, rows), sequence, layout.sequences,
-        layout.chosen, layout.rejected, columns, objective,
+        layout.chosen, layout.rejected, columns, objective, totals_of(columns, objective, *numbers),
     )  # fmt: skip
-    tokens = batch.lengths()[layout.chosen].to(beta.dtype)
-    return batch._replace(columns=columns._replace(chosen_tokens=tokens))
 
 
 def _rounded(
@@ -126,7 +136,7 @@ def _rounded(
 def _nothing(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, sequences: int, needs: list[bool]
 ) -> Result:
-    """Zeros of the result's shapes, for a batch without rows and for tracing."""
+    """Zeros of the result's shapes, for a batch without rows or pairs, and for tracing."""
     wanted = tuple(
         torch.zeros_like(like) if needed and like is not None else None
         for like, needed in zip((hidden, weight, bias), needs, strict=True)

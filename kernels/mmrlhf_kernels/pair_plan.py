@@ -11,7 +11,7 @@ schedule       when it is chosen                              products  memory b
 ``keep``       groups of whole pairs fit the workspace        6NHV      logits of one group
 ``frozen``     the head needs no gradient                     4NHV      N H
 ``one_sum``    one pair, dL/dS_r = -dL/dS_c: no supervised    6NHV      logits of one block
-               term, not ``bco``
+               term, not ``bco_pair``
 ``two_sums``   one pair, and 2 S fit the workspace            6NHV      logits of one block, 2 S
 ``recompute``  otherwise                                      8NHV      N C logits of one chunk
 =============  =============================================  ========  ==========================
@@ -135,7 +135,7 @@ def _check_forced(schedule: str, pairs: int, *, shared: bool, opposite: bool) ->
     if schedule == "one_sum" and (shared or pairs != 1 or not opposite):
         raise ValueError(
             "schedule 'one_sum' needs a single pair of two answers, no supervised term and a loss "
-            "other than 'bco'"
+            "other than 'bco_pair'"
         )
 
 

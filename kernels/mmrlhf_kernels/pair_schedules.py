@@ -54,13 +54,15 @@ class Batch(NamedTuple):
     """[P] int64."""
     columns: Columns
     objective: Objective
+    totals: Totals
+    """Of the whole batch, also where a schedule takes some of the pairs."""
 
     def lengths(self) -> Tensor:
         """[S] int64 rows of each sequence."""
         return torch.bincount(self.sequence, minlength=self.sequences)
 
     def row_gradient(self, logp: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
-        """dL/dlogp [S] per sequence, of the pairs ``begin .. end`` and for the whole batch's means.
+        """dL/dlogp [S] per sequence, of the pairs ``begin .. end``.
 
         Args:
             logp: [S] summed log-probabilities.
@@ -70,9 +72,7 @@ class Batch(NamedTuple):
         part = slice(begin, end)
         chosen, rejected = self.chosen[part], self.rejected[part]
         columns = self.columns.map(lambda column: column[part])
-        tokens = self.columns.chosen_tokens
-        totals = Totals(self.chosen.shape[0], None if tokens is None else tokens.sum())
-        found = evaluate(logp[chosen], logp[rejected], columns, self.objective, totals)
+        found = evaluate(logp[chosen], logp[rejected], columns, self.objective, self.totals)
         values = torch.cat([found.chosen_gradient, found.rejected_gradient])
         return sequence_sums(values, torch.cat([chosen, rejected]), self.sequences)
 

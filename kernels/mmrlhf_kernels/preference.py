@@ -2,33 +2,44 @@
 
 The objective over P pairs is
 
-    L = 1/P sum_j weight_j l_j  +  sft_weight * L_sft
+    L = 1/num_pairs sum_j weight_j l_j  +  sft_weight * L_sft
 
 with the pair losses ``l_j``, ties and label smoothing of :mod:`mmrlhf_kernels.reference`, and
 
-    L_sft = -sum_j S_c,j / max(1, sum_j n_j)       sft="token", the mean over chosen tokens
-    L_sft = -1/P sum_j S_c,j / max(1, n_j)         sft="sequence"
+    L_sft = -1/num_tokens sum_j S_c,j                   sft="token", the mean over chosen tokens
+    L_sft = -1/num_pairs  sum_j S_c,j / max(1, n_j)     sft="sequence"
 
 Neither ``weight`` nor ``tie`` touches the supervised term. ``ipo`` is meant for log-probabilities
 averaged over tokens; pass those if that is wanted. Its gradient is one number per sequence,
 
-    dL/dS_c,j = weight_j/P dl_j/dS_c,j - sft_weight / N_c        dL/dS_r,j = weight_j/P dl_j/dS_r,j
+    dL/dS_c,j = weight_j/num_pairs dl_j/dS_c,j - sft_weight / num_tokens
+    dL/dS_r,j = weight_j/num_pairs dl_j/dS_r,j
 
 which :func:`pair_gradients` states and the backward pass uses. The columns and options are
 
 ================== ================================================================================
-reference_chosen   [P] summed log-probabilities of the chosen answers under the reference model
-reference_rejected [P] the same of the rejected answers
+ref_chosen_logps   [P] summed log-probabilities of the chosen answers under the reference model
+ref_rejected_logps [P] the same of the rejected answers
 beta               a number, or [P]; any other shape raises, nothing is broadcast
-loss               ``sigmoid``, ``ipo``, ``hinge``, ``robust`` or ``bco``
+loss_type          ``sigmoid``, ``ipo``, ``hinge``, ``robust`` or ``bco_pair``, as in TRL
 label_smoothing    probability that a label is flipped, in [0, 1/2)
 tie                [P] bool: the label of such a pair is a fair coin
 weight             [P] factor of each pair's loss
 sft_weight         factor of the supervised term (the released MM-RLHF script uses 0.25)
-chosen_tokens      [P] number of tokens of each chosen answer; the supervised term needs it
+chosen_tokens      [P] number n_j of tokens of each chosen answer; the supervised term needs it
 sft                ``token`` or ``sequence``
-reward_shift       bco's shift, the running mean of the rewards
+reward_shift       shift of ``bco_pair``, the running mean of the rewards
+num_pairs          what the means over pairs are taken over: a number or a scalar tensor on the
+                   device, which is not read by the host; None: P
+num_tokens         the same for the mean over chosen tokens; None: ``sum_j n_j``
 ================== ================================================================================
+
+``num_pairs`` and ``num_tokens`` are for pairs that are a part of a larger batch: one of the packs
+of a step, or those of one rank. With the numbers of the whole batch, the losses of its parts sum up
+to the loss of the whole, and so do the gradients; the supervised term by token needs ``num_tokens``
+for that, all else ``num_pairs``. Where gradients are averaged over ranks instead, pass the numbers
+divided by the number of ranks. For a weighted mean, ``num_pairs`` is the sum of the weights. Both
+are positive; a 0 counts as 1, so that no pairs, or no tokens, cost 0.
 
 All arithmetic is float32, or float64 for float64 log-probabilities; results stay finite at
 saturated margins because every logistic is taken in its stable form.
@@ -42,7 +53,15 @@ from torch import Tensor
 from mmrlhf_kernels import reference
 from mmrlhf_kernels.checks import check_pairs
 from mmrlhf_kernels.context import Context
-from mmrlhf_kernels.pair import Columns, Evaluation, Objective, evaluate
+from mmrlhf_kernels.pair import (
+    Columns,
+    Evaluation,
+    Objective,
+    Totals,
+    evaluate,
+    scalar_of,
+    totals_of,
+)
 from mmrlhf_kernels.precision import statistics_dtype
 
 __all__ = [
@@ -63,13 +82,13 @@ class MMDPOOutput(NamedTuple):
     loss: Tensor
     """Scalar, preference part plus ``sft_weight`` times supervised part."""
     preference_loss: Tensor
-    """Scalar, the mean of the weighted pair losses."""
+    """Scalar, the sum of the weighted pair losses divided by ``num_pairs``."""
     sft_loss: Tensor
     """Scalar before its factor; 0 where ``sft_weight`` is 0."""
     chosen_rewards: Tensor
-    """[P] ``beta (S_c - reference_c)``."""
+    """[P] ``beta (S_c - ref_c)``."""
     rejected_rewards: Tensor
-    """[P] ``beta (S_r - reference_r)``."""
+    """[P] ``beta (S_r - ref_r)``."""
     margins: Tensor
     """[P] chosen minus rejected rewards."""
     accuracies: Tensor
@@ -101,7 +120,7 @@ def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) ->
         k: How fast it is reached, at least 0.
 
     Returns:
-        [P], dtype of ``margin``.
+        [P] float64 for a float64 margin, float32 for any other.
 
     Raises:
         ValueError: ``margin`` is not [P], or a number is out of its range.
@@ -157,11 +176,11 @@ def released_beta(
 def pair_gradients(
     chosen_logp: Tensor,
     rejected_logp: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
     beta: float | Tensor,
     *,
-    loss: str = "sigmoid",
+    loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     tie: Tensor | None = None,
     weight: Tensor | None = None,
@@ -169,6 +188,8 @@ def pair_gradients(
     chosen_tokens: Tensor | None = None,
     sft: str = "token",
     reward_shift: float = 0.0,
+    num_pairs: float | Tensor | None = None,
+    num_tokens: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the whole objective with respect to S_c and S_r, in closed form.
 
@@ -180,22 +201,23 @@ def pair_gradients(
     Raises:
         ValueError: A shape or an option does not fit.
     """
-    objective = Objective(loss, label_smoothing, sft_weight, sft, reward_shift)
+    objective = Objective(loss_type, label_smoothing, sft_weight, sft, reward_shift)
     columns = columns_of(
-        chosen_logp, reference_chosen, reference_rejected, beta, tie, weight, chosen_tokens
+        chosen_logp, ref_chosen_logps, ref_rejected_logps, beta, tie, weight, chosen_tokens
     )
-    found = evaluate(chosen_logp, rejected_logp, columns, objective)
+    totals = _totals_of(columns, objective, num_pairs, num_tokens)
+    found = evaluate(chosen_logp, rejected_logp, columns, objective, totals)
     return found.chosen_gradient, found.rejected_gradient
 
 
 def mm_dpo_loss(
     chosen_logp: Tensor,
     rejected_logp: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
     beta: float | Tensor,
     *,
-    loss: str = "sigmoid",
+    loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     tie: Tensor | None = None,
     weight: Tensor | None = None,
@@ -203,6 +225,8 @@ def mm_dpo_loss(
     chosen_tokens: Tensor | None = None,
     sft: str = "token",
     reward_shift: float = 0.0,
+    num_pairs: float | Tensor | None = None,
+    num_tokens: float | Tensor | None = None,
     beta_rule: str = "fixed",
     generator: torch.Generator | None = None,
 ) -> MMDPOOutput:
@@ -210,23 +234,36 @@ def mm_dpo_loss(
 
     Arguments as listed in the module docstring. ``beta_rule="fixed"`` uses ``beta`` as it is
     (:func:`dynamic_beta` makes the paper's); ``"released"`` takes a number and replaces it by
-    :func:`released_beta` of this batch, drawn with ``generator``.
+    :func:`released_beta` of the pairs at hand, drawn with ``generator``.
 
     Raises:
         ValueError: A shape or an option does not fit.
     """
-    objective = Objective(loss, label_smoothing, sft_weight, sft, reward_shift)
+    objective = Objective(loss_type, label_smoothing, sft_weight, sft, reward_shift)
     columns = columns_of(
-        chosen_logp, reference_chosen, reference_rejected, beta, tie, weight, chosen_tokens
+        chosen_logp, ref_chosen_logps, ref_rejected_logps, beta, tie, weight, chosen_tokens
     )
     check_rule(beta_rule, beta)
     if beta_rule == "released":
         columns = _with_released_beta(chosen_logp, rejected_logp, columns, beta, generator)
-    found = evaluate(chosen_logp, rejected_logp, columns, objective)
+    totals = _totals_of(columns, objective, num_pairs, num_tokens)
+    found = evaluate(chosen_logp, rejected_logp, columns, objective, totals)
     total: Tensor = _PrecomputedGradient.apply(
         chosen_logp, rejected_logp, found.loss, found.chosen_gradient, found.rejected_gradient
     )
     return output_of(total, chosen_logp, rejected_logp, columns, found)
+
+
+def _totals_of(
+    columns: Columns,
+    objective: Objective,
+    num_pairs: float | Tensor | None,
+    num_tokens: float | Tensor | None,
+) -> Totals:
+    """The divisors of the means, from the arguments of a user."""
+    like = columns.beta
+    counts = scalar_of("num_pairs", num_pairs, like), scalar_of("num_tokens", num_tokens, like)
+    return totals_of(columns, objective, *counts)
 
 
 def _with_released_beta(
@@ -288,8 +325,8 @@ def check_rule(beta_rule: str, beta: float | Tensor) -> None:
 
 def columns_of(
     like: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
     beta: float | Tensor,
     tie: Tensor | None,
     weight: Tensor | None,
@@ -310,7 +347,7 @@ def columns_of(
         beta = torch.full((like.shape[0],), float(beta), dtype=dtype, device=like.device)
     if beta.requires_grad:
         raise ValueError("beta requires a gradient; it is data here, pass beta.detach()")
-    columns = Columns(reference_chosen, reference_rejected, beta, tie, weight, chosen_tokens)
+    columns = Columns(ref_chosen_logps, ref_rejected_logps, beta, tie, weight, chosen_tokens)
     check_pairs(like.shape[0], like.device, **dict(zip(Columns._fields, columns, strict=True)))
     if tie is not None and tie.dtype != torch.bool:
         raise TypeError(f"tie is {tie.dtype}; expected torch.bool")

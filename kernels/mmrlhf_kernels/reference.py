@@ -9,28 +9,34 @@ its derivative itself because that derivative is part of its contract.
 softcap; without one, no tanh. With LoRA the weight is ``W + scale * B A``.
 
 **Pairs.** S_c and S_r are summed log-probabilities of the chosen and of the rejected answer,
-``delta = (S_c - reference_c) - (S_r - reference_r)`` and ``x = beta * delta``. The loss of a pair
+``delta = (S_c - ref_c) - (S_r - ref_r)`` and ``x = beta * delta``. The loss of a pair
 whose label is sure is
 
 * ``sigmoid``: ``l(delta) = softplus(-x)`` (DPO, arXiv 2305.18290);
 * ``ipo``: ``l(delta) = (delta - 1 / (2 beta))^2`` (arXiv 2310.12036);
 * ``hinge``: ``l(delta) = max(0, 1 - x)`` (SLiC, arXiv 2305.10425);
 * ``robust``: as ``sigmoid``, made unbiased against flipped labels (arXiv 2403.00409);
-* ``bco``: ``softplus(-(x_c - shift)) + softplus(x_r - shift)`` with the rewards
-  ``x_c = beta (S_c - reference_c)`` and ``x_r = beta (S_r - reference_r)`` (arXiv 2404.04656).
+* ``bco_pair``: ``softplus(-(x_c - shift)) + softplus(x_r - shift)`` with the rewards
+  ``x_c = beta (S_c - ref_c)`` and ``x_r = beta (S_r - ref_r)`` (arXiv 2404.04656).
 
 A label that holds with probability q costs ``q l(chosen, rejected) + (1 - q) l(rejected, chosen)``.
 Label smoothing e sets ``q = 1 - e`` (conservative DPO) and ``q = (1 - e) / (1 - 2 e)`` for
 ``robust``. A tie sets ``q = 1/2``: its label is a fair coin, so its cost is the mean of both
 directions. For ``sigmoid`` that is cross-entropy against the target probability 1/2.
+
+**Means.** Pair losses are summed and divided by ``num_pairs``, those of tokens by ``num_tokens``:
+the pairs and chosen tokens at hand, or those of a larger batch that the pairs are a part of. The
+losses of the parts then sum up to the loss of the whole. An empty mean is 0.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmrlhf_kernels.precision import statistics_dtype
+
 __all__ = [
-    "PAIR_KINDS",
+    "PAIR_LOSS_TYPES",
     "dynamic_beta",
     "label_probability",
     "linear_logp",
@@ -42,8 +48,8 @@ __all__ = [
     "supervised_loss",
 ]
 
-PAIR_KINDS = ("sigmoid", "ipo", "hinge", "robust")
-"""Rules that see a pair through its difference alone; ``bco`` needs both sides apart."""
+PAIR_LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust")
+"""Rules that see a pair through its difference alone; ``bco_pair`` needs both sides apart."""
 
 
 def logits(
@@ -124,16 +130,19 @@ def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) ->
         k: How fast the increase is reached.
 
     Returns:
-        [P] in ``[beta, (1 + w) * beta]``.
+        [P] in ``[beta, (1 + w) * beta]``, float64 for a float64 margin, float32 for any other.
     """
+    # A margin below 0 gives beta like 0 does, and an infinite one would turn 0 * inf into NaN.
+    margin = margin.to(statistics_dtype(margin.dtype))
+    margin = margin.clamp(0.0, torch.finfo(margin.dtype).max)
     raised = beta * (1.0 + w * (1.0 - torch.exp(-k * margin)))
     return raised.clamp(beta, (1.0 + w) * beta)
 
 
-def label_probability(label_smoothing: float, kind: str) -> float:
+def label_probability(label_smoothing: float, loss_type: str) -> float:
     """The q of a pair that is no tie, from label smoothing e; above 1 for ``robust``."""
     sure = 1.0 - label_smoothing
-    return sure / (1.0 - 2.0 * label_smoothing) if kind == "robust" else sure
+    return sure / (1.0 - 2.0 * label_smoothing) if loss_type == "robust" else sure
 
 
 def pair_loss(
@@ -141,7 +150,7 @@ def pair_loss(
     beta: Tensor,
     tie: Tensor | None,
     weight: Tensor | None,
-    kind: str,
+    loss_type: str,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """Loss of each pair and its derivative with respect to ``delta``; formulas in the module.
@@ -151,34 +160,35 @@ def pair_loss(
         beta: [P].
         tie: [P] bool or None.
         weight: [P] factor of each pair's loss, or None.
-        kind: One of :data:`PAIR_KINDS`.
+        loss_type: One of :data:`PAIR_LOSS_TYPES`.
         label_smoothing: Probability e that a label is flipped, in [0, 1/2).
 
     Returns:
         (loss [P], derivative [P]), both multiplied by ``weight``.
 
     Raises:
-        ValueError: ``kind`` is not one of :data:`PAIR_KINDS`.
+        ValueError: ``loss_type`` is not one of :data:`PAIR_LOSS_TYPES`.
     """
-    if kind not in PAIR_KINDS:
-        raise ValueError(f"unknown pair loss {kind!r}; expected one of {', '.join(PAIR_KINDS)}")
-    probability = torch.full_like(delta, label_probability(label_smoothing, kind))
+    if loss_type not in PAIR_LOSS_TYPES:
+        names = ", ".join(PAIR_LOSS_TYPES)
+        raise ValueError(f"unknown loss_type {loss_type!r}; expected one of {names}")
+    probability = torch.full_like(delta, label_probability(label_smoothing, loss_type))
     if tie is not None:
         probability = probability.masked_fill(tie, 0.5)
-    ahead, slope_ahead = _sure_loss(delta, beta, kind)
-    behind, slope_behind = _sure_loss(-delta, beta, kind)
+    ahead, slope_ahead = _sure_loss(delta, beta, loss_type)
+    behind, slope_behind = _sure_loss(-delta, beta, loss_type)
     loss = probability * ahead + (1.0 - probability) * behind
     slope = probability * slope_ahead - (1.0 - probability) * slope_behind
     return (loss, slope) if weight is None else (loss * weight, slope * weight)
 
 
-def _sure_loss(delta: Tensor, beta: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+def _sure_loss(delta: Tensor, beta: Tensor, loss_type: str) -> tuple[Tensor, Tensor]:
     """(l(delta), dl/ddelta) for a label that is sure; ``robust`` shares the loss of ``sigmoid``."""
-    if kind == "ipo":
+    if loss_type == "ipo":
         distance = delta - 0.5 / beta
         return distance.square(), 2.0 * distance
     x = beta * delta
-    if kind == "hinge":
+    if loss_type == "hinge":
         return torch.relu(1.0 - x), -beta * (x < 1.0)
     return -functional.logsigmoid(x), -beta * torch.sigmoid(-x)
 
@@ -191,23 +201,30 @@ def _label_cost(argument: Tensor, probability: float) -> Tensor:
 
 
 def _one_pair(
-    chosen: Tensor, rejected: Tensor, beta: Tensor, loss: str, probability: float, shift: float
+    chosen: Tensor, rejected: Tensor, beta: Tensor, loss_type: str, probability: float, shift: float
 ) -> Tensor:
     """Loss of one pair from its two log-ratios; ``probability`` is that of the label."""
     delta = chosen - rejected
-    if loss in ("sigmoid", "robust"):
+    if loss_type in ("sigmoid", "robust"):
         return _label_cost(beta * delta, probability)
-    if loss == "ipo":
+    if loss_type == "ipo":
         target = 1.0 / (2.0 * beta)
         return probability * (delta - target) ** 2 + (1.0 - probability) * (delta + target) ** 2
-    if loss == "hinge":
+    if loss_type == "hinge":
         x = beta * delta
         return probability * torch.relu(1.0 - x) + (1.0 - probability) * torch.relu(1.0 + x)
-    if loss == "bco":
+    if loss_type == "bco_pair":
         good = _label_cost(beta * chosen - shift, probability)
         bad = _label_cost(-(beta * rejected - shift), probability)
         return good + bad
-    raise ValueError(f"unknown loss {loss!r}; expected one of {', '.join(PAIR_KINDS)}, bco")
+    names = ", ".join((*PAIR_LOSS_TYPES, "bco_pair"))
+    raise ValueError(f"unknown loss_type {loss_type!r}; expected one of {names}")
+
+
+def _divisor(given: float | Tensor | None, at_hand: float) -> float:
+    """What a mean is divided by: the number that is given, else the one at hand; 1 for 0."""
+    total = at_hand if given is None else float(given)
+    return total if total > 0 else 1.0
 
 
 def mm_dpo_loss(
@@ -215,53 +232,69 @@ def mm_dpo_loss(
     rejected_ratio: Tensor,
     beta: Tensor,
     *,
-    loss: str = "sigmoid",
+    loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     tie: Tensor | None = None,
     weight: Tensor | None = None,
     reward_shift: float = 0.0,
+    num_pairs: float | Tensor | None = None,
 ) -> Tensor:
-    """Preference part of the MM-DPO objective, ``1/P sum_j weight_j l_j``, pair after pair.
+    """Preference part of the MM-DPO objective, ``1/num_pairs sum_j weight_j l_j``, pair by pair.
 
     Args:
-        chosen_ratio: [P] S_c - reference_c.
-        rejected_ratio: [P] S_r - reference_r.
+        chosen_ratio: [P] S_c - ref_c.
+        rejected_ratio: [P] S_r - ref_r.
         beta: [P].
-        loss: One of :data:`PAIR_KINDS` or ``bco``.
+        loss_type: One of :data:`PAIR_LOSS_TYPES` or ``bco_pair``.
         label_smoothing: Probability that a label is flipped.
         tie: [P] bool or None.
         weight: [P] or None.
         reward_shift: BCO's shift of the rewards.
+        num_pairs: Pairs of the batch that these are a part of, or the sum of its weights; None: P.
 
     Returns:
         The loss, a scalar.
     """
     pairs = chosen_ratio.numel()
-    total = chosen_ratio.new_zeros(())
+    divisor = _divisor(num_pairs, pairs)
+    total = chosen_ratio[:0].sum() + rejected_ratio[:0].sum()  # 0, with a gradient of zeros
     for j in range(pairs):
         tied = tie is not None and bool(tie[j])
-        probability = 0.5 if tied else label_probability(label_smoothing, loss)
+        probability = 0.5 if tied else label_probability(label_smoothing, loss_type)
         cost = _one_pair(
-            chosen_ratio[j], rejected_ratio[j], beta[j], loss, probability, reward_shift
+            chosen_ratio[j], rejected_ratio[j], beta[j], loss_type, probability, reward_shift
         )
-        total = total + (cost if weight is None else cost * weight[j]) / pairs
+        total = total + (cost if weight is None else cost * weight[j]) / divisor
     return total
 
 
-def supervised_loss(chosen_logp: Tensor, chosen_tokens: Tensor, sft: str) -> Tensor:
-    """The supervised term: ``-sum_j S_c,j / sum_j n_j`` or ``-1/P sum_j S_c,j / max(1, n_j)``.
+def supervised_loss(
+    chosen_logp: Tensor,
+    chosen_tokens: Tensor,
+    sft: str,
+    *,
+    num_pairs: float | Tensor | None = None,
+    num_tokens: float | Tensor | None = None,
+) -> Tensor:
+    """The supervised term, the mean over tokens or over sequences.
+
+    ``-1/num_tokens sum_j S_c,j`` or ``-1/num_pairs sum_j S_c,j / max(1, n_j)``.
 
     Args:
         chosen_logp: [P] summed log-probabilities S_c.
         chosen_tokens: [P] number of tokens n_j of each chosen answer.
         sft: ``token`` for the first form, ``sequence`` for the second.
+        num_pairs: Pairs of the batch that these are a part of; None: P.
+        num_tokens: Chosen tokens of that batch; None: ``sum_j n_j``.
 
     Returns:
         The loss, a scalar.
     """
     if sft == "token":
-        return -chosen_logp.sum() / chosen_tokens.sum().clamp(min=1)
-    return -(chosen_logp / chosen_tokens.clamp(min=1)).mean()
+        return -chosen_logp.sum() / _divisor(num_tokens, float(chosen_tokens.sum()))
+    return -(chosen_logp / chosen_tokens.clamp(min=1)).sum() / _divisor(
+        num_pairs, chosen_logp.numel()
+    )
 
 
 def pairwise_reward_loss(

@@ -73,6 +73,8 @@ def sequence_sums(values: Tensor, sequence: Tensor, sequences: int) -> Tensor:
     # Whole numbers, so the order of these additions does not show.
     lengths = torch.zeros(sequences, dtype=torch.int64, device=sequence.device)
     lengths = lengths.scatter_add(0, sequence, torch.ones_like(sequence))
+    if sequences == 0:  # which segment_reduce refuses
+        return values[:0]
     wide = values if values.device.type == "mps" else values.double()
     sums = torch.segment_reduce(wide[order], "sum", lengths=lengths, initial=0.0)
     return sums.to(values.dtype)

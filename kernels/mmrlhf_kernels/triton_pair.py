@@ -8,7 +8,7 @@ The fused kernel of MM-DPO (arXiv 2502.10391) starts one step earlier, from summ
 and reward margins:
 
     beta_j  = clamp(beta (1 + w (1 - exp(-k margin_j))), beta, (1 + w) beta)
-    delta_j = (chosen_logp - reference_chosen) - (rejected_logp - reference_rejected)
+    delta_j = (chosen_logp - ref_chosen_logps) - (rejected_logp - ref_rejected_logps)
 """
 
 from typing import Any, NamedTuple, TypedDict, Unpack
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.reference import PAIR_KINDS, label_probability
+from mmrlhf_kernels.reference import PAIR_LOSS_TYPES, label_probability
 from mmrlhf_kernels.triton_pair_cost import pair_cost
 from mmrlhf_kernels.triton_settings import jit, require_runnable
 from mmrlhf_kernels.triton_tile import Launch, on_device
@@ -37,6 +37,7 @@ __all__ = [
 
 PAIRS = 128
 """Pairs per program."""
+LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 
 
 class DynamicBetaPairs(NamedTuple):
@@ -52,16 +53,16 @@ class DynamicBetaPairs(NamedTuple):
     delta: Any
     """delta_j."""
     chosen_reward: Any
-    """``beta_j * (chosen_logp - reference_chosen)``."""
+    """``beta_j * (chosen_logp - ref_chosen_logps)``."""
     rejected_reward: Any
-    """``beta_j * (rejected_logp - reference_rejected)``."""
+    """``beta_j * (rejected_logp - ref_rejected_logps)``."""
 
 
 class PairOptions(TypedDict, total=False):
     """Optional arguments of the pair losses."""
 
-    kind: str
-    """One of :data:`mmrlhf_kernels.reference.PAIR_KINDS`, or ``bco``; ``sigmoid`` if left out."""
+    loss_type: str
+    """One of :data:`mmrlhf_kernels.pair.LOSS_TYPES`; ``sigmoid`` if left out."""
     label_smoothing: float
     """Probability that a label is flipped, in [0, 1/2)."""
     tie: Tensor | None
@@ -69,7 +70,7 @@ class PairOptions(TypedDict, total=False):
     weight: Tensor | None
     """[P] factor of each pair's loss."""
     reward_shift: float
-    """The shift of ``bco``."""
+    """The shift of ``bco_pair``."""
 
 
 class Pairs(NamedTuple):
@@ -89,8 +90,8 @@ class Pairs(NamedTuple):
 class MarginPairs(NamedTuple):
     """Further operands of the fused kernel."""
 
-    reference_chosen: Any
-    reference_rejected: Any
+    ref_chosen_logps: Any
+    ref_rejected_logps: Any
     margin: Any
     beta: Any
     w: Any
@@ -100,7 +101,7 @@ class MarginPairs(NamedTuple):
 @jit
 def _pair_loss_kernel(
     pairs: tl.tuple, beta: tl.tensor, loss: tl.tensor, chosen_gradient: tl.tensor,
-    rejected_gradient: tl.tensor, KIND: tl.constexpr, PAIRS: tl.constexpr,
+    rejected_gradient: tl.tensor, LOSS_TYPE: tl.constexpr, PAIRS: tl.constexpr,
 ) -> None:  # fmt: skip
     """Loss and derivatives of one block of pairs."""
     place = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
@@ -110,7 +111,7 @@ def _pair_loss_kernel(
     if pairs.rejected is not None:
         rejected = tl.load(pairs.rejected + place, mask=mask, other=0.0)
     pair_beta = tl.load(beta + place, mask=mask, other=1.0)
-    cost, up, down = pair_cost(pairs, place, chosen, rejected, pair_beta, KIND)
+    cost, up, down = pair_cost(pairs, place, chosen, rejected, pair_beta, LOSS_TYPE)
     tl.store(loss + place, cost, mask=mask)
     tl.store(chosen_gradient + place, up, mask=mask)
     if rejected_gradient is not None:
@@ -119,19 +120,20 @@ def _pair_loss_kernel(
 
 @jit
 def _dynamic_beta_kernel(
-    pairs: tl.tuple, margins: tl.tuple, out: tl.tuple, KIND: tl.constexpr, PAIRS: tl.constexpr
+    pairs: tl.tuple, margins: tl.tuple, out: tl.tuple, LOSS_TYPE: tl.constexpr, PAIRS: tl.constexpr
 ) -> None:
     """Everything between summed log-probabilities and their gradient, for one block of pairs."""
     place = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
     mask = place < pairs.count
     chosen = tl.load(pairs.chosen + place, mask=mask, other=0.0)
-    chosen -= tl.load(margins.reference_chosen + place, mask=mask, other=0.0)
+    chosen -= tl.load(margins.ref_chosen_logps + place, mask=mask, other=0.0)
     rejected = tl.load(pairs.rejected + place, mask=mask, other=0.0)
-    rejected -= tl.load(margins.reference_rejected + place, mask=mask, other=0.0)
+    rejected -= tl.load(margins.ref_rejected_logps + place, mask=mask, other=0.0)
     margin = tl.load(margins.margin + place, mask=mask, other=0.0)
+    margin = tl.minimum(tl.maximum(margin, 0.0), LARGEST)  # 0 * inf would be NaN
     beta = margins.beta * (1.0 + margins.w * (1.0 - tl.exp(-margins.k * margin)))
     beta = tl.minimum(tl.maximum(beta, margins.beta), (1.0 + margins.w) * margins.beta)
-    loss, up, down = pair_cost(pairs, place, chosen, rejected, beta, KIND)
+    loss, up, down = pair_cost(pairs, place, chosen, rejected, beta, LOSS_TYPE)
     tl.store(out.loss + place, loss, mask=mask)
     tl.store(out.chosen_gradient + place, up, mask=mask)
     tl.store(out.rejected_gradient + place, down, mask=mask)
@@ -145,7 +147,7 @@ def _pairs_of(
     chosen: Tensor,
     rejected: Tensor | None,
     *,
-    kind: str = "sigmoid",
+    loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     tie: Tensor | None = None,
     weight: Tensor | None = None,
@@ -154,16 +156,18 @@ def _pairs_of(
     """Check the operands and gather them.
 
     Raises:
-        ValueError: An unknown kind, a label smoothing outside [0, 1/2), or unequal shapes.
+        ValueError: An unknown ``loss_type``, a label smoothing outside [0, 1/2), or unequal shapes.
     """
-    kinds = PAIR_KINDS if rejected is None else (*PAIR_KINDS, "bco")
-    if kind not in kinds:
-        hint = "; hint: bco needs both sides, see two_sided_pair_loss" if kind == "bco" else ""
-        raise ValueError(f"unknown pair loss {kind!r}; expected one of {', '.join(kinds)}{hint}")
+    loss_types = PAIR_LOSS_TYPES if rejected is None else (*PAIR_LOSS_TYPES, "bco_pair")
+    if loss_type not in loss_types:
+        two_sided = loss_type == "bco_pair"
+        hint = "; hint: bco_pair needs both sides, see two_sided_pair_loss" if two_sided else ""
+        names = ", ".join(loss_types)
+        raise ValueError(f"unknown loss_type {loss_type!r}; expected one of {names}{hint}")
     if not 0.0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing is {label_smoothing}, outside [0, 0.5)")
     _check_shapes(chosen, rejected=rejected, tie=tie, weight=weight)
-    probability = label_probability(label_smoothing, kind)
+    probability = label_probability(label_smoothing, loss_type)
     bits = None if tie is None else tie.contiguous().view(torch.int8)
     return Pairs(
         _float(chosen),
@@ -191,7 +195,7 @@ def _check_shapes(chosen: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"{name} {list(tensor.shape)} must be {list(chosen.shape)}")
 
 
-def pair_loss_launch(pairs: Pairs, beta: Tensor, kind: str) -> Launch:
+def pair_loss_launch(pairs: Pairs, beta: Tensor, loss_type: str) -> Launch:
     """The launch of the pair kernel with fresh outputs, in its ``arguments``."""
     loss = torch.empty_like(pairs.chosen)
     two_sided = pairs.rejected is not None
@@ -201,7 +205,7 @@ def pair_loss_launch(pairs: Pairs, beta: Tensor, kind: str) -> Launch:
         "loss": loss,
         "chosen_gradient": torch.empty_like(loss),
         "rejected_gradient": torch.empty_like(loss) if two_sided else None,
-        "KIND": kind,
+        "LOSS_TYPE": loss_type,
         "PAIRS": PAIRS,
     }
     return Launch(_pair_loss_kernel, (triton.cdiv(pairs.count, PAIRS),), arguments)
@@ -212,7 +216,7 @@ def pair_loss(
     beta: Tensor,
     tie: Tensor | None,
     weight: Tensor | None,
-    kind: str,
+    loss_type: str,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """Loss of each pair and its derivative with respect to ``delta``, in one launch.
@@ -222,7 +226,7 @@ def pair_loss(
         beta: [P].
         tie: [P] bool or None.
         weight: [P] factor of each pair's loss, or None.
-        kind: One of :data:`mmrlhf_kernels.reference.PAIR_KINDS`.
+        loss_type: One of :data:`mmrlhf_kernels.reference.PAIR_LOSS_TYPES`.
         label_smoothing: Probability that a label is flipped, in [0, 1/2).
 
     Returns:
@@ -230,13 +234,13 @@ def pair_loss(
 
     Raises:
         RuntimeError: No GPU and no interpreter.
-        ValueError: ``kind`` is unknown or ``bco``, or shapes differ.
+        ValueError: ``loss_type`` is unknown or ``bco_pair``, or shapes differ.
     """
     _check_shapes(delta, beta=beta)
     pairs = _pairs_of(
-        delta, None, kind=kind, label_smoothing=label_smoothing, tie=tie, weight=weight
+        delta, None, loss_type=loss_type, label_smoothing=label_smoothing, tie=tie, weight=weight
     )
-    launch = pair_loss_launch(pairs, beta, kind)
+    launch = pair_loss_launch(pairs, beta, loss_type)
     if pairs.count:
         with on_device(delta.device):
             launch.run()
@@ -249,8 +253,8 @@ def two_sided_pair_loss(
     """Loss of each pair and its derivatives with respect to both log-ratios, in one launch.
 
     Args:
-        chosen_ratio: [P] S_c - reference_c.
-        rejected_ratio: [P] S_r - reference_r.
+        chosen_ratio: [P] S_c - ref_c.
+        rejected_ratio: [P] S_r - ref_r.
         beta: [P].
         options: See :class:`PairOptions`.
 
@@ -260,7 +264,7 @@ def two_sided_pair_loss(
     """
     _check_shapes(chosen_ratio, beta=beta)
     pairs = _pairs_of(chosen_ratio, rejected_ratio, **options)
-    launch = pair_loss_launch(pairs, beta, options.get("kind", "sigmoid"))
+    launch = pair_loss_launch(pairs, beta, options.get("loss_type", "sigmoid"))
     if pairs.count:
         with on_device(chosen_ratio.device):
             launch.run()
@@ -268,18 +272,24 @@ def two_sided_pair_loss(
     return out["loss"], out["chosen_gradient"], out["rejected_gradient"]
 
 
-def dynamic_beta_pair_loss_launch(pairs: Pairs, margins: MarginPairs, kind: str) -> Launch:
+def dynamic_beta_pair_loss_launch(pairs: Pairs, margins: MarginPairs, loss_type: str) -> Launch:
     """The launch of the fused kernel with fresh outputs in ``arguments["out"]``."""
     out = DynamicBetaPairs(*(torch.empty_like(pairs.chosen) for _ in DynamicBetaPairs._fields))
-    arguments = {"pairs": pairs, "margins": margins, "out": out, "KIND": kind, "PAIRS": PAIRS}
+    arguments = {
+        "pairs": pairs,
+        "margins": margins,
+        "out": out,
+        "LOSS_TYPE": loss_type,
+        "PAIRS": PAIRS,
+    }
     return Launch(_dynamic_beta_kernel, (triton.cdiv(pairs.count, PAIRS),), arguments)
 
 
 def dynamic_beta_pair_loss(
     chosen_logp: Tensor,
     rejected_logp: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
     margin: Tensor,
     beta: float,
     w: float = 0.5,
@@ -291,25 +301,25 @@ def dynamic_beta_pair_loss(
     Args:
         chosen_logp: [P] S_c, summed log-probabilities of the chosen answers.
         rejected_logp: [P] S_r.
-        reference_chosen: [P] S_c of the reference model.
-        reference_rejected: [P] S_r of the reference model.
+        ref_chosen_logps: [P] S_c of the reference model.
+        ref_rejected_logps: [P] S_r of the reference model.
         margin: [P] reward margin (the paper's delta).
         beta: The paper's beta_ori.
         w: Largest relative increase of beta.
         k: How fast the increase is reached.
-        options: See :class:`PairOptions`; the paper's kind is ``sigmoid``.
+        options: See :class:`PairOptions`; the paper's loss type is ``sigmoid``.
 
     Returns:
         Loss, gradients, betas, differences and rewards, [P] float32 each; it raises what
         :func:`pair_loss` raises.
     """
-    columns = (reference_chosen, reference_rejected, margin)
-    names = ("reference_chosen", "reference_rejected", "margin")
+    columns = (ref_chosen_logps, ref_rejected_logps, margin)
+    names = ("ref_chosen_logps", "ref_rejected_logps", "margin")
     _check_shapes(chosen_logp, **dict(zip(names, columns, strict=True)))
     pairs = _pairs_of(chosen_logp, rejected_logp, **options)
     rule = (float(beta), float(w), float(k))
     margins = MarginPairs._make((*map(_float, columns), *rule))
-    launch = dynamic_beta_pair_loss_launch(pairs, margins, options.get("kind", "sigmoid"))
+    launch = dynamic_beta_pair_loss_launch(pairs, margins, options.get("loss_type", "sigmoid"))
     if pairs.count:
         with on_device(chosen_logp.device):
             launch.run()

@@ -5,8 +5,8 @@ used here; a pair costs
 
     q l(delta) + (1 - q) l(-delta)        q = 1/2 for ties, else from the label smoothing
 
-and ``bco``, which sees both sides apart, costs ``q softplus(-a) + (1 - q) softplus(a)`` for each of
-``a = beta * chosen_ratio - shift`` and ``a = -(beta * rejected_ratio - shift)``.
+and ``bco_pair``, which sees both sides apart, costs ``q softplus(-a) + (1 - q) softplus(a)`` for
+each of ``a = beta * chosen_ratio - shift`` and ``a = -(beta * rejected_ratio - shift)``.
 """
 
 import triton.language as tl
@@ -37,14 +37,14 @@ def logistic(x: tl.tensor) -> tl.tensor:
 
 
 @jit
-def _sure_loss(delta: tl.tensor, beta: tl.tensor, KIND: tl.constexpr) -> tl.tuple:
+def _sure_loss(delta: tl.tensor, beta: tl.tensor, LOSS_TYPE: tl.constexpr) -> tl.tuple:
     """(l(delta), dl/ddelta) where the label is sure; ``robust`` shares the loss of ``sigmoid``."""
     x = beta * delta
-    if KIND == "ipo":
+    if LOSS_TYPE == "ipo":
         distance = delta - 0.5 / beta
         loss = distance * distance
         slope = 2.0 * distance
-    elif KIND == "hinge":
+    elif LOSS_TYPE == "hinge":
         loss = tl.maximum(1.0 - x, 0.0)
         slope = tl.where(x < 1.0, -beta, 0.0)
     else:
@@ -55,7 +55,7 @@ def _sure_loss(delta: tl.tensor, beta: tl.tensor, KIND: tl.constexpr) -> tl.tupl
 
 @jit
 def _side_cost(argument: tl.tensor, probability: tl.tensor) -> tl.tuple:
-    """(cost, d cost / d argument) of one side of ``bco``."""
+    """(cost, d cost / d argument) of one side of ``bco_pair``."""
     cost = probability * softplus(-argument) + (1.0 - probability) * softplus(argument)
     return cost, logistic(argument) - probability
 
@@ -63,7 +63,7 @@ def _side_cost(argument: tl.tensor, probability: tl.tensor) -> tl.tuple:
 @jit
 def pair_cost(
     pairs: tl.tuple, place: tl.tensor, chosen: tl.tensor, rejected: tl.tensor, beta: tl.tensor,
-    KIND: tl.constexpr,
+    LOSS_TYPE: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """(loss, d loss / d chosen, d loss / d rejected) from the two log-ratios."""
     mask = place < pairs.count
@@ -71,7 +71,7 @@ def pair_cost(
     if pairs.tie is not None:
         tie = tl.load(pairs.tie + place, mask=mask, other=0)
         probability = tl.where(tie != 0, 0.5, probability)
-    if KIND == "bco":
+    if LOSS_TYPE == "bco_pair":
         good, good_slope = _side_cost(beta * chosen - pairs.shift, probability)
         bad, bad_slope = _side_cost(pairs.shift - beta * rejected, probability)
         loss = good + bad
@@ -79,8 +79,8 @@ def pair_cost(
         down = -beta * bad_slope
     else:
         delta = chosen - rejected
-        ahead, ahead_slope = _sure_loss(delta, beta, KIND)
-        behind, behind_slope = _sure_loss(-delta, beta, KIND)
+        ahead, ahead_slope = _sure_loss(delta, beta, LOSS_TYPE)
+        behind, behind_slope = _sure_loss(-delta, beta, LOSS_TYPE)
         loss = probability * ahead + (1.0 - probability) * behind
         up = probability * ahead_slope - (1.0 - probability) * behind_slope
         down = -up

@@ -1,16 +1,16 @@
 """From raw multimodal samples to an aligned model: curate, collect, train, measure.
 
-``run_curate`` and ``run_pack`` run the pipeline, ``open_dataset`` and ``PreferenceLoader`` read
-what it wrote; the command ``mmrlhf-engine`` does the same from a shell. Importing this package
-imports nothing heavy: each name is imported when it is first used, and only ``PreferenceDataset``
-imports torch then.
+``run_curate``, ``run_pack``, ``run_reference`` and ``run_mm_dpo`` run the pipeline,
+``open_dataset`` and ``PreferenceLoader`` read what it wrote; the command ``mmrlhf-engine`` does the
+same from a shell. Importing this package imports nothing heavy: each name is imported when it is
+first used, and only ``PreferenceDataset`` and the functions that train import torch then.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmrlhf_engine.api import run_curate, run_pack
+    from mmrlhf_engine.api import run_curate, run_mm_dpo, run_pack, run_reference, run_sft
     from mmrlhf_engine.errors import MmrlhfError
     from mmrlhf_engine.models.layout import answer_rows, attention_mask
     from mmrlhf_engine.shards.batch import PreferenceBatch
@@ -41,14 +41,17 @@ __all__ = [
     "provenance",
     "read_rule",
     "run_curate",
+    "run_mm_dpo",
     "run_pack",
+    "run_reference",
+    "run_sft",
 ]
 
 __version__ = "0.1.0"
 
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
-    "api": ("run_curate", "run_pack"),
+    "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sft"),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),
     "shards.batch": ("PreferenceBatch",),

@@ -173,12 +173,25 @@ def batch_fields() -> list[tuple[str, str, str]]:
     """Name, numpy type and axes, such as ``[S + 1]``, of each array of a batch, in order."""
 
 @final
+class DatasetPart:
+    """The queries of the part of a dataset that a plan with ``hold_out`` is of."""
+
+    def __new__(cls, dataset: Dataset, plan: str) -> DatasetPart: ...
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset."""
+
+    def queries(self) -> ArrowArray:
+        """Its rows of queries, ascending; uint64."""
+
+@final
 class BatchLoader:
     def __new__(
         cls,
         dataset: Dataset,
         plan: str,
         *,
+        part: DatasetPart | None = None,
         pair_columns: list[tuple[str, str]],
         response_columns: list[tuple[str, str]],
         processor: str,
@@ -199,8 +212,13 @@ class BatchLoader:
         prefetch_bytes: int,
         cache_bytes: int,
         look_ahead: int,
+        pixels: bool = True,
     ) -> BatchLoader:
-        """Plan, processor settings and cursor are JSON; columns are sets and fields of float32."""
+        """Plan, processor settings and cursor are JSON; columns are sets and fields of float32.
+
+        A plan with ``hold_out`` needs the part.
+        Without ``pixels`` no image is made, and ``pixel_values`` has no block.
+        """
 
     def next_batch(
         self,
@@ -418,7 +436,8 @@ def plan_windows(
 class Order:
     """A plan over units that cost so much (uint32 columns, a row a unit).
 
-    ``sources`` or ``queries`` are numbers of units, those of the first one first.
+    ``sources`` or ``queries`` are numbers of units, those of the first one first. ``part`` are the
+    queries, ascending, that a plan with ``hold_out`` is of; without ``queries`` each unit is one.
     """
 
     def __new__(
@@ -430,6 +449,7 @@ class Order:
         *,
         sources: list[int] | None = None,
         queries: list[int] | None = None,
+        part: list[int] | None = None,
         dataset: str = "",
         manifest: int = 0,
     ) -> Order: ...

@@ -1,9 +1,9 @@
-"""Running the pipeline from Python: curate and pack as functions."""
+"""Running the pipeline from Python: curate, pack and the training commands as functions."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmrlhf_engine import pipeline
 from mmrlhf_engine.pack import pack
@@ -12,8 +12,13 @@ from mmrlhf_engine.pipeline import CurateConfig
 from mmrlhf_engine.run.config import load_config
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.progress import Progress
+from mmrlhf_engine.run.stage import Stage
 
-__all__ = ["run_curate", "run_pack"]
+if TYPE_CHECKING:
+    from mmrlhf_engine.train.mm_dpo import MMDPOConfig
+    from mmrlhf_engine.train.sft import SupervisedConfig
+
+__all__ = ["run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sft"]
 
 
 def run_curate(
@@ -83,6 +88,106 @@ def run_pack(
     paths = [*resolved.sources, *(str(path) for path in _paths(sources))]
     resolved = resolved.model_copy(update={"sources": paths})
     return pack.pack_dataset(resolved, Path(out), Progress(progress))
+
+
+def run_mm_dpo(
+    shards: Path | str,
+    model: Path | str,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: "MMDPOConfig | Path | str | None" = None,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Train a policy by MM-DPO, as ``mmrlhf-engine mm-dpo`` does.
+
+    After an interruption the same call goes on from the newest checkpoint, to the same weights.
+
+    Args:
+        shards: The dataset, with reference log-probabilities (:func:`run_reference`).
+        model: A name on the hub or a folder; the weights to begin with.
+        out: The run folder; the policy is ``OUT/13_mm_dpo/model``.
+        settings: Settings by dotted name, laid over ``config``: ``{"data.tokens": 8192}``.
+        config: A YAML file, or settings that are read already; None is the defaults.
+        progress: What is written to stderr.
+        restart: Remove what an earlier attempt has left, and begin again.
+
+    Returns:
+        The report: ``folder``, ``steps``, pairs in, trained and left out by reason, and the
+        evaluation ``before`` and ``after`` where pairs are held out.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit, or the checkpoints there are of a run
+            with other settings.
+        InputError: shards, columns and model do not fit together.
+        StageError: a loss is not finite; the message names the pair.
+        MissingExtraError: a package that is needed is not installed.
+    """
+    from mmrlhf_engine.train.mm_dpo import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model)}
+    return _run_command(STAGE, _resolve(STAGE.config, config, given), out, progress, restart)
+
+
+def run_sft(
+    shards: Path | str,
+    model: Path | str,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: "SupervisedConfig | Path | str | None" = None,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Train a model on the chosen answers, as ``mmrlhf-engine sft`` does.
+
+    Arguments, report and errors as those of :func:`run_mm_dpo`; the model is
+    ``OUT/extra/sft/model``.
+    """
+    from mmrlhf_engine.train.sft import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model)}
+    return _run_command(STAGE, _resolve(STAGE.config, config, given), out, progress, restart)
+
+
+def run_reference(
+    shards: Path | str,
+    model: Path | str,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+) -> dict[str, Any]:
+    """Write a reference model's log-probabilities beside the shards, as a sidecar column.
+
+    Args:
+        shards: The dataset that gets the column.
+        model: The reference model: a name on the hub or a folder.
+        out: The run folder, for the report.
+        settings: Settings by name: ``{"precision": "bfloat16"}``.
+        progress: What is written to stderr.
+
+    Returns:
+        The report: ``column_set``, responses scored, ...
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit.
+        InputError: the shards were packed for another model.
+        MissingExtraError: a package that is needed is not installed.
+    """
+    from mmrlhf_engine.train.reference import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model)}
+    return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, False)
+
+
+def _run_command(
+    stage: Stage, config: Any, out: Path | str, progress: Any, restart: bool
+) -> dict[str, Any]:
+    from mmrlhf_engine.train.run import run_command
+
+    return run_command(stage, config, Path(out), Progress(progress), restart=restart)
 
 
 def _paths(sources: Path | str | Iterable[Path | str]) -> list[Path]:

@@ -3,71 +3,12 @@
 import pytest
 import torch
 
-from kernels_support import error
+from kernels_support import VOCAB, Pairs, error
 from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, mm_dpo_loss, reference
-from mmrlhf_kernels.pair import LOSSES
+from mmrlhf_kernels.pair import LOSS_TYPES
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 
 SCHEDULES = ["recompute", "keep", "two_sums", "frozen", None]
-# Answers of three pairs: an empty one, one of a single token, and longer ones.
-LENGTHS = (3, 0, 9, 1, 4, 6)
-HIDDEN, VOCAB = 7, 521
-
-
-class Pairs:
-    """Rows, reference sums and betas of as many pairs as there are half the lengths."""
-
-    def __init__(self, lengths=LENGTHS, dtype=torch.float64, seed=0):
-        source = torch.Generator().manual_seed(seed)
-
-        def draw(*shape):
-            return torch.randn(*shape, generator=source, dtype=torch.float64)
-
-        self.lengths = torch.tensor(lengths)
-        self.cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), self.lengths.cumsum(0)])
-        rows, pairs = sum(lengths), len(lengths) // 2
-        self.hidden = draw(rows, HIDDEN).to(dtype).requires_grad_()
-        self.weight = draw(VOCAB, HIDDEN).to(dtype).requires_grad_()
-        self.bias = draw(VOCAB).to(dtype).requires_grad_()
-        self.target = torch.randint(0, VOCAB, (rows,), generator=source)
-        self.references = [-10 * draw(pairs).abs() for _ in range(2)]
-        self.beta = 0.05 + draw(pairs).abs()
-        self.pairs = pairs
-
-    def leaves(self, schedule):
-        return [self.hidden] if schedule == "frozen" else [self.hidden, self.weight, self.bias]
-
-    def fused(self, schedule=None, *, index=None, **options):
-        """(output, gradients of 2 L)."""
-        frozen = schedule == "frozen"
-        options.setdefault("cu_seqlens", self.cu_seqlens)
-        out = fused_linear_mm_dpo(
-            self.hidden,
-            self.weight.detach() if frozen else self.weight,
-            self.target,
-            *self.references,
-            self.beta,
-            bias=self.bias.detach() if frozen else self.bias,
-            schedule=schedule,
-            pair_index=index,
-            **options,
-        )
-        return out, torch.autograd.grad(2 * out.loss, self.leaves(schedule))
-
-    def oracle(self, schedule=None, *, index=None, sft_weight=0.0, sft="token", **options):
-        """(loss, gradients of 2 L) by plain autograd."""
-        logp = reference.linear_logp(self.hidden, self.weight, self.target, bias=self.bias)
-        parts = logp.split(self.lengths.tolist())
-        sums = torch.stack([part.sum() for part in parts])
-        counted = (self.target != -100).split(self.lengths.tolist())
-        tokens = torch.tensor([int(part.sum()) for part in counted])
-        if index is None:
-            index = torch.arange(2 * self.pairs).view(2, self.pairs).T
-        chosen, rejected = sums[index[:, 0]], sums[index[:, 1]]
-        loss = reference.mm_dpo_loss(
-            chosen - self.references[0], rejected - self.references[1], self.beta, **options
-        ) + sft_weight * reference.supervised_loss(chosen, tokens[index[:, 0]], sft)
-        return loss.detach(), torch.autograd.grad(2 * loss, self.leaves(schedule))
 
 
 def assert_same(found, wanted, bound=1e-11):
@@ -77,10 +18,14 @@ def assert_same(found, wanted, bound=1e-11):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_every_schedule_and_loss_is_the_oracle(schedule, loss):
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_every_schedule_and_loss_is_the_oracle(schedule, loss_type):
     pairs = Pairs()
-    options = {"loss": loss, "tie": torch.tensor([False, True, False]), "sft_weight": 0.25}
+    options = {
+        "loss_type": loss_type,
+        "tie": torch.tensor([False, True, False]),
+        "sft_weight": 0.25,
+    }
     assert_same(pairs.fused(schedule, **options), pairs.oracle(schedule, **options))
 
 
@@ -108,11 +53,11 @@ def test_one_pair(schedule):
 
 
 @pytest.mark.parametrize("workspace", [1, 8 * VOCAB * 4, 1 << 24])
-@pytest.mark.parametrize("loss", reference.PAIR_KINDS)
-def test_one_sum_serves_every_loss_that_sees_the_difference(loss, workspace):
+@pytest.mark.parametrize("loss_type", reference.PAIR_LOSS_TYPES)
+def test_one_sum_serves_every_loss_that_sees_the_difference(loss_type, workspace):
     pairs = Pairs(lengths=(5, 8))
     pairs.target[[1, 7]] = -100
-    options = {"loss": loss, "label_smoothing": 0.1}
+    options = {"loss_type": loss_type, "label_smoothing": 0.1}
     wanted = pairs.oracle(**options)
     assert_same(pairs.fused("one_sum", workspace_bytes=workspace, **options), wanted)
 
@@ -250,7 +195,7 @@ def test_a_second_backward_pass_says_what_to_use_instead():
         ({"schedule": "fast"}, ValueError, "unknown schedule 'fast'"),
         ({"schedule": "frozen"}, ValueError, "needs a gradient"),
         ({"beta": torch.ones(1)}, ValueError, r"beta has shape \(1,\); expected \(3,\)"),
-        ({"loss": "dpo"}, ValueError, "unknown loss"),
+        ({"loss_type": "dpo"}, ValueError, "unknown loss_type"),
         ({"pair_index": torch.zeros(2, 2).long()}, ValueError, "pair_index has shape"),
         (
             {"pair_index": torch.tensor([[0, 1], [2, 3], [4, 6]])},
@@ -271,8 +216,8 @@ def test_what_does_not_fit_is_named(change, problem, message):
         "hidden": pairs.hidden,
         "weight": pairs.weight,
         "target": pairs.target,
-        "reference_chosen": pairs.references[0],
-        "reference_rejected": pairs.references[1],
+        "ref_chosen_logps": pairs.references[0],
+        "ref_rejected_logps": pairs.references[1],
         "beta": pairs.beta,
         "cu_seqlens": pairs.cu_seqlens,
     }

@@ -31,9 +31,9 @@ def test_linear_logp_of_equal_logits_is_minus_log_of_the_vocabulary():
     assert logp.tolist() == pytest.approx([-math.log(8), 0.0])
 
 
-@pytest.mark.parametrize("loss", [*reference.PAIR_KINDS, "bco"])
+@pytest.mark.parametrize("loss_type", [*reference.PAIR_LOSS_TYPES, "bco_pair"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_mm_dpo_loss_against_finite_differences(loss, smoothing):
+def test_mm_dpo_loss_against_finite_differences(loss_type, smoothing):
     chosen, rejected, beta, weight = torch.rand(4, 5, dtype=torch.float64)
     chosen.requires_grad_()
     rejected.requires_grad_()
@@ -41,42 +41,44 @@ def test_mm_dpo_loss_against_finite_differences(loss, smoothing):
 
     def call(chosen, rejected):
         return reference.mm_dpo_loss(
-            chosen, rejected, beta + 0.1, loss=loss, label_smoothing=smoothing, tie=tie,
+            chosen, rejected, beta + 0.1, loss_type=loss_type, label_smoothing=smoothing, tie=tie,
             weight=weight, reward_shift=0.3,
         )  # fmt: skip
 
     assert gradcheck(call, (chosen, rejected))
 
 
-@pytest.mark.parametrize("kind", reference.PAIR_KINDS)
+@pytest.mark.parametrize("loss_type", reference.PAIR_LOSS_TYPES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_pair_loss_states_the_derivative_of_its_own_loss(kind, smoothing):
+def test_pair_loss_states_the_derivative_of_its_own_loss(loss_type, smoothing):
     delta = torch.linspace(-30, 30, 41, dtype=torch.float64, requires_grad=True)
     beta = torch.linspace(0.05, 0.5, 41, dtype=torch.float64)
     tie = torch.arange(41) % 3 == 0
     weight = torch.linspace(0.0, 2.0, 41, dtype=torch.float64)
-    loss, slope = reference.pair_loss(delta, beta, tie, weight, kind, smoothing)
+    loss, slope = reference.pair_loss(delta, beta, tie, weight, loss_type, smoothing)
     (wanted,) = torch.autograd.grad(loss.sum(), [delta])
     assert torch.allclose(slope, wanted, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", reference.PAIR_KINDS)
-def test_pair_loss_is_the_loss_that_mm_dpo_loss_takes_the_mean_of(kind):
+@pytest.mark.parametrize("loss_type", reference.PAIR_LOSS_TYPES)
+def test_pair_loss_is_the_loss_that_mm_dpo_loss_takes_the_mean_of(loss_type):
     delta = torch.linspace(-9, 9, 13, dtype=torch.float64)
     beta = torch.linspace(0.05, 0.5, 13, dtype=torch.float64)
     tie = torch.arange(13) % 4 == 0
-    loss, _ = reference.pair_loss(delta, beta, tie, None, kind, 0.1)
+    loss, _ = reference.pair_loss(delta, beta, tie, None, loss_type, 0.1)
     zero = torch.zeros_like(delta)
-    mean = reference.mm_dpo_loss(delta, zero, beta, loss=kind, label_smoothing=0.1, tie=tie)
+    mean = reference.mm_dpo_loss(
+        delta, zero, beta, loss_type=loss_type, label_smoothing=0.1, tie=tie
+    )
     assert float(loss.mean()) == pytest.approx(float(mean), rel=1e-12)
 
 
 def test_an_unknown_pair_loss_is_named():
     one = torch.ones(1)
-    with pytest.raises(ValueError, match="unknown pair loss 'bco'; expected one of sigmoid"):
-        reference.pair_loss(one, one, None, None, "bco", 0.0)
-    with pytest.raises(ValueError, match="unknown loss 'dpo'"):
-        reference.mm_dpo_loss(one, one, one, loss="dpo")
+    with pytest.raises(ValueError, match="unknown loss_type 'bco_pair'; expected one of sigmoid"):
+        reference.pair_loss(one, one, None, None, "bco_pair", 0.0)
+    with pytest.raises(ValueError, match="unknown loss_type 'dpo'"):
+        reference.mm_dpo_loss(one, one, one, loss_type="dpo")
 
 
 def test_dynamic_beta_takes_the_values_of_the_paper():

@@ -52,8 +52,8 @@ def test_opcheck_of_the_pair_operators():
     arguments = (
         case.hidden.detach(), case.weight.detach(), None, case.target, sequence, 4,
         torch.tensor([0, 1]), torch.tensor([2, 3]), [torch.zeros(2), torch.zeros(2), torch.ones(2)],
-        [True, True, True, False, False, False], "sigmoid", "token", [0.0, 0.0, 0.0],
-        None, 1.0, -100, None, 1 << 20, [True, True, False],
+        [True, True, True, False, False, False], "sigmoid", "token", [0.0, 0.5, 0.0],
+        torch.tensor(3.0), torch.tensor(20.0), None, 1.0, -100, None, 1 << 20, [True, True, False],
     )  # fmt: skip
     torch.library.opcheck(linear_mm_dpo, arguments)
 
@@ -102,6 +102,33 @@ def test_the_loss_compiles_into_one_graph_from_hidden_states_on():
             case.hidden, case.weight, case.target, zero, zero, beta, cu_seqlens=CU_SEQLENS,
             sft_weight=0.1,
         ).loss  # fmt: skip
+
+    compiled_equals_eager(by_parts, case.leaves())
+    compiled_equals_eager(at_once, case.leaves())
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_a_part_of_a_batch_compiles_into_one_graph(as_tensors):
+    """A tensor is not read by the host: that would break the graph."""
+    case = head_case(9, 4, 300, dtype=torch.float32)
+    zero = torch.zeros(2)
+    sequence = sequence_of_row(CU_SEQLENS, 9)
+    numbers = {"num_pairs": 3, "num_tokens": 20}
+    if as_tensors:
+        numbers = {name: torch.tensor(number) for name, number in numbers.items()}
+    options = {**numbers, "sft_weight": 0.1}
+
+    def by_parts():
+        logp = fused_linear_logp(case.hidden, case.weight, case.target)
+        sums = sequence_sums(logp, sequence, 4)
+        return mm_dpo_loss(
+            sums[:2], sums[2:], zero, zero, 0.1, chosen_tokens=zero + 3, **options
+        ).loss
+
+    def at_once():
+        return fused_linear_mm_dpo(
+            case.hidden, case.weight, case.target, zero, zero, 0.1, cu_seqlens=CU_SEQLENS, **options
+        ).loss
 
     compiled_equals_eager(by_parts, case.leaves())
     compiled_equals_eager(at_once, case.leaves())

@@ -8,30 +8,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf_kernels import dynamic_beta, mm_dpo_loss, pair_gradients, reference, released_beta
-from mmrlhf_kernels.pair import LOSSES
+from mmrlhf_kernels.pair import LOSS_TYPES
 
 LN2 = math.log(2.0)
 
 
 def columns(pairs, dtype=torch.float64, seed=0):
-    """(S_c, S_r, reference_c, reference_r, beta) of pairs whose margins vary."""
+    """(S_c, S_r, ref_c, ref_r, beta) of pairs whose margins vary."""
     source = torch.Generator().manual_seed(seed)
     drawn = torch.randn(4, pairs, generator=source, dtype=torch.float64) * 5 - 40
     beta = 0.05 + torch.rand(pairs, generator=source, dtype=torch.float64)
     return [t.to(dtype) for t in (*drawn, beta)]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.15])
 @pytest.mark.parametrize("sft", ["token", "sequence"])
-def test_every_loss_is_the_naive_loop(loss, smoothing, sft):
+def test_every_loss_is_the_naive_loop(loss_type, smoothing, sft):
     chosen, rejected, ref_chosen, ref_rejected, beta = columns(6)
     tie = torch.tensor([False, True, False, False, True, False])
     weight = torch.tensor([1.0, 2.0, 0.0, 0.5, 1.0, 3.0], dtype=torch.float64)
     tokens = torch.tensor([3, 1, 0, 7, 2, 5])
     chosen.requires_grad_()
     rejected.requires_grad_()
-    options = {"loss": loss, "label_smoothing": smoothing, "tie": tie, "weight": weight}
+    options = {"loss_type": loss_type, "label_smoothing": smoothing, "tie": tie, "weight": weight}
     out = mm_dpo_loss(
         chosen, rejected, ref_chosen, ref_rejected, beta, reward_shift=0.4, sft_weight=0.25,
         chosen_tokens=tokens, sft=sft, **options,
@@ -46,14 +46,14 @@ def test_every_loss_is_the_naive_loop(loss, smoothing, sft):
         assert torch.allclose(ours, other, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_pair_gradients_are_what_backward_gives(loss):
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_pair_gradients_are_what_backward_gives(loss_type):
     values = columns(5)
     leaves = [values[0].requires_grad_(), values[1].requires_grad_()]
     tokens = torch.tensor([2, 4, 1, 1, 9])
-    out = mm_dpo_loss(*values, loss=loss, sft_weight=0.5, chosen_tokens=tokens)
+    out = mm_dpo_loss(*values, loss_type=loss_type, sft_weight=0.5, chosen_tokens=tokens)
     by_backward = torch.autograd.grad(out.loss, leaves)
-    stated = pair_gradients(*values, loss=loss, sft_weight=0.5, chosen_tokens=tokens)
+    stated = pair_gradients(*values, loss_type=loss_type, sft_weight=0.5, chosen_tokens=tokens)
     assert all(torch.equal(a, b) for a, b in zip(by_backward, stated, strict=True))
 
 
@@ -79,7 +79,7 @@ def test_beta_of_a_wrong_shape_raises(shape):
 @pytest.mark.parametrize(
     ("change", "problem", "message"),
     [
-        ({"loss": "dpo"}, ValueError, "unknown loss 'dpo'; expected one of sigmoid, ipo"),
+        ({"loss_type": "dpo"}, ValueError, "unknown loss_type 'dpo'; expected one of sigmoid, ipo"),
         ({"label_smoothing": 0.5}, ValueError, "label_smoothing is 0.5"),
         ({"label_smoothing": -0.1}, ValueError, "label_smoothing is -0.1"),
         ({"sft_weight": 0.1}, ValueError, "chosen_tokens"),
@@ -97,7 +97,7 @@ def test_beta_of_a_wrong_shape_raises(shape):
     ],
 )
 def test_what_does_not_fit_is_named(change, problem, message):
-    names = ("chosen_logp", "rejected_logp", "reference_chosen", "reference_rejected")
+    names = ("chosen_logp", "rejected_logp", "ref_chosen_logps", "ref_rejected_logps")
     arguments = dict.fromkeys(names, torch.zeros(3)) | {"beta": 0.1}
     with pytest.raises(problem, match=message):
         mm_dpo_loss(**(arguments | change))
@@ -111,26 +111,26 @@ BETA = st.floats(2**-10, 2, width=32)
 @given(st.lists(st.tuples(LOGP, LOGP, BETA), min_size=1, max_size=6))
 def test_equal_policies_cost_ln_2_whatever_the_beta(rows):
     chosen, rejected, beta = (torch.tensor(column) for column in zip(*rows, strict=True))
-    for loss in ("sigmoid", "robust"):
-        out = mm_dpo_loss(chosen, rejected, chosen, rejected, beta, loss=loss)
+    for loss_type in ("sigmoid", "robust"):
+        out = mm_dpo_loss(chosen, rejected, chosen, rejected, beta, loss_type=loss_type)
         assert float(out.loss) == pytest.approx(LN2, rel=1e-6)
-    hinge = mm_dpo_loss(chosen, rejected, chosen, rejected, beta, loss="hinge")
+    hinge = mm_dpo_loss(chosen, rejected, chosen, rejected, beta, loss_type="hinge")
     assert float(hinge.loss) == pytest.approx(1.0)
-    bco = mm_dpo_loss(chosen, rejected, chosen, rejected, beta, loss="bco")
+    bco = mm_dpo_loss(chosen, rejected, chosen, rejected, beta, loss_type="bco_pair")
     assert float(bco.loss) == pytest.approx(2 * LN2, rel=1e-6)
 
 
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(LOGP, LOGP, LOGP, LOGP, BETA), min_size=1, max_size=6),
-    st.sampled_from(LOSSES),
+    st.sampled_from(LOSS_TYPES),
     st.booleans(),
 )
-def test_everything_is_finite_at_any_margin(rows, loss, tied):
+def test_everything_is_finite_at_any_margin(rows, loss_type, tied):
     values = [torch.tensor(column) for column in zip(*rows, strict=True)]
     tie = torch.full((len(rows),), tied)
-    out = mm_dpo_loss(*values, loss=loss, tie=tie)
-    gradients = pair_gradients(*values, loss=loss, tie=tie)
+    out = mm_dpo_loss(*values, loss_type=loss_type, tie=tie)
+    gradients = pair_gradients(*values, loss_type=loss_type, tie=tie)
     assert all(bool(tensor.isfinite().all()) for tensor in [*out, *gradients])
 
 
@@ -144,9 +144,13 @@ def test_the_order_of_pairs_does_not_matter_and_ties_are_symmetric(rows):
     turned = mm_dpo_loss(*(t.flip(0) for t in (chosen, rejected, ref_chosen, ref_rejected, beta)))
     assert float(forward.loss) == pytest.approx(float(turned.loss), rel=1e-12)
     tie = torch.ones(len(rows), dtype=torch.bool)
-    for loss in LOSSES:
-        one = mm_dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta, loss=loss, tie=tie)
-        other = mm_dpo_loss(rejected, chosen, ref_rejected, ref_chosen, beta, loss=loss, tie=tie)
+    for loss_type in LOSS_TYPES:
+        one = mm_dpo_loss(
+            chosen, rejected, ref_chosen, ref_rejected, beta, loss_type=loss_type, tie=tie
+        )
+        other = mm_dpo_loss(
+            rejected, chosen, ref_rejected, ref_chosen, beta, loss_type=loss_type, tie=tie
+        )
         assert float(one.loss) == pytest.approx(float(other.loss), rel=1e-12)
 
 
@@ -185,11 +189,6 @@ def test_half_width_log_probabilities_are_widened(dtype):
     assert found.dtype == dtype
 
 
-def test_no_pairs_cost_nothing():
-    none = torch.zeros(0)
-    assert float(mm_dpo_loss(none, none, none, none, 0.1).loss) == 0.0
-
-
 @settings(max_examples=60)
 @given(
     st.lists(st.floats(-50, 50), min_size=1, max_size=8),
@@ -203,6 +202,23 @@ def test_dynamic_beta_stays_in_its_bounds_and_grows_with_the_margin(margins, bet
     assert float(found.min()) >= beta * (1 - 1e-12)
     assert float(found.max()) <= beta * (1 + w) * (1 + 1e-12)
     assert bool((found.diff() >= 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_width_margin_is_widened(dtype):
+    margin = torch.tensor([-25.0, -1.0, 0.3, 2.0, 40.0]).to(dtype)
+    found = dynamic_beta(margin, 0.1)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, dynamic_beta(margin.float(), 0.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_every_margin_has_a_beta(dtype):
+    margin = torch.tensor([-math.inf, -6e4, -178.0, -25.0, 0.0, 25.0, 178.0, 6e4, math.inf])
+    margin = margin.to(dtype)
+    assert dynamic_beta(margin, 0.1, w=0.0).tolist() == pytest.approx([0.1] * 9)
+    assert dynamic_beta(margin, 0.1, k=0.0).tolist() == pytest.approx([0.1] * 9)
+    assert dynamic_beta(margin, 0.1).tolist() == pytest.approx([0.1] * 5 + [0.15] * 4, rel=1e-5)
 
 
 def test_dynamic_beta_names_what_does_not_fit():

@@ -15,12 +15,11 @@ from heads import readme
 BLOCKS = readme.blocks()
 
 
-def test_the_readme_has_a_first_example_a_loop_and_a_trainer():
-    assert len(BLOCKS) == 3
-    assert ["DPOTrainer" in block for block in BLOCKS] == [False, False, True]
+def test_the_readme_has_a_first_example_a_loop_parts_and_a_trainer():
+    assert ["DPOTrainer" in block for block in BLOCKS] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("block", BLOCKS[:2], ids=["first example", "loop"])
+@pytest.mark.parametrize("block", BLOCKS[:3], ids=["first example", "loop", "parts"])
 def test_a_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
@@ -32,7 +31,7 @@ def test_the_block_with_a_trainer_runs(tmp_path):
         pytest.skip("TRL is not among the requirements of this project")
     # A process of its own: TRL and datasets warn, and pickle what the script defines.
     script = tmp_path / "example.py"
-    script.write_text(BLOCKS[2], encoding="utf-8")
+    script.write_text(BLOCKS[3], encoding="utf-8")
     package = str(Path(mmrlhf_kernels.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, script],

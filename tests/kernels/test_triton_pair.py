@@ -9,7 +9,7 @@ from mmrlhf_kernels import reference
 from triton_problem import error
 from triton_worker import InterpretedError, interpreted
 
-KINDS = (*reference.PAIR_KINDS, "bco")
+LOSS_TYPES = (*reference.PAIR_LOSS_TYPES, "bco_pair")
 PAIRS = 133
 
 
@@ -32,14 +32,14 @@ def close(found, truth):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("kind", reference.PAIR_KINDS)
-def test_loss_and_derivative_are_those_of_the_specification(kind, smoothing):
+@pytest.mark.parametrize("loss_type", reference.PAIR_LOSS_TYPES)
+def test_loss_and_derivative_are_those_of_the_specification(loss_type, smoothing):
     chosen, rejected, beta, tie, weight = pairs()
     delta = chosen - rejected
     for t, w in ((None, None), (tie, None), (None, weight), (tie, weight)):
-        found = interpreted("triton_pair.pair_loss", delta, beta, t, w, kind, smoothing)
+        found = interpreted("triton_pair.pair_loss", delta, beta, t, w, loss_type, smoothing)
         wide = None if w is None else w.double()
-        truth = reference.pair_loss(delta.double(), beta.double(), t, wide, kind, smoothing)
+        truth = reference.pair_loss(delta.double(), beta.double(), t, wide, loss_type, smoothing)
         close(found[0], truth[0])
         close(found[1], truth[1])
 
@@ -53,8 +53,8 @@ def test_a_pair_far_ahead_keeps_its_small_loss():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("kind", KINDS)
-def test_both_sides_match_autograd_of_the_specification(kind, smoothing):
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_both_sides_match_autograd_of_the_specification(loss_type, smoothing):
     chosen, rejected, beta, tie, weight = pairs()
     sides = [side.double().requires_grad_() for side in (chosen, rejected)]
     chosen[0], rejected[0] = 3.0, 1.0  # hinge has no derivative at its corner
@@ -62,26 +62,26 @@ def test_both_sides_match_autograd_of_the_specification(kind, smoothing):
         sides[0][0], sides[1][0] = 3.0, 1.0
     options = {"label_smoothing": smoothing, "tie": tie, "reward_shift": 0.3}
     mean = reference.mm_dpo_loss(
-        *sides, beta.double(), loss=kind, weight=weight.double(), **options
+        *sides, beta.double(), loss_type=loss_type, weight=weight.double(), **options
     )
     (mean * PAIRS).backward()
     loss, up, down = interpreted(
-        "triton_pair.two_sided_pair_loss", chosen, rejected, beta, kind=kind, weight=weight,
-        **options,
+        "triton_pair.two_sided_pair_loss", chosen, rejected, beta, loss_type=loss_type,
+        weight=weight, **options,
     )  # fmt: skip
     close(loss.double().mean(), mean.detach())
     close(up, sides[0].grad)
     close(down, sides[1].grad)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_derivatives_are_finite_differences_of_the_same_kernel(kind):
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_derivatives_are_finite_differences_of_the_same_kernel(loss_type):
     generator = torch.Generator().manual_seed(3)
     chosen, rejected = torch.randn(2, PAIRS, generator=generator)
     beta, step = torch.full((PAIRS,), 0.5), 2.0**-6
 
     def run(c, r):
-        return interpreted("triton_pair.two_sided_pair_loss", c, r, beta, kind=kind)
+        return interpreted("triton_pair.two_sided_pair_loss", c, r, beta, loss_type=loss_type)
 
     _, up, down = run(chosen, rejected)
     numeric_up = (run(chosen + step, rejected)[0] - run(chosen - step, rejected)[0]) / (2 * step)
@@ -92,15 +92,15 @@ def test_derivatives_are_finite_differences_of_the_same_kernel(kind):
 
 def test_the_fused_kernel_is_margin_to_beta_to_loss_to_rewards():
     chosen, rejected, _, tie, weight = pairs()
-    reference_chosen, reference_rejected = chosen - 2.0, rejected + 1.5
+    ref_chosen_logps, ref_rejected_logps = chosen - 2.0, rejected + 1.5
     generator = torch.Generator().manual_seed(4)
     margin = torch.cat([torch.randn(PAIRS - 2, generator=generator), torch.tensor([-9.0, 90.0])])
     found = interpreted(
-        "triton_pair.dynamic_beta_pair_loss", chosen, rejected, reference_chosen,
-        reference_rejected, margin, 0.1, 0.5, 0.8, tie=tie, weight=weight, label_smoothing=0.05,
+        "triton_pair.dynamic_beta_pair_loss", chosen, rejected, ref_chosen_logps,
+        ref_rejected_logps, margin, 0.1, 0.5, 0.8, tie=tie, weight=weight, label_smoothing=0.05,
     )  # fmt: skip
     beta = reference.dynamic_beta(margin.double(), 0.1, 0.5, 0.8)
-    left, right = chosen.double() - reference_chosen, rejected.double() - reference_rejected
+    left, right = chosen.double() - ref_chosen_logps, rejected.double() - ref_rejected_logps
     loss, slope = reference.pair_loss(left - right, beta, tie, weight.double(), "sigmoid", 0.05)
     close(found.beta, beta)
     assert found.beta.min() >= torch.tensor(0.1)
@@ -111,6 +111,16 @@ def test_the_fused_kernel_is_margin_to_beta_to_loss_to_rewards():
     assert error(found.delta, left - right) < 1e-3
     assert error(found.chosen_reward, beta * left) < 1e-3
     assert error(found.rejected_reward, beta * right) < 1e-3
+
+
+@pytest.mark.parametrize(("w", "k"), [(0.0, 0.5), (0.5, 0.0), (0.5, 0.5)])
+def test_every_margin_has_a_beta(w, k):
+    margin = torch.tensor([-torch.inf, -178.0, -25.0, 0.0, 25.0, 178.0, torch.inf])
+    zero = torch.zeros_like(margin)
+    found = interpreted(
+        "triton_pair.dynamic_beta_pair_loss", zero, zero, zero, zero, margin, 0.1, w, k
+    )
+    close(found.beta, reference.dynamic_beta(margin.double(), 0.1, w, k))
 
 
 def test_no_pairs_are_no_launch():
@@ -125,7 +135,7 @@ def test_what_would_broadcast_or_mean_nothing_is_refused():
         with pytest.raises(InterpretedError, match="beta"):
             interpreted("triton_pair.pair_loss", delta, beta, None, None, "sigmoid", 0.0)
     with pytest.raises(InterpretedError, match="two_sided_pair_loss"):
-        interpreted("triton_pair.pair_loss", delta, delta, None, None, "bco", 0.0)
+        interpreted("triton_pair.pair_loss", delta, delta, None, None, "bco_pair", 0.0)
     with pytest.raises(InterpretedError, match="expected one of"):
         interpreted("triton_pair.pair_loss", delta, delta, None, None, "dpo", 0.0)
     with pytest.raises(InterpretedError, match="label_smoothing"):

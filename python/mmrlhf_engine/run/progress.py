@@ -6,8 +6,10 @@ format decides what is worth saying.
 """
 
 import json
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from typing import Literal, TextIO
 
 __all__ = ["Progress", "ProgressFormat"]
@@ -16,6 +18,8 @@ ProgressFormat = Literal["human", "jsonl", "silent"]
 
 _HUMAN_INTERVAL = 0.2
 _MACHINE_INTERVAL = 1.0
+_LOG_INTERVAL = 10.0
+"""Seconds between lines of measures for people where standard error is no terminal."""
 
 
 class Progress:
@@ -51,6 +55,32 @@ class Progress:
             share = f" {100 * done / total:3.0f} %" if total else ""
             of_total = f" of {total:,}" if total else ""
             self._stream.write(f"\r\x1b[2K  {stage}: {task} {done:,}{of_total}{share}")
+            self._stream.flush()
+            self._line_open = True
+
+    def measure(self, text: str, facts: Mapping[str, object], *, keep: bool = False) -> None:
+        """What a step of long work measured: a line that moves, or stays if ``keep``.
+
+        Where standard error is no terminal, a line for people is written every ten seconds. For
+        machines it is an event ``metrics`` with ``facts``, at most one a second unless ``keep``.
+        """
+        if self.format == "silent":
+            return
+        machine = self.format == "jsonl"
+        moves = not machine and self._stream.isatty()
+        interval = _MACHINE_INTERVAL if machine else _HUMAN_INTERVAL if moves else _LOG_INTERVAL
+        now = time.monotonic()
+        if not keep and now - self._last < interval:
+            return
+        self._last = now
+        if machine:
+            self._write_json({"event": "metrics", **facts})
+        elif keep or not moves:
+            self.say(text)
+        else:
+            # A line that wraps could not be cleared as one.
+            width = shutil.get_terminal_size().columns - 1
+            self._stream.write(f"\r\x1b[2K{text[:width]}")
             self._stream.flush()
             self._line_open = True
 

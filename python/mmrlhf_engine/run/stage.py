@@ -69,6 +69,9 @@ class Stage:
     """Tables and files of stages before it."""
     writes: tuple[str, ...] = ()
     """Tables and files it makes, all of them, every time."""
+    keeps: tuple[str, ...] = ()
+    """What an interrupted attempt leaves that the next one goes on from, whatever has changed; the
+    stage itself refuses what does not fit."""
     external: Callable[[Any], list[object]] = lambda _: []
     """What it depends on outside of the run (files with size and time of change), as JSON values;
     raises InputError where something is missing."""
@@ -206,7 +209,9 @@ class StageContext:
             # The manifest goes first: from here on the stage is unfinished.
             (self.folder / "manifest.json").unlink(missing_ok=True)
             for entry in self.folder.iterdir():
-                if entry.name == ".lock" or (entry == self.scratch and resumable):
+                if entry.name in (".lock", *self.stage.keeps):
+                    continue
+                if entry == self.scratch and resumable:
                     continue
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         self.scratch.mkdir(parents=True, exist_ok=True)

@@ -89,6 +89,8 @@ class PreferenceLoader:
         look_ahead: Batches that are looked through for images that are needed again.
         version: Of the dataset; None is the highest.
         verify: When checksums are compared.
+        pixels: Whether images are decoded; without, ``pixel_values`` is empty and the rest of each
+            batch is the same, but for the images that would turn out to be unreadable.
         state: Where to go on, from ``state_dict``.
 
     Raises:
@@ -96,6 +98,7 @@ class PreferenceLoader:
             is outside the dataset's vocabulary.
         InputError: units are above the plan's budget, and the plan does not say what becomes of
             them.
+        InputError: the plan's part of the dataset has no query.
         InputError: the dataset cannot be opened, or the state is of another dataset or plan;
             the message names the settings that differ.
         CorruptDataError: the dataset is damaged.
@@ -118,6 +121,7 @@ class PreferenceLoader:
         look_ahead: int = 512,
         version: int | None = None,
         verify: Literal["off", "lazy", "open"] = "lazy",
+        pixels: bool = True,
         state: Mapping[str, Any] | str | None = None,
     ) -> None:
         self._path, self._version, self._verify = folder(path), version, verify
@@ -126,11 +130,13 @@ class PreferenceLoader:
         self._column_names: dict[str, list[str]] = {"pairs": [], "responses": []}
         self._rank, self._world_size, self._balance = rank, world_size, balance
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
+        self._pixels = pixels
         self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes
         self._cursor: str | None = None
         self._worker, self._workers = 0, 1
         self._taken, self._number = 0, 0
         self._core: _core.BatchLoader | None = None
+        self._part: _core.DatasetPart | None = None
         if state is not None:
             self.load_state_dict(state)
         self._processor: dict[str, Any] | None = None
@@ -238,7 +244,7 @@ class PreferenceLoader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what belongs to this process."""
-        return {**self.__dict__, "_core": None}
+        return {**self.__dict__, "_core": None, "_part": None}
 
     def _check_numbers(self) -> None:
         check_rank(self._rank, self._world_size)
@@ -268,6 +274,7 @@ class PreferenceLoader:
         return _core.BatchLoader(
             dataset,
             self._plan,
+            part=self._part_of(dataset),
             pair_columns=of_pairs,
             response_columns=of_responses,
             processor=json.dumps(settings),
@@ -288,7 +295,16 @@ class PreferenceLoader:
             prefetch_bytes=self._prefetch_bytes,
             cache_bytes=self._cache_bytes,
             look_ahead=self._look_ahead if self._cache_bytes else 1,
+            pixels=self._pixels,
         )
+
+    def _part_of(self, dataset: _core.Dataset) -> _core.DatasetPart | None:
+        """The part of the dataset that the plan is of, found once in a process."""
+        if "hold_out" not in json.loads(self._plan):
+            return None
+        if self._part is None or self._part.fingerprint != dataset.fingerprint:
+            self._part = _core.DatasetPart(dataset, self._plan)
+        return self._part
 
 
 def pictures_of(

@@ -18,6 +18,7 @@ from mmrlhf_engine.run.config import Section
 
 __all__ = [
     "Budget",
+    "HoldOut",
     "MixtureSettings",
     "MixtureStage",
     "PlanSettings",
@@ -44,6 +45,23 @@ class Budget(Section):
         if not self.model_dump(exclude_none=True):
             raise ValueError("at least one limit is needed")
         return self
+
+
+class HoldOut(Section):
+    """Queries that are held out from training, and which part a plan is of.
+
+    Queries that share a picture or a frame, in the prompt or in a response, or that are equal, go
+    to one part together. Which part it is depends on their content and the settings here, not on
+    the order of the rows or the seed of the plan. A larger share holds out more queries, and all
+    of those of a smaller one.
+    """
+
+    share: float = Field(gt=0, lt=1)
+    """The expected share of the queries that are held out."""
+    part: Literal["train", "held_out"] = "train"
+    """Those that are trained on, or those that are held out."""
+    seed: NonNegativeInt = Field(default=0, lt=2**64)
+    """Of the choice; another seed holds out other queries."""
 
 
 class MixtureStage(Section):
@@ -93,6 +111,8 @@ class PlanSettings(Section):
     in different packs, so that the images that they share are decoded once. A window holds as many
     queries as have ``window`` pairs on average. Null is queries where the units are pairs and there
     is an image rule, else units."""
+    hold_out: HoldOut | None = None
+    """The part of the dataset that is trained on, or the rest; null is the whole dataset."""
     shuffle: Literal["full", "block"] = "full"
     """Over the whole dataset, or with neighbours kept near for slow storage."""
     modality: Literal["mixed", "separate", "image_in_each"] = "mixed"

@@ -31,7 +31,7 @@ from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.image_rule import read_rule
 from mmrlhf_engine.shards.loader import PictureSettings, PreferenceLoader
-from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
+from mmrlhf_engine.shards.plan import Budget, HoldOut, PlanSettings, plan_json
 from mmrlhf_engine.shards.torch_epochs import Epochs, Position
 
 __all__ = ["PreferenceDataset"]
@@ -63,6 +63,9 @@ class PreferenceDataset(IterableDataset[_Batch]):
         unit: What is drawn and packed as a whole. Of responses, the pairs are those whose two
             answers meet in a batch; any other pair of theirs is in none.
         seed: Of every random choice.
+        hold_out: A share of the queries that is held out, and which part this dataset is:
+            ``{"share": 0.02}`` leaves them out, ``{"share": 0.02, "part": "held_out"}`` is them
+            alone. Queries that share pictures are in one part. None is the whole dataset.
         columns: Sidecar columns that batches carry, by their names there.
         image_rule: How many tokens images become: a name or folder for ``read_rule``, or the
             parameters; None is what the dataset records of its processor.
@@ -89,6 +92,7 @@ class PreferenceDataset(IterableDataset[_Batch]):
         packs_per_step: int | None = None,
         unit: Literal["pair", "response", "query"] = "query",
         seed: int = 0,
+        hold_out: HoldOut | Mapping[str, Any] | None = None,
         columns: Mapping[str, ColumnRequest] | None = None,
         image_rule: str | Mapping[str, Any] | None = None,
         pictures: PictureSettings | None = None,
@@ -111,6 +115,7 @@ class PreferenceDataset(IterableDataset[_Batch]):
                 "packs_per_step": _packs_per_step(packs_per_step, state, self._world_size),
                 "unit": unit,
                 "seed": seed,
+                "hold_out": hold_out,
                 **settings,
             }
         )

@@ -12,7 +12,8 @@ use mmrlhf_core::load::loader::{BatchMetadata, PairBatch, PairLoader, Share};
 use mmrlhf_core::load::pixels::{Encoded, prepare};
 use mmrlhf_core::load::processor::Processor;
 use mmrlhf_core::load::sidecars::{ColumnName, Sidecars};
-use mmrlhf_core::order::{Cursor, ImageShape, Plan, Rank, Rule};
+use mmrlhf_core::load::split::queries_of_part;
+use mmrlhf_core::order::{Cursor, ImageShape, Plan, Rank, Rule, Subset};
 use mmrlhf_core::parallel::{map_rows, with_threads};
 use mmrlhf_core::{Error, Result};
 use pyo3::prelude::*;
@@ -23,6 +24,34 @@ use crate::arrow::{ArrowArray, ArrowIn};
 use crate::call::enter;
 use crate::errors::to_python;
 use crate::shard::Dataset;
+
+/// The queries of the part of a dataset that a plan is of; see `mmrlhf_core::load::split`.
+#[pyclass(frozen)]
+pub(crate) struct DatasetPart {
+    queries: Arc<Subset>,
+    #[pyo3(get)]
+    fingerprint: String,
+}
+
+#[pymethods]
+impl DatasetPart {
+    #[new]
+    fn new(py: Python<'_>, dataset: &Dataset, plan: &str) -> PyResult<Self> {
+        enter(py, |interrupt| {
+            let hold_out = Plan::from_json(plan)?
+                .hold_out
+                .ok_or_else(|| Error::invalid("plan: hold_out", "none", "a share and a part"))?;
+            let queries = Arc::new(queries_of_part(&dataset.0, &hold_out, interrupt)?);
+            Ok(Self { queries, fingerprint: dataset.0.fingerprint().to_owned() })
+        })
+    }
+
+    /// Its rows of queries, ascending.
+    fn queries(&self) -> ArrowArray {
+        let rows = self.queries.rows(0..self.queries.len());
+        ArrowArray::new(UInt64Array::from_iter_values(rows))
+    }
+}
 
 /// Images as a model takes them: the blocks of all, the dimensions of one block, and a row of
 /// numbers an image.
@@ -114,13 +143,14 @@ pub(crate) struct BatchLoader {
 #[pymethods]
 impl BatchLoader {
     #[new]
-    #[pyo3(signature = (dataset, plan, *, pair_columns, response_columns, processor, image_token,
+    #[pyo3(signature = (dataset, plan, *, part=None, pair_columns, response_columns, processor, image_token,
         image_start_token, image_end_token, video_token=None, rank, ranks, balance, worker, workers,
-        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead))]
+        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead, pixels=true))]
     fn new(
         py: Python<'_>,
         dataset: &Dataset,
         plan: &str,
+        part: Option<&DatasetPart>,
         pair_columns: Vec<ColumnName>,
         response_columns: Vec<ColumnName>,
         processor: &str,
@@ -141,6 +171,7 @@ impl BatchLoader {
         prefetch_bytes: usize,
         cache_bytes: usize,
         look_ahead: usize,
+        pixels: bool,
     ) -> PyResult<Self> {
         let ids = image_token.map(|image| {
             let (start, end) = (image_start_token, image_end_token);
@@ -148,12 +179,19 @@ impl BatchLoader {
         });
         let share = Share { rank: Rank { rank, ranks, balance }, worker, workers, epochs };
         let limits = Limits { threads, prefetch_bytes, cache_bytes };
+        let part = part.map(|part| Arc::clone(&part.queries));
         let dataset = Arc::clone(&dataset.0);
         enter(py, |_| {
             let plan = Plan::from_json(plan)?;
             let sidecars = Sidecars::open(&dataset, &pair_columns, &response_columns)?;
-            let loader =
+            let mut loader =
                 PairLoader::new(dataset, sidecars, plan, processor, ids, share, look_ahead)?;
+            if let Some(queries) = part {
+                loader = loader.of_part(queries);
+            }
+            if !pixels {
+                loader = loader.without_pixels();
+            }
             let cursor = cursor.map(Cursor::from_json).transpose()?;
             let position = loader.position(cursor, taken, number)?;
             let loader = Arc::new(loader);

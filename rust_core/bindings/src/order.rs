@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, UInt32Array, UInt64Array};
 use mmrlhf_core::order::{
     Cost, Costs, Cursor, InMemoryCosts, Key, KeyedPermutation, Order as CoreOrder, Pack, Packs,
-    Permutation, Plan, Rank, Steps as CoreSteps, Summary, Window,
+    Permutation, Plan, Rank, Steps as CoreSteps, Subset, Summary, Window,
 };
 use mmrlhf_core::parallel::with_threads;
 use mmrlhf_core::{Error, Interrupt, Result};
@@ -125,12 +125,12 @@ pub(crate) fn plan_windows(
     window: u64,
     sources: Option<Vec<u64>>,
 ) -> PyResult<(ArrowArray, ArrowArray, ArrowArray)> {
-    Order::new(py, plan, text_tokens, image_tokens, images, sources, None, "", 0)?
+    Order::new(py, plan, text_tokens, image_tokens, images, sources, None, None, "", 0)?
         .window(py, epoch, window)
 }
 
 /// A plan over units that cost so much, uint32 columns, of sources or of queries of so many units
-/// each; see `mmrlhf_core::order`.
+/// each, `part` being the queries of a plan's part; see `mmrlhf_core::order`.
 #[pyclass(frozen)]
 pub(crate) struct Order(pub(crate) Arc<CoreOrder>);
 
@@ -138,7 +138,7 @@ pub(crate) struct Order(pub(crate) Arc<CoreOrder>);
 impl Order {
     #[new]
     #[pyo3(signature = (plan, text_tokens, image_tokens, images, *, sources=None, queries=None,
-        dataset="", manifest=0))]
+        part=None, dataset="", manifest=0))]
     fn new(
         py: Python<'_>,
         plan: &str,
@@ -147,6 +147,7 @@ impl Order {
         images: ArrowIn,
         sources: Option<Vec<u64>>,
         queries: Option<Vec<u64>>,
+        part: Option<Vec<u64>>,
         dataset: &str,
         manifest: u64,
     ) -> PyResult<Self> {
@@ -156,7 +157,13 @@ impl Order {
             images.typed::<UInt32Array>("images")?,
         ];
         call::enter(py, |_| {
-            let costs: Arc<dyn Costs> = Arc::new(in_memory(&columns, sources, queries)?);
+            let costs = in_memory(&columns, sources, queries)?;
+            let costs: Arc<dyn Costs> = Arc::new(match part {
+                None => costs,
+                Some(rows) => {
+                    costs.of_part(Subset::of_ranges(rows.iter().map(|&row| Ok(row..row + 1)))?)
+                }
+            });
             let plan = Plan::from_json(plan)?;
             Ok(Self(Arc::new(CoreOrder::new(plan, costs, dataset.to_owned(), manifest)?)))
         })

@@ -21,7 +21,7 @@ pub struct Batch {
 impl Batch {
     /// Put the images in; what could not be made stays blank, and its pairs get weight 0.
     pub fn new(layout: BatchLayout, made: &[Arc<Prepared>]) -> Self {
-        let BatchLayout { mut arena, images, frames, pairs } = layout;
+        let BatchLayout { mut arena, images, frames, pairs, .. } = layout;
         let bounds = arena.values::<i32>(Field::ImageBlocks).to_vec();
         let blocks = bounds.last().map_or(0, |&end| end as usize);
         let pixels = arena.values_mut::<u8>(Field::PixelValues);

@@ -73,17 +73,20 @@ pub struct BatchLayout {
     pub(super) frames: (usize, usize),
     /// Images and videos of each pair: of both its sequences and of their prefixes.
     pub(super) pairs: Vec<Vec<usize>>,
+    /// Whether there is room for the pixels.
+    pixels: bool,
 }
 
 impl BatchLayout {
-    /// Lay out the content of a pack.
+    /// Lay out the content of a pack, with room for its pixels or without.
     pub fn new(
         units: &Units,
         content: &Content,
         ids: Option<ImageTokens>,
+        pixels: bool,
         pool: &Arc<Pool>,
     ) -> Result<Self> {
-        let mut builder = Builder::new(units, ids);
+        let mut builder = Builder::new(units, ids, pixels);
         for (index, sequence) in content.sequences.iter().enumerate() {
             builder.add(index, sequence)?;
         }
@@ -92,7 +95,8 @@ impl BatchLayout {
 
     /// The images and videos to be made, each once.
     pub fn keys(&self) -> Vec<Key> {
-        self.images.iter().map(|image| image.key).collect()
+        let made = if self.pixels { &self.images[..] } else { &[] };
+        made.iter().map(|image| image.key).collect()
     }
 
     /// Bytes of the batch.
@@ -105,6 +109,7 @@ impl BatchLayout {
 struct Builder<'a> {
     units: &'a Units,
     ids: Option<ImageTokens>,
+    pixels: bool,
     tokens: Vec<i32>,
     positions: Positions,
     /// Where each sequence begins, and where the last ends.
@@ -117,11 +122,12 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(units: &'a Units, ids: Option<ImageTokens>) -> Self {
+    fn new(units: &'a Units, ids: Option<ImageTokens>, pixels: bool) -> Self {
         let positions = Positions::of(units.processor().map(|processor| &processor.rule));
         Self {
             units,
             ids,
+            pixels,
             tokens: Vec::new(),
             positions,
             starts: vec![0],
@@ -258,7 +264,8 @@ impl<'a> Builder<'a> {
         };
         let pairs = content.pairs.iter().map(of_pair).collect();
         let frames = self.units.processor().map_or((1, 1), Processor::frames);
-        Ok(BatchLayout { arena, images: self.images, frames, pairs })
+        let Self { images, pixels, .. } = self;
+        Ok(BatchLayout { arena, images, frames, pairs, pixels })
     }
 
     fn sizes(&self, content: &Content) -> Sizes {
@@ -269,7 +276,7 @@ impl<'a> Builder<'a> {
             sequences: content.sequences.len(),
             placeholders: self.placeholders.len(),
             images: self.images.len(),
-            blocks: self.images.iter().map(|image| image.blocks).sum(),
+            blocks: self.images.iter().filter(|_| self.pixels).map(|image| image.blocks).sum(),
             block: self.units.processor().map_or_else(|| vec![0], Processor::block_shape),
             pairs: content.pairs.len(),
             pair_columns,

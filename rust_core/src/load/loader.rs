@@ -15,7 +15,7 @@ use super::sidecars::Sidecars;
 use super::source::{Advance, BatchSource};
 use super::units::Units;
 use crate::error::{Error, Result};
-use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps};
+use crate::order::{Costs, Cursor, Order, Packs, Plan, Rank, RankPack, Steps, Subset};
 use crate::parallel::Interrupt;
 use crate::shard::Dataset;
 
@@ -39,6 +39,7 @@ pub struct PairLoader {
     rows: Rows,
     sidecars: Arc<Sidecars>,
     plan: Plan,
+    part: Option<Arc<Subset>>,
     processor: Option<Processor>,
     /// What images are prepared by: a frame is repeated when it is copied into a batch.
     of_one_frame: Option<Processor>,
@@ -47,6 +48,8 @@ pub struct PairLoader {
     share: Share,
     /// Batches whose images are looked up ahead, so that those needed again are kept.
     look_ahead: usize,
+    /// Whether images are made; without, `pixel_values` is empty and no file of theirs is read.
+    pixels: bool,
 }
 
 /// A position between two batches of a rank.
@@ -144,18 +147,32 @@ impl PairLoader {
             rows,
             sidecars,
             plan,
+            part: None,
             processor,
             of_one_frame,
             pool,
             ids,
             share,
             look_ahead,
+            pixels: true,
         })
+    }
+
+    /// The same, of a plan of a part of the dataset, which has these queries.
+    #[must_use]
+    pub fn of_part(self, queries: Arc<Subset>) -> Self {
+        Self { part: Some(queries), ..self }
+    }
+
+    /// The same batches without pixels: what each holds, at the cost of its tokens alone.
+    #[must_use]
+    pub fn without_pixels(self) -> Self {
+        Self { pixels: false, ..self }
     }
 
     fn units(&self) -> Units {
         let (dataset, sidecars) = (Arc::clone(&self.dataset), Arc::clone(&self.sidecars));
-        Units::new(dataset, sidecars, &self.plan, self.processor.clone())
+        Units::new(dataset, sidecars, &self.plan, self.processor.clone(), self.part.clone())
     }
 
     fn encoded(&self, blob: u64, images: u32) -> Result<Encoded<'_>> {
@@ -209,7 +226,8 @@ impl PairLoader {
     /// would otherwise wait for the plans of many windows.
     fn look_up(&self, traversal: &mut PairTraversal) -> Result<Vec<Vec<Key>>> {
         let mut keys = Vec::new();
-        let enough = if self.processor.is_some() { self.look_ahead.max(1) } else { 1 };
+        let enough =
+            if self.processor.is_some() && self.pixels { self.look_ahead.max(1) } else { 1 };
         while !traversal.ended && traversal.found.len() < enough && keys.len() < FOUND_AT_ONCE {
             let Some(pack) = traversal.next_pack()? else {
                 traversal.ended = true;
@@ -286,7 +304,8 @@ impl BatchSource for PairLoader {
         let Some(Found { content, metadata, next }) = traversal.found.pop_front() else {
             return Ok(None);
         };
-        let layout = BatchLayout::new(&traversal.units, &content, self.ids, &self.pool)?;
+        let (units, ids) = (&traversal.units, self.ids);
+        let layout = BatchLayout::new(units, &content, ids, self.pixels, &self.pool)?;
         let (keys, bytes) = (layout.keys(), layout.bytes());
         let pending = PendingBatch { layout, metadata };
         Ok(Some(Advance { pending, keys, bytes, next, ahead }))

@@ -7,6 +7,7 @@
 //! - [`units`] knows what a pair, response or query of the plan consists of ([`content`]) and costs,
 //!   by its [`rows`] and by the [`sidecars`] added to them later: deletions, margins, reference
 //!   log-probabilities;
+//! - [`split`] finds the queries of the part of a dataset that a plan is of, where it holds some out;
 //! - [`fields`] declares the arrays of a batch, which lie in one [`arena`]; a [`layout`] has all but
 //!   the pixels, and a [`batch`] is a layout with its images in it;
 //! - [`engine`] makes the batches of a [`source`] ahead on its own threads, in order; [`cache`] keeps
@@ -28,6 +29,7 @@ mod queue;
 pub mod rows;
 pub mod sidecars;
 pub mod source;
+pub mod split;
 mod text_cost;
 pub mod units;
 pub mod visual;

@@ -82,6 +82,11 @@ impl Rows {
         self.named(Table::Blobs, blob, size)
     }
 
+    /// The row of an image over all files of images.
+    pub fn blob_row(&self, blob: u64) -> Result<u64> {
+        self.named(Table::Blobs, blob, self.0.blob_row(blob))
+    }
+
     /// An image: its file, and what is known of it.
     pub fn blob(&self, blob: u64) -> Result<Blob<'_>> {
         self.named(Table::Blobs, blob, self.0.blob(blob))

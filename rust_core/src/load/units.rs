@@ -25,7 +25,7 @@ use super::rows::Rows;
 use super::sidecars::Sidecars;
 use super::visual::{FRAME, Item, Media, Run, Text, stills};
 use crate::error::{Error, Result};
-use crate::order::{Cost, Costs, Plan, Total, Unit, choose_pairs};
+use crate::order::{Cost, Costs, Plan, Subset, Total, Unit, choose_pairs};
 use crate::shard::{Dataset, Table};
 
 /// A dataset in the units of a plan.
@@ -37,18 +37,21 @@ pub struct Units {
     seed: u64,
     pairs_per_query: Option<u32>,
     processor: Option<Processor>,
+    part: Option<Arc<Subset>>,
 }
 
 impl Units {
-    /// The units of a plan; the processor is that of the plan's image rule.
+    /// The units of a plan; the processor is that of the plan's image rule, and `part` has the queries
+    /// of the plan's part of the dataset, `None` where it has no part.
     pub fn new(
         dataset: Arc<Dataset>,
         sidecars: Arc<Sidecars>,
         plan: &Plan,
         processor: Option<Processor>,
+        part: Option<Arc<Subset>>,
     ) -> Self {
         let Plan { unit, seed, pairs_per_query, .. } = *plan;
-        Self { rows: Rows::new(dataset), sidecars, unit, seed, pairs_per_query, processor }
+        Self { rows: Rows::new(dataset), sidecars, unit, seed, pairs_per_query, processor, part }
     }
 
     /// The rows of the dataset.
@@ -339,6 +342,10 @@ impl Costs for Units {
             Unit::Response => self.rows.query_of(unit),
             Unit::Query => Ok(unit),
         }
+    }
+
+    fn part(&self) -> Option<Arc<Subset>> {
+        self.part.clone()
     }
 }
 

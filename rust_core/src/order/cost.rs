@@ -1,7 +1,9 @@
 //! What units cost, and who knows it.
 
 use std::ops::{Add, AddAssign, Range};
+use std::sync::Arc;
 
+use super::subset::Subset;
 use crate::error::{Error, Result};
 
 /// What one unit (a pair, a response or a query) takes up in a pack.
@@ -100,6 +102,11 @@ pub trait Costs: Send + Sync {
 
     /// The query of a unit.
     fn query_of(&self, unit: u64) -> Result<u64>;
+
+    /// The queries that the plan's part of the dataset has; `None` for a plan of all.
+    fn part(&self) -> Option<Arc<Subset>> {
+        None
+    }
 }
 
 /// Costs held in memory.
@@ -110,6 +117,7 @@ pub struct InMemoryCosts {
     /// Where the units of each query begin, and where those of the last end.
     bounds: Vec<u64>,
     query_sources: Vec<u64>,
+    part: Option<Arc<Subset>>,
 }
 
 impl InMemoryCosts {
@@ -137,7 +145,13 @@ impl InMemoryCosts {
     pub fn of_sources(costs: Vec<Cost>, sources: Vec<u64>) -> Self {
         let bounds = (0..=costs.len() as u64).collect();
         let query_sources = sources.clone();
-        Self { costs, sources, bounds, query_sources }
+        Self { costs, sources, bounds, query_sources, part: None }
+    }
+
+    /// The same, for a plan that has these queries alone.
+    #[must_use]
+    pub fn of_part(self, queries: Subset) -> Self {
+        Self { part: Some(Arc::new(queries)), ..self }
     }
 }
 
@@ -169,5 +183,9 @@ impl Costs for InMemoryCosts {
     fn query_of(&self, unit: u64) -> Result<u64> {
         self.cost(unit)?;
         Ok(self.bounds.partition_point(|&start| start <= unit) as u64 - 1)
+    }
+
+    fn part(&self) -> Option<Arc<Subset>> {
+        self.part.clone()
     }
 }

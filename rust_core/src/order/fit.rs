@@ -1,10 +1,12 @@
 //! Whether every unit fits a pack, found before the first step instead of in some later window.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::cost::Total;
 use super::plan::{Limits, MEASURES, Plan, TooLarge};
-use super::windows::Order;
+use super::windows::{Order, ranges};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
 
@@ -94,7 +96,7 @@ impl Order {
         let strides: Vec<(u64, u64)> = self.drawn_from().flat_map(strides).collect();
         let fit = |(start, end): (u64, u64)| {
             interrupt.check()?;
-            (start..end).try_fold(Fit::default(), |fit, unit| {
+            self.units().rows(start..end).try_fold(Fit::default(), |fit, unit| {
                 let total = self.costs().total_in_epoch(unit, epoch)?;
                 Ok(fit.and(Fit::of(unit, total, &self.plan().budget)))
             })
@@ -103,7 +105,7 @@ impl Order {
         fits.try_reduce(Fit::default, |one, other| Ok(one.and(other)))
     }
 
-    /// The units of each source whose weight is not 0 throughout.
+    /// The units of each source whose weight is not 0 throughout, as numbers of [`Order::units`].
     fn drawn_from(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mixture = self.plan().mixture.as_ref();
         let weighs = move |source: usize| {
@@ -112,11 +114,12 @@ impl Order {
                 mixture.stages.iter().any(|stage| of(&stage.weights))
             })
         };
-        let starts = self.costs().sources().into_iter().scan(0, |end, units| {
-            *end += units;
-            Some((*end - units, *end))
-        });
-        starts.enumerate().filter(move |&(source, _)| weighs(source)).map(|(_, units)| units)
+        let sources = self.costs().sources();
+        let numbers =
+            |rows: Range<u64>| (self.units().below(rows.start), self.units().below(rows.end));
+        let of_source: Vec<_> = ranges(&sources).map(numbers).collect();
+        let of_source = of_source.into_iter().enumerate();
+        of_source.filter(move |&(source, _)| weighs(source)).map(|(_, units)| units)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What decides the order of training: one small JSON, and its hash.
 //!
-//! The canonical form has every field but `draw` where it is that of units, keys in alphabetical order, no spaces; BLAKE3 of its bytes is
-//! the plan's hash, which cursors carry. A field that does not change the packs has no place here.
+//! The canonical form has every field but `draw` where it is that of units and `hold_out` where there
+//! is none, keys in alphabetical order, no spaces; BLAKE3 of its bytes is the plan's hash, which cursors
+//! carry. A field that does not change the packs has no place here.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::cost::Total;
+use super::hold_out::HoldOut;
 use super::key::ORDER_VERSION;
 use super::mixture::Mixture;
 use super::permutation::SHUFFLED_UP_TO;
@@ -197,6 +199,10 @@ pub struct Plan {
     /// What is drawn one after the other.
     #[serde(default, skip_serializing_if = "Draw::is_unit")]
     pub draw: Draw,
+    /// Which part of the dataset's queries the units are of; `None` is all. Left out of the JSON then,
+    /// so that plans from before there was a choice keep their hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_out: Option<HoldOut>,
     /// How far units are moved.
     #[serde(default)]
     pub shuffle: Shuffle,
@@ -232,6 +238,7 @@ impl Plan {
             pairs_per_query: None,
             too_large: TooLarge::default(),
             draw: Draw::default(),
+            hold_out: None,
             shuffle: Shuffle::default(),
             modality: Modality::default(),
             mixture: None,
@@ -298,6 +305,7 @@ impl Plan {
             let found = format!("query with unit {:?}", self.unit);
             return Err(Error::invalid("plan: draw", found, "query with unit Pair, or unit"));
         }
+        self.hold_out.as_ref().map_or(Ok(()), HoldOut::check)?;
         self.mixture.as_ref().map_or(Ok(()), Mixture::check)?;
         self.image_rule.as_ref().map_or(Ok(()), Rule::check)
     }

@@ -1,5 +1,6 @@
 //! An order: a plan over a dataset, from which any window of any epoch is computed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -9,6 +10,7 @@ use super::cost::{Costs, Total};
 use super::latest::Latest;
 use super::plan::{Draw, Plan};
 use super::sequence::Sequence;
+use super::subset::Subset;
 use super::window::{Drawn, Window, pack_window};
 use crate::error::{Error, Result};
 use crate::parallel::Interrupt;
@@ -20,7 +22,11 @@ pub struct Order {
     costs: Arc<dyn Costs>,
     dataset: String,
     manifest: u64,
-    /// What is drawn from each source, and how much of it makes a window.
+    /// The units of the plan's part of the dataset.
+    units: Arc<Subset>,
+    /// What is drawn: those units, or their queries.
+    drawn: Arc<Subset>,
+    /// How much of it each source has, and how much makes a window.
     sources: Vec<u64>,
     draws_per_window: u64,
     sequence: Latest<u64, Sequence>,
@@ -49,17 +55,37 @@ impl Order {
             let expected = format!("{} units", costs.units());
             return Err(Error::invalid("sources of the dataset", format!("{sources:?}"), expected));
         }
-        let window = u64::from(plan.window);
-        let (sources, draws_per_window) = match plan.draw {
-            Draw::Unit => (sources, window),
+        let part = part_of(&plan, costs.as_ref())?;
+        let units = match &part {
+            None => Arc::new(Subset::all(costs.units())),
+            Some(queries) => Arc::new(units_of(&plan, costs.as_ref(), queries)?),
+        };
+        let (drawn, sources) = match plan.draw {
+            Draw::Unit => (Arc::clone(&units), sources),
             Draw::Query => {
                 let sources = costs.query_sources();
-                let queries: u64 = sources.iter().sum();
-                (sources, (window * queries / costs.units().max(1)).max(1))
+                let all = || Arc::new(Subset::all(sources.iter().sum()));
+                (part.unwrap_or_else(all), sources)
             }
         };
-        let (plan_hash, sequence) = (plan.hash()?, Latest::default());
-        Ok(Self { plan, plan_hash, costs, dataset, manifest, sources, draws_per_window, sequence })
+        let window = u64::from(plan.window);
+        let draws_per_window = match plan.draw {
+            Draw::Unit => window,
+            Draw::Query => (window * drawn.len() / units.len().max(1)).max(1),
+        };
+        let sources = ranges(&sources).map(|rows| drawn.below(rows.end) - drawn.below(rows.start));
+        Ok(Self {
+            plan_hash: plan.hash()?,
+            sources: sources.collect(),
+            plan,
+            costs,
+            dataset,
+            manifest,
+            units,
+            drawn,
+            draws_per_window,
+            sequence: Latest::default(),
+        })
     }
 
     /// The plan.
@@ -87,7 +113,13 @@ impl Order {
         self.costs.as_ref()
     }
 
-    /// What is drawn in an epoch, in order: units, or queries where the plan draws those.
+    /// The units of the plan's part of the dataset.
+    pub(super) fn units(&self) -> &Subset {
+        &self.units
+    }
+
+    /// What is drawn in an epoch, in order, as numbers within the plan's part of the dataset: units, or
+    /// queries where the plan draws those.
     pub fn sequence(&self, epoch: u64) -> Result<Arc<Sequence>> {
         self.sequence.get(epoch, || Sequence::new(&self.plan, &self.sources, epoch))
     }
@@ -109,7 +141,7 @@ impl Order {
         let mut drawn = Vec::new();
         for (draw, place) in places.enumerate() {
             let draw = draw as u32;
-            let found = sequence.unit(place);
+            let found = self.drawn.row(sequence.unit(place));
             let units = match self.plan.draw {
                 Draw::Unit => found..found + 1,
                 Draw::Query => self.costs.units_of(found)?,
@@ -128,7 +160,8 @@ impl Order {
             Draw::Query if unit < self.costs.units() => self.costs.query_of(unit)?,
             _ => unit,
         };
-        let place = self.sequence(epoch)?.place(drawn);
+        let Some(number) = self.drawn.number(drawn) else { return Ok(None) };
+        let place = self.sequence(epoch)?.place(number);
         Ok(place.map(|place| place / self.draws_per_window))
     }
 
@@ -150,4 +183,38 @@ impl Order {
         };
         windows.into_par_iter().map(summary).collect()
     }
+}
+
+/// The rows of each source, of so many each.
+pub(super) fn ranges(sources: &[u64]) -> impl Iterator<Item = Range<u64>> + '_ {
+    sources.iter().scan(0, |end, rows| {
+        *end += rows;
+        Some(*end - rows..*end)
+    })
+}
+
+/// The queries of the plan's part of the dataset; `None` is all.
+fn part_of(plan: &Plan, costs: &dyn Costs) -> Result<Option<Arc<Subset>>> {
+    let part = costs.part();
+    if part.is_some() == plan.hold_out.is_some() {
+        return Ok(part);
+    }
+    let named = |is_part| if is_part { "a part of the queries" } else { "all queries" };
+    let (found, expected) = (named(part.is_some()), named(plan.hold_out.is_some()));
+    Err(Error::invalid("plan: hold_out", found, expected))
+}
+
+/// The units of some queries.
+fn units_of(plan: &Plan, costs: &dyn Costs, queries: &Subset) -> Result<Subset> {
+    let units = Subset::of_ranges(queries.ranges().map(|run| {
+        // The units of all queries follow each other.
+        Ok(costs.units_of(run.start)?.start..costs.units_of(run.end - 1)?.end)
+    }))?;
+    if units.is_empty() {
+        let unit = plan.unit.name();
+        let found = format!("no {unit} in the {} queries of this part", queries.len());
+        let expected = "some\n\nhint: another share or seed of hold_out";
+        return Err(Error::invalid("hold_out", found, expected));
+    }
+    Ok(units)
 }

@@ -1,0 +1,169 @@
+"""The commands of the package ``train``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmrlhf_engine.cli.options import (
+    CONFIG,
+    FILE_OR_FOLDER,
+    PROGRESS,
+    SET,
+    as_overrides,
+    interruptible,
+)
+
+__all__ = ["COMMANDS"]
+
+MODEL = click.option("--model", metavar="NAME|FOLDER", help="The weights to begin with.")
+OUT = click.option("--out", required=True, type=FILE_OR_FOLDER, help="The run folder.")
+THREADS = click.option("--threads", type=click.IntRange(min=0), help="Threads of the loader.")
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of products; by default bfloat16 on a GPU.",
+)
+TOKENS = click.option("--tokens", type=click.IntRange(min=1), help="Tokens that a pack may hold.")
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that trains."""
+    for option in (
+        PROGRESS,
+        click.option("--dry-run", is_flag=True, help="Say what would run and what it needs."),
+        click.option(
+            "--resume/--restart",
+            default=True,
+            help="Go on from the newest checkpoint (default), or remove all and begin again.",
+        ),
+        click.option("--keep", type=click.IntRange(min=1), help="Checkpoints that are kept."),
+        click.option("--save-every", type=click.IntRange(min=1), help="Steps between checkpoints."),
+        click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps."),
+        click.option("--evaluation-share", type=float, help="Share of queries held out."),
+        click.option("--cache-features", type=FILE_OR_FOLDER, help="Keep what the tower makes."),
+        click.option("--compile", is_flag=True, default=None, help="Compile the text model."),
+        click.option("--lora-rank", type=click.IntRange(min=1), help="Train adapters."),
+        THREADS,
+        PRECISION,
+        TOKENS,
+        click.option("--packs-per-step", type=click.IntRange(min=1), help="The global batch."),
+        click.option("--learning-rate", type=float),
+        click.option("--steps", type=click.IntRange(min=1), help="End after so many."),
+        click.option("--epochs", type=click.IntRange(min=1)),
+        click.option("--seed", type=click.IntRange(min=0)),
+        SET,
+        CONFIG,
+        OUT,
+        MODEL,
+        click.argument("shards", required=False, type=FILE_OR_FOLDER),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("mm-dpo")
+@training_options
+@click.option("--beta", type=float, help="That of a pair whose answers are equally good.")
+@click.option(
+    "--beta-rule", metavar="RULE", help="paper, constant, released, or SET/FIELD, a column."
+)
+@click.option("--loss-type", type=click.Choice(["sigmoid", "ipo", "hinge", "robust", "bco_pair"]))
+@click.option("--sft-weight", type=float, help="Factor of the supervised loss.")
+@click.option("--reference", metavar="NAME", help="The reference's column; default: of the model.")
+@click.option("--margin", metavar="SET/FIELD", help="Margins; default: those that were packed.")
+def mm_dpo(out: Path, **options: Any) -> None:
+    """Train a policy on preference shards by MM-DPO.
+
+    SHARDS is a dataset with the log-probabilities of a reference model (mmrlhf-engine reference).
+    The same command goes on from the newest checkpoint of OUT.
+    """
+    from mmrlhf_engine.train import mm_dpo as command
+
+    _train(command.STAGE, out, options)
+
+
+@click.command()
+@training_options
+def sft(out: Path, **options: Any) -> None:
+    """Train a model on the chosen answers of preference shards.
+
+    The same command goes on from the newest checkpoint of OUT/extra/sft.
+    """
+    from mmrlhf_engine.train import sft as command
+
+    _train(command.STAGE, out, options)
+
+
+@click.command()
+@click.argument("shards", required=False, type=FILE_OR_FOLDER)
+@MODEL
+@OUT
+@CONFIG
+@SET
+@click.option("--name", help="Of the column; default: the last part of the model's name.")
+@TOKENS
+@PRECISION
+@THREADS
+@PROGRESS
+def reference(
+    out: Path, config_file: Path | None, overrides: tuple[str, ...], progress: Any, **options: Any
+) -> None:
+    """Write a reference model's log-probabilities beside the shards.
+
+    SHARDS is the dataset; it gets a sidecar column. OUT keeps the report.
+    """
+    from mmrlhf_engine.run.config import load_config
+    from mmrlhf_engine.run.progress import Progress
+    from mmrlhf_engine.train import reference as command
+    from mmrlhf_engine.train.run import run_command
+
+    named = {**options, "shards": _text(options["shards"])}
+    config = load_config(command.ReferenceConfig, config_file, [*overrides, *as_overrides(named)])
+    with interruptible("the same command goes on where it was"):
+        report = run_command(command.STAGE, config, out, Progress(progress))
+    click.echo(f"{report['column_set']}: {report['rows_out']:,} responses have log-probabilities")
+
+
+_PLACES = {
+    "tokens": "data.tokens",
+    "packs_per_step": "data.packs_per_step",
+    "learning_rate": "optimizer.learning_rate",
+    "evaluation_share": "evaluation.share",
+    "evaluate_every": "evaluation.every",
+    "save_every": "checkpoint.every",
+    "keep": "checkpoint.keep",
+    "lora_rank": "lora.rank",
+}
+"""Where options go that are not settings of the first level."""
+
+
+def _train(stage: Any, out: Path, options: dict[str, Any]) -> None:
+    from mmrlhf_engine.run.config import load_config
+    from mmrlhf_engine.run.progress import Progress
+    from mmrlhf_engine.train.run import run_command
+
+    file, overrides = options.pop("config_file"), options.pop("overrides")
+    progress, resume = options.pop("progress"), options.pop("resume")
+    dry_run = options.pop("dry_run")
+    for name in ("shards", "cache_features"):
+        options[name] = _text(options[name])
+    named = {_PLACES.get(name, name): value for name, value in options.items()}
+    config = load_config(stage.config, file, [*overrides, *as_overrides(named)])
+    if dry_run:
+        from mmrlhf_engine.train.dry_run import describe_training
+
+        click.echo(describe_training(config))
+        return
+    with interruptible("a checkpoint of the last step is there; the same command goes on from it"):
+        report = run_command(stage, config, out, Progress(progress), restart=not resume)
+    folder = Path(report["folder"])
+    click.echo(f"{folder / 'model'}: {report['steps']:,} steps; the page is {folder}/report.html")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+COMMANDS = (mm_dpo, sft, reference)

@@ -1,0 +1,50 @@
+"""The device and the processes of a run, by accelerate.
+
+``accelerate launch`` and ``torchrun`` say by environment variables how many processes there are and
+whether DeepSpeed shares the model out; nothing here depends on which.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from transformers.utils import logging as transformers_logging
+
+from mmrlhf_engine.errors import ConfigError
+
+__all__ = ["accelerator_for", "default_precision"]
+
+
+def default_precision() -> str:
+    """``bfloat16`` where there is a GPU, else ``float32``."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+@contextmanager
+def accelerator_for(precision: str) -> Iterator[Accelerator]:
+    """The accelerator of this process, and its state forgotten afterwards.
+
+    Raises:
+        ConfigError: the environment names more processes than accelerate has found.
+    """
+    # Made first: without a GPU, an Accelerator with DeepSpeed takes each process for the only one.
+    PartialState(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no")
+    # Its bars for files of weights would stand between the lines of progress.
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        if accelerator.num_processes != expected:
+            raise ConfigError(
+                f"found {accelerator.num_processes} processes, expected {expected} by WORLD_SIZE",
+                hint="start with accelerate launch or torchrun",
+            )
+        yield accelerator
+    finally:
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+        AcceleratorState._reset_state(reset_partial_state=expected == 1)

@@ -1,0 +1,250 @@
+"""Log-probabilities of a reference model, computed once and kept beside the shards.
+
+MM-DPO compares the policy with the model it began as. That model's log-probability of each response
+does not change, so it is a sidecar column, made by the same forward pass as training; no second
+model is in memory then. The column says which weights, tokenizer, template, image rule and
+precision it was made with, and training refuses another one.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from mmrlhf_engine import _core
+from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.models.pack import ModelPack
+from mmrlhf_engine.models.policy import LinearHead, load_policy, weights_hash
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.run.folder import read_json
+from mmrlhf_engine.run.stage import Stage, StageContext
+from mmrlhf_engine.shards.columns import provenance
+from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
+from mmrlhf_engine.shards.loader import PictureSettings
+from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
+from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
+from mmrlhf_engine.train.compatible import check_model_fits, model_folder
+from mmrlhf_engine.train.device import accelerator_for, default_precision
+from mmrlhf_engine.train.reference_columns import FIELD, column_set_of, model_conditions
+from mmrlhf_kernels import fused_linear_logp, sequence_of_row, sequence_sums
+
+__all__ = ["STAGE", "ReferenceConfig"]
+
+_KEEP_EVERY = 50
+"""Packs between two records of what is done."""
+
+
+class ReferenceConfig(Section):
+    """Settings of ``reference``."""
+
+    shards: str = ""
+    """The dataset of preference shards that gets the column."""
+    model: str = ""
+    """The reference model: a name on the hub or a folder."""
+    name: str | None = None
+    """Of the column set, after ``reflogp/``; null is the last part of the model's name."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of products, as in training. Null is bfloat16 on a GPU, float32 on a CPU."""
+    frozen_weights: Literal["float32", "bfloat16"] = "float32"
+    """How weights are kept; as training keeps those of its text model."""
+    other_template: bool = False
+    """Whether the shards may be rendered by another chat template than the model's own."""
+    tokens: PositiveInt = 16_384
+    """The most that a pack may hold, of text and images together."""
+    too_large: Literal["error", "alone", "drop"] = "error"
+    """What becomes of a query that fits no pack; a response left out has no value."""
+    threads: NonNegativeInt = 0
+    """Threads of the loader; 0 is one less than there are cores."""
+
+
+def run(config: ReferenceConfig, context: StageContext) -> None:
+    """Score every response, then write the column; what was scored is kept on the way."""
+    config = _resolved(config)
+    dataset = open_dataset(config.shards)
+    check_model_fits(dataset, config.model, other_template=config.other_template)
+    made_with = _provenance(config, dataset)
+    column_set = column_set_of(config.name or str(model_folder(config.model).name))
+    scores = _Scores(context.scratch, dataset, column_set, made_with)
+    with accelerator_for(str(config.precision)) as accelerator:
+        policy = load_policy(config.model, device=accelerator.device, freeze=("tower", "text"))
+        policy.requires_grad_(False).eval()
+        if config.frozen_weights == "bfloat16":
+            policy.to(torch.bfloat16)
+        model = accelerator.prepare(policy)
+        _score(config, context, model, accelerator.device, scores)
+    blank = scores.write(dataset, column_set, made_with)
+    context.finish(
+        rows_in=dataset.rows("responses"),
+        rows_out=scores.count,
+        dropped={"not_scored": dataset.rows("responses") - scores.count},
+        column_set=column_set,
+        pictures_blank=blank,
+    )
+
+
+@torch.no_grad()
+def _score(
+    config: ReferenceConfig, context: StageContext, model: Any, device: Any, scores: "_Scores"
+) -> None:
+    data = PreferenceDataset(
+        config.shards,
+        config.tokens,
+        packs_per_step=1,
+        unit="query",
+        too_large=config.too_large,
+        threads=config.threads,
+        state=scores.cursor,
+    )
+    done, total = scores.packs, len(data)
+    for batch in data:
+        responses = batch.sequence_response
+        wanted = responses >= 0
+        if not scores.known(responses[wanted]):
+            values = model(ModelPack.of(batch, device), _sequence_logps).cpu().numpy()
+            scores.add(responses[wanted], values[wanted], batch)
+        done += 1
+        context.progress("packs", done, total)
+        if done % _KEEP_EVERY == 0:
+            scores.keep(batch.cursor, done)
+
+
+def _sequence_logps(hidden: Tensor, head: LinearHead, pack: ModelPack) -> Tensor:
+    """Float32 [S], the log-probability of each sequence's response; 0 for a shared prompt."""
+    logp = fused_linear_logp(
+        hidden,
+        head.weight,
+        pack.targets,
+        bias=head.bias,
+        softcap=head.softcap,
+        logit_scale=head.logit_scale,
+    )
+    assert isinstance(logp, Tensor)
+    sequences = len(pack.cu_rows) - 1
+    return sequence_sums(logp, sequence_of_row(pack.cu_rows, len(logp)), sequences)
+
+
+class _Scores:
+    """Values by response, in the scratch folder until all are there.
+
+    Args:
+        folder: The scratch folder.
+        dataset: Values that the column has already are not computed again.
+        column_set: Name of the column.
+        made_with: Its provenance.
+    """
+
+    def __init__(
+        self, folder: Path, dataset: ShardDataset, column_set: str, made_with: dict[str, Any]
+    ) -> None:
+        self._file, self._state = folder / "logp.npy", folder / "position.json"
+        position = read_json(self._state) or {}
+        self.cursor: str | None = position.get("cursor")
+        self.packs = int(position.get("packs", 0))
+        self._blank: set[int] = set(position.get("blank", []))
+        self._before = _existing(dataset, column_set, made_with)
+        if self.cursor is not None:
+            self._values = np.load(self._file)
+        else:
+            self._values = self._before.copy()
+
+    @property
+    def count(self) -> int:
+        """Responses that have a value."""
+        return int((~np.isnan(self._values)).sum())
+
+    def known(self, responses: np.ndarray) -> bool:
+        """Whether all of these responses have a value."""
+        return not np.isnan(self._values[responses]).any()
+
+    def add(self, responses: np.ndarray, values: np.ndarray, batch: Any) -> None:
+        """Keep the values of a pack."""
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            row = int(responses[wrong][0])
+            raise ConfigError(
+                f"response {row}: the model's log-probability is {values[wrong][0]}",
+                hint="precision=float32; or the weights are damaged",
+            )
+        self._values[responses] = values
+        self._blank |= {blob for blob, _ in batch.unreadable}
+
+    def keep(self, cursor: str, packs: int) -> None:
+        """Record what is done: values first, then the position that goes with them."""
+        partial = self._file.with_name(".logp.npy")
+        with partial.open("wb") as file:
+            np.save(file, self._values)
+        partial.replace(self._file)
+        position = {"cursor": cursor, "packs": packs, "blank": sorted(self._blank)}
+        write_atomically(self._state, json.dumps(position))
+
+    def write(self, dataset: ShardDataset, column_set: str, made_with: dict[str, Any]) -> int:
+        """Write the values that the column lacks; how many pictures were blank."""
+        lacking = np.isnan(self._before) & ~np.isnan(self._values)
+        if lacking.any():
+            start = int(lacking.argmax())
+            new = np.where(lacking, self._values, np.float32("nan"))
+            values = pl.Series(FIELD, new[start:]).fill_nan(None)
+            dataset.add_column(
+                values.to_frame(),
+                table="responses",
+                column_set=column_set,
+                provenance=made_with,
+                start=start,
+            )
+        return len(self._blank)
+
+
+def _existing(dataset: ShardDataset, column_set: str, made_with: dict[str, Any]) -> np.ndarray:
+    """Float32 [responses], the column as it is, NaN where it has no value of this provenance."""
+    empty = np.full(dataset.rows("responses"), np.nan, np.float32)
+    manifest = json.loads(_core.Dataset(dataset.path, dataset.version, "off").manifest)
+    for entry in manifest["columns"]:
+        if entry["set"] == column_set and entry["provenance"] == made_with:
+            return dataset.column(column_set, FIELD).fill_null(float("nan")).to_numpy().copy()
+    return empty
+
+
+def _provenance(config: ReferenceConfig, dataset: ShardDataset) -> dict[str, Any]:
+    processor = dataset.processor or {}
+    plan = plan_json(
+        PlanSettings(budget=Budget(tokens=config.tokens), packs_per_step=1),
+        processor.get("image_rule"),
+    )
+    conditions = model_conditions(
+        weights_hash(config.model), str(config.precision), config.frozen_weights
+    )
+    conditions["model"]["name"] = model_folder(config.model).name
+    core = _core.Dataset(dataset.path, dataset.version, "off")
+    pictures = None
+    if processor:
+        pictures = PictureSettings.model_validate(processor["pictures"]).model_dump(mode="json")
+    return provenance(core, plan, pictures=pictures, **conditions)
+
+
+def _resolved(config: ReferenceConfig) -> ReferenceConfig:
+    for name in ("shards", "model"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name}: not given", hint="mmrlhf-engine reference SHARDS --model M")
+    if config.precision is None:
+        return config.model_copy(update={"precision": default_precision()})
+    return config
+
+
+def _external(config: ReferenceConfig) -> list[object]:
+    dataset = open_dataset(_resolved(config).shards)
+    return [dataset.fingerprint, weights_hash(config.model)]
+
+
+STAGE = Stage(
+    name="reference",
+    config=ReferenceConfig,
+    run=run,
+    external=_external,
+    no_effect_on_output=frozenset({"threads"}),
+)

@@ -1,0 +1,57 @@
+"""Running a training command: in ``RUN/13_mm_dpo`` for a stage, in ``RUN/extra/sft`` else."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.folder import STAGE_ORDER, folder_name, locked
+from mmrlhf_engine.run.progress import Progress
+from mmrlhf_engine.run.stage import Resources, Stage, run_stage
+
+__all__ = ["place_of", "run_command"]
+
+
+def place_of(stage: Stage, out: Path) -> Path:
+    """The folder of a command in a run folder."""
+    if stage.name in STAGE_ORDER:
+        return out / folder_name(stage.name)
+    return out / "extra" / stage.name
+
+
+def run_command(
+    stage: Stage,
+    config: Section,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Run one command; its report, with ``folder``.
+
+    Args:
+        stage: The command.
+        config: Its settings.
+        out: The run folder.
+        progress: What is said on the way.
+        restart: Remove what an earlier attempt has left, and begin again.
+
+    Raises:
+        MmrlhfError: a setting or an input does not fit, or the work failed; the same call goes on
+            where this one stopped.
+    """
+    folder = place_of(stage, out)
+    with locked(folder):
+        if restart:
+            _clear(folder)
+        resources = Resources(progress=progress or Progress("silent"))
+        report = run_stage(stage, config, folder, resources)
+    return {**report, "folder": str(folder)}
+
+
+def _clear(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != ".lock":
+            entry.unlink()

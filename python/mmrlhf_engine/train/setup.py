@@ -1,0 +1,250 @@
+"""From settings to everything that a run holds: checks first, then data, model and checkpoints."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from mmrlhf_engine import __version__
+from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.models.policy import PackedPolicy, load_policy
+from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.run.folder import read_json
+from mmrlhf_engine.run.progress import Progress
+from mmrlhf_engine.shards.columns import ColumnRequest, differences
+from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
+from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
+from mmrlhf_engine.train.accounting import Accounting
+from mmrlhf_engine.train.checkpoint import Checkpoints
+from mmrlhf_engine.train.compatible import check_model_fits, model_folder
+from mmrlhf_engine.train.device import default_precision
+from mmrlhf_engine.train.loop import Training
+from mmrlhf_engine.train.metrics import MetricsWriter
+from mmrlhf_engine.train.objective import Objective
+from mmrlhf_engine.train.settings import TrainSettings
+
+__all__ = ["RunFolder", "checked", "open_training", "resolved"]
+
+FREE_TO_CHANGE = frozenset({"track", "threads", "checkpoint", "cache_features"})
+"""Settings that do not change what is trained; a run may go on with others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes, and what it is called in messages."""
+
+    folder: Path
+    command: str
+    progress: Progress
+
+
+def resolved(config: Any) -> Any:
+    """The settings with the precision that null stands for.
+
+    Raises:
+        ConfigError: the shards or the model are not named, or settings do not fit together.
+    """
+    for name in ("shards", "model"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name}: not given", hint="mmrlhf-engine COMMAND SHARDS --model M")
+    if config.frozen_weights == "bfloat16" and config.lora is None and "text" not in config.freeze:
+        raise ConfigError(
+            "frozen_weights: found bfloat16, but the weights of the text model train",
+            hint="lora, or freeze the text model",
+        )
+    evaluation = config.evaluation
+    if evaluation.share and evaluation.shards is not None:
+        raise ConfigError("evaluation: found share and shards, expected one of them")
+    if config.precision is None:
+        return config.model_copy(update={"precision": default_precision()})
+    return config
+
+
+def checked(config: TrainSettings) -> ShardDataset:
+    """The dataset, packed for the model.
+
+    Raises:
+        InputError: there is none, or it was packed for another model.
+    """
+    dataset = open_dataset(config.shards)
+    check_model_fits(dataset, config.model, other_template=config.other_template)
+    return dataset
+
+
+def open_training(
+    config: TrainSettings,
+    objective: Objective,
+    accelerator: Accelerator,
+    place: RunFolder,
+) -> Training:
+    """Everything that the loop needs; from the newest checkpoint where there is one.
+
+    Raises:
+        ConfigError: the newest checkpoint was made under other settings.
+        InputError: data, columns or model do not fit together.
+    """
+    torch.manual_seed(config.seed)
+    checkpoints = Checkpoints(place.folder / "checkpoints", config.checkpoint.keep)
+    checkpoints.remove_partial()
+    newest = checkpoints.newest()
+    state = None if newest is None else checkpoints.read_state(newest)
+    if state is not None:
+        _check_settings(config, json.loads(state["settings"]), place)
+        place.progress.say(f"{objective.name}: goes on after step {state['step']:,}")
+    data = _data(config, objective.columns, place)
+    run = Training(
+        config=config,
+        objective=objective,
+        accelerator=accelerator,
+        policy=_policy(config, newest, accelerator),
+        data=data,
+        evaluation=_evaluation(config, objective.columns),
+        total_steps=_total_steps(config, data, accelerator),
+        checkpoints=checkpoints,
+        metrics=MetricsWriter(
+            place.folder,
+            track=config.track,
+            run_name=place.folder.resolve().parent.name,
+            config=config.model_dump(mode="json"),
+            progress=place.progress,
+            command=objective.name,
+            after_step=0 if state is None else state["step"],
+        ),
+        accounting=Accounting(
+            open_dataset(config.shards).rows("pairs"),
+            config.data.max_unreadable,
+            ties_train=objective.ties_train,
+            progress=place.progress,
+        ),
+        processor=model_folder(config.model),
+        state=state,
+    )
+    _write_facts(run, place)
+    return run
+
+
+def _data(
+    config: TrainSettings, columns: Mapping[str, ColumnRequest], place: RunFolder
+) -> PreferenceDataset:
+    data = PreferenceDataset(
+        config.shards,
+        packs_per_step=config.data.packs_per_step,
+        **_plan(config, columns, "train" if config.evaluation.share else None),
+    )
+    if data.units_above_budget:
+        what = "left out" if config.data.too_large == "drop" else "packed alone"
+        place.progress.say(
+            f"{data.units_above_budget:,} units above {config.data.tokens:,} tokens are {what}"
+        )
+    return data
+
+
+def _evaluation(
+    config: TrainSettings, columns: Mapping[str, ColumnRequest]
+) -> PreferenceDataset | None:
+    if config.evaluation.shards is not None:
+        return PreferenceDataset(config.evaluation.shards, **_plan(config, columns, None))
+    if config.evaluation.share:
+        return PreferenceDataset(config.shards, **_plan(config, columns, "held_out"))
+    return None
+
+
+def _plan(
+    config: TrainSettings, columns: Mapping[str, ColumnRequest], part: str | None
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "tokens": config.data.tokens,
+        "unit": config.data.unit,
+        "pairs_per_query": config.data.pairs_per_query,
+        "too_large": config.data.too_large,
+        "seed": config.seed,
+        "columns": columns,
+        "threads": config.threads,
+    }
+    if part is not None:
+        settings["hold_out"] = {"share": config.evaluation.share, "part": part}
+    return settings
+
+
+def _total_steps(config: TrainSettings, data: PreferenceDataset, accelerator: Accelerator) -> int:
+    """Steps of all epochs, whose packs differ by a few."""
+    packs = -(-config.data.packs_per_step // accelerator.num_processes)
+    steps = 0
+    for epoch in range(config.epochs):
+        data.set_epoch(epoch)
+        steps += len(data) // packs
+    data.set_epoch(0)
+    return steps if config.steps is None else min(config.steps, steps)
+
+
+def _policy(config: TrainSettings, newest: Path | None, accelerator: Accelerator) -> PackedPolicy:
+    lora = None if config.lora is None else config.lora.model_dump()
+    # A checkpoint of adapters holds these alone, and is laid over the model they were made for.
+    weights = str(newest) if newest is not None and lora is None else config.model
+    policy = load_policy(
+        weights,
+        device=accelerator.device,
+        freeze=config.freeze,
+        lora=lora,
+        gradient_checkpointing=config.gradient_checkpointing,
+        compile=config.compile,
+    )
+    if newest is not None and lora is not None:
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(policy.model, load_peft_weights(str(newest), device="cpu"))
+    if config.frozen_weights == "bfloat16":
+        for parameter in policy.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return policy
+
+
+def _check_settings(config: TrainSettings, kept: dict[str, Any], place: RunFolder) -> None:
+    now = json.loads(config.model_dump_json())
+    lines = [
+        line
+        for key in now
+        if key not in FREE_TO_CHANGE
+        for line in differences(key, kept.get(key), now[key])
+    ]
+    if lines:
+        raise ConfigError(
+            f"{place.folder}: the checkpoints there are of a run with other settings: "
+            + "; ".join(lines),
+            hint="--restart removes them and begins again; or another --out",
+        )
+
+
+def _write_facts(run: Training, place: RunFolder) -> None:
+    """What the page says of a run, beside its settings and metrics."""
+    config, file = run.config, place.folder / "facts.json"
+    dataset = open_dataset(config.shards)
+    parameters = list(run.policy.parameters())
+    resumed = read_json(file) if run.state is not None else None
+    reference = run.objective.columns.get("reference")
+    facts = {
+        "command": place.command,
+        "version": __version__,
+        "model": config.model,
+        "family": run.policy.family.name if run.policy.family is not None else "text",
+        "parameters_total": sum(parameter.numel() for parameter in parameters),
+        "parameters_trained": sum(p.numel() for p in parameters if p.requires_grad),
+        "shards": config.shards,
+        "pairs": dataset.rows("pairs"),
+        "queries": dataset.rows("queries"),
+        "steps": run.total_steps,
+        "packs_per_step": config.data.packs_per_step,
+        "tokens_per_pack": config.data.tokens,
+        "precision": config.precision,
+        "devices": [str(run.accelerator.device)] * run.accelerator.num_processes,
+        "reference": None if reference is None else reference.column_set,
+        "resumed_at": (resumed or {}).get("resumed_at", []),
+    }
+    if run.state is not None:
+        facts["resumed_at"] = [*facts["resumed_at"], run.state["step"]]
+    write_atomically(file, json.dumps(facts, indent=2) + "\n")
