@@ -81,6 +81,17 @@ def test_entries_are_of_one_tower_and_type(case, tmp_path):
     assert len(entries(tmp_path / "cache")) == 4 * count
 
 
+def test_weights_that_are_cast_after_loading_are_another_tower(case, tmp_path):
+    cache = FeatureCache(tmp_path / "cache")
+    run(case, cache)
+    count = len(entries(tmp_path / "cache"))
+    policy = load_policy(str(case.folder), features=cache)
+    policy.to(torch.bfloat16)
+    with torch.no_grad():
+        packed_scores(policy, case.batches())
+    assert len(entries(tmp_path / "cache")) == 2 * count
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_entry_is_computed_again(damage, case, tmp_path, caplog):
     cache = FeatureCache(tmp_path / "cache")

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +59,54 @@ class FeatureCache:
 
 
 class TowerFeatures:
-    """The outputs of one frozen tower; see :class:`FeatureCache`."""
+    """The outputs of one frozen tower; see :class:`FeatureCache`.
+
+    Its weights are hashed when the first picture is asked for: they must not change after that.
+    """
 
     def __init__(self, folder: Path, model: Any, vision: Vision) -> None:
-        hint = "freeze the tower, and leave it out of an adapter; or features=None"
-        tower = {
+        self._folder = folder
+        self._vision = vision
+        self._config = model.config
+        self._tower = {
             name: parameter
             for name, parameter in model.named_parameters()
             if part_of(name, model, vision) == "tower"
         }
-        trained = [name for name, parameter in tower.items() if parameter.requires_grad]
-        if trained:
-            raise ConfigError(f"features: the tower is trained ({trained[0]})", hint=hint)
+        self._check_frozen()
         if is_partitioned(model):
             raise ConfigError(
                 "features: the tower's weights are divided between ranks",
                 hint="ZeRO stage 2, or features=None",
             )
-        self._folder = folder
-        self._vision = vision
-        self._dtype = next(iter(tower.values())).dtype
-        self._identity = _identity(model.config, tower)
+
+    def _check_frozen(self) -> None:
+        trained = [name for name, parameter in self._tower.items() if parameter.requires_grad]
+        if trained:
+            raise ConfigError(
+                f"features: the tower is trained ({trained[0]})",
+                hint="freeze the tower, and leave it out of an adapter; or features=None",
+            )
+
+    @cached_property
+    def _identity(self) -> str:
+        """Of the weights, and of the settings that the output depends on."""
+        self._check_frozen()
+        hashed = hashlib.sha256()
+        for name, weight in sorted(self._tower.items()):
+            hashed.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+            hashed.update(_bytes_of(weight))
+        config = self._config
+        settings = {
+            name: value
+            for name, value in config.vision_config.to_dict().items()
+            if name not in _NOT_SETTINGS and not name.startswith("_")
+        }
+        layer = getattr(config, "vision_feature_layer", None)
+        strategy = getattr(config, "vision_feature_select_strategy", None)
+        told = [config.model_type, settings, layer, strategy]
+        hashed.update(json.dumps(told, sort_keys=True, default=str).encode())
+        return hashed.hexdigest()
 
     @torch.no_grad()
     def encode(self, base: Any, pictures: DistinctPictures) -> Tensor:
@@ -104,29 +132,10 @@ class TowerFeatures:
 
     def _file(self, content: str, device: str) -> Path:
         autocast = torch.is_autocast_enabled(device)
-        computed = torch.get_autocast_dtype(device) if autocast else self._dtype
-        told = json.dumps([content, self._identity, str(self._dtype), str(computed)])
+        computed = str(torch.get_autocast_dtype(device)) if autocast else "as the weights"
+        told = json.dumps([content, self._identity, computed])
         name = hashlib.sha256(told.encode()).hexdigest()
         return self._folder / name[:2] / f"{name}.safetensors"
-
-
-def _identity(config: Any, tower: dict[str, Tensor]) -> str:
-    """Of the weights of a tower, and the settings that its output depends on."""
-    hashed = hashlib.sha256()
-    for name, weight in sorted(tower.items()):
-        hashed.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-        hashed.update(_bytes_of(weight))
-    vision = config.vision_config.to_dict()
-    settings = {
-        name: value
-        for name, value in vision.items()
-        if name not in _NOT_SETTINGS and not name.startswith("_")
-    }
-    layer = getattr(config, "vision_feature_layer", None)
-    strategy = getattr(config, "vision_feature_select_strategy", None)
-    told = json.dumps([config.model_type, settings, layer, strategy], sort_keys=True, default=str)
-    hashed.update(told.encode())
-    return hashed.hexdigest()
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
