@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmrlhf_engine import PreferenceLoader, attention_mask, open_dataset, plan_json
 from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.models.layout import answer_rows
 from mmrlhf_engine.run.config import load_config
-from mmrlhf_engine.shards.packed import answer_rows
 from mmrlhf_engine.train.costs import head_plans, work_of_epoch
 from mmrlhf_engine.train.dry_run import Device, describe_training
 from mmrlhf_engine.train.epoch_counts import count_epoch, plan_of
