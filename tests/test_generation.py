@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from mmrlhf_engine import Budget, PlanSettings, PreferenceLoader, open_dataset, plan_json
 from mmrlhf_engine.errors import ConfigError
@@ -10,7 +10,7 @@ from mmrlhf_engine.models.generation import Prompt, SamplingSettings, sample_ans
 from mmrlhf_engine.run.config import load_config
 from model_families import WITH_VIDEOS, processor_folder, prompts
 from test_families import by_processor, packed
-from tiny_models import SIDES, tiny_model
+from tiny_models import SIDES, TEXT, tiny_model
 from train_data import text_shards
 
 GREEDY = SamplingSettings(samples=1, temperature=0, max_new_tokens=12)
@@ -96,6 +96,20 @@ def test_greedy_answers_of_a_text_model(text):
         logits = model(whole).logits[0, ids.shape[1] - 1 : -1]
         logp = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None]).sum()
         assert answer.logp == pytest.approx(float(logp), abs=1e-4)
+
+
+@torch.no_grad()
+def test_answers_reach_past_a_sliding_window():
+    layers = ["sliding_attention", "full_attention"]
+    settings = TEXT | {"head_dim": 8, "vocab_size": 300, "layer_types": layers}
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(**settings, sliding_window=8)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    texts = [torch.randint(0, 300, (1, length)) for length in (3, 21, 40, 7)]
+    mine = [Prompt(b"", ids, torch.arange(ids.shape[1])[None], {}) for ids in texts]
+    for ids, (answer,) in zip(texts, sample_answers(model, mine, GREEDY, ()), strict=True):
+        tokens, _ = generated(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        assert answer.tokens.tolist() == tokens
 
 
 @torch.no_grad()
