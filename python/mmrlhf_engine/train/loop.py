@@ -120,8 +120,11 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
 
 
 def pack_of(run: Training, batch: Batch) -> ModelPack:
-    """What the model reads of a batch. Of several processes each uses the projector in each step:
-    gradients are averaged over all, and none waits for one that has none."""
+    """What the model reads of a batch.
+
+    Of several processes each uses the projector in each step, with a blank picture if there is no
+    other: gradients are averaged over all processes, and all have to have one.
+    """
     pack = ModelPack.of(batch, run.accelerator.device)
     if run.accelerator.num_processes > 1 and run.policy.family is not None:
         return replace(pack, needs_vision=True)
