@@ -16,6 +16,7 @@ from mmrlhf_engine.train.settings import TrainSettings
 
 __all__ = [
     "MemoryPart",
+    "collected_bytes",
     "element_size",
     "layer_bytes",
     "memory_of_step",
@@ -93,14 +94,15 @@ def memory_of_step(
 
 
 def total(parts: Iterable[MemoryPart], sizes: ModelSizes, devices: int, element: int) -> int:
-    """Bytes on each of several devices under ZeRO-3; on one device, without it.
-
-    ZeRO-3 also holds the parameters of a module while it computes, and of the next one.
-    """
-    collected = 2 * sizes.largest_module * element if devices > 1 else 0
-    return collected + sum(
+    """Bytes on each of several devices under ZeRO-3; on one device, without it."""
+    return collected_bytes(sizes, devices, element) + sum(
         -(-part.bytes // devices) if part.divided else part.bytes for part in parts
     )
+
+
+def collected_bytes(sizes: ModelSizes, devices: int, element: int) -> int:
+    """Whole parameters that ZeRO-3 holds: of a module while it computes, and of the next one."""
+    return 2 * sizes.largest_module * element if devices > 1 else 0
 
 
 def optimizer_bytes(name: str, shapes: Iterable[tuple[int, ...]]) -> int:
