@@ -7,7 +7,7 @@ of the first epoch (:mod:`mmrlhf_engine.train.epoch_counts`), sizes read from th
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.train.costs import Work, head_plans, work_of_epoch
@@ -26,7 +26,7 @@ __all__ = ["Device", "describe_training"]
 
 _GIB = 2**30
 _DEVICES = (1, 4, 8)
-_NAME = 30
+_NAME = 40
 _COMFORTABLE = 0.9
 """Of the memory of a device: kernels and the allocator need some that is not accounted for."""
 
@@ -47,13 +47,15 @@ def describe_training(settings: TrainSettings, *, device: Device | None = None) 
 
     Raises:
         ConfigError: the model's configuration cannot be read, or a setting does not fit it.
-        InputError: there is no dataset or no pair in it, or a unit fits no pack.
+        InputError: there is no dataset or no pair in it, it was packed for another model, or a unit
+            fits no pack.
         CorruptDataError: the dataset is damaged.
     """
-    if not settings.model:
-        raise InputError("model: found none, expected a folder or a name on the hub")
-    model = build_on_meta(settings.model)
-    sizes = read_sizes(model, settings)
+    from mmrlhf_engine.train.setup import checked, resolved
+
+    resolved(settings)
+    checked(settings)
+    sizes = read_sizes(build_on_meta(settings.model), settings)
     counts = count_epoch(settings, window=sizes.tower.window if sizes.tower else 0)
     _check_steps(counts)
     device = device or _device()
@@ -64,7 +66,7 @@ def describe_training(settings: TrainSettings, *, device: Device | None = None) 
         *_parameters(sizes, settings),
         *_work(sizes, counts, settings, element),
         *_memory(sizes, counts, settings, element, device),
-        *_hints(model, counts, settings, element, device),
+        *_hints(sizes, counts, settings, element, device),
     ]
     return "\n".join(lines)
 
@@ -206,16 +208,19 @@ def _gib(size: float) -> str:
 
 
 def _hints(
-    model: Any, counts: EpochCounts, settings: TrainSettings, element: int, device: Device
+    sizes: ModelSizes,
+    counts: EpochCounts,
+    settings: TrainSettings,
+    element: int,
+    device: Device,
 ) -> list[str]:
     """Other settings, each with what it would take, where one device has too little."""
-    sizes = read_sizes(model, settings)
     parts = memory_of_step(sizes, counts, settings, element)
     if _verdict(total(parts, sizes, 1, element), device) == "fits":
         return []
     rows = []
     for name, other in _alternatives(settings):
-        changed = read_sizes(model, other)
+        changed = read_sizes(build_on_meta(other.model), other)
         size = total(memory_of_step(changed, counts, other, element), changed, 1, element)
         rows.append((name, f"{size / _GIB:,.2f} GiB, {_verdict(size, device)}"))
     enough = [
@@ -235,8 +240,14 @@ def _alternatives(settings: TrainSettings) -> Iterator[tuple[str, TrainSettings]
     if settings.lora is None:
         lora = LoraSettings()
         yield (
-            f"lora (rank {lora.rank})",
-            settings.model_copy(update={"lora": lora, "gradient_checkpointing": True}),
+            f"lora of rank {lora.rank}, frozen_weights=bfloat16",
+            settings.model_copy(
+                update={
+                    "lora": lora,
+                    "frozen_weights": "bfloat16",
+                    "gradient_checkpointing": True,
+                }
+            ),
         )
     if settings.optimizer.name == "adamw":
         optimizer = settings.optimizer.model_copy(update={"name": "adafactor"})
