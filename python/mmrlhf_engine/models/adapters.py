@@ -46,7 +46,8 @@ class Lora:
         given = dict(settings)
         if given.get("targets", "all-linear") != "all-linear":
             targets = given["targets"]
-            given["targets"] = (targets,) if isinstance(targets, str) else tuple(targets)
+            named = (targets,) if isinstance(targets, str) else tuple(targets)
+            given["targets"] = "all-linear" if named == ("all-linear",) else named
         made = cls(**given)
         if made.rank < 1 or made.alpha <= 0 or not 0 <= made.dropout < 1 or not made.targets:
             raise ConfigError(
