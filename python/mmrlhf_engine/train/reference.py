@@ -32,6 +32,7 @@ from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import accelerator_for, default_precision
 from mmrlhf_engine.train.reference_columns import FIELD, column_set_of, model_conditions
+from mmrlhf_engine.train.setup import halve_frozen_weights
 from mmrlhf_kernels import fused_linear_logp, sequence_of_row, sequence_sums
 
 __all__ = ["STAGE", "ReferenceConfig"]
@@ -75,7 +76,7 @@ def run(config: ReferenceConfig, context: StageContext) -> None:
         policy = load_policy(config.model, device=accelerator.device, freeze=("tower", "text"))
         policy.requires_grad_(False).eval()
         if config.frozen_weights == "bfloat16":
-            policy.to(torch.bfloat16)
+            halve_frozen_weights(policy)
         model = accelerator.prepare(policy)
         _score(config, context, model, accelerator.device, scores)
     blank = scores.write(dataset, column_set, made_with)

@@ -27,7 +27,7 @@ from mmrlhf_engine.train.metrics import MetricsWriter
 from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.settings import TrainSettings
 
-__all__ = ["RunFolder", "checked", "open_training", "resolved"]
+__all__ = ["RunFolder", "checked", "halve_frozen_weights", "open_training", "resolved"]
 
 FREE_TO_CHANGE = frozenset({"track", "threads", "checkpoint", "cache_features"})
 """Settings that do not change what is trained; a run may go on with others."""
@@ -105,6 +105,15 @@ def open_training(
         evaluation=_evaluation(config, objective.columns),
         total_steps=_total_steps(config, data, accelerator),
         checkpoints=checkpoints,
+        accounting=Accounting(
+            open_dataset(config.shards).rows("pairs"),
+            config.data.max_unreadable,
+            ties_train=objective.ties_train,
+            progress=place.progress,
+        ),
+        processor=model_folder(config.model),
+        state=state,
+        # Last, as it opens a file that the caller closes.
         metrics=MetricsWriter(
             place.folder,
             track=config.track,
@@ -114,14 +123,6 @@ def open_training(
             command=objective.name,
             after_step=0 if state is None else state["step"],
         ),
-        accounting=Accounting(
-            open_dataset(config.shards).rows("pairs"),
-            config.data.max_unreadable,
-            ties_train=objective.ties_train,
-            progress=place.progress,
-        ),
-        processor=model_folder(config.model),
-        state=state,
     )
     _write_facts(run, place)
     return run
@@ -183,6 +184,8 @@ def _total_steps(config: TrainSettings, data: PreferenceDataset, accelerator: Ac
 
 def _policy(config: TrainSettings, newest: Path | None, accelerator: Accelerator) -> PackedPolicy:
     lora = None if config.lora is None else config.lora.model_dump()
+    if lora is not None and lora["targets"] == ("all-linear",):
+        lora["targets"] = "all-linear"
     # A checkpoint of adapters holds these alone, and is laid over the model they were made for.
     weights = str(newest) if newest is not None and lora is None else config.model
     policy = load_policy(
@@ -198,10 +201,15 @@ def _policy(config: TrainSettings, newest: Path | None, accelerator: Accelerator
 
         set_peft_model_state_dict(policy.model, load_peft_weights(str(newest), device="cpu"))
     if config.frozen_weights == "bfloat16":
-        for parameter in policy.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
+        halve_frozen_weights(policy)
     return policy
+
+
+def halve_frozen_weights(policy: PackedPolicy) -> None:
+    """Keep the weights that do not train in bfloat16; buffers, such as frequencies, stay."""
+    for parameter in policy.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _check_settings(config: TrainSettings, kept: dict[str, Any], place: RunFolder) -> None:
