@@ -221,6 +221,7 @@ class PreferenceLoader:
             number: Of the first batch after those, which decides whose it is.
         """
         part = copy.copy(self)
+        part._part = self._part  # Left out of copies, as of pickles.
         part._cursor, part._epochs = cursor, epochs
         part._worker, part._workers = worker, workers
         part._taken, part._number = taken, number

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from mmrlhf_engine.errors import CorruptDataError, StageError
-from mmrlhf_engine.models.policy import PackedPolicy
 
-__all__ = ["Checkpoints", "random_state", "set_random_state"]
+__all__ = ["SHARDED", "STATE", "Checkpoints", "copy_processor", "random_state", "set_random_state"]
 
 _NAME = re.compile(r"step_(\d{6,})")
-_STATE = "trainer_state.pt"
+STATE = "trainer_state.pt"
+SHARDED = "deepspeed"
+"""Folder of the optimizer's states where DeepSpeed has them, a file a process."""
 # What a folder of a model has besides weights and config.json, without which it is no whole model.
 _OF_PROCESSOR = re.compile(
     r"(.*processor.*|tokenizer.*|special_tokens_map|added_tokens|vocab|chat_template)\.json"
@@ -53,41 +55,38 @@ class Checkpoints:
             CorruptDataError: it cannot be read.
         """
         try:
-            state: dict[str, Any] = torch.load(checkpoint / _STATE, "cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(checkpoint / STATE, "cpu", weights_only=True)
         except Exception as error:
             raise CorruptDataError(
-                f"{checkpoint / _STATE}: cannot be read: {error}",
+                f"{checkpoint / STATE}: cannot be read: {error}",
                 hint="remove this checkpoint; the run goes on from the one before it",
             ) from None
         return state
 
-    def save(
-        self, step: int, policy: PackedPolicy, state: Mapping[str, Any], processor: Path | None
-    ) -> Path:
-        """Write the checkpoint of a step, then remove the oldest ones.
+    @contextlib.contextmanager
+    def writing(self, step: int, accelerator: Accelerator) -> Iterator[Path]:
+        """A folder to write the checkpoint of a step to, entered by all processes.
 
-        Args:
-            step: The step it is after.
-            policy: Its model is saved in its own format; of adapters, the adapters alone.
-            state: Tensors, numbers and texts, in dictionaries and lists.
-            processor: Folder of the model whose tokenizer and processor are copied; None copies
-                nothing.
+        On leaving it is whole and has its name, and the oldest ones are removed.
 
         Raises:
             StageError: the disk is full; checkpoints before this one are whole.
         """
         name = f"step_{step:06d}"
         partial = self.folder / f".{name}.partial"
-        self.remove_partial()
-        partial.mkdir(parents=True)
+        is_main = accelerator.is_main_process
+        if is_main:
+            self.remove_partial()
+            partial.mkdir(parents=True)
+        accelerator.wait_for_everyone()
         try:
-            policy.model.save_pretrained(partial)
-            _copy_processor(processor, partial)
-            torch.save(dict(state), partial / _STATE)
-            _sync(partial)
+            yield partial
+            accelerator.wait_for_everyone()
+            if is_main:
+                _sync(partial)
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if "No space left" not in str(error) and getattr(error, "errno", 0) != errno.ENOSPC:
+            if not _is_full(error):
                 raise
             newest = self.newest()
             raise StageError(
@@ -95,17 +94,20 @@ class Checkpoints:
                 f"the newest one is {newest.name if newest else 'none'}",
                 hint="make room, or checkpoint.keep=1; the same command goes on from there",
             ) from error
-        final = self.folder / name
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync_folder(self.folder)
+        if is_main:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            partial.rename(self.folder / name)
+            _sync_folder(self.folder)
+            self._remove_oldest()
+        accelerator.wait_for_everyone()
+
+    def _remove_oldest(self) -> None:
         found = self._found()
         for old in sorted(found)[: -self.keep]:
             # Renamed first: a folder that is half removed must not look like a checkpoint.
             gone = self.folder / f".{found[old].name}.partial"
             found[old].rename(gone)
             shutil.rmtree(gone)
-        return final
 
     def remove_partial(self) -> None:
         """Remove what a killed process left half written or half removed."""
@@ -133,11 +135,16 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _copy_processor(source: Path | None, target: Path) -> None:
-    for file in source.iterdir() if source is not None else ():
+def copy_processor(source: Path, target: Path) -> None:
+    """Copy tokenizer, processor and generation settings of a model's folder."""
+    for file in source.iterdir():
         if file.is_file() and _OF_PROCESSOR.fullmatch(file.name):
-            with contextlib.suppress(shutil.SameFileError):
-                shutil.copyfile(file, target / file.name)
+            shutil.copyfile(file, target / file.name)
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a disk is full; torch and safetensors say so in the text of their own errors."""
+    return getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in str(error)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from transformers.utils import logging as transformers_logging
 
 from mmrlhf_engine.errors import ConfigError
 
-__all__ = ["accelerator_for", "default_precision"]
+__all__ = ["accelerator_for", "default_precision", "gather_values", "is_sharded"]
 
 
 def default_precision() -> str:
@@ -48,3 +49,20 @@ def accelerator_for(precision: str) -> Iterator[Accelerator]:
         if had_bars:
             transformers_logging.enable_progress_bar()
         AcceleratorState._reset_state(reset_partial_state=expected == 1)
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed shares the optimizer's states, and perhaps the weights, out."""
+    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
+
+
+def gather_values(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """The values [n] of all processes one after the other; n may differ from one to another."""
+    if accelerator.num_processes == 1:
+        return values
+    count = torch.tensor([len(values)], device=values.device)
+    counts = accelerator.gather(count).tolist()
+    padded = values.new_zeros(max(counts))
+    padded[: len(values)] = values
+    gathered = accelerator.gather(padded).reshape(len(counts), -1)
+    return torch.cat([row[:count] for row, count in zip(gathered, counts, strict=True)])

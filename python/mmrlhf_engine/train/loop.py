@@ -8,8 +8,7 @@ evaluated, and what is kept; a run goes on from the newest checkpoint as if noth
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,44 +16,19 @@ from accelerate import Accelerator
 
 from mmrlhf_engine.errors import StageError
 from mmrlhf_engine.models.pack import ModelPack
-from mmrlhf_engine.models.policy import PackedPolicy
 from mmrlhf_engine.run.memory import peak_memory
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
-from mmrlhf_engine.train.accounting import Accounting
-from mmrlhf_engine.train.checkpoint import Checkpoints, random_state, set_random_state
+from mmrlhf_engine.train.device import gather_values
 from mmrlhf_engine.train.interrupt import StopRequest
-from mmrlhf_engine.train.metrics import MetricsWriter
-from mmrlhf_engine.train.objective import Objective, StepMetrics, Totals
+from mmrlhf_engine.train.objective import StepMetrics, Totals
 from mmrlhf_engine.train.optimizer import make_optimizer, make_schedule
-from mmrlhf_engine.train.settings import TrainSettings
+from mmrlhf_engine.train.state import restore, save
+from mmrlhf_engine.train.training import Training
 
-__all__ = ["Training", "evaluate", "steps_of", "train"]
+__all__ = ["evaluate", "steps_of", "train", "train_step"]
 
 Batch = PreferenceBatch[Any]
-
-
-@dataclass
-class Training:
-    """Everything that a run holds; ``setup.py`` makes it."""
-
-    config: TrainSettings
-    objective: Objective
-    accelerator: Accelerator
-    policy: PackedPolicy
-    data: PreferenceDataset
-    evaluation: PreferenceDataset | None
-    total_steps: int
-    checkpoints: Checkpoints
-    metrics: MetricsWriter
-    accounting: Accounting
-    processor: Path | None
-    """Folder of the model whose tokenizer and processor go into checkpoints."""
-    state: dict[str, Any] | None = None
-    """That of the checkpoint to go on from."""
-    step: int = 0
-    evaluated: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Metrics of each evaluation, by its step."""
 
 
 def train(run: Training) -> None:
@@ -69,13 +43,7 @@ def train(run: Training) -> None:
     schedule = make_schedule(config.schedule, optimizer, run.total_steps)
     model, optimizer = accelerator.prepare(run.policy, optimizer)
     if run.state is not None:
-        optimizer.load_state_dict(run.state["optimizer"])
-        schedule.load_state_dict(run.state["schedule"])
-        run.objective.load_state_dict(run.state["objective"])
-        run.accounting.load_state_dict(run.state["accounting"])
-        run.data.load_state_dict(run.state["cursor"])
-        set_random_state(run.state["random"])
-        run.step = run.state["step"]
+        restore(run, model, optimizer, schedule)
     else:
         evaluate_if_due(run, model)
     model.train()
@@ -86,13 +54,13 @@ def train(run: Training) -> None:
             run.step += 1
             values |= {"learning_rate": schedule.get_last_lr()[0]}
             values |= speed_of(batches, time.monotonic() - began, accelerator)
-            run.metrics.log(run.step, run.total_steps, values)
+            log(run, values)
             schedule.step()
             run.accounting.add(batches)
             evaluate_if_due(run, model)
             last = run.step == run.total_steps
             if last or stop.requested or run.step % config.checkpoint.every == 0:
-                save(run, optimizer, schedule, batches[-1])
+                save(run, model, optimizer, schedule, batches[-1])
             if stop.requested and not last:
                 raise KeyboardInterrupt
 
@@ -124,12 +92,15 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
     scale = accelerator.num_processes
     for batch in batches:
         pack = ModelPack.of(batch, accelerator.device)
-        waits = batch is not batches[-1]
-        with accelerator.no_sync(model) if waits else nullcontext():
-            output = model(pack, objective.head(batch, totals, accelerator.device))
-            accelerator.backward(output.loss * scale)
+        output = model(pack, objective.head(batch, totals, accelerator.device))
         metrics.add(output)
-    stop_if_not_finite(run, metrics)
+        last = batch is batches[-1]
+        if last:
+            stop_if_not_finite(run, metrics)
+        # DeepSpeed moves its optimizer within this backward pass, the others below.
+        accelerator.gradient_state._set_sync_gradients(last)
+        with nullcontext() if last else accelerator.no_sync(model):
+            accelerator.backward(output.loss * scale)
     largest = run.config.optimizer.max_grad_norm
     found = accelerator.clip_grad_norm_(model.parameters(), largest or float("inf"))
     norm = float(found) if found is not None else float("nan")
@@ -142,7 +113,7 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
         )
     optimizer.step()
     optimizer.zero_grad()
-    values = metrics.values(accelerator.gather)
+    values = metrics.values(partial(gather_values, accelerator))
     objective.after_step(values, totals)
     return values | {"grad_norm": norm, "num_pairs": totals.pairs, "num_tokens": totals.tokens}
 
@@ -188,7 +159,7 @@ def evaluate(run: Training, model: Any) -> dict[str, float]:
             run.accounting.hold_out(batch.pair_row)
     model.train()
     pairs, tokens = accelerator.reduce(torch.stack(counted).sum(0)).tolist()
-    values = outputs.values(accelerator.gather)
+    values = outputs.values(partial(gather_values, accelerator))
     return {
         f"eval_{name}": value
         for name, value in objective.means(values, Totals(int(pairs), int(tokens))).items()
@@ -200,24 +171,13 @@ def evaluate_if_due(run: Training, model: Any) -> None:
     due = run.step % run.config.evaluation.every == 0 or run.step == run.total_steps
     if run.evaluation is not None and due:
         run.evaluated[run.step] = evaluate(run, model)
-        run.metrics.log(run.step, run.total_steps, run.evaluated[run.step])
+        log(run, run.evaluated[run.step])
 
 
-def save(run: Training, optimizer: Any, schedule: Any, batch: Batch) -> None:
-    """Write the checkpoint of this step; the first process alone writes."""
-    state = {
-        "step": run.step,
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "objective": run.objective.state_dict(),
-        "accounting": run.accounting.state_dict(),
-        "cursor": batch.cursor,
-        "random": random_state(),
-        "settings": run.config.model_dump_json(),
-    }
-    if run.accelerator.is_main_process:
-        run.checkpoints.save(run.step, run.policy, state, run.processor)
-    run.accelerator.wait_for_everyone()
+def log(run: Training, values: dict[str, float]) -> None:
+    """Write the values of this step, on the first process."""
+    if run.metrics is not None:
+        run.metrics.log(run.step, run.total_steps, values)
 
 
 def speed_of(batches: list[Batch], seconds: float, accelerator: Accelerator) -> dict[str, float]:

@@ -6,7 +6,6 @@ first pack, and each pack's loss is its part of the step's loss.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -33,18 +32,17 @@ class Totals(NamedTuple):
     """Tokens of the answers that the supervised loss is of."""
 
 
-@dataclass(frozen=True)
-class PackOutput:
-    """What one pack adds to a step."""
+class PackOutput(NamedTuple):
+    """What one pack adds to a step; a tuple, in whose tensors DeepSpeed finds the graph."""
 
     loss: Tensor
     """Scalar with a gradient; the sum over the packs of a step is the step's loss."""
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor]
     """Terms of the loss by the name they are logged under, scalars that add up likewise."""
-    per_pair: Mapping[str, Tensor] = field(default_factory=dict)
+    per_pair: dict[str, Tensor]
     """[P] values of the pack's live pairs, logged as their mean over the step."""
-    pair_row: Tensor | None = None
-    """int64 [P] rows of the live pairs."""
+    pair_row: Tensor | None
+    """int64 [P] rows of the live pairs; None where a loss has none."""
 
 
 Head = Callable[[Tensor, LinearHead, ModelPack], PackOutput]

@@ -1,5 +1,6 @@
 """Running a training command: in ``RUN/13_mm_dpo`` for a stage, in ``RUN/extra/sft`` else."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,14 @@ from typing import Any
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.folder import STAGE_ORDER, folder_name, locked
 from mmrlhf_engine.run.progress import Progress
-from mmrlhf_engine.run.stage import Resources, Stage, run_stage
+from mmrlhf_engine.run.stage import (
+    Resources,
+    Stage,
+    StageContext,
+    fingerprint,
+    is_finished,
+    run_stage,
+)
 
 __all__ = ["place_of", "run_command"]
 
@@ -27,7 +35,7 @@ def run_command(
     *,
     restart: bool = False,
 ) -> dict[str, Any]:
-    """Run one command; its report, with ``folder``.
+    """Run one command; its report, with ``folder``. Of several processes the first one writes.
 
     Args:
         stage: The command.
@@ -41,12 +49,28 @@ def run_command(
             where this one stopped.
     """
     folder = place_of(stage, out)
+    if int(os.environ.get("RANK", "0")) != 0:
+        return _follow(stage, config, folder, restart=restart)
     with locked(folder):
         if restart:
             _clear(folder)
         resources = Resources(progress=progress or Progress("silent"))
         report = run_stage(stage, config, folder, resources)
     return {**report, "folder": str(folder)}
+
+
+class _Follower(StageContext):
+    """The context of a process that takes part in a stage which another one runs."""
+
+    def finish(self, **_: Any) -> None:
+        """Leave the records to the first process."""
+
+
+def _follow(stage: Stage, config: Section, folder: Path, *, restart: bool) -> dict[str, Any]:
+    """Take part in the work of a stage; the first process skips one that is finished."""
+    if restart or not is_finished(folder, fingerprint(stage, config, 0, None)):
+        stage.run(config, _Follower(stage, config, folder, None, Resources()))
+    return {"folder": str(folder)}
 
 
 def _clear(folder: Path) -> None:

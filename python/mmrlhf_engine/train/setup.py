@@ -22,10 +22,10 @@ from mmrlhf_engine.train.accounting import Accounting
 from mmrlhf_engine.train.checkpoint import Checkpoints
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import default_precision
-from mmrlhf_engine.train.loop import Training
 from mmrlhf_engine.train.metrics import MetricsWriter
 from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.settings import TrainSettings
+from mmrlhf_engine.train.training import Training
 
 __all__ = ["RunFolder", "checked", "halve_frozen_weights", "open_training", "resolved"]
 
@@ -89,7 +89,10 @@ def open_training(
     """
     torch.manual_seed(config.seed)
     checkpoints = Checkpoints(place.folder / "checkpoints", config.checkpoint.keep)
-    checkpoints.remove_partial()
+    is_main = accelerator.is_main_process
+    if is_main:
+        checkpoints.remove_partial()
+    accelerator.wait_for_everyone()
     newest = checkpoints.newest()
     state = None if newest is None else checkpoints.read_state(newest)
     if state is not None:
@@ -114,18 +117,25 @@ def open_training(
         processor=model_folder(config.model),
         state=state,
         # Last, as it opens a file that the caller closes.
-        metrics=MetricsWriter(
-            place.folder,
-            track=config.track,
-            run_name=place.folder.resolve().parent.name,
-            config=config.model_dump(mode="json"),
-            progress=place.progress,
-            command=objective.name,
-            after_step=0 if state is None else state["step"],
-        ),
+        metrics=_metrics(config, objective, place, state) if is_main else None,
     )
-    _write_facts(run, place)
+    if is_main:
+        _write_facts(run, place)
     return run
+
+
+def _metrics(
+    config: TrainSettings, objective: Objective, place: RunFolder, state: dict[str, Any] | None
+) -> MetricsWriter:
+    return MetricsWriter(
+        place.folder,
+        track=config.track,
+        run_name=place.folder.resolve().parent.name,
+        config=config.model_dump(mode="json"),
+        progress=place.progress,
+        command=objective.name,
+        after_step=0 if state is None else state["step"],
+    )
 
 
 def _data(

@@ -57,7 +57,7 @@ class Supervised:
                 logit_scale=head.logit_scale,
             )
             assert isinstance(logp, Tensor)
-            return PackOutput(-logp.sum() / totals.tokens)
+            return PackOutput(-logp.sum() / totals.tokens, {}, {}, None)
 
         return loss
 

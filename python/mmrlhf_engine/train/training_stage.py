@@ -45,14 +45,15 @@ def run_training(
         try:
             train(run)
         finally:
-            run.metrics.close()
-            if accelerator.is_main_process:
+            if run.metrics is not None:
+                run.metrics.close()
                 write_training_page(folder, folder / "report.html")
-        newest = run.checkpoints.newest()
-        assert newest is not None
-        model = folder / "model"
-        model.unlink(missing_ok=True)
-        model.symlink_to(newest.relative_to(folder))
+        if accelerator.is_main_process:
+            newest = run.checkpoints.newest()
+            assert newest is not None
+            model = folder / "model"
+            model.unlink(missing_ok=True)
+            model.symlink_to(newest.relative_to(folder))
     evaluated = sorted(run.evaluated)
     pictures: dict[str, Any] = run.accounting.pictures()
     context.finish(

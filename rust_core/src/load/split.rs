@@ -6,9 +6,8 @@
 //! keys. Keys and hashes are of content, so neither the order of rows nor the files matter, and rows
 //! that are added leave the others where they are unless they connect them.
 //!
-//! One pass over the queries, the responses and the hashes of the pictures; in memory are four bytes
-//! for each row of queries and of pictures, and twice five for each row of the larger of the two while
-//! equal keys are looked up.
+//! One pass over the queries, the responses and the hashes of the pictures. In memory are eight bytes a
+//! query, four a picture, and some ten a row while equal keys of its table are looked up.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
