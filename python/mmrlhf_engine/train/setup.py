@@ -80,8 +80,19 @@ def open_training(
     objective: Objective,
     accelerator: Accelerator,
     place: RunFolder,
+    *,
+    inputs: dict[str, Any],
+    evaluation_columns: Mapping[str, ColumnRequest],
 ) -> Training:
     """Everything that the loop needs; from the newest checkpoint where there is one.
+
+    Args:
+        config: Of the command.
+        objective: What is minimised.
+        accelerator: Of this process.
+        place: Of the run.
+        inputs: What shards, weights and columns are; a checkpoint of others is refused.
+        evaluation_columns: What ``objective.columns`` is to training, of the held-out pairs.
 
     Raises:
         ConfigError: the newest checkpoint was made under other settings.
@@ -96,7 +107,7 @@ def open_training(
     newest = checkpoints.newest()
     state = None if newest is None else checkpoints.read_state(newest)
     if state is not None:
-        _check_settings(config, json.loads(state["settings"]), place)
+        _check_settings(config, inputs, state, place)
         place.progress.say(f"{objective.name}: goes on after step {state['step']:,}")
     data = _data(config, objective.columns, place)
     run = Training(
@@ -105,7 +116,7 @@ def open_training(
         accelerator=accelerator,
         policy=_policy(config, newest, accelerator),
         data=data,
-        evaluation=_evaluation(config, objective.columns),
+        evaluation=_evaluation(config, evaluation_columns),
         total_steps=_total_steps(config, data, accelerator),
         checkpoints=checkpoints,
         accounting=Accounting(
@@ -116,6 +127,7 @@ def open_training(
         ),
         processor=model_folder(config.model),
         state=state,
+        inputs=inputs,
         # Last, as it opens a file that the caller closes.
         metrics=_metrics(config, objective, place, state) if is_main else None,
     )
@@ -222,17 +234,20 @@ def halve_frozen_weights(policy: PackedPolicy) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def _check_settings(config: TrainSettings, kept: dict[str, Any], place: RunFolder) -> None:
-    now = json.loads(config.model_dump_json())
+def _check_settings(
+    config: TrainSettings, inputs: dict[str, Any], state: dict[str, Any], place: RunFolder
+) -> None:
+    now, kept = json.loads(config.model_dump_json()), json.loads(state["settings"])
     lines = [
         line
         for key in now
         if key not in FREE_TO_CHANGE
         for line in differences(key, kept.get(key), now[key])
     ]
+    lines += differences("", json.loads(state["inputs"]), json.loads(json.dumps(inputs)))
     if lines:
         raise ConfigError(
-            f"{place.folder}: the checkpoints there are of a run with other settings: "
+            f"{place.folder}: the checkpoints there are of a run with other settings or inputs: "
             + "; ".join(lines),
             hint="--restart removes them and begins again; or another --out",
         )
