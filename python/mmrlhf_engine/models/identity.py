@@ -4,10 +4,11 @@ import hashlib
 import json
 import mmap
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.errors import ConfigError, CorruptDataError
 from mmrlhf_engine.models.adapters import adapter_base
 from mmrlhf_engine.models.families import family_of
 from mmrlhf_engine.models.families.files import read_processor_files
@@ -69,7 +70,8 @@ def weights_hash(name: str) -> str:
     files = _weight_files(name) if base is None else [Path(name) / _ADAPTER]
     digests: dict[str, str] = {} if base is None else {"base": weights_hash(base)}
     for file in files:
-        digests |= _digests(file)
+        state = file.stat()
+        digests |= _digests(file, state.st_size, state.st_mtime_ns)
     whole = hashlib.sha256(json.dumps(digests, sort_keys=True).encode())
     return f"sha256:{whole.hexdigest()}"
 
@@ -86,7 +88,8 @@ def _weight_files(name: str) -> list[Path]:
     single = next((path for path in (_file(name, file) for file in _WITHOUT_INDEX) if path), None)
     if single is None:
         raise ConfigError(
-            f"{name}: found no weights, expected one of {', '.join((_INDEX, *_WITHOUT_INDEX))}"
+            f"{name}: found no weights, expected one of {', '.join((_INDEX, *_WITHOUT_INDEX))}",
+            hint="a folder, or a name on the hub that is on this machine or can be downloaded",
         )
     return [single]
 
@@ -101,12 +104,30 @@ def _file(name: str, file: str) -> Path | None:
         found = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"{name}: cannot be loaded: {first}") from None
+        raise ConfigError(
+            f"{name}: cannot be loaded: {first}",
+            hint="a folder, or a name on the hub that is on this machine or can be downloaded",
+        ) from None
     return None if found is None else Path(found)
 
 
-def _digests(file: Path) -> dict[str, str]:
-    """Of each tensor of a file, with its type and shape; of another file as a whole."""
+@lru_cache(maxsize=1024)
+def _digests(file: Path, size: int, changed: int) -> dict[str, str]:  # noqa: ARG001
+    """Of each tensor of a file, with its type and shape; of another file as a whole.
+
+    A process asks several times, and files are large: ``size`` and the time of the last change are
+    here to tell one content from the next.
+    """
+    try:
+        return _read_digests(file)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptDataError(
+            f"{file}: {size:,} bytes that are no file of weights: {error}",
+            hint="get the file again",
+        ) from None
+
+
+def _read_digests(file: Path) -> dict[str, str]:
     with (
         file.open("rb") as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -118,6 +139,9 @@ def _digests(file: Path) -> dict[str, str]:
         begin = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(bytes(content[8:begin]))
         header.pop("__metadata__", None)
+        ends = [begin + tensor["data_offsets"][1] for tensor in header.values()]
+        if max(ends, default=begin) > len(content):
+            raise ValueError(f"expected {max(ends):,} bytes by its header")
 
         def digest(tensor: dict[str, Any]) -> str:
             start, end = tensor["data_offsets"]

@@ -83,10 +83,17 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder`` (made if need be) for this process by a lock that ends with it.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it; or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written: {error.strerror}, expected a folder or none",
+            hint="another --out",
+        ) from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

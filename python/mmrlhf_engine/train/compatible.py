@@ -38,7 +38,12 @@ def check_model_fits(dataset: ShardDataset, model: str, *, other_template: bool)
         expected["chat_template"] = recorded.get("chat_template_sha256")
     lines = differences("", expected, found)
     if dataset.processor is not None:
-        lines += differences("processor", dataset.processor, processor_record(model))
+        record = processor_record(model)
+        if record is None:
+            family = dataset.processor.get("family")
+            lines.append(f"processor: found that of {family}, but the model reads text alone")
+        else:
+            lines += differences("processor", dataset.processor, record)
     if lines:
         raise InputError(
             f"{dataset.path}: packed for another model than {model}; found in the shards, expected "

@@ -145,7 +145,7 @@ def stop_if_not_finite(run: Training, metrics: StepMetrics) -> None:
     if wrong is None:
         return
     name, row = wrong
-    of_pair = f" of pair {row} (mmrlhf-engine inspect {run.config.shards} --pair {row})"
+    of_pair = f" of pair {row} of {run.config.shards}"
     raise StageError(
         f"step {run.step + 1}: {name}{of_pair if row >= 0 else ''} is not a finite number; "
         "the weights are as before the step",

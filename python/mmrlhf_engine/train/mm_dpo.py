@@ -18,11 +18,11 @@ from mmrlhf_engine.models.policy import LinearHead
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.columns import ColumnRequest
-from mmrlhf_engine.shards.dataset import FLAGS
+from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.train.objective import IGNORED, Head, PackOutput, Totals, targets_of
 from mmrlhf_engine.train.pair_columns import columns_of
 from mmrlhf_engine.train.settings import TrainSettings
-from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, external, run_training
+from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, inputs_of, run_training
 from mmrlhf_kernels import dynamic_beta, fused_linear_mm_dpo
 
 __all__ = ["MMDPO", "STAGE", "MMDPOConfig"]
@@ -191,9 +191,14 @@ class MMDPO:
         return dynamic_beta(margin, config.beta, config.beta_w, config.beta_k)
 
 
+def objective_of(config: MMDPOConfig, shards: ShardDataset) -> MMDPO:
+    """The objective with the columns that the settings ask for, checked."""
+    return MMDPO(config, columns_of(config, shards))
+
+
 def run(config: MMDPOConfig, context: StageContext) -> None:
     """Train by MM-DPO in the folder of the stage."""
-    run_training(config, context, lambda given, shards: MMDPO(given, columns_of(given, shards)))
+    run_training(config, context, objective_of)
 
 
 STAGE = Stage(
@@ -202,6 +207,6 @@ STAGE = Stage(
     run=run,
     writes=WRITES,
     keeps=KEEPS,
-    external=external,
+    external=lambda config: [inputs_of(config, objective_of)],
     no_effect_on_output=NO_EFFECT,
 )

@@ -1,5 +1,6 @@
 """Columns that MM-DPO reads, checked before a run: reference log-probabilities, margins, betas."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -10,7 +11,7 @@ from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.train.reference_columns import find_reference, model_conditions
 
-__all__ = ["BETA_RULES", "columns_of"]
+__all__ = ["BETA_RULES", "column_versions", "columns_of"]
 
 BETA_RULES = ("paper", "constant", "released")
 """Rules with a name of their own; any other is a column."""
@@ -21,18 +22,17 @@ def columns_of(config: Any, dataset: ShardDataset) -> dict[str, ColumnRequest]:
 
     Raises:
         ConfigError: a setting does not name a column, or is not needed by the rule.
-        InputError: a column is not there, or has values that a rule cannot use.
+        InputError: a column is not there, or has values that a rule cannot use; or no pair trains.
     """
     made_with = model_conditions(
         weights_hash(config.model), config.precision, config.frozen_weights
     )
-    command = f"mmrlhf-engine reference {config.shards} --model {config.model}"
+    command = f"mmrlhf-engine reference {dataset.path} --model {config.model}"
     requests = {"reference": find_reference(dataset, config.reference, made_with, command=command)}
     if config.beta_rule == "paper":
         if config.margin is not None:
             missing = config.missing_margin == "constant"
             requests["margin"] = _request("margin", config.margin, allow_missing=missing)
-        _check_margins(config, dataset, requests.get("margin"))
     elif config.margin is not None:
         raise ConfigError(
             f"margin: given, but beta_rule {config.beta_rule!r} reads no margins",
@@ -40,8 +40,24 @@ def columns_of(config: Any, dataset: ShardDataset) -> dict[str, ColumnRequest]:
         )
     if config.beta_rule not in BETA_RULES:
         requests["beta"] = _request("beta_rule", config.beta_rule)
+    for name, request in requests.items():
+        _check_table(dataset, request, "responses" if name == "reference" else "pairs")
+    _check_reference(dataset, requests["reference"], command)
+    _check_pairs(config, dataset)
+    if config.beta_rule == "paper":
+        _check_margins(config, dataset, requests.get("margin"))
+    if "beta" in requests:
         _check_betas(dataset, requests["beta"])
     return requests
+
+
+def column_versions(
+    dataset: ShardDataset, requests: Mapping[str, ColumnRequest]
+) -> dict[str, list[Any]]:
+    """Set, revision and number of values of each column, which change when its values do."""
+    sets = {entry.name: entry for entry in dataset.column_sets}
+    found = {name: sets[request.column_set] for name, request in requests.items()}
+    return {name: [entry.name, entry.revision, entry.filled] for name, entry in found.items()}
 
 
 def _request(setting: str, text: str, *, allow_missing: bool = False) -> ColumnRequest:
@@ -52,16 +68,59 @@ def _request(setting: str, text: str, *, allow_missing: bool = False) -> ColumnR
     return ColumnRequest(column_set, field, allow_missing=allow_missing)
 
 
+def _check_table(dataset: ShardDataset, request: ColumnRequest, table: str) -> None:
+    found = {entry.name: entry for entry in dataset.column_sets}.get(request.column_set)
+    name = f"{dataset.path}: {request.column_set}/{request.field}"
+    if found is None or request.field not in found.fields:
+        of_table = {e.name: e.fields for e in dataset.column_sets if e.table == table}
+        there = [f"{one}/{field}" for one, fields in of_table.items() for field in fields]
+        raise InputError(
+            f"{name}: no such column, expected one of {', '.join(sorted(there)) or 'none'}"
+        )
+    if found.table != table:
+        raise InputError(f"{name}: a column of {found.table}, expected one of {table}")
+
+
+def _check_reference(dataset: ShardDataset, column: ColumnRequest, command: str) -> None:
+    values = dataset.column(column.column_set, column.field)
+    where = f"{dataset.path}: {column.column_set}/{column.field}"
+    wrong = (~values.is_finite()).fill_null(False).arg_true()
+    if len(wrong):
+        raise InputError(
+            f"{where}: {len(wrong):,} of {len(values):,} responses have a log-probability that is "
+            f"not finite, the first is {values[int(wrong[0])]} of response {wrong[0]}",
+            hint=f"make it again: {command} --name NAME, and then mm-dpo --reference NAME",
+        )
+    if values.null_count():
+        raise InputError(
+            f"{where}: {values.null_count():,} of {len(values):,} responses have no value",
+            hint=f"compute the rest: {command} --set too_large=alone",
+        )
+
+
+def _check_pairs(config: Any, dataset: ShardDataset) -> None:
+    flags = dataset.pairs.select("flags").collect()["flags"]
+    ties = int(((flags & FLAGS["tie"]) != 0).sum())
+    if config.ties == "leave_out" and ties == len(flags):
+        raise InputError(
+            f"{dataset.path}: all of {ties:,} pairs are ties, which ties 'leave_out' does not "
+            "train on",
+            hint="ties=fair_coin trains on pairs of equal rank",
+        )
+
+
 def _check_margins(config: Any, dataset: ShardDataset, column: ColumnRequest | None) -> None:
     pairs = dataset.pairs.select("margin", "flags").collect()
     if column is not None:
         pairs = pairs.with_columns(dataset.column(column.column_set, column.field).alias("margin"))
     decided = pairs.filter((pl.col("flags") & FLAGS["tie"]) == 0)["margin"]
-    infinite = int((decided.is_infinite() | decided.is_nan()).sum())
-    where = f"{dataset.path}: " + ("margin" if column is None else column.column_set)
+    infinite = int((~decided.is_finite()).sum())
+    name = "margin" if column is None else f"{column.column_set}/{column.field}"
+    where = f"{dataset.path}: {name}"
     if infinite:
         raise InputError(
-            f"{where}: {infinite:,} of {len(decided):,} pairs have a margin that is not finite"
+            f"{where}: {infinite:,} of {len(decided):,} pairs have a margin that is not finite",
+            hint="write the column again; null is a margin that is not known",
         )
     missing = decided.null_count()
     if missing and config.missing_margin == "error":
@@ -75,9 +134,10 @@ def _check_margins(config: Any, dataset: ShardDataset, column: ColumnRequest | N
 
 def _check_betas(dataset: ShardDataset, column: ColumnRequest) -> None:
     values = dataset.column(column.column_set, column.field)
-    wrong = int(((values <= 0) | values.is_nan() | values.is_infinite()).sum())
+    wrong = int(((values <= 0) | ~values.is_finite()).fill_null(True).sum())
     if wrong:
         raise InputError(
             f"{dataset.path}: {column.column_set}/{column.field}: {wrong:,} of {len(values):,} "
-            "pairs have a beta that is no finite number above 0"
+            "pairs have a beta that is no finite number above 0",
+            hint="write the column again",
         )

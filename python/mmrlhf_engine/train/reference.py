@@ -28,6 +28,7 @@ from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import accelerator_for, default_precision
 from mmrlhf_engine.train.reference_columns import FIELD, column_set_of, model_conditions
+from mmrlhf_engine.train.setup import halve_frozen_weights
 from mmrlhf_kernels import fused_linear_logp, sequence_of_row, sequence_sums
 
 __all__ = ["STAGE", "ReferenceConfig"]
@@ -65,20 +66,21 @@ def run(config: ReferenceConfig, context: StageContext) -> None:
     dataset = open_dataset(config.shards)
     check_model_fits(dataset, config.model, other_template=config.other_template)
     made_with = _provenance(config, dataset)
-    column_set = column_set_of(config.name or str(model_folder(config.model).name))
+    column_set = _column_set(config)
     scores = _Scores(context.scratch, dataset, column_set, made_with)
     with accelerator_for(str(config.precision)) as accelerator:
         policy = load_policy(config.model, device=accelerator.device, freeze=("tower", "text"))
         policy.requires_grad_(False).eval()
         if config.frozen_weights == "bfloat16":
-            policy.to(torch.bfloat16)
+            halve_frozen_weights(policy)
         model = accelerator.prepare(policy)
         _score(config, context, model, accelerator.device, scores)
     blank = scores.write(dataset, column_set, made_with)
+    not_scored = dataset.rows("responses") - scores.count
     context.finish(
         rows_in=dataset.rows("responses"),
         rows_out=scores.count,
-        dropped={"not_scored": dataset.rows("responses") - scores.count},
+        dropped={"not_scored": not_scored} if not_scored else {},
         column_set=column_set,
         pictures_blank=blank,
     )
@@ -196,6 +198,10 @@ class _Scores:
         return len(self._blank)
 
 
+def _column_set(config: ReferenceConfig) -> str:
+    return column_set_of(config.name or str(model_folder(config.model).name))
+
+
 def _existing(dataset: ShardDataset, column_set: str, made_with: dict[str, Any]) -> np.ndarray:
     """Float32 [responses], the column as it is, NaN where it has no value of this provenance."""
     for entry in dataset.column_sets:
@@ -222,8 +228,16 @@ def _resolved(config: ReferenceConfig) -> ReferenceConfig:
 
 
 def _external(config: ReferenceConfig) -> list[object]:
-    dataset = open_dataset(_resolved(config).shards)
-    return [dataset.fingerprint, weights_hash(config.model)]
+    config = _resolved(config)
+    dataset = open_dataset(config.shards)
+    made_with, column_set = _provenance(config, dataset), _column_set(config)
+    manifest = json.loads(_core.Dataset(dataset.path, dataset.version, "off").manifest)
+    # A column that another model has replaced is to be made again.
+    replaced = any(
+        entry["set"] == column_set and entry["provenance"] != made_with
+        for entry in manifest["columns"]
+    )
+    return [dataset.fingerprint, made_with, replaced]
 
 
 STAGE = Stage(

@@ -64,10 +64,14 @@ def find_reference(
             return ColumnRequest(full, FIELD, expect={"precision": conditions["precision"]})
         found = full
     else:
-        weights = conditions["model"]["weights"]
-        for entry, made in sets.items():
-            if made.get("model", {}).get("weights") == weights:
-                return ColumnRequest(entry, FIELD, expect={"precision": conditions["precision"]})
+        weights, precision = conditions["model"]["weights"], conditions["precision"]
+        of_model = [
+            n for n, made in sets.items() if made.get("model", {}).get("weights") == weights
+        ]
+        # The same model may have several, and one that differs in precision says best what to do.
+        of_model.sort(key=lambda entry: sets[entry].get("precision") != precision)
+        if of_model:
+            return ColumnRequest(of_model[0], FIELD, expect={"precision": precision})
         found = "the model that trains"
     there = ", ".join(sorted(sets)) or "none"
     raise InputError(

@@ -1,10 +1,17 @@
 """Settings that every training command shares; each command adds its own in its own file."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
-from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.config import Section, parse_share
 
 __all__ = [
     "CheckpointSettings",
@@ -15,6 +22,11 @@ __all__ = [
     "ScheduleSettings",
     "TrainSettings",
 ]
+
+
+def _check_share(text: str) -> str:
+    parse_share(text, "data.max_unreadable")
+    return text
 
 
 class DataSettings(Section):
@@ -30,7 +42,7 @@ class DataSettings(Section):
     """Pairs taken of each query, chosen again each epoch."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a unit that fits no pack."""
-    max_unreadable: str = "1%"
+    max_unreadable: Annotated[str, AfterValidator(_check_share)] = "1%"
     """Training stops when more of the pictures cannot be decoded; pairs that show one have no
     weight."""
 
@@ -59,6 +71,9 @@ class LoraSettings(Section):
     """Names of the linear layers of the text model that have adapters; ``all-linear`` is all."""
 
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSettings(Section):
     """How gradients become steps."""
 
@@ -66,7 +81,7 @@ class OptimizerSettings(Section):
     """Of ``torch.optim``."""
     learning_rate: PositiveFloat = 1e-6
     """The highest; adapters want about ten times that of the weights."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     """Decay of the running means of adamw."""
     epsilon: PositiveFloat = 1e-8
     """Added to the denominator of adamw."""

@@ -27,7 +27,7 @@ from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.training import Training
 
-__all__ = ["RunFolder", "checked", "open_training", "resolved"]
+__all__ = ["RunFolder", "checked", "halve_frozen_weights", "open_training", "resolved"]
 
 FREE_TO_CHANGE = frozenset({"track", "threads", "checkpoint", "cache_features"})
 """Settings that do not change what is trained; a run may go on with others."""
@@ -80,8 +80,19 @@ def open_training(
     objective: Objective,
     accelerator: Accelerator,
     place: RunFolder,
+    *,
+    inputs: dict[str, Any],
+    evaluation_columns: Mapping[str, ColumnRequest],
 ) -> Training:
     """Everything that the loop needs; from the newest checkpoint where there is one.
+
+    Args:
+        config: Of the command.
+        objective: What is minimised.
+        accelerator: Of this process.
+        place: Of the run.
+        inputs: What shards, weights and columns are; a checkpoint of others is refused.
+        evaluation_columns: What ``objective.columns`` is to training, of the held-out pairs.
 
     Raises:
         ConfigError: the newest checkpoint was made under other settings.
@@ -96,7 +107,7 @@ def open_training(
     newest = checkpoints.newest()
     state = None if newest is None else checkpoints.read_state(newest)
     if state is not None:
-        _check_settings(config, json.loads(state["settings"]), place)
+        _check_settings(config, inputs, state, place)
         place.progress.say(f"{objective.name}: goes on after step {state['step']:,}")
     data = _data(config, objective.columns, place)
     run = Training(
@@ -105,10 +116,9 @@ def open_training(
         accelerator=accelerator,
         policy=_policy(config, newest, accelerator),
         data=data,
-        evaluation=_evaluation(config, objective.columns),
+        evaluation=_evaluation(config, evaluation_columns),
         total_steps=_total_steps(config, data, accelerator),
         checkpoints=checkpoints,
-        metrics=_metrics(config, objective, place, state) if is_main else None,
         accounting=Accounting(
             open_dataset(config.shards).rows("pairs"),
             config.data.max_unreadable,
@@ -117,6 +127,9 @@ def open_training(
         ),
         processor=model_folder(config.model),
         state=state,
+        inputs=inputs,
+        # Last, as it opens a file that the caller closes.
+        metrics=_metrics(config, objective, place, state) if is_main else None,
     )
     if is_main:
         _write_facts(run, place)
@@ -193,6 +206,8 @@ def _total_steps(config: TrainSettings, data: PreferenceDataset, accelerator: Ac
 
 def _policy(config: TrainSettings, newest: Path | None, accelerator: Accelerator) -> PackedPolicy:
     lora = None if config.lora is None else config.lora.model_dump()
+    if lora is not None and lora["targets"] == ("all-linear",):
+        lora["targets"] = "all-linear"
     # A checkpoint of adapters holds these alone, and is laid over the model they were made for.
     weights = str(newest) if newest is not None and lora is None else config.model
     policy = load_policy(
@@ -209,23 +224,31 @@ def _policy(config: TrainSettings, newest: Path | None, accelerator: Accelerator
 
         set_peft_model_state_dict(policy.model, load_peft_weights(str(newest), device="cpu"))
     if config.frozen_weights == "bfloat16":
-        for parameter in policy.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
+        halve_frozen_weights(policy)
     return policy
 
 
-def _check_settings(config: TrainSettings, kept: dict[str, Any], place: RunFolder) -> None:
-    now = json.loads(config.model_dump_json())
+def halve_frozen_weights(policy: PackedPolicy) -> None:
+    """Keep the weights that do not train in bfloat16; buffers, such as frequencies, stay."""
+    for parameter in policy.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _check_settings(
+    config: TrainSettings, inputs: dict[str, Any], state: dict[str, Any], place: RunFolder
+) -> None:
+    now, kept = json.loads(config.model_dump_json()), json.loads(state["settings"])
     lines = [
         line
         for key in now
         if key not in FREE_TO_CHANGE
         for line in differences(key, kept.get(key), now[key])
     ]
+    lines += differences("", json.loads(state["inputs"]), json.loads(json.dumps(inputs)))
     if lines:
         raise ConfigError(
-            f"{place.folder}: the checkpoints there are of a run with other settings: "
+            f"{place.folder}: the checkpoints there are of a run with other settings or inputs: "
             + "; ".join(lines),
             hint="--restart removes them and begins again; or another --out",
         )

@@ -17,7 +17,7 @@ from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.train.objective import Head, PackOutput, Totals, targets_of
 from mmrlhf_engine.train.settings import TrainSettings
-from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, external, run_training
+from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, inputs_of, run_training
 from mmrlhf_kernels import fused_linear_logp
 
 __all__ = ["STAGE", "Supervised", "SupervisedConfig"]
@@ -81,9 +81,14 @@ def _chosen(batch: PreferenceBatch[Any]) -> Any:
     return np.unique(batch.pair_chosen[batch.pair_weight > 0])
 
 
+def objective_of(*_: Any) -> Supervised:
+    """The objective; it reads no columns of the shards."""
+    return Supervised()
+
+
 def run(config: SupervisedConfig, context: StageContext) -> None:
     """Train on the chosen answers in the folder of the stage."""
-    run_training(config, context, lambda _config, _shards: Supervised())
+    run_training(config, context, objective_of)
 
 
 STAGE = Stage(
@@ -92,6 +97,6 @@ STAGE = Stage(
     run=run,
     writes=WRITES,
     keeps=KEEPS,
-    external=external,
+    external=lambda config: [inputs_of(config, objective_of)],
     no_effect_on_output=NO_EFFECT,
 )

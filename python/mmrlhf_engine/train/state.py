@@ -1,5 +1,6 @@
 """What a checkpoint has beside the weights: written after a step, and read to go on from it."""
 
+import json
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def save(
         "cursor": batch.cursor,
         "random": random_state(),
         "settings": run.config.model_dump_json(),
+        "inputs": json.dumps(run.inputs),
     }
     weights = None
     with run.checkpoints.writing(run.step, accelerator) as folder:

@@ -36,6 +36,9 @@ class Training:
     """Folder of the model whose tokenizer and processor go into checkpoints."""
     state: dict[str, Any] | None = None
     """That of the checkpoint to go on from."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """Shards, weights and columns as :func:`training_stage.inputs_of` describes them; a checkpoint
+    goes on with the same alone."""
     step: int = 0
     evaluated: dict[int, dict[str, float]] = field(default_factory=dict)
     """Metrics of each evaluation, by its step."""
