@@ -231,11 +231,9 @@ def _external(config: ReferenceConfig) -> list[object]:
     config = _resolved(config)
     dataset = open_dataset(config.shards)
     made_with, column_set = _provenance(config, dataset), _column_set(config)
-    manifest = json.loads(_core.Dataset(dataset.path, dataset.version, "off").manifest)
     # A column that another model has replaced is to be made again.
     replaced = any(
-        entry["set"] == column_set and entry["provenance"] != made_with
-        for entry in manifest["columns"]
+        entry.name == column_set and entry.provenance != made_with for entry in dataset.column_sets
     )
     return [dataset.fingerprint, made_with, replaced]
 
