@@ -26,7 +26,7 @@ __all__ = ["Device", "describe_training"]
 
 _GIB = 2**30
 _DEVICES = (1, 4, 8)
-_NAME = 40
+_NAME = 44
 _COMFORTABLE = 0.9
 """Of the memory of a device: kernels and the allocator need some that is not accounted for."""
 
