@@ -176,7 +176,9 @@ def load_policy(
     if vision is not None:
         freeze_unused_tower(model, vision)
     if gradient_checkpointing:
-        _checkpoint_activations(model)
+        # Of a frozen tower no activation is kept, and checkpointing would run it backward as well.
+        tower_trains = vision is not None and "tower" not in freeze and adapter is None
+        _checkpoint_activations(model if tower_trains else model.base_model.get_decoder())
     if compile:
         _compile_layers(model.base_model.get_decoder())
     if adapter is not None:
