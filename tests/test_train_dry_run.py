@@ -1,67 +1,30 @@
-"""The dry run of training, against slow counts over real batches, real models and real tensors."""
+"""What the dry run counts, against slow counts over real batches."""
 
+import copy
 import json
-from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
-import torch
 import transformers as hf
-from torch.utils.flop_counter import FlopCounterMode
 
-from mmrlhf_engine import PreferenceLoader, attention_mask, open_dataset, plan_json
+from dry_run_data import FAMILIES, batches_of, settings_of, tiny_family
+from mmrlhf_engine import PreferenceLoader, answer_rows, attention_mask, open_dataset, plan_json
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.run.config import load_config
-from mmrlhf_engine.shards.packed import answer_rows
-from mmrlhf_engine.train.costs import head_plans, work_of_epoch
-from mmrlhf_engine.train.dry_run import Device, describe_training
+from mmrlhf_engine.pack import pack
+from mmrlhf_engine.train.costs import head_plans
+from mmrlhf_engine.train.dry_run import describe_training
 from mmrlhf_engine.train.epoch_counts import count_epoch, plan_of
-from mmrlhf_engine.train.memory import layer_bytes, memory_of_step, optimizer_bytes, total
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
 from mmrlhf_engine.train.model_sizes import build_on_meta, read_sizes
-from model_families import MAKERS, WITH_VIDEOS, processor_folder, prompts
-from paper_data import model_folder, paper_shards
-from test_families import packed
-from test_model_inputs import SIDES, tiny_model
-
-CONFIGS = Path(__file__).parents[1] / "configs"
+from mmrlhf_engine.train.sft import SupervisedConfig
+from model_families import MAKERS, processor_folder
+from pack_data import picture, put, write_lines
+from tiny_models import tiny_model
 
 
-def settings_of(folder, shards, **changes):
-    data = {"tokens": 900, "packs_per_step": 3, **changes.pop("data", {})}
-    return MMDPOConfig(shards=str(shards), model=str(folder), data=data, threads=1, **changes)
-
-
-def with_ties_and_shared_answers(prompt, number):
-    """Three answers of a prompt as rows: two pairs, the second a tie at every third prompt."""
-    third = [{"role": "assistant", "content": f"Perhaps a dog, or {number} of them."}]
-    second = {**prompt.row, "rejected": third}
-    return [{**prompt.row, "margin": 0.5}, {**second, "margin": 0.0 if number % 3 == 0 else 1.0}]
-
-
-@pytest.fixture(scope="module", params=["llava_onevision", "qwen2_5_vl", "internvl"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tmp_path_factory):
-    """A tiny model of a family, its folder, and a dataset with pictures, videos and two pairs."""
-    name, root = request.param, tmp_path_factory.mktemp(request.param)
-    folder = root / "model"
-    folder.mkdir()
-    processor = processor_folder(name, folder)
-    model = tiny_model(name, processor)
-    model.config.save_pretrained(folder)
-    clips = {"videos": name in WITH_VIDEOS, "frames": 3, "side": SIDES.get(name, 28)}
-    made = prompts(10, root / "frames", seed=5, **clips)
-    rows = [row for n, prompt in enumerate(made) for row in with_ties_and_shared_answers(prompt, n)]
-    packed(folder, rows, root / "shards")
-    return name, folder, root / "shards", model
-
-
-def batches_of(settings, **changes):
-    """Real batches with pixels, of the plan of these settings."""
-    dataset = open_dataset(settings.shards)
-    plan = plan_of(settings).model_copy(update=changes)
-    plan = plan_json(plan, dataset.processor and dataset.processor["image_rule"])
-    return list(PreferenceLoader(settings.shards, plan, threads=1))
+    return tiny_family(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_batches_without_pixels_are_the_same_but_for_them(family):
@@ -86,7 +49,7 @@ def test_what_packs_hold_is_what_batches_hold(family):
     settings = settings_of(folder, shards, epochs=3)
     counts = count_epoch(settings)
     batches = [batch for batch in batches_of(settings) if len(batch.input_ids)]
-    assert len(batches) == len(counts.packs) > 3
+    assert len(batches) == len(counts.packs) > 2
     for row, batch in zip(counts.packs.iter_rows(named=True), batches, strict=True):
         assert row["step"] == batch.step
         assert row["tokens"] == len(batch.input_ids)
@@ -95,18 +58,13 @@ def test_what_packs_hold_is_what_batches_hold(family):
         answers = answer_rows(batch)
         assert row["rows"] == row["answer_tokens"] == len(answers.row)
         assert row["prompt_tokens"] + row["image_tokens"] + row["rows"] == row["tokens"]
-        trained = [pair for pair, flags in enumerate(batch.pair_flags) if not flags & 1]
-        assert (row["pairs"], row["ties"]) == (len(trained), len(batch.pair_flags) - len(trained))
+        assert (row["pairs"], row["ties"]) == (len(batch.pair_row), 0)
         assert row["pictures"] == len(batch.image_blob)
         assert row["pixel_bytes"] == batch.pixel_values.nbytes
         assert row["blocks"] == len(batch.pixel_values)
         lengths = np.diff(answers.cu_seqlens)
-        of_pairs = [
-            int(lengths[batch.pair_chosen[pair]] + lengths[batch.pair_rejected[pair]])
-            for pair in trained
-        ]
-        assert row["pair_rows"] == of_pairs
-    assert counts.total("ties") == 4
+        sides = zip(batch.pair_chosen, batch.pair_rejected, strict=True)
+        assert row["pair_rows"] == [lengths[one] + lengths[other] for one, other in sides]
     assert counts.packs["shares_answers"].any()
     assert counts.steps_of_epoch == -(-len(batches) // 3)
     all_epochs = {
@@ -124,9 +82,9 @@ def test_what_packs_hold_is_what_batches_hold(family):
 
 def test_what_a_trainer_repeats_is_what_pairs_alone_hold(family):
     _, folder, shards, _ = family
-    settings = settings_of(folder, shards, ties="fair_coin")
+    settings = settings_of(folder, shards)
     counts = count_epoch(settings)
-    pairs = batches_of(settings, unit="pair", too_large="alone")
+    pairs = batches_of(settings, unit="pair")
     assert counts.total("repeated_tokens") == sum(len(batch.input_ids) for batch in pairs)
     assert counts.total("repeated_seen") == sum(attention_mask(batch).sum() for batch in pairs)
     shown = blocks = 0
@@ -138,257 +96,44 @@ def test_what_a_trainer_repeats_is_what_pairs_alone_hold(family):
     assert (counts.total("repeated_pictures"), counts.total("repeated_blocks")) == (shown, blocks)
 
 
-def test_parameters_are_those_of_the_real_model(family):
-    name, folder, shards, model = family
-    settings = settings_of(folder, shards, freeze=("tower", "head"))
-    sizes = read_sizes(build_on_meta(str(folder)), settings)
-    assert sizes == read_sizes(model, settings)
-    assert sum(sizes.parameters.values()) == sum(p.numel() for p in model.parameters())
-    base = model.model
-    tower = base.visual if name.startswith("qwen") else base.vision_tower
-    projector = tower.merger if name.startswith("qwen") else base.multi_modal_projector
-    within = count(tower) - (count(projector) if name.startswith("qwen") else 0)
-    assert sizes.parameters["tower"] == within
-    newline = getattr(base, "image_newline", torch.empty(0)).numel()
-    assert sizes.parameters["projector"] == count(projector) + newline
-    assert sizes.parameters["embeddings"] == count(model.get_input_embeddings())
-    assert sizes.parameters["head"] == count(model.lm_head)
-    assert sizes.trained == {"projector", "text", "embeddings"}
-    assert sum(map(np.prod, sizes.shapes)) == sizes.count(trained=True)
-    assert not sizes.head_trains
+def test_ties_are_counted_and_left_out(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    processor = processor_folder("llava_onevision", folder)
+    tiny_model("llava_onevision", processor).config.save_pretrained(folder)
+    image = put(tmp_path / "red.png", picture(50, 40))
+    row = {"prompt": "How many?", "image": image, "chosen": "Two dogs.", "is_tie": False}
+    answers = ["One.", "Three dogs.", "None at all."]
+    rows = [{**row, "rejected": answer, "is_tie": answer == "One."} for answer in answers]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    pack.pack_dataset(
+        pack.PackConfig(sources=[str(source)], model=str(folder)), tmp_path / "shards"
+    )
+    settings = settings_of(folder, tmp_path / "shards")
+    flags = open_dataset(settings.shards).pairs.collect()["flags"].to_list()
+    assert sorted(flags) == [0, 0, 1]
+    assert "2 of 3, 1 ties left out" in describe_training(settings)
+    everything = settings.model_copy(update={"ties": "fair_coin"})
+    assert "3 of 3, 0 ties left out" in describe_training(everything)
+    left, kept = count_epoch(settings), count_epoch(everything)
+    assert left.total("tokens") == kept.total("tokens")
+    assert left.total("repeated_tokens") < kept.total("repeated_tokens")
 
 
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def test_adapters_are_those_of_peft(family):
-    peft = pytest.importorskip("peft")
+def test_supervised_training_reads_chosen_answers_alone(family):
     _, folder, shards, model = family
-    for targets in (("all-linear",), ("q_proj", "down_proj")):
-        settings = settings_of(folder, shards, lora={"rank": 3, "targets": targets})
-        sizes = read_sizes(model, settings)
-        text = build_on_meta(str(folder)).model.language_model
-        chosen = "all-linear" if targets == ("all-linear",) else list(targets)
-        adapted = peft.get_peft_model(text, peft.LoraConfig(r=3, target_modules=chosen))
-        trained = [p for p in adapted.parameters() if p.requires_grad]
-        assert sizes.parameters["adapters"] == sum(p.numel() for p in trained)
-        assert sorted(sizes.shapes) == sorted(tuple(p.shape) for p in trained)
-        assert sizes.trained == {"adapters"}
-    with pytest.raises(ConfigError, match="expected names of linear layers"):
-        read_sizes(model, settings_of(folder, shards, lora={"targets": ("nothing",)}))
-
-
-@pytest.mark.parametrize(
-    "changes", [{}, {"freeze": ()}, {"freeze": ("tower", "projector", "head")}]
-)
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_work_is_what_torch_counts(family, changes, checkpointing):
-    _, folder, shards, model = family
-    settings = settings_of(
-        folder,
-        shards,
-        gradient_checkpointing=checkpointing,
-        data={"tokens": 4000},
-        ties="fair_coin",
-        **changes,
-    )
-    sizes = read_sizes(model, settings)
-    counts = count_epoch(settings, window=sizes.tower.window)
-    # torch's formula for attention takes it that every token sees every other.
-    dense = counts.packs.with_columns(seen=pl.col("tokens") ** 2)
-    counts = type(counts)(**{**vars(counts), "packs": dense})
-    expected = work_of_epoch(sizes, counts, settings, 4)
-    head = sum(plan.rows for plan in head_plans(sizes, counts, settings, 4))
-    product = sizes.text.hidden * sizes.text.vocabulary
-    assert expected["head"].total == (6 if sizes.head_trains else 4) * head * product
-    found = counted_by_torch(model, settings)
-    assert sum(work.total for work in expected.values()) == pytest.approx(found, rel=0.03)
-
-
-def counted_by_torch(model, settings):
-    """Operations of forward and backward over an epoch; the head on the rows of answers."""
-    model.requires_grad_(True)
-    for part in settings.freeze:
-        for name, parameter in model.named_parameters():
-            in_projector = "projector" in name or "merger" in name or "newline" in name
-            own = {
-                "tower": ("visual" in name or "vision_tower" in name) and not in_projector,
-                "projector": in_projector,
-                "head": name.startswith("lm_head"),
-            }
-            if own[part]:
-                parameter.requires_grad_(False)
-    model.train(settings.gradient_checkpointing)
-    model.gradient_checkpointing_disable()
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    with FlopCounterMode(display=False) as counter:
-        for batch in batches_of(settings):
-            if not len(batch.input_ids):
-                continue
-            states = model.model(**batch.model_inputs(), use_cache=False).last_hidden_state[0]
-            model.lm_head(states[answer_rows(batch).row]).sum().backward()
-    model.zero_grad()
-    return counter.get_total_flops()
-
-
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd"])
-def test_the_state_of_an_optimizer_is_what_it_holds(name):
-    shapes = [(7,), (5, 3), (2, 4, 3)]
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
-    kind = {"adamw": torch.optim.AdamW, "adafactor": torch.optim.Adafactor, "sgd": torch.optim.SGD}
-    optimizer = kind[name](parameters, lr=0.1)
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    held = [
-        value for state in optimizer.state.values() for key, value in state.items() if key != "step"
-    ]
-    assert optimizer_bytes(name, shapes) == sum(
-        value.nbytes for value in held if isinstance(value, torch.Tensor)
-    )
-
-
-@pytest.mark.parametrize("element", [2, 4])
-@pytest.mark.parametrize("weights", [True, False])
-def test_a_layer_keeps_what_autograd_saves(element, weights):
-    config = hf.Qwen2Config(
-        hidden_size=64,
-        intermediate_size=160,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=100,
-    )
-    model = hf.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    kind = torch.bfloat16 if element == 2 and not weights else torch.float32
-    model.to(kind).requires_grad_(weights)
-    tokens = 64
-    states = torch.randn(1, tokens, 64, dtype=kind, requires_grad=True)
-    positions = model.model.rotary_emb(states, torch.arange(tokens)[None])
-    known = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *positions)}
-    saved = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        # Weights and their copies, and the mask, belong to other parts of the account.
-        if storage.data_ptr() not in known and tokens in tensor.shape:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with (
-        torch.autocast("cpu", torch.bfloat16, enabled=element == 2),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        kept = model.model.layers[0](states, position_embeddings=positions)
-    assert kept.shape == states.shape
-    sizes = read_sizes(model, MMDPOConfig())
-    expected = layer_bytes(sizes.text, weights=weights, inputs=weights, element=element)
-    assert sum(saved.values()) == expected * tokens
-
-
-@pytest.fixture(scope="module")
-def paper(tmp_path_factory):
-    """Both model folders and 1,000 pairs in the paper's shape."""
-    root = tmp_path_factory.mktemp("paper")
-    folders = {}
-    for size in ("7b", "0.5b"):
-        folders[size] = root / size
-        folders[size].mkdir()
-        model_folder(folders[size], size)
-    return folders, paper_shards(folders["7b"], root / "shards", 250)
-
-
-def recipe(paper, size, *overrides):
-    folders, shards = paper
-    file = CONFIGS / f"mm_rlhf_{size}.yaml"
-    own = [f"shards={shards}", f"model={folders[size]}", *overrides]
-    return load_config(MMDPOConfig, file, own)
-
-
-def test_the_recipe_for_7b(paper):
-    settings = recipe(paper, "7b")
-    told = describe_training(settings, device=Device("a GPU", 80 * 2**30))
-    assert "1,000 of 1,000, 0 ties left out" in told
-    sizes = read_sizes(build_on_meta(settings.model), settings)
+    common = settings_of(folder, shards)
+    fields = {name: getattr(common, name) for name in SupervisedConfig.model_fields}
+    settings = SupervisedConfig(**fields)
     counts = count_epoch(settings)
-    # Counts of LLaVA-OneVision 7B: 28 layers of Qwen2, SigLIP with 26 layers, two projections.
-    layer = 3584 * (3584 + 2 * 512 + 3584 + 3 * 18_944) + 3584 + 2 * 512 + 2 * 3584
-    assert sizes.parameters["text"] == 28 * layer + 3584
-    assert sizes.parameters["head"] == sizes.parameters["embeddings"] == 152_064 * 3584
-    assert f"{sizes.count(trained=True):,} of 8,030,348,832" in told
-    assert f"{counts.total('tokens'):,}" in told
-    assert counts.total("image_tokens") == sum(
-        pair for pair in image_tokens_by_rule(settings.shards)
-    )
-    assert 0.9 < counts.total("tokens") / (len(counts.packs) * 16_384) <= 1
-    parts = {part.name: part.bytes for part in memory_of_step(sizes, counts, settings, 2)}
-    assert parts["gradients"] == 4 * sizes.count(trained=True)
-    assert parts["optimizer state (adamw)"] == 8 * sizes.count(trained=True)
-    assert parts["frozen weights"] == 2 * sizes.parameters["tower"]
-    for line in ("too large for one device; instead", "lora (rank 64)", "DeepSpeed ZeRO-3"):
-        assert line in told
-    assert "instead" not in describe_training(settings, device=Device("a GPU", 200 * 2**30))
-
-
-def image_tokens_by_rule(shards):
-    """Of each query, by the core's rule."""
-    from mmrlhf_engine.shards.image_rule import ImageRule
-
-    dataset = open_dataset(shards)
-    rule = ImageRule(dataset.processor["image_rule"])
-    sizes = {blob: (w, h) for blob, w, h in dataset.blobs.select("id", "w", "h").collect().rows()}
-    for media in dataset.queries.collect()["media"].to_list():
-        yield sum(rule.count([sizes[blob] for blob in media]))
-
-
-def test_the_recipe_for_half_a_billion_fits_one_gpu(paper):
-    settings = recipe(paper, "0.5b")
-    told = describe_training(settings, device=Device("a GPU", 80 * 2**30))
-    assert "is the embeddings" in told
-    assert "instead" not in told
-    sizes = read_sizes(build_on_meta(settings.model), settings)
-    assert sizes.tied
-    assert sizes.head_trains
-    assert sizes.parameters["head"] == 0
-
-
-def test_settings_change_what_they_promise(paper):
-    def memory(*overrides):
-        settings = recipe(paper, "7b", *overrides)
-        sizes = read_sizes(build_on_meta(settings.model), settings)
-        parts = memory_of_step(sizes, count_epoch(settings), settings, 2)
-        return {part.name: part.bytes for part in parts}, sizes, parts
-
-    plain, sizes, parts = memory()
-    kept, _, _ = memory("gradient_checkpointing=false")
-    assert kept["activations of the text"] > 5 * plain["activations of the text"]
-    adapted, small, _ = memory("lora={rank: 64}")
-    assert small.count(trained=True) < 0.03 * sizes.count(trained=True)
-    assert sum(adapted.values()) < 0.3 * sum(plain.values())
-    factored, _, _ = memory("optimizer.name=adafactor")
-    assert factored["optimizer state (adafactor)"] < 0.01 * plain["optimizer state (adamw)"]
-    halved, _, _ = memory("data.tokens=9000")
-    assert halved["activations of the text"] < 0.6 * plain["activations of the text"]
-    on_one, on_eight = (total(parts, sizes, devices, 2) for devices in (1, 8))
-    assert on_one == sum(plain.values())
-    assert on_eight < 0.3 * on_one
-
-
-def test_features_that_are_kept_are_computed_once(family):
-    _, folder, shards, model = family
-    settings = settings_of(
-        folder, shards, unit="query", data={"unit": "pair", "too_large": "alone"}
-    )
-    counts = count_epoch(settings)
-    assert counts.total("first_blocks") < counts.total("blocks")
-    sizes = read_sizes(model, settings)
-    again = work_of_epoch(sizes, counts, settings, 4)
-    cached = settings.model_copy(update={"cache_features": "FOLDER"})
-    once = work_of_epoch(sizes, counts, cached, 4)
-    assert once["tower"].total < again["tower"].total
-    assert once["projector"] == again["projector"]
+    expected = 0
+    for batch in batches_of(settings):
+        answers = np.diff(answer_rows(batch).cu_seqlens)
+        expected += sum(int(answers[one]) for one in set(batch.pair_chosen.tolist()))
+    assert counts.total("rows") == expected < counts.total("answer_tokens")
+    plans = head_plans(read_sizes(copy.deepcopy(model), settings), counts, settings, 4)
+    assert sum(plan.rows for plan in plans) == expected
+    assert "head, by schedule" in describe_training(settings)
 
 
 def test_a_model_of_text_alone(tmp_path):
@@ -408,9 +153,6 @@ def test_a_model_of_text_alone(tmp_path):
         {"prompt": f"How many, {n}?", "chosen": "Two dogs.", "rejected": f"{n} cats."}
         for n in range(9)
     ]
-    from mmrlhf_engine.pack import pack
-    from pack_data import write_lines
-
     source = write_lines(tmp_path / "rows.jsonl", rows)
     pack.pack_dataset(
         pack.PackConfig(sources=[str(source)], tokenizer=str(folder), strings="plain"),
@@ -424,14 +166,14 @@ def test_a_model_of_text_alone(tmp_path):
 
 def test_mistakes_are_explained(family, tmp_path):
     _, folder, shards, _ = family
-    with pytest.raises(InputError, match="model: found none"):
+    with pytest.raises(ConfigError, match="model: not given"):
         describe_training(MMDPOConfig(shards=str(shards)))
-    with pytest.raises(InputError, match="shards: found none"):
+    with pytest.raises(ConfigError, match="shards: not given"):
         describe_training(MMDPOConfig(model=str(folder)))
     with pytest.raises(ConfigError, match="its configuration cannot be read"):
-        describe_training(MMDPOConfig(shards=str(shards), model=str(tmp_path)))
+        build_on_meta(str(tmp_path))
     with pytest.raises(InputError, match="budget"):
-        describe_training(settings_of(folder, shards, data={"tokens": 40}))
+        describe_training(settings_of(folder, shards, data={"tokens": 40, "too_large": "error"}))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing"}))
     with pytest.raises(ConfigError, match="its configuration cannot be read"):
-        describe_training(MMDPOConfig(shards=str(shards), model=str(tmp_path)))
+        build_on_meta(str(tmp_path))

@@ -1,7 +1,15 @@
 """Tiny random models of every family, for the tiny processors of ``model_families``."""
 
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
 import torch
 import transformers as hf
+
+from mmrlhf_engine import Budget, PlanSettings, PreferenceLoader, open_dataset, plan_json
+from model_families import WITH_VIDEOS, Prompt, processor_folder, prompts
+from test_families import by_processor, packed
 
 TEXT = {
     "hidden_size": 32,
@@ -26,8 +34,11 @@ SIDES = {"qwen2_vl": 56, "qwen2_5_vl": 56, "qwen3_vl": 64}
 """Of frames in pixels."""
 
 
-def tiny_model(name, processor):
-    """A random model that fits the tiny processor of a family."""
+def tiny_model(name, processor, sharpness=3.0):
+    """A random model that fits the tiny processor of a family.
+
+    Its weights are scaled so that a token seen or not seen matters.
+    """
     tokenizer = processor.tokenizer
     text = TEXT | {"vocab_size": len(tokenizer)}
     ids = {"image_token_id": processor.image_token_id}
@@ -85,5 +96,54 @@ def tiny_model(name, processor):
     model = hf.AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3.0)
+            parameter.mul_(sharpness)
     return model
+
+
+@dataclass
+class Case:
+    """A model of a family saved to a folder, and preferences packed for it."""
+
+    name: str
+    folder: Path
+    dataset: Path
+    processor: Any
+    model: Any
+    prompts: list[Prompt]
+
+    def batches(self, unit="query", tokens=2500, too_large="error", **settings):
+        """The packs of the dataset, in order; ``settings`` are the loader's."""
+        rule = open_dataset(self.dataset).processor["image_rule"]
+        plan = PlanSettings(
+            budget=Budget(tokens=tokens),
+            packs_per_step=settings.get("world_size", 1),
+            unit=unit,
+            seed=3,
+            too_large=too_large,
+        )
+        return PreferenceLoader(self.dataset, plan_json(plan, rule), threads=1, **settings)
+
+    def alone(self, kind):
+        """Row of the response, and arguments of ``forward``, of each prompt with one answer.
+
+        ``kind`` is ``chosen`` or ``rejected``; the arguments are the processor's.
+        """
+        rows = open_dataset(self.dataset).pairs.collect()[kind].to_list()
+        for prompt, row in zip(self.prompts, rows, strict=True):
+            answered = replace(prompt, row={**prompt.row, "chosen": prompt.row[kind]})
+            yield row, by_processor(self.processor, answered, self.name)
+
+
+def make_case(name, folder, *, count=12, seed=3, sharpness=2.0, frames=None):
+    """See :class:`Case`. Videos of one prompt are of one length, as some processors stack them."""
+    saved = folder / "model"
+    saved.mkdir()
+    processor = processor_folder(name, saved)
+    model = tiny_model(name, processor, sharpness)
+    model.save_pretrained(saved)
+    # Frames that no processor resizes, as that is not the same to the last bit.
+    side = SIDES.get(name, 28)
+    videos = {"videos": name in WITH_VIDEOS, "frames": frames, "side": side}
+    rows = prompts(count, folder / "frames", seed=seed, **videos)
+    packed(saved, [prompt.row for prompt in rows], folder / "ds")
+    return Case(name, saved, folder / "ds", processor, model, rows)

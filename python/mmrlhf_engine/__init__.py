@@ -53,12 +53,12 @@ __version__ = "0.1.0"
 _MODULES = {
     "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sft"),
     "errors": ("MmrlhfError",),
+    "models.layout": ("answer_rows", "attention_mask"),
     "shards.batch": ("PreferenceBatch",),
     "shards.columns": ("ColumnRequest", "provenance"),
     "shards.dataset": ("ShardDataset", "open_dataset"),
     "shards.image_rule": ("ImageRule", "read_rule"),
     "shards.loader": ("PictureSettings", "PreferenceLoader", "normalise"),
-    "models.layout": ("answer_rows", "attention_mask"),
     "shards.plan": ("Budget", "PlanSettings", "plan_json"),
     "shards.torch_dataset": ("PreferenceDataset",),
 }

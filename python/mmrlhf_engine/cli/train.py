@@ -126,6 +126,46 @@ def reference(
     click.echo(f"{report['column_set']}: {report['rows_out']:,} responses have log-probabilities")
 
 
+@click.command()
+@click.argument("shards", required=False, type=FILE_OR_FOLDER)
+@MODEL
+@OUT
+@CONFIG
+@SET
+@click.option("--samples", type=click.IntRange(min=1), help="Answers to each query; default 8.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Default 1; 0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Default 1.")
+@click.option("--top-k", type=click.IntRange(min=0), help="Default 0, which is all tokens.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Of an answer; default 512.")
+@click.option("--queries", type=click.IntRange(min=1), help="A random subset of so many.")
+@click.option("--batch", type=click.IntRange(min=1), help="Queries answered at once; default 4.")
+@click.option("--seed", type=click.IntRange(min=0))
+@click.option("--tokens", type=click.IntRange(min=1), help="Tokens that a query may hold.")
+@PRECISION
+@THREADS
+@PROGRESS
+def sample(
+    out: Path, config_file: Path | None, overrides: tuple[str, ...], progress: Any, **options: Any
+) -> None:
+    """Answer the queries of preference shards by a model, several times each.
+
+    SHARDS is the dataset. The answers are the table OUT/extra/sample/responses.
+    """
+    from mmrlhf_engine.run.config import load_config
+    from mmrlhf_engine.run.progress import Progress
+    from mmrlhf_engine.train import sample as command
+    from mmrlhf_engine.train.run import run_command
+
+    named = {**options, "shards": _text(options["shards"])}
+    config = load_config(command.SampleConfig, config_file, [*overrides, *as_overrides(named)])
+    with interruptible("the same command goes on where it was"):
+        report = run_command(command.STAGE, config, out, Progress(progress))
+    click.echo(
+        f"{Path(report['folder']) / 'responses'}: {report['responses']:,} answers to "
+        f"{report['rows_out']:,} queries"
+    )
+
+
 _PLACES = {
     "tokens": "data.tokens",
     "packs_per_step": "data.packs_per_step",
@@ -166,4 +206,4 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-COMMANDS = (mm_dpo, sft, reference)
+COMMANDS = (mm_dpo, sft, reference, sample)

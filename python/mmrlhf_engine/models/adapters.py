@@ -1,6 +1,7 @@
 """LoRA adapters by peft: new ones on the text model, and saved ones merged into their base."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Lora:
         given = dict(settings)
         if given.get("targets", "all-linear") != "all-linear":
             targets = given["targets"]
-            given["targets"] = (targets,) if isinstance(targets, str) else tuple(targets)
+            named = (targets,) if isinstance(targets, str) else tuple(targets)
+            given["targets"] = "all-linear" if named == ("all-linear",) else named
         made = cls(**given)
         if made.rank < 1 or made.alpha <= 0 or not 0 <= made.dropout < 1 or not made.targets:
             raise ConfigError(
@@ -77,7 +79,10 @@ def add_lora(model: Any, vision: Vision | None, lora: Lora) -> Any:
         target_modules=_targets(model, vision, lora.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft asks by a name that transformers is about to drop.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+        return get_peft_model(model, config)
 
 
 def _targets(model: Any, vision: Vision | None, targets: tuple[str, ...] | str) -> list[str]:
@@ -140,4 +145,6 @@ def merge_adapter(model: Any, name: str) -> Any:
         from peft import PeftModel
     except ImportError:
         raise MissingExtraError("peft", extra="train", needed_for=f"the adapter {name}") from None
-    return PeftModel.from_pretrained(model, name).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+        return PeftModel.from_pretrained(model, name).merge_and_unload()

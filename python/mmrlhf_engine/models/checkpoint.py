@@ -5,6 +5,8 @@ random, layers of another kind than attention.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,9 +85,10 @@ def _weights(name: str, config: Any, family: Family | None, dtype: torch.dtype) 
 
     kind = "AutoModelForCausalLM" if family is None else "AutoModelForImageTextToText"
     try:
-        model, found = getattr(transformers, kind).from_pretrained(
-            name, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
+        with _without_progress_bar():
+            model, found = getattr(transformers, kind).from_pretrained(
+                name, config=config, dtype=dtype, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{name}: cannot be loaded: {error}") from None
     rewards = sorted(key for key in found["unexpected_keys"] if _REWARD_WEIGHT.search(key))
@@ -102,6 +105,20 @@ def _weights(name: str, config: Any, family: Family | None, dtype: torch.dtype) 
             hint="the files of the checkpoint must fit its config.json",
         )
     return model
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    # Standard error may carry progress as JSON.
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check_layers(name: str, model: Any) -> None:

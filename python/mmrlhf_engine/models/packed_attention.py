@@ -6,6 +6,7 @@ with those of its prefix before them, are gathered for one call of an attention 
 of different lengths.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["PACKED_ATTENTION", "Segments", "packed_attention", "use_packed_attention"]
+__all__ = [
+    "PACKED_ATTENTION",
+    "Segments",
+    "gathered",
+    "packed_attention",
+    "use_packed_attention",
+    "varlen_of_torch",
+]
 
 PACKED_ATTENTION = "mmrlhf_packed"
 """The name under which transformers knows :func:`packed_attention`."""
@@ -272,7 +280,7 @@ def _varlen_kernel() -> _Varlen | None:
     try:
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
     except ImportError:
-        return _varlen_of_torch()
+        return varlen_of_torch()
 
     def call(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:
         *lengths, scaling = rest
@@ -284,10 +292,13 @@ def _varlen_kernel() -> _Varlen | None:
     return call
 
 
-def _varlen_of_torch() -> _Varlen | None:
+def varlen_of_torch() -> _Varlen | None:
+    """The kernel that comes with torch, as :func:`gathered` calls it; None where it has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
+        return None
+    if not {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys():
         return None
 
     def call(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> Tensor:

@@ -1,14 +1,24 @@
-"""The parts of a model: which of its weights belong to tower, projector, text model and head."""
+"""The parts of a model: which weights belong to tower, projector, text model and head."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.families.vision import Vision
 
-__all__ = ["PARTS", "freeze_parts", "part_of", "turn_dropout_off"]
+__all__ = [
+    "PARTS",
+    "blank_picture",
+    "freeze_parts",
+    "freeze_unused_tower",
+    "is_partitioned",
+    "part_of",
+    "turn_dropout_off",
+]
 
 PARTS = ("tower", "projector", "text", "head")
 """``text`` is all that is none of the others, embeddings included."""
@@ -18,7 +28,7 @@ _RATES = ("attention_dropout", "activation_dropout", "dropout", "layerdrop")
 
 
 def freeze_parts(model: Any, vision: Vision | None, parts: Sequence[str]) -> None:
-    """Keep parts of a model from being trained, and what nothing depends on.
+    """Keep parts of a model from being trained.
 
     Args:
         model: A ``PreTrainedModel``.
@@ -31,10 +41,54 @@ def freeze_parts(model: Any, vision: Vision | None, parts: Sequence[str]) -> Non
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise ConfigError(f"freeze: found {', '.join(unknown)}, expected any of {', '.join(PARTS)}")
-    unused = () if vision is None else vision.unused
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if part_of(name, model, vision) in parts or _is_within(name, model, unused):
+        if part_of(name, model, vision) in parts:
             parameter.requires_grad_(False)
+
+
+def freeze_unused_tower(model: Any, vision: Vision) -> None:
+    """Freeze the parameters of a tower that features do not depend on.
+
+    Such as a norm after the layer that features are taken from: they have no gradient, for which
+    processes that train together would wait.
+    """
+    trained = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and part_of(name, model, vision) == "tower"
+    ]
+    if not trained or is_partitioned(model):
+        return
+    base = model.base_model
+    blank = blank_picture(vision, model.config, trained[0])
+    encoded = vision.encode(base, blank.pixels, blank.grids)
+    gradients = torch.autograd.grad(encoded.sum(), trained, allow_unused=True)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        if gradient is None:
+            parameter.requires_grad_(False)
+
+
+def blank_picture(vision: Vision, config: Any, like: Tensor) -> DistinctPictures:
+    """A smallest picture, shown nowhere; its pixels have type and device of another tensor."""
+    shape, grid = vision.blank(config)
+    none = torch.zeros(0, dtype=torch.int64, device=like.device)
+    return DistinctPictures(
+        pixels=torch.zeros(shape, dtype=like.dtype, device=like.device),
+        blocks=[0, shape[0]],
+        grids=torch.tensor([grid], device=like.device),
+        sizes=torch.tensor([shape[-2:]], device=like.device),
+        frames=[0],
+        lengths=[0],
+        tokens=none,
+        features=none,
+        content=torch.zeros(shape, dtype=torch.uint8),
+        settings={},
+    )
+
+
+def is_partitioned(model: nn.Module) -> bool:
+    """Whether DeepSpeed has divided the weights between ranks (ZeRO stage 3)."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def part_of(name: str, model: Any, vision: Vision | None) -> str:

@@ -5,7 +5,7 @@ to a function of the caller, which may compute log-probabilities without holding
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,63 +16,31 @@ from mmrlhf_engine.models.checkpoint import read_model
 from mmrlhf_engine.models.families.family import Family
 from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.families.vision import Vision
+from mmrlhf_engine.models.feature_cache import FeatureCache, TowerFeatures
+from mmrlhf_engine.models.head import LinearHead, check_head, head_of, unwrapped
 from mmrlhf_engine.models.identity import processor_record, weights_hash
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.packed_attention import use_packed_attention
-from mmrlhf_engine.models.parts import freeze_parts, turn_dropout_off
+from mmrlhf_engine.models.parts import (
+    blank_picture,
+    freeze_parts,
+    freeze_unused_tower,
+    turn_dropout_off,
+)
 
 __all__ = [
+    "FeatureCache",
     "LinearHead",
     "PackedPolicy",
     "head_of",
     "load_policy",
     "processor_record",
-    "unwrapped",
     "weights_hash",
 ]
 
 Result = TypeVar("Result")
 
-
-class LinearHead(NamedTuple):
-    """``x = logit_scale * (hidden @ weight.T + bias)``.
-
-    The logits are x; with a softcap they are ``softcap * tanh(x / softcap)``.
-    """
-
-    weight: Tensor
-    """[V, H]."""
-    bias: Tensor | None
-    """[V]."""
-    softcap: float | None
-    """As ``final_logit_softcapping`` of Gemma 2."""
-    logit_scale: float
-    """As ``logit_scale`` of Cohere, and one by ``logits_scaling`` of Granite."""
-
-
-def unwrapped(model: Any) -> Any:
-    """The model of transformers itself, where peft has wrapped it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def head_of(model: Any) -> LinearHead:
-    """The output head of a model of transformers.
-
-    Raises:
-        InputError: it has none.
-    """
-    model = unwrapped(model)
-    head = model.get_output_embeddings()
-    if head is None:
-        raise InputError(f"{type(model).__name__} has no output head")
-    config = model.config.get_text_config()
-    return LinearHead(
-        head.weight,
-        getattr(head, "bias", None),
-        getattr(config, "final_logit_softcapping", None),
-        float(getattr(config, "logit_scale", 1.0) or 1.0)
-        / float(getattr(config, "logits_scaling", 1.0) or 1.0),
-    )
+_ATTENTION_MODULES = ("self_attn", "attn", "attention", "self_attention")
 
 
 class PackedPolicy(nn.Module):
@@ -82,12 +50,17 @@ class PackedPolicy(nn.Module):
         model: A ``PreTrainedModel`` that :func:`mmrlhf_engine.models.packed_attention.
             use_packed_attention` has prepared, or a ``PeftModel`` of one.
         family: Its family; None where it reads text alone.
+        features: Where the outputs of its vision tower are kept, which must not be trained; None
+            computes them for each pack.
 
     Raises:
+        ConfigError: outputs of the tower cannot be kept.
         InputError: packs are not given to models of this family.
     """
 
-    def __init__(self, model: Any, family: Family | None = None) -> None:
+    def __init__(
+        self, model: Any, family: Family | None = None, *, features: FeatureCache | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.family = family
@@ -96,6 +69,9 @@ class PackedPolicy(nn.Module):
             if isinstance(family.vision, str):
                 raise InputError(f"{family.name} cannot read packs: {family.vision}")
             self.vision = family.vision
+        self._kept: TowerFeatures | None = None
+        if features is not None and self.vision is not None:
+            self._kept = features.of_tower(unwrapped(model), self.vision)
 
     def forward(
         self, pack: ModelPack, head: Callable[[Tensor, LinearHead, ModelPack], Result]
@@ -112,7 +88,7 @@ class PackedPolicy(nn.Module):
                 another number of tokens than the model makes features of it.
         """
         model = unwrapped(self.model)
-        output = self._text_model()(
+        output = model.base_model.get_decoder()(
             position_ids=pack.position_ids,
             segments=pack.segments,
             use_cache=False,
@@ -120,10 +96,6 @@ class PackedPolicy(nn.Module):
         )
         hidden = output.last_hidden_state[0].index_select(0, pack.rows)
         return head(hidden, head_of(model), pack)
-
-    def _text_model(self) -> Any:
-        base = unwrapped(self.model).base_model
-        return base if self.vision is None else base.language_model
 
     def _text_inputs(self, pack: ModelPack) -> dict[str, Any]:
         """Token ids, or their embeddings with the features of pictures in their places."""
@@ -142,33 +114,20 @@ class PackedPolicy(nn.Module):
             placed, others = self.vision.place(embeddings[0], features, pack.pictures.tokens)
             return {"inputs_embeds": placed[None], **others}
         if pack.needs_vision:
-            blank = _blank_picture(self.vision, base.config, embeddings)
-            (features,) = self._features(self.vision, blank)
-            embeddings = embeddings + (0.0 * features.sum()).to(embeddings.dtype)
+            blank = blank_picture(self.vision, base.config, embeddings)
+            encoded = self.vision.encode(base, blank.pixels, blank.grids)
+            (features,) = self.vision.project(base, encoded, blank)
+            embeddings = embeddings + (0.0 * features).sum().to(embeddings.dtype)
         return {"inputs_embeds": embeddings}
 
     def _features(self, vision: Vision, pictures: DistinctPictures) -> list[Tensor]:
         """The features of each picture, [length, ...]."""
         base = unwrapped(self.model).base_model
-        return vision.project(base, vision.encode(base, pictures.pixels, pictures.grids), pictures)
-
-
-def _blank_picture(vision: Vision, config: Any, like: Tensor) -> DistinctPictures:
-    shape, grid = vision.blank(config)
-    none = torch.zeros(0, dtype=torch.int64, device=like.device)
-    content = torch.zeros(shape, dtype=torch.uint8)
-    return DistinctPictures(
-        pixels=like.new_zeros(shape),
-        blocks=[0, shape[0]],
-        grids=torch.tensor([grid], device=like.device),
-        sizes=torch.tensor([shape[-2:]], device=like.device),
-        frames=[0],
-        lengths=[0],
-        tokens=none,
-        features=none,
-        content=content,
-        settings={},
-    )
+        if self._kept is not None:
+            encoded = self._kept.encode(base, pictures)
+        else:
+            encoded = vision.encode(base, pictures.pixels, pictures.grids)
+        return vision.project(base, encoded, pictures)
 
 
 def load_policy(
@@ -180,6 +139,7 @@ def load_policy(
     lora: Mapping[str, Any] | None = None,
     gradient_checkpointing: bool = False,
     compile: bool = False,
+    features: FeatureCache | None = None,
 ) -> PackedPolicy:
     """A model that reads packs, in evaluation mode.
 
@@ -190,12 +150,16 @@ def load_policy(
         dtype: Of the weights.
         device: Where the weights are put; None is the CPU.
         freeze: Parts that are not trained: ``tower``, ``projector``, ``text`` (with embeddings),
-            ``head``. Weights that two parts share are frozen with either.
+            ``head``. Weights that two parts share are frozen with either. What of the tower no
+            feature depends on is never trained.
         lora: ``rank``, ``alpha``, ``dropout`` and ``targets`` of a new adapter, as in
             :class:`mmrlhf_engine.models.adapters.Lora`; then it alone is trained.
         gradient_checkpointing: Compute activations of layers again in the backward pass, in
             training mode.
-        compile: Compile each layer of the text model by ``torch.compile``, all but its attention.
+        compile: Compile the feed-forward networks and norms of the text model's layers by
+            ``torch.compile``, for any number of tokens.
+        features: Keeps the outputs of a frozen vision tower on disk; without effect on a model
+            that reads text alone.
 
     Raises:
         ConfigError: there is no such model, it cannot read packs, or an argument does not fit it.
@@ -205,13 +169,36 @@ def load_policy(
     model, family = read_model(name, dtype)
     use_packed_attention(model)
     turn_dropout_off(model)
-    policy = PackedPolicy(model.to(device), family)
-    freeze_parts(model, policy.vision, freeze)
+    model.to(device)
+    check_head(name, model)
+    vision = None if family is None or isinstance(family.vision, str) else family.vision
+    freeze_parts(model, vision, freeze)
+    if vision is not None:
+        freeze_unused_tower(model, vision)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Of a frozen tower no activation is kept, and checkpointing would run it backward as well.
+        tower_trains = vision is not None and "tower" not in freeze and adapter is None
+        _checkpoint_activations(model if tower_trains else model.base_model.get_decoder())
     if compile:
-        for layer in model.base_model.get_decoder().layers:
-            layer.compile(dynamic=True)
+        _compile_layers(model.base_model.get_decoder())
     if adapter is not None:
-        policy.model = add_lora(model, policy.vision, adapter)
-    return policy.eval()
+        model = add_lora(model, vision, adapter)
+    return PackedPolicy(model, family, features=features).eval()
+
+
+def _checkpoint_activations(model: Any) -> None:
+    # transformers has two names for it, and warns of the older one where it has both.
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next(getattr(model, name) for name in names if hasattr(model, name))
+    enable({"use_reentrant": False})
+
+
+def _compile_layers(text: nn.Module) -> None:
+    """Attention stays outside, as it depends on the lengths of a pack's sequences, not on T."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in text.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            for name, part in layer.named_children():
+                if name not in _ATTENTION_MODULES:
+                    part.compile(dynamic=True)

@@ -13,6 +13,9 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine import _core
+from mmrlhf_engine.shards.columns import provenance
+from mmrlhf_engine.shards.loader import PictureSettings
+from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 from mmrlhf_engine.shards.tables import TABLES, Table, scan_table
 
 __all__ = [
@@ -40,6 +43,8 @@ class ColumnSet:
     """Rows of the table that have values."""
     rows: int
     """Rows of the table."""
+    provenance: dict[str, Any]
+    """The conditions under which the values were made."""
 
 
 class ShardDataset:
@@ -124,6 +129,7 @@ class ShardDataset:
     @property
     def column_sets(self) -> list[ColumnSet]:
         """The sets of sidecar columns of this version."""
+        made = {entry["set"]: entry["provenance"] for entry in self._manifest["columns"]}
         return [
             ColumnSet(
                 name=cover["set"],
@@ -132,9 +138,24 @@ class ShardDataset:
                 fields=list(cover["fields"]),
                 filled=cover["filled"],
                 rows=cover["rows"],
+                provenance=made[cover["set"]],
             )
             for cover in json.loads(self._core.coverage())
         ]
+
+    def provenance(self, **own: Any) -> dict[str, Any]:
+        """The conditions of values made over this dataset as its processor prepares it.
+
+        Args:
+            own: What else made the values: model, revision, dtype.
+        """
+        processor = self.processor or {}
+        pictures = None
+        if processor:
+            pictures = PictureSettings.model_validate(processor["pictures"]).model_dump(mode="json")
+        any_plan = PlanSettings(budget=Budget(tokens=1), packs_per_step=1)
+        plan = plan_json(any_plan, processor.get("image_rule"))
+        return provenance(self._core, plan, pictures=pictures, **own)
 
     def rows(self, table: Table) -> int:
         """Number of rows of a table.

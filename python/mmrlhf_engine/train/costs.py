@@ -81,7 +81,7 @@ def work_of_epoch(
         sizes: Of the model.
         counts: Of the epoch.
         settings: ``gradient_checkpointing`` and ``cache_features`` are read, and of ``mm-dpo`` the
-            loss.
+            loss and the rule of beta.
         element: Bytes of a number in products, 2 or 4.
     """
     trained = sizes.trained
@@ -135,7 +135,7 @@ def head_plans(
     dtype = torch.float32 if element == 4 else torch.bfloat16
     columns = counts.packs.select("rows", "pair_rows", "shares_answers")
     packs = [(rows, pairs, shared) for rows, pairs, shared in columns.iter_rows() if rows and pairs]
-    if isinstance(settings, MMDPOConfig):
+    if isinstance(settings, MMDPOConfig) and settings.beta_rule != "released":
         return [_pair_plan(*pack, sizes, settings, dtype) for pack in packs]
     return [_plain_plan(rows, sizes, dtype) for rows, *_ in packs]
 

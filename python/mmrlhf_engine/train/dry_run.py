@@ -7,12 +7,18 @@ of the first epoch (:mod:`mmrlhf_engine.train.epoch_counts`), sizes read from th
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.train.costs import Work, head_plans, work_of_epoch
 from mmrlhf_engine.train.epoch_counts import EpochCounts, count_epoch
-from mmrlhf_engine.train.memory import MemoryPart, element_size, memory_of_step, total
+from mmrlhf_engine.train.memory import (
+    MemoryPart,
+    collected_bytes,
+    element_size,
+    memory_of_step,
+    total,
+)
 from mmrlhf_engine.train.model_sizes import ModelSizes, build_on_meta, read_sizes
 from mmrlhf_engine.train.settings import LoraSettings, TrainSettings
 
@@ -20,7 +26,9 @@ __all__ = ["Device", "describe_training"]
 
 _GIB = 2**30
 _DEVICES = (1, 4, 8)
-_NAME = 30
+_NAME = 44
+_COMFORTABLE = 0.9
+"""Of the memory of a device: kernels and the allocator need some that is not accounted for."""
 
 
 class Device(NamedTuple):
@@ -39,13 +47,15 @@ def describe_training(settings: TrainSettings, *, device: Device | None = None) 
 
     Raises:
         ConfigError: the model's configuration cannot be read, or a setting does not fit it.
-        InputError: there is no dataset or no pair in it, or a unit fits no pack.
+        InputError: there is no dataset or no pair in it, it was packed for another model, or a unit
+            fits no pack.
         CorruptDataError: the dataset is damaged.
     """
-    if not settings.model:
-        raise InputError("model: found none, expected a folder or a name on the hub")
-    model = build_on_meta(settings.model)
-    sizes = read_sizes(model, settings)
+    from mmrlhf_engine.train.setup import checked, resolved
+
+    resolved(settings)
+    checked(settings)
+    sizes = read_sizes(build_on_meta(settings.model), settings)
     counts = count_epoch(settings, window=sizes.tower.window if sizes.tower else 0)
     _check_steps(counts)
     device = device or _device()
@@ -56,7 +66,7 @@ def describe_training(settings: TrainSettings, *, device: Device | None = None) 
         *_parameters(sizes, settings),
         *_work(sizes, counts, settings, element),
         *_memory(sizes, counts, settings, element, device),
-        *_hints(model, counts, settings, element, device),
+        *_hints(sizes, counts, settings, element, device),
     ]
     return "\n".join(lines)
 
@@ -98,14 +108,15 @@ def _data_rows(counts: EpochCounts, settings: TrainSettings) -> Iterator[tuple[s
     least = int(counts.packs["tokens"].min())  # type: ignore[arg-type]
     yield "", f"{tokens / packs / data.tokens:.1%} full, the least {least / data.tokens:.1%}"
     yield "steps", f"{counts.steps_of_epoch:,} of {data.packs_per_step} packs"
-    yield "steps in all", f"{counts.steps:,} in {settings.epochs} epochs"
+    yield "steps in all", f"{counts.steps:,}, epochs: {settings.epochs}"
     yield "tokens", f"{tokens:,}"
     for name, column in (
         ("text of prompts", "prompt_tokens"),
         ("of pictures", "image_tokens"),
         ("answers", "answer_tokens"),
     ):
-        yield f"  {name}", f"{sums(column):,} ({sums(column) / tokens:.1%})"
+        if sums(column):
+            yield f"  {name}", f"{sums(column):,} ({sums(column) / tokens:.1%})"
     repeated = sums("repeated_tokens")
     yield "  each pair with its prompt", f"{repeated:,}, {repeated / tokens:.2f} times as many"
     if sums("pictures"):
@@ -171,10 +182,11 @@ def _memory(
     heads = "".join(f"{_count(number):>12}" for number in _DEVICES)
     rows = [("ZeRO-3 on more than one", heads)]
     rows += [(part.name, _memory_row(part)) for part in parts]
+    collected = [collected_bytes(sizes, number, element) for number in _DEVICES]
+    rows.append(("weights collected at once", "".join(_gib(size) for size in collected)))
     sums = [total(parts, sizes, number, element) for number in _DEVICES]
-    rows.append(("all, collected weights too", "".join(_gib(size) for size in sums)))
-    verdicts = ["fits" if size <= device.bytes else "too large" for size in sums]
-    rows.append(("", "".join(f"{verdict:>12}" for verdict in verdicts)))
+    rows.append(("all", "".join(_gib(size) for size in sums)))
+    rows.append(("", "".join(f"{_verdict(size, device):>12}" for size in sums)))
     kind = "bfloat16" if element < 4 else "float32"
     title = (
         f"memory of a device, GiB, in {kind}, largest pack {counts.most('tokens'):,} tokens; "
@@ -196,23 +208,30 @@ def _gib(size: float) -> str:
 
 
 def _hints(
-    model: Any, counts: EpochCounts, settings: TrainSettings, element: int, device: Device
+    sizes: ModelSizes,
+    counts: EpochCounts,
+    settings: TrainSettings,
+    element: int,
+    device: Device,
 ) -> list[str]:
     """Other settings, each with what it would take, where one device has too little."""
-    sizes = read_sizes(model, settings)
     parts = memory_of_step(sizes, counts, settings, element)
-    if total(parts, sizes, 1, element) <= device.bytes:
+    if _verdict(total(parts, sizes, 1, element), device) == "fits":
         return []
     rows = []
     for name, other in _alternatives(settings):
-        changed = read_sizes(model, other)
+        changed = read_sizes(build_on_meta(other.model), other)
         size = total(memory_of_step(changed, counts, other, element), changed, 1, element)
         rows.append((name, f"{size / _GIB:,.2f} GiB, {_verdict(size, device)}"))
-    divided = [n for n in (2, 4, 8, 16, 32) if total(parts, sizes, n, element) <= device.bytes]
-    least = f"from {divided[0]} devices on" if divided else "not on 32 devices either"
-    rows.append(("DeepSpeed ZeRO-3", f"fits {least}"))
+    enough = [
+        number
+        for number in (2, 4, 8, 16, 32, 64)
+        if _verdict(total(parts, sizes, number, element), device) == "fits"
+    ]
+    least = f"fits on {enough[0]} devices" if enough else "too large on 64 devices"
+    rows.append(("DeepSpeed ZeRO-3", least))
     rows.append(("a smaller data.tokens", _smaller_packs(parts, counts)))
-    return _section("too large for one device; instead", rows)
+    return _section("too large, or tight, for one device; instead", rows)
 
 
 def _alternatives(settings: TrainSettings) -> Iterator[tuple[str, TrainSettings]]:
@@ -221,8 +240,14 @@ def _alternatives(settings: TrainSettings) -> Iterator[tuple[str, TrainSettings]
     if settings.lora is None:
         lora = LoraSettings()
         yield (
-            f"lora (rank {lora.rank})",
-            settings.model_copy(update={"lora": lora, "gradient_checkpointing": True}),
+            f"lora of rank {lora.rank}, frozen_weights=bfloat16",
+            settings.model_copy(
+                update={
+                    "lora": lora,
+                    "frozen_weights": "bfloat16",
+                    "gradient_checkpointing": True,
+                }
+            ),
         )
     if settings.optimizer.name == "adamw":
         optimizer = settings.optimizer.model_copy(update={"name": "adafactor"})
@@ -230,7 +255,9 @@ def _alternatives(settings: TrainSettings) -> Iterator[tuple[str, TrainSettings]
 
 
 def _verdict(size: int, device: Device) -> str:
-    return "fits" if size <= device.bytes else "too large"
+    if size > device.bytes:
+        return "too large"
+    return "fits" if size <= _COMFORTABLE * device.bytes else "tight"
 
 
 def _smaller_packs(parts: list[MemoryPart], counts: EpochCounts) -> str:

@@ -89,7 +89,8 @@ def count_epoch(settings: TrainSettings, *, window: int = 0) -> EpochCounts:
     answer_tokens          text of answers
     seen                   pairs of tokens of which one sees the other: of a sequence of L tokens
                            after a prefix of P, ``L P + L (L + 1) / 2``
-    rows                   N, tokens of answers, of which the head gives a log-probability
+    rows                   N, tokens of answers whose log-probabilities the loss reads: of those in
+                           pairs that are trained on, or for ``sft`` of the chosen ones
     pairs                  that are trained on
     ties                   pairs of equal rank that are not
     pair_rows              list of int64, rows of each pair that is trained on, both answers
@@ -114,8 +115,6 @@ def count_epoch(settings: TrainSettings, *, window: int = 0) -> EpochCounts:
         InputError: the dataset cannot be opened, or a unit is above the budget of a pack.
         CorruptDataError: the dataset is damaged.
     """
-    if not settings.shards:
-        raise InputError("shards: found none, expected the folder of a dataset")
     dataset = ShardDataset(settings.shards)
     rule = dataset.processor and dataset.processor["image_rule"]
     plan = plan_json(plan_of(settings), rule)
@@ -126,8 +125,7 @@ def count_epoch(settings: TrainSettings, *, window: int = 0) -> EpochCounts:
         prefetch_bytes=_PREFETCH_BYTES,
         pixels=False,
     )
-    leaves_out_ties = isinstance(settings, MMDPOConfig) and settings.ties == "leave_out"
-    counter = _Counter(window=window, ties=leaves_out_ties)
+    counter = _Counter(settings, window)
     try:
         rows = [counter.count(batch) for batch in loader if len(batch.input_ids)]
     finally:
@@ -161,8 +159,10 @@ def _steps(settings: TrainSettings, loader: PreferenceLoader, of_first: int) -> 
 class _Counter:
     """Counts batches one after the other."""
 
-    def __init__(self, *, window: int, ties: bool) -> None:
-        self._window, self._leaves_out_ties = window, ties
+    def __init__(self, settings: TrainSettings, window: int) -> None:
+        self._reads_rejected = isinstance(settings, MMDPOConfig)
+        self._leaves_out_ties = isinstance(settings, MMDPOConfig) and settings.ties == "leave_out"
+        self._window = window
         self.block_shape: tuple[int, ...] = ()
         self.queries: set[int] = set()
         self._pictures: set[tuple[int, ...]] = set()
@@ -184,7 +184,6 @@ class _Counter:
             "image_tokens": int(image.sum()),
             "answer_tokens": int(answers),
             "seen": _seen(own, before),
-            "rows": int(is_answer.sum()),
             **self._pairs(batch, is_answer, own + before),
             **self._pictures_of(batch),
             "pixel_bytes": int(batch.image_blocks[-1]) * math.prod(self.block_shape),
@@ -193,13 +192,16 @@ class _Counter:
     def _pairs(self, batch: Any, answers: Numbers, whole: Numbers) -> dict[str, Any]:
         """``whole`` are the tokens of each sequence with those of its prefix."""
         tie = (batch.pair_flags & FLAGS["tie"]) > 0
-        trained = ~tie if self._leaves_out_ties else np.ones_like(tie)
+        live = batch.pair_weight > 0
+        trained = live & ~tie if self._leaves_out_ties else live
         chosen, rejected = batch.pair_chosen[trained], batch.pair_rejected[trained]
         sides = np.concatenate([chosen, rejected])
+        read = np.unique(sides if self._reads_rejected else chosen)
         pictures, blocks = _of_sequences(batch, len(answers))
         return {
             "pairs": len(chosen),
-            "ties": int(len(tie) - len(chosen)),
+            "ties": int((live & ~trained).sum()),
+            "rows": int(answers[read].sum()),
             "pair_rows": (answers[chosen] + answers[rejected]).tolist(),
             "shares_answers": bool(len(np.unique(sides)) < len(sides)),
             "repeated_tokens": int(whole[sides].sum()),

@@ -8,6 +8,7 @@ evaluated, and what is kept; a run goes on from the newest checkpoint as if noth
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -91,7 +92,7 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
     # Gradients of processes are averaged, but the parts of a step add up.
     scale = accelerator.num_processes
     for batch in batches:
-        pack = ModelPack.of(batch, accelerator.device)
+        pack = pack_of(run, batch)
         output = model(pack, objective.head(batch, totals, accelerator.device))
         metrics.add(output)
         last = batch is batches[-1]
@@ -116,6 +117,18 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
     values = metrics.values(partial(gather_values, accelerator))
     objective.after_step(values, totals)
     return values | {"grad_norm": norm, "num_pairs": totals.pairs, "num_tokens": totals.tokens}
+
+
+def pack_of(run: Training, batch: Batch) -> ModelPack:
+    """What the model reads of a batch.
+
+    Of several processes each uses the projector in each step, with a blank picture if there is no
+    other: gradients are averaged over all processes, and all have to have one.
+    """
+    pack = ModelPack.of(batch, run.accelerator.device)
+    if run.accelerator.num_processes > 1 and run.policy.family is not None:
+        return replace(pack, needs_vision=True)
+    return pack
 
 
 def totals_of(run: Training, batches: list[Batch]) -> Totals:
@@ -152,7 +165,7 @@ def evaluate(run: Training, model: Any) -> dict[str, float]:
     model.eval()
     for batch in run.evaluation:
         # Sums over the packs: means are taken when their number is known.
-        pack = ModelPack.of(batch, accelerator.device)
+        pack = pack_of(run, batch)
         outputs.add(model(pack, objective.head(batch, Totals(1, 1), accelerator.device)))
         counted.append(torch.tensor(objective.totals(batch), device=accelerator.device))
         if run.config.evaluation.share:

@@ -16,6 +16,7 @@ from mmrlhf_engine.train.settings import TrainSettings
 
 __all__ = [
     "MemoryPart",
+    "collected_bytes",
     "element_size",
     "layer_bytes",
     "memory_of_step",
@@ -47,8 +48,10 @@ def memory_of_step(
 
     ==========================  ====================================================================
     trained weights             4 bytes a parameter
-    their copies                ``element`` bytes a parameter, if products are in bfloat16
-    frozen weights              ``element`` bytes a parameter
+    copies in bfloat16          2 bytes a trained parameter, where products are in bfloat16; and a
+                                float32 weight of the text that is frozen, where no activations are
+                                computed again
+    frozen weights              4 bytes a parameter, or 2 by ``frozen_weights``
     gradients                   4 bytes a trained parameter
     optimizer state             :func:`optimizer_bytes`
     activations of the text     :func:`layer_bytes` for each token, of every layer, or of one layer
@@ -66,12 +69,16 @@ def memory_of_step(
         element: Bytes of a number in products, 2 or 4.
     """
     trained, frozen = sizes.count(trained=True), sizes.count(trained=False)
-    copies = trained * element if element < _FLOAT32 else 0
+    frozen_size = 2 if settings.frozen_weights == "bfloat16" else _FLOAT32
+    copied = trained
+    if "text" not in sizes.trained and frozen_size > element and _keeps_all(sizes, settings):
+        copied += sizes.products["text"]
+    copies = copied * element if element < _FLOAT32 else 0
     plans = head_plans(sizes, counts, settings, element)
     parts = [
         MemoryPart("trained weights", trained * _FLOAT32, True),
-        MemoryPart("their copies in bfloat16", copies, True),
-        MemoryPart("frozen weights", frozen * element, True),
+        MemoryPart("copies in bfloat16", copies, True),
+        MemoryPart("frozen weights", frozen * frozen_size, True),
         MemoryPart("gradients", trained * _FLOAT32, True),
         MemoryPart(
             f"optimizer state ({settings.optimizer.name})",
@@ -93,14 +100,15 @@ def memory_of_step(
 
 
 def total(parts: Iterable[MemoryPart], sizes: ModelSizes, devices: int, element: int) -> int:
-    """Bytes on each of several devices under ZeRO-3; on one device, without it.
-
-    ZeRO-3 also holds the parameters of a module while it computes, and of the next one.
-    """
-    collected = 2 * sizes.largest_module * element if devices > 1 else 0
-    return collected + sum(
+    """Bytes on each of several devices under ZeRO-3; on one device, without it."""
+    return collected_bytes(sizes, devices, element) + sum(
         -(-part.bytes // devices) if part.divided else part.bytes for part in parts
     )
+
+
+def collected_bytes(sizes: ModelSizes, devices: int, element: int) -> int:
+    """Whole parameters that ZeRO-3 holds: of a module while it computes, and of the next one."""
+    return 2 * sizes.largest_module * element if devices > 1 else 0
 
 
 def optimizer_bytes(name: str, shapes: Iterable[tuple[int, ...]]) -> int:
@@ -145,12 +153,18 @@ def layer_bytes(text: TextShape, *, weights: bool, inputs: bool, element: int) -
     return norms + attention + 3 * element * text.intermediate + linear
 
 
+def _keeps_all(sizes: ModelSizes, settings: TrainSettings) -> bool:
+    """Whether every layer of the text keeps what its backward pass needs."""
+    return not settings.gradient_checkpointing and not sizes.trained <= {"head"}
+
+
 def _text_bytes(sizes: ModelSizes, tokens: int, settings: TrainSettings, element: int) -> int:
     if sizes.trained <= {"head"}:
         return 0
     text, weights = sizes.text, "text" in sizes.trained
-    # Hidden states are float32 from embeddings in float32 on.
-    state = text.hidden * (_FLOAT32 if "embeddings" in sizes.trained else element)
+    # Hidden states are what the embeddings are.
+    halved = settings.frozen_weights == "bfloat16" and "embeddings" not in sizes.trained
+    state = text.hidden * (2 if halved else _FLOAT32)
     inputs = weights or "adapters" in sizes.trained
     layer = layer_bytes(text, weights=weights, inputs=inputs, element=element)
     kept = text.layers * layer

@@ -3,32 +3,16 @@
 The model is built on torch's ``meta`` device, where parameters have a shape and no memory.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mmrlhf_engine.errors import ConfigError
-from mmrlhf_engine.train.settings import LoraSettings, TrainSettings
+from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.train.settings import TrainSettings
 
 __all__ = ["ModelSizes", "Part", "TextShape", "TowerShape", "build_on_meta", "read_sizes"]
 
 Part = Literal["tower", "projector", "text", "embeddings", "head", "adapters"]
 PARTS: tuple[Part, ...] = ("tower", "projector", "text", "embeddings", "head", "adapters")
-
-_TILES = ("vision_tower",), ("multi_modal_projector",)
-_PATCHES = ("visual",), ("visual.merger",)
-# TODO: replace by the fields of FAMILIES[...].vision, which name the same modules.
-_VISION: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "llava": _TILES,
-    "llava_next": (("vision_tower",), ("multi_modal_projector", "image_newline")),
-    "llava_onevision": (("vision_tower",), ("multi_modal_projector", "image_newline")),
-    "internvl": _TILES,
-    "gemma3": _TILES,
-    "qwen2_vl": _PATCHES,
-    "qwen2_5_vl": _PATCHES,
-    "qwen3_vl": (("visual",), ("visual.merger", "visual.deepstack_merger_list")),
-}
-"""Modules and parameters of tower and projector in ``model.base_model``, by ``model_type``."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +58,8 @@ class ModelSizes:
 
     parameters: dict[Part, int]
     """All of them, none counted twice; a head that is tied to the embeddings has none."""
-    trained: frozenset[Part]
-    """Parts whose weights change."""
+    trained_parameters: dict[Part, int]
+    """Those whose weights change."""
     products: dict[Part, int]
     """Weights of linear layers, which each token is multiplied with."""
     patch_products: int
@@ -90,14 +74,18 @@ class ModelSizes:
     tied: bool
     """Whether the head is the embeddings."""
 
+    head_trains: bool
+    """Whether the weight of the head needs a gradient."""
+
     @property
-    def head_trains(self) -> bool:
-        """Whether the weight of the head needs a gradient."""
-        return ("embeddings" if self.tied else "head") in self.trained
+    def trained(self) -> frozenset[Part]:
+        """Parts of which some weights change."""
+        return frozenset(part for part, count in self.trained_parameters.items() if count)
 
     def count(self, *, trained: bool) -> int:
-        """Parameters of the parts that are trained, or of the others."""
-        return sum(n for part, n in self.parameters.items() if (part in self.trained) == trained)
+        """Parameters that are trained, or the others."""
+        of_trained = sum(self.trained_parameters.values())
+        return of_trained if trained else sum(self.parameters.values()) - of_trained
 
 
 def build_on_meta(name: str) -> Any:
@@ -124,81 +112,89 @@ def build_on_meta(name: str) -> Any:
 
 
 def read_sizes(model: Any, settings: TrainSettings) -> ModelSizes:
-    """The sizes of a model, some of it frozen or with adapters as the settings say.
+    """The sizes of a model, after its parts are frozen, or adapters added, as training does it.
 
     Args:
-        model: A ``PreTrainedModel``; its weights may be on the ``meta`` device.
+        model: A ``PreTrainedModel``, which is changed by that; its weights may be on ``meta``.
         settings: ``freeze`` and ``lora`` are read.
 
     Raises:
         ConfigError: no linear layer of the text model is a target of ``lora``.
+        InputError: packs are not given to models of this family.
     """
-    base = model.base_model
-    names = _VISION.get(model.config.model_type, ((), ()))
+    from mmrlhf_engine.models.adapters import Lora, add_lora
+    from mmrlhf_engine.models.parts import freeze_parts
+
+    vision = _vision_of(model)
+    base, config = model.base_model, model.config
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = head is not None and head.weight is embeddings.weight
-    parts: dict[Part, dict[str, Any]] = {part: {} for part in PARTS}
-    for name, parameter in base.named_parameters():
-        part: Part = _part_of(name, *names)
-        parts["embeddings" if parameter is embeddings.weight else part][name] = parameter
-    parts["head"] = {} if tied or head is None else dict(head.named_parameters())
-    linear = _linear_layers(base)
-    adapted = {} if settings.lora is None else _adapters(settings.lora, linear, parts["text"])
-    trained = _trained_parts(settings)
-    counts = {part: sum(p.numel() for p in own.values()) for part, own in parts.items()}
-    counts["adapters"] = sum(rows * columns for rows, columns in adapted)
+    parts = _parameters_by_part(model, vision)
+    linear = _linear_layers(model)
+    freeze_parts(model, vision, settings.freeze)
     layers = _text_layers(base)
-    shapes = [tuple(p.shape) for part in trained for p in parts[part].values()]
+    largest = max(_count(layers[0]), embeddings.weight.numel())
+    patch_products = 0 if vision is None else _patch_weights(base, vision.tower)
     products = {part: _product_weights(own, linear) for part, own in parts.items()}
-    products["adapters"] = counts["adapters"]
-    products["head"] = 0 if head is None else head.weight.numel()
+    products["head"] = head.weight.numel()
+    if settings.lora is not None:
+        model = add_lora(model, vision, Lora.of(settings.lora.model_dump()))
+        named = model.named_parameters()
+        parts["adapters"] = {name: own for name, own in named if "lora_" in name}
+        products["adapters"] = sum(own.numel() for own in parts["adapters"].values())
+    trained = {
+        part: [parameter for parameter in own.values() if parameter.requires_grad]
+        for part, own in parts.items()
+    }
     return ModelSizes(
-        parameters=counts,
-        trained=trained,
+        parameters={part: sum(p.numel() for p in own.values()) for part, own in parts.items()},
+        trained_parameters={part: sum(p.numel() for p in own) for part, own in trained.items()},
         products=products,
-        patch_products=_patch_weights(base, names[0]),
-        shapes=(*shapes, *adapted),
-        largest_module=max(_count(layers[0]), embeddings.weight.numel()),
-        text=_text_shape(model.config),
-        tower=_tower_shape(model.config, parts["tower"]) if names[0] else None,
-        tied=tied,
+        patch_products=patch_products,
+        shapes=tuple(tuple(p.shape) for own in trained.values() for p in own),
+        largest_module=largest,
+        text=_text_shape(config),
+        tower=None if vision is None else _tower_shape(config, parts["tower"]),
+        tied=head.weight is embeddings.weight,
+        head_trains=head.weight.requires_grad,
     )
 
 
-def _part_of(name: str, tower: tuple[str, ...], projector: tuple[str, ...]) -> Part:
-    def belongs(modules: tuple[str, ...]) -> bool:
-        return any(name == module or name.startswith(f"{module}.") for module in modules)
+def _vision_of(model: Any) -> Any:
+    from mmrlhf_engine.models.families import FAMILIES
 
-    if belongs(projector):
-        return "projector"
-    return "tower" if belongs(tower) else "text"
-
-
-def _trained_parts(settings: TrainSettings) -> frozenset[Part]:
-    if settings.lora is not None:
-        return frozenset({"adapters"})
-    trained = {part for part in PARTS if part not in settings.freeze} - {"adapters"}
-    return frozenset(trained - {"embeddings"} if "text" in settings.freeze else trained)
+    family = FAMILIES.get(model.config.model_type)
+    if family is None:
+        return None
+    if isinstance(family.vision, str):
+        raise InputError(f"{family.name} cannot read packs: {family.vision}")
+    return family.vision
 
 
-def _linear_layers(base: Any) -> dict[str, Any]:
-    """The weights of linear layers, by the names of their parameters."""
+def _parameters_by_part(model: Any, vision: Any) -> dict[Part, dict[str, Any]]:
+    from mmrlhf_engine.models.parts import part_of
+
+    embeddings = model.get_input_embeddings().weight
+    parts: dict[Part, dict[str, Any]] = {part: {} for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part: Any = part_of(name, model, vision)
+        parts["embeddings" if parameter is embeddings else part][name] = parameter
+    return parts
+
+
+def _linear_layers(model: Any) -> set[str]:
+    """The names of the weights of linear layers."""
     import torch
 
     return {
-        f"{name}.weight": module
-        for name, module in base.named_modules()
+        f"{name}.weight"
+        for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
 
 
-def _product_weights(parameters: dict[str, Any], linear: dict[str, Any]) -> int:
-    """Weights of linear layers, and matrices that a projector has beside them."""
-    return sum(
-        int(parameter.numel())
-        for name, parameter in parameters.items()
-        if name in linear or name.endswith("mm_input_projection_weight")
-    )
+def _product_weights(parameters: dict[str, Any], linear: set[str]) -> int:
+    """Weights of linear layers."""
+    return sum(int(own.numel()) for name, own in parameters.items() if name in linear)
 
 
 def _patch_weights(base: Any, tower: tuple[str, ...]) -> int:
@@ -212,25 +208,6 @@ def _patch_weights(base: Any, tower: tuple[str, ...]) -> int:
         for module in base.get_submodule(name).modules()
         if isinstance(module, convolutions)
     )
-
-
-def _adapters(
-    lora: LoraSettings, linear: dict[str, Any], text: dict[str, Any]
-) -> list[tuple[int, int]]:
-    """Shapes of the two matrices of every adapter: [rank, in] and [out, rank]."""
-    shapes = []
-    for name in linear.keys() & text.keys():
-        layer = name.removesuffix(".weight")
-        if "all-linear" in lora.targets or any(layer.endswith(t) for t in lora.targets):
-            module = linear[name]
-            shapes += [(lora.rank, module.in_features), (module.out_features, lora.rank)]
-    if not shapes:
-        raise ConfigError(
-            f"lora.targets: found {list(lora.targets)}, expected names of linear layers of the "
-            "text model",
-            hint="all-linear is all of them",
-        )
-    return shapes
 
 
 def _text_layers(base: Any) -> Any:
@@ -284,6 +261,4 @@ def _merge(config: Any) -> Any:
         return vision.spatial_merge_size
     if getattr(config, "downsample_ratio", None):
         return round(1 / config.downsample_ratio)
-    if getattr(config, "mm_tokens_per_image", None):
-        return vision.image_size // vision.patch_size // math.isqrt(config.mm_tokens_per_image)
     return 1

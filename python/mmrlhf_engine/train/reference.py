@@ -16,7 +16,6 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from mmrlhf_engine import _core
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import LinearHead, load_policy, weights_hash
@@ -24,10 +23,7 @@ from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.stage import Stage, StageContext
-from mmrlhf_engine.shards.columns import provenance
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
-from mmrlhf_engine.shards.loader import PictureSettings
-from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import accelerator_for, default_precision
@@ -208,29 +204,18 @@ def _column_set(config: ReferenceConfig) -> str:
 
 def _existing(dataset: ShardDataset, column_set: str, made_with: dict[str, Any]) -> np.ndarray:
     """Float32 [responses], the column as it is, NaN where it has no value of this provenance."""
-    empty = np.full(dataset.rows("responses"), np.nan, np.float32)
-    manifest = json.loads(_core.Dataset(dataset.path, dataset.version, "off").manifest)
-    for entry in manifest["columns"]:
-        if entry["set"] == column_set and entry["provenance"] == made_with:
+    for entry in dataset.column_sets:
+        if entry.name == column_set and entry.provenance == made_with:
             return dataset.column(column_set, FIELD).fill_null(float("nan")).to_numpy().copy()
-    return empty
+    return np.full(dataset.rows("responses"), np.nan, np.float32)
 
 
 def _provenance(config: ReferenceConfig, dataset: ShardDataset) -> dict[str, Any]:
-    processor = dataset.processor or {}
-    plan = plan_json(
-        PlanSettings(budget=Budget(tokens=config.tokens), packs_per_step=1),
-        processor.get("image_rule"),
-    )
     conditions = model_conditions(
         weights_hash(config.model), str(config.precision), config.frozen_weights
     )
     conditions["model"]["name"] = model_folder(config.model).name
-    core = _core.Dataset(dataset.path, dataset.version, "off")
-    pictures = None
-    if processor:
-        pictures = PictureSettings.model_validate(processor["pictures"]).model_dump(mode="json")
-    return provenance(core, plan, pictures=pictures, **conditions)
+    return dataset.provenance(**conditions)
 
 
 def _resolved(config: ReferenceConfig) -> ReferenceConfig:
@@ -246,11 +231,9 @@ def _external(config: ReferenceConfig) -> list[object]:
     config = _resolved(config)
     dataset = open_dataset(config.shards)
     made_with, column_set = _provenance(config, dataset), _column_set(config)
-    manifest = json.loads(_core.Dataset(dataset.path, dataset.version, "off").manifest)
     # A column that another model has replaced is to be made again.
     replaced = any(
-        entry["set"] == column_set and entry["provenance"] != made_with
-        for entry in manifest["columns"]
+        entry.name == column_set and entry.provenance != made_with for entry in dataset.column_sets
     )
     return [dataset.fingerprint, made_with, replaced]
 

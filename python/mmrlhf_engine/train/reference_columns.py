@@ -1,10 +1,8 @@
 """Sidecar columns of reference log-probabilities: their names, and the conditions they hold for."""
 
-import json
 import re
 from typing import Any
 
-from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import ShardDataset
@@ -55,11 +53,9 @@ def find_reference(
         InputError: no such column is there.
     """
     sets = {
-        entry["set"]: entry["provenance"]
-        for entry in json.loads(_core.Dataset(dataset.path, dataset.version, "off").manifest)[
-            "columns"
-        ]
-        if entry["set"].startswith(_PREFIX)
+        entry.name: entry.provenance
+        for entry in dataset.column_sets
+        if entry.name.startswith(_PREFIX)
     }
     if name is not None:
         full = name if name.startswith(_PREFIX) else column_set_of(name)

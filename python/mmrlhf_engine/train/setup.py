@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from mmrlhf_engine import __version__
 from mmrlhf_engine.errors import ConfigError
-from mmrlhf_engine.models.policy import PackedPolicy, load_policy
+from mmrlhf_engine.models.policy import FeatureCache, PackedPolicy, load_policy
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.progress import Progress
@@ -217,6 +217,7 @@ def _policy(config: TrainSettings, newest: Path | None, accelerator: Accelerator
         lora=lora,
         gradient_checkpointing=config.gradient_checkpointing,
         compile=config.compile,
+        features=None if config.cache_features is None else FeatureCache(config.cache_features),
     )
     if newest is not None and lora is not None:
         from peft import load_peft_weights, set_peft_model_state_dict

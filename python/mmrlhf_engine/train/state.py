@@ -38,7 +38,7 @@ def save(
     with run.checkpoints.writing(run.step, accelerator) as folder:
         if is_sharded(accelerator):
             model.save_checkpoint(str(folder / SHARDED), tag=SHARDED)
-            whole = accelerator.get_state_dict(model)
+            whole = accelerator.get_state_dict(model) or {}  # None but on the first process
             weights = {name.removeprefix("model."): value for name, value in whole.items()}
         else:
             state["optimizer"] = optimizer.state_dict()

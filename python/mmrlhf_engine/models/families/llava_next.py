@@ -58,7 +58,6 @@ FAMILY = Family(
         encode=views_of_tower,
         project=_project,
         blank=square_view,
-        unused=("vision_tower.post_layernorm",),
     ),
     tokens={"image_token": "<image>"},
 )

@@ -100,7 +100,6 @@ FAMILY = Family(
         encode=views_of_tower,
         project=_project,
         blank=square_view,
-        unused=("vision_tower.post_layernorm",),
     ),
     tokens={"image_token": "<image>", "video_token": "<video>"},
     videos=Videos(

@@ -49,8 +49,6 @@ class Vision:
     grid."""
     place: Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]] = place_features
     """See :func:`place_features`."""
-    unused: tuple[str, ...] = ()
-    """Modules of the tower that features do not depend on."""
 
 
 def views_of_tower(base: Any, pixels: Any, _: Any) -> Any:

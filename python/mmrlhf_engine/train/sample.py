@@ -1,0 +1,330 @@
+"""Answers of a local model to the queries of preference shards, several to each.
+
+A judge or people may rank them, and what is ranked can be packed again: that is how MM-RLHF lets a
+model improve by its own answers (8 a query; arXiv 2502.10391, section 5).
+
+Queries come one by one in a random order of the seed, so that the first ``queries`` of them are a
+random subset. Finished answers lie in the scratch folder with the position in that order; a run
+that was killed goes on there, with the same groups of queries, and ends with the same table.
+"""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+
+from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.models.checkpoint import read_model
+from mmrlhf_engine.models.generation import Answer, Prompt, SamplingSettings, sample_answers
+from mmrlhf_engine.models.policy import weights_hash
+from mmrlhf_engine.run.files import appearing, write_atomically
+from mmrlhf_engine.run.folder import read_json
+from mmrlhf_engine.run.stage import Stage, StageContext
+from mmrlhf_engine.run.tables import TableSchema
+from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
+from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer
+from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
+from mmrlhf_engine.train.compatible import check_model_fits
+from mmrlhf_engine.train.device import accelerator_for, default_precision
+
+__all__ = ["RESPONSES", "STAGE", "SampleConfig", "closing_of"]
+
+RESPONSES: TableSchema = {
+    "query": pl.UInt64(),  # row of the shards' queries
+    "key": pl.String(),  # of the query, 32 hexadecimal digits
+    "source": pl.UInt16(),  # as in the shards
+    "prompt": pl.String(),  # the shards' prompt_text, as the chat template rendered it
+    "sample": pl.UInt32(),  # 0 to samples - 1
+    "text": pl.String(),  # without the token that ended it; special tokens within are left as text
+    "tokens": pl.List(pl.UInt32()),  # ids, the token that ended it included
+    "n_tok": pl.UInt32(),
+    "logp": pl.Float64(),  # sum over tokens, under the model without temperature, top_p and top_k
+    "finish": pl.String(),  # stop, or length
+}
+"""The table ``responses``, by query and sample."""
+
+_GROUPS_PER_PART = 8
+"""Groups of queries between two records of what is done."""
+_LOOKED_AT = 1000
+"""Responses from which it is learned how an answer ends."""
+
+
+class SampleConfig(SamplingSettings):
+    """Settings of ``sample``."""
+
+    shards: str = ""
+    """The dataset of preference shards whose queries are answered."""
+    model: str = ""
+    """A name on the hub or a folder; of an adapter, its base with the adapter merged."""
+    queries: PositiveInt | None = None
+    """Answer a random subset of so many, of the seed; null is all."""
+    batch: PositiveInt = 4
+    """Queries that are answered together: they share each reading of the weights, for which a GPU
+    waits, and all of their keys and values are in memory at once."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of weights and products. Null is bfloat16 on a GPU, float32 on a CPU."""
+    other_template: bool = False
+    """Whether the shards may be rendered by another chat template than the model's own."""
+    tokens: PositiveInt = 16_384
+    """The most that a query may hold with the answers in the shards, text and images together."""
+    too_large: Literal["error", "alone", "drop"] = "error"
+    """What becomes of a query with more tokens; ``alone`` answers it like any other."""
+    threads: NonNegativeInt = 0
+    """Threads of the loader; 0 is one less than there are cores."""
+
+
+def run(config: SampleConfig, context: StageContext) -> None:
+    """Answer every query, then write the table; what was answered is kept on the way."""
+    config = _resolved(config)
+    dataset = open_dataset(config.shards)
+    check_model_fits(dataset, config.model, other_template=config.other_template)
+    parts = _Parts(context.scratch)
+    with accelerator_for(str(config.precision)) as accelerator:
+        sampler = _Sampler(config, dataset, accelerator.device)
+        counts = _answer(config, context, dataset, sampler, parts)
+    rows = _with_queries(parts.rows(), dataset)
+    with context.table("responses", RESPONSES) as table:
+        table.write(rows)
+    context.finish(
+        **counts,
+        responses=rows.height,
+        finish=dict(sorted(Counter(rows["finish"]).items())),
+        tokens=int(rows["n_tok"].sum()),
+        model=config.model,
+        precision=config.precision,
+        stop_tokens=sampler.stop,
+        closing=sampler.closing,
+        **config.model_dump(include=set(SamplingSettings.model_fields)),
+    )
+
+
+def _answer(
+    config: SampleConfig,
+    context: StageContext,
+    dataset: ShardDataset,
+    sampler: "_Sampler",
+    parts: "_Parts",
+) -> dict[str, Any]:
+    """Answer the queries that are left; rows in and out, and dropped by reason."""
+    data = PreferenceDataset(
+        config.shards,
+        config.tokens,
+        packs_per_step=1,
+        unit="query",
+        window=1,
+        seed=config.seed,
+        too_large=config.too_large,
+        threads=config.threads,
+        rank=0,
+        world_size=1,
+        version=dataset.version,
+        state=parts.cursor,
+    )
+    if parts.cursor is None and config.too_large == "drop":
+        parts.too_large = data.units_above_budget or 0
+    given = len(data)
+    chosen = min(given, config.queries or given)
+    batches = itertools.islice(data, chosen - parts.taken)
+    waiting: list[dict[str, Any]] = []
+    for number, group in enumerate(_groups(batches, config.batch), 1):
+        waiting += sampler.rows(group, parts)
+        parts.taken += len(group)
+        context.progress("queries", parts.taken, chosen)
+        if number % _GROUPS_PER_PART == 0 or parts.taken == chosen:
+            parts.keep(waiting, group[-1].cursor)
+            waiting = []
+    rows_in = dataset.rows("queries")
+    dropped = {
+        "too_large": parts.too_large,
+        "without_pairs": rows_in - given - parts.too_large,
+        "not_chosen": given - chosen,
+        "unreadable": parts.unreadable,
+    }
+    return {"rows_in": rows_in, "rows_out": chosen - parts.unreadable, "dropped": dropped}
+
+
+def _groups(batches: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    batches = iter(batches)
+    while group := list(itertools.islice(batches, size)):
+        yield group
+
+
+class _Sampler:
+    """The model, and how its answers become rows.
+
+    Args:
+        config: The settings, resolved.
+        dataset: The shards.
+        device: Where the model is put.
+    """
+
+    def __init__(self, config: SampleConfig, dataset: ShardDataset, device: torch.device) -> None:
+        self._settings = config
+        self._device = device
+        self._dtype = getattr(torch, str(config.precision))
+        self._keys = dataset.queries.select("qid").collect()["qid"]
+        self._tokenizer = load_fast_tokenizer(config.model, needed_for="sample")
+        model, _ = read_model(config.model, self._dtype)
+        self._model = model.to(device).eval().requires_grad_(False)
+        responses = dataset.responses.select("tokens").head(_LOOKED_AT).collect()
+        special = {
+            number
+            for number, token in self._tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        closing = closing_of(responses["tokens"].to_list(), special)
+        self.closing = self._text(closing)
+        """How an answer in the shards ends, as text."""
+        self.stop = sorted({*_end_tokens(self._model), *closing[:1]})
+        """Ids of tokens that end an answer."""
+
+    def rows(self, batches: Sequence[Any], parts: "_Parts") -> list[dict[str, Any]]:
+        """Rows of all samples of the queries of some batches, each of one query."""
+        prompts: dict[int, Prompt] = {}
+        for batch in batches:
+            query = int(batch.sequence_query[0])
+            prompt = Prompt.of(batch, 0, self._keys[query], self._device, self._dtype)
+            if prompt.unreadable:
+                parts.unreadable += 1
+            else:
+                prompts[query] = prompt
+        answers = sample_answers(self._model, [*prompts.values()], self._settings, self.stop)
+        return [
+            self._row(query, number, answer)
+            for query, samples in zip(prompts, answers, strict=True)
+            for number, answer in enumerate(samples)
+        ]
+
+    def _row(self, query: int, sample: int, answer: Answer) -> dict[str, Any]:
+        tokens = answer.tokens.tolist()
+        return {
+            "query": query,
+            "sample": sample,
+            "text": self._text(tokens[:-1] if answer.finish == "stop" else tokens),
+            "tokens": tokens,
+            "n_tok": len(tokens),
+            "logp": answer.logp,
+            "finish": answer.finish,
+        }
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text = self._tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+
+def closing_of(responses: Iterable[Sequence[int]], special: set[int]) -> list[int]:
+    """The ids that end most responses: the last special token of each, and what follows it.
+
+    The chat template closes an answer by them, such as ``<|im_end|>`` and a line break; a model
+    that was trained on such answers writes the first of them when it has done.
+
+    Args:
+        responses: Token ids of responses; some may have been cut short.
+        special: Ids of special tokens.
+
+    Returns:
+        The ids; none where no more than half of the responses end alike.
+    """
+    endings: Counter[tuple[int, ...]] = Counter()
+    count = 0
+    for tokens in responses:
+        count += 1
+        places = [place for place, token in enumerate(tokens) if token in special]
+        if places:
+            endings[tuple(tokens[places[-1] :])] += 1
+    (ending, times), *_ = endings.most_common(1) or [((), 0)]
+    return list(ending) if 2 * times > count else []
+
+
+def _end_tokens(model: Any) -> list[int]:
+    """The ends of text that the model's own settings of generation name."""
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        return []
+    return [int(one) for one in ids] if isinstance(ids, list) else [int(ids)]
+
+
+class _Parts:
+    """Finished answers in the scratch folder, and where to go on.
+
+    Args:
+        folder: The scratch folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._state = folder, folder / "position.json"
+        position = read_json(self._state) or {}
+        self.cursor: str | None = position.get("cursor")
+        self.taken: int = position.get("taken", 0)
+        """Queries that were answered or dropped as unreadable."""
+        self.unreadable: int = position.get("unreadable", 0)
+        self.too_large: int = position.get("too_large", 0)
+        self._parts: int = position.get("parts", 0)
+
+    def keep(self, rows: list[dict[str, Any]], cursor: str) -> None:
+        """Record what is done: the rows first, then the position that goes with them."""
+        with appearing(self._file(self._parts)) as temporary:
+            pl.DataFrame(rows, schema=_ANSWERS).write_parquet(temporary)
+        self._parts += 1
+        self.cursor = cursor
+        position = {
+            "cursor": cursor,
+            "taken": self.taken,
+            "unreadable": self.unreadable,
+            "too_large": self.too_large,
+            "parts": self._parts,
+        }
+        write_atomically(self._state, json.dumps(position))
+
+    def rows(self) -> pl.DataFrame:
+        """All rows, by query and sample."""
+        parts = [pl.read_parquet(self._file(number)) for number in range(self._parts)]
+        return pl.concat([pl.DataFrame(schema=_ANSWERS), *parts]).sort("query", "sample")
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"part-{number:05d}.parquet"
+
+
+_OF_QUERIES = ("key", "source", "prompt")
+_ANSWERS = {name: kind for name, kind in RESPONSES.items() if name not in _OF_QUERIES}
+"""The columns that the shards do not have."""
+
+
+def _with_queries(rows: pl.DataFrame, dataset: ShardDataset) -> pl.DataFrame:
+    """The rows with what the shards say of their queries."""
+    key = pl.col("qid").bin.encode("hex")
+    queries = dataset.queries.select("source", key=key, prompt="prompt_text")
+    known = queries.with_row_index("query").cast({"query": pl.UInt64}).collect()
+    return rows.join(known, on="query", how="left", maintain_order="left")
+
+
+def _resolved(config: SampleConfig) -> SampleConfig:
+    for name in ("shards", "model"):
+        if not getattr(config, name):
+            raise ConfigError(f"{name}: not given", hint="mmrlhf-engine sample SHARDS --model M")
+    if config.precision is None:
+        return config.model_copy(update={"precision": default_precision()})
+    return config
+
+
+def _external(config: SampleConfig) -> list[object]:
+    config = _resolved(config)
+    return [open_dataset(config.shards).fingerprint, weights_hash(config.model), config.precision]
+
+
+STAGE = Stage(
+    name="sample",
+    config=SampleConfig,
+    run=run,
+    writes=("responses",),
+    external=_external,
+    no_effect_on_output=frozenset({"threads"}),
+)
