@@ -23,7 +23,6 @@ from mmrlhf_engine.models.policy import load_policy
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.train import reference, setup
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
-from mmrlhf_engine.train.reference import ReferenceConfig
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.sft import SupervisedConfig
 from pack_data import CHATML
@@ -450,77 +449,3 @@ def test_the_outputs_of_a_frozen_tower_are_kept(with_pictures, tmp_path):
     assert any(file.is_file() for file in cache.rglob("*"))
     with pytest.raises(ConfigError, match="tower"):
         trained(with_pictures, tmp_path / "d", {**changes, "freeze": []})
-
-
-# ---- reference -------------------------------------------------------------------------------
-
-REFERENCE = {"shards", "model", "name", "precision", "frozen_weights", "other_template"}
-REFERENCE |= {"tokens", "too_large", "threads"}
-
-
-def test_no_setting_of_reference_is_without_a_test():
-    """``other_template`` and ``threads`` are tested above, with those of training."""
-    assert leaves(ReferenceConfig) == REFERENCE
-
-
-@pytest.fixture
-def own_shards(prepared, tmp_path):
-    """Shards without any column, that a test may change."""
-    model, _ = prepared
-    return model, pack_rows(model, text_rows(12), tmp_path / "own")
-
-
-def test_a_reference_needs_shards_and_a_model(own_shards, tmp_path):
-    model, shards = own_shards
-    with pytest.raises(InputError, match="absent"):
-        run_reference(tmp_path / "absent", model, tmp_path / "run", {})
-    with pytest.raises(ConfigError, match="absent"):
-        run_reference(shards, tmp_path / "absent", tmp_path / "run", {})
-
-
-def test_name_precision_and_weights_of_a_reference(own_shards, tmp_path):
-    model, shards = own_shards
-    columns = {}
-    for name, changes in {
-        "float": {},
-        "products": {"precision": "bfloat16"},
-        "weights": {"frozen_weights": "bfloat16"},
-    }.items():
-        report = run_reference(
-            shards, model, tmp_path / name, {"tokens": 400, "name": name, **changes}
-        )
-        assert report["column_set"] == f"reflogp/{name}"
-        columns[name] = open_dataset(shards).column(report["column_set"], "logp").to_numpy()
-    for name in ("products", "weights"):
-        difference = abs(columns[name] - columns["float"])
-        assert 0 < difference.max() < 1
-
-
-def test_packs_of_a_reference_are_of_so_many_tokens(own_shards, tmp_path, monkeypatch):
-    model, shards = own_shards
-    packs = []
-    add = reference._Scores.add
-
-    def counting(scores, *arguments):
-        packs.append(arguments)
-        add(scores, *arguments)
-
-    monkeypatch.setattr(reference._Scores, "add", counting)
-    found = {}
-    for tokens in (70, 400):
-        run_reference(
-            shards, model, tmp_path / f"{tokens}", {"tokens": tokens, "name": f"of-{tokens}"}
-        )
-        found[tokens] = len(packs)
-        packs.clear()
-    assert found[70] > 2 * found[400]
-
-
-def test_a_query_above_the_budget_of_a_reference(own_shards, tmp_path):
-    model, shards = own_shards
-    with pytest.raises(InputError, match=r"found \d of 12 units \(query\) above it"):
-        run_reference(shards, model, tmp_path / "a", {"tokens": 58})
-    report = run_reference(shards, model, tmp_path / "b", {"tokens": 58, "too_large": "drop"})
-    assert report["dropped"]["not_scored"] > 0
-    report = run_reference(shards, model, tmp_path / "c", {"tokens": 58, "too_large": "alone"})
-    assert report["rows_out"] == report["rows_in"]

@@ -4,10 +4,12 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from mmrlhf_engine import run_mm_dpo, run_reference
 from mmrlhf_engine.pack import pack
 from pack_data import tokenizer_folder, words, write_lines
 
@@ -88,9 +90,22 @@ def start(model: Path, shards: Path, out: Path, settings: dict) -> multiprocessi
     return process
 
 
-def _train(model: Path, shards: Path, out: Path, settings: dict) -> None:
-    from mmrlhf_engine import run_mm_dpo
+def start_reference(model: Path, shards: Path, out: Path, settings: dict) -> Any:
+    """Score responses in another process, with a record of what is done after every second pack."""
+    process = SERVER.Process(target=_score, args=(model, shards, out, settings))
+    process.start()
+    return process
 
+
+def _score(model: Path, shards: Path, out: Path, settings: dict) -> None:
+    from mmrlhf_engine.train import reference
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    reference._KEEP_EVERY = 2
+    run_reference(shards, model, out, settings)
+
+
+def _train(model: Path, shards: Path, out: Path, settings: dict) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         run_mm_dpo(shards, model, out, settings)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
@@ -34,7 +36,7 @@ from mmrlhf_kernels import fused_linear_logp, sequence_of_row, sequence_sums
 __all__ = ["STAGE", "ReferenceConfig"]
 
 _KEEP_EVERY = 50
-"""Packs between two records of what is done."""
+"""Steps, of a pack for each process, between two records of what is done."""
 
 
 class ReferenceConfig(Section):
@@ -67,49 +69,62 @@ def run(config: ReferenceConfig, context: StageContext) -> None:
     check_model_fits(dataset, config.model, other_template=config.other_template)
     made_with = _provenance(config, dataset)
     column_set = _column_set(config)
-    scores = _Scores(context.scratch, dataset, column_set, made_with)
     with accelerator_for(str(config.precision)) as accelerator:
+        # The first process has cleared the folder when all of them are here.
+        accelerator.wait_for_everyone()
+        scores = _Scores(context.scratch, dataset, column_set, made_with)
         policy = load_policy(config.model, device=accelerator.device, freeze=("tower", "text"))
         policy.requires_grad_(False).eval()
         if config.frozen_weights == "bfloat16":
             halve_frozen_weights(policy)
-        model = accelerator.prepare(policy)
-        _score(config, context, model, accelerator.device, scores)
-    blank = scores.write(dataset, column_set, made_with)
+        # Nothing trains: processes divide the packs among them, and share no gradients or weights.
+        model = accelerator.prepare_model(policy, evaluation_mode=True)
+        _score(config, context, model, accelerator, scores)
+        scores.merge(accelerator)
+        if accelerator.is_main_process:
+            scores.write(dataset, column_set, made_with)
+        accelerator.wait_for_everyone()
     not_scored = dataset.rows("responses") - scores.count
     context.finish(
         rows_in=dataset.rows("responses"),
         rows_out=scores.count,
         dropped={"not_scored": not_scored} if not_scored else {},
         column_set=column_set,
-        pictures_blank=blank,
+        pictures_blank=scores.blank,
     )
 
 
 @torch.no_grad()
 def _score(
-    config: ReferenceConfig, context: StageContext, model: Any, device: Any, scores: "_Scores"
+    config: ReferenceConfig,
+    context: StageContext,
+    model: Any,
+    accelerator: Accelerator,
+    scores: "_Scores",
 ) -> None:
     data = PreferenceDataset(
         config.shards,
         config.tokens,
-        packs_per_step=1,
         unit="query",
         too_large=config.too_large,
         threads=config.threads,
         state=scores.cursor,
     )
-    done, total = scores.packs, len(data)
+    done, steps, total = scores.packs, 0, len(data)
     for batch in data:
         responses = batch.sequence_response
         wanted = responses >= 0
         if not scores.known(responses[wanted]):
-            values = model(ModelPack.of(batch, device), _sequence_logps).cpu().numpy()
+            pack = ModelPack.of(batch, accelerator.device)
+            values = model(pack, _sequence_logps).cpu().numpy()
             scores.add(responses[wanted], values[wanted], batch)
         done += 1
         context.progress("packs", done, total)
-        if done % _KEEP_EVERY == 0:
-            scores.keep(batch.cursor, done)
+        steps += batch.ends_step
+        if batch.ends_step and steps % _KEEP_EVERY == 0:
+            scores.merge(accelerator)
+            if accelerator.is_main_process:
+                scores.keep(batch.cursor, done)
 
 
 def _sequence_logps(hidden: Tensor, head: LinearHead, pack: ModelPack) -> Tensor:
@@ -152,6 +167,11 @@ class _Scores:
             self._values = self._before.copy()
 
     @property
+    def blank(self) -> int:
+        """Pictures that could not be decoded."""
+        return len(self._blank)
+
+    @property
     def count(self) -> int:
         """Responses that have a value."""
         return int((~np.isnan(self._values)).sum())
@@ -172,6 +192,15 @@ class _Scores:
         self._values[responses] = values
         self._blank |= {blob for blob, _ in batch.unreadable}
 
+    def merge(self, accelerator: Accelerator) -> None:
+        """Take over what the other processes have scored; all of them call it."""
+        if accelerator.num_processes == 1:
+            return
+        own = torch.from_numpy(self._values)[None].to(accelerator.device)
+        for values in accelerator.gather(own).cpu().numpy():
+            self._values = np.where(np.isnan(self._values), values, self._values)
+        self._blank = set(gather_object(sorted(self._blank)))
+
     def keep(self, cursor: str, packs: int) -> None:
         """Record what is done: values first, then the position that goes with them."""
         partial = self._file.with_name(".logp.npy")
@@ -181,8 +210,8 @@ class _Scores:
         position = {"cursor": cursor, "packs": packs, "blank": sorted(self._blank)}
         write_atomically(self._state, json.dumps(position))
 
-    def write(self, dataset: ShardDataset, column_set: str, made_with: dict[str, Any]) -> int:
-        """Write the values that the column lacks; how many pictures were blank."""
+    def write(self, dataset: ShardDataset, column_set: str, made_with: dict[str, Any]) -> None:
+        """Write the values that the column lacks."""
         lacking = np.isnan(self._before) & ~np.isnan(self._values)
         if lacking.any():
             start = int(lacking.argmax())
@@ -195,7 +224,6 @@ class _Scores:
                 provenance=made_with,
                 start=start,
             )
-        return len(self._blank)
 
 
 def _column_set(config: ReferenceConfig) -> str:
