@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf_engine.train.charts import BINS, HEIGHT, WIDTH, Series, draw_chart, nice_ticks
+from mmrlhf_engine.train.report.charts import BINS, HEIGHT, WIDTH, Series, draw_chart, nice_ticks
 
 
 def series(values, name="training", *, first=1, kind="line", color=0):

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from dry_run_data import FAMILIES, batches_of, settings_of, tiny_family
 from mmrlhf_engine import answer_rows
 from mmrlhf_engine.errors import ConfigError
-from mmrlhf_engine.train.costs import head_plans, work_of_epoch
-from mmrlhf_engine.train.epoch_counts import count_epoch
-from mmrlhf_engine.train.memory import layer_bytes, optimizer_bytes
+from mmrlhf_engine.train.dry_run.costs import head_plans, work_of_epoch
+from mmrlhf_engine.train.dry_run.epoch_counts import count_epoch
+from mmrlhf_engine.train.dry_run.memory import layer_bytes, optimizer_bytes
+from mmrlhf_engine.train.dry_run.model_sizes import build_on_meta, read_sizes
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
-from mmrlhf_engine.train.model_sizes import build_on_meta, read_sizes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 

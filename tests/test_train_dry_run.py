@@ -11,11 +11,11 @@ from dry_run_data import FAMILIES, batches_of, settings_of, tiny_family
 from mmrlhf_engine import PreferenceLoader, answer_rows, attention_mask, open_dataset, plan_json
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.pack import pack
-from mmrlhf_engine.train.costs import head_plans
-from mmrlhf_engine.train.dry_run import describe_training
-from mmrlhf_engine.train.epoch_counts import count_epoch, plan_of
+from mmrlhf_engine.train.dry_run.costs import head_plans
+from mmrlhf_engine.train.dry_run.describe import describe_training
+from mmrlhf_engine.train.dry_run.epoch_counts import count_epoch, plan_of
+from mmrlhf_engine.train.dry_run.model_sizes import build_on_meta, read_sizes
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
-from mmrlhf_engine.train.model_sizes import build_on_meta, read_sizes
 from mmrlhf_engine.train.sft import SupervisedConfig
 from model_families import MAKERS, processor_folder
 from pack_data import picture, put, write_lines

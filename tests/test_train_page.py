@@ -8,10 +8,10 @@ import pytest
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import to_yaml
 from mmrlhf_engine.run.progress import Progress
-from mmrlhf_engine.train.measures import Measures, charts_of
 from mmrlhf_engine.train.metrics import MetricsWriter
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
-from mmrlhf_engine.train.page import write_training_page
+from mmrlhf_engine.train.report.measures import Measures, charts_of
+from mmrlhf_engine.train.report.page import write_training_page
 
 FACTS = {
     "command": "mm-dpo",

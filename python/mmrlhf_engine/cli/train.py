@@ -192,7 +192,7 @@ def _train(stage: Any, out: Path, options: dict[str, Any]) -> None:
     named = {_PLACES.get(name, name): value for name, value in options.items()}
     config = load_config(stage.config, file, [*overrides, *as_overrides(named)])
     if dry_run:
-        from mmrlhf_engine.train.dry_run import describe_training
+        from mmrlhf_engine.train.dry_run.describe import describe_training
 
         click.echo(describe_training(config))
         return

@@ -13,8 +13,8 @@ from mmrlhf_engine.train.compatible import model_folder
 from mmrlhf_engine.train.device import accelerator_for, is_sharded
 from mmrlhf_engine.train.loop import train
 from mmrlhf_engine.train.objective import Objective
-from mmrlhf_engine.train.page import write_training_page
 from mmrlhf_engine.train.pair_columns import column_versions
+from mmrlhf_engine.train.report.page import write_training_page
 from mmrlhf_engine.train.setup import FREE_TO_CHANGE, RunFolder, checked, open_training, resolved
 
 __all__ = ["KEEPS", "NO_EFFECT", "WRITES", "inputs_of", "run_training"]

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mmrlhf_engine.train.costs import head_plans, seen_by_tower
-from mmrlhf_engine.train.epoch_counts import EpochCounts
-from mmrlhf_engine.train.model_sizes import ModelSizes, TextShape
+from mmrlhf_engine.train.dry_run.costs import head_plans, seen_by_tower
+from mmrlhf_engine.train.dry_run.epoch_counts import EpochCounts
+from mmrlhf_engine.train.dry_run.model_sizes import ModelSizes, TextShape
 from mmrlhf_engine.train.settings import TrainSettings
 
 __all__ = [

@@ -1,7 +1,7 @@
 """What a training run would do, said without loading weights or decoding pictures.
 
 ``mmrlhf-engine mm-dpo SHARDS --model MODEL --dry-run`` prints it. Data are counted over the packs
-of the first epoch (:mod:`mmrlhf_engine.train.epoch_counts`), sizes read from the model's
+of the first epoch (:mod:`mmrlhf_engine.train.dry_run.epoch_counts`), sizes read from the model's
 ``config.json`` (``model_sizes``), and work (``costs``) and memory (``memory``) follow from both.
 """
 
@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.train.costs import Work, head_plans, work_of_epoch
-from mmrlhf_engine.train.epoch_counts import EpochCounts, count_epoch
-from mmrlhf_engine.train.memory import (
+from mmrlhf_engine.train.dry_run.costs import Work, head_plans, work_of_epoch
+from mmrlhf_engine.train.dry_run.epoch_counts import EpochCounts, count_epoch
+from mmrlhf_engine.train.dry_run.memory import (
     MemoryPart,
     collected_bytes,
     element_size,
     memory_of_step,
     total,
 )
-from mmrlhf_engine.train.model_sizes import ModelSizes, build_on_meta, read_sizes
+from mmrlhf_engine.train.dry_run.model_sizes import ModelSizes, build_on_meta, read_sizes
 from mmrlhf_engine.train.settings import LoraSettings, TrainSettings
 
 __all__ = ["Device", "describe_training"]

@@ -20,9 +20,9 @@ keep the scores and compute them again. Norms, activation functions and the opti
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmrlhf_engine.train.epoch_counts import EpochCounts
+from mmrlhf_engine.train.dry_run.epoch_counts import EpochCounts
+from mmrlhf_engine.train.dry_run.model_sizes import ModelSizes, TowerShape
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
-from mmrlhf_engine.train.model_sizes import ModelSizes, TowerShape
 from mmrlhf_engine.train.settings import TrainSettings
 
 __all__ = ["HeadPlan", "Seeing", "Work", "head_plans", "seen_by_tower", "work_of_epoch"]

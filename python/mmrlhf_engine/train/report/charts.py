@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from mmrlhf_engine.train.paths import (
+from mmrlhf_engine.train.report.paths import (
     Floats,
     area_path,
     bin_values,

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from mmrlhf_engine.train.charts import Chart, Series, draw_chart
-from mmrlhf_engine.train.paths import Floats
 from mmrlhf_engine.train.progress import is_evaluation
+from mmrlhf_engine.train.report.charts import Chart, Series, draw_chart
+from mmrlhf_engine.train.report.paths import Floats
 
 __all__ = ["Measure", "Measures", "Section", "charts_of", "measure_of"]
 

@@ -21,10 +21,10 @@ from jinja2 import Environment
 from mmrlhf_engine import __version__
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.files import write_atomically
-from mmrlhf_engine.train.charts import BINS, HEIGHT, WIDTH
-from mmrlhf_engine.train.measures import Measures, Section, charts_of, measure_of
 from mmrlhf_engine.train.metrics import read_metrics
 from mmrlhf_engine.train.progress import format_duration
+from mmrlhf_engine.train.report.charts import BINS, HEIGHT, WIDTH
+from mmrlhf_engine.train.report.measures import Measures, Section, charts_of, measure_of
 
 __all__ = ["write_training_page"]
 
@@ -54,7 +54,7 @@ def write_training_page(folder: Path, page: Path) -> None:
     facts = json.loads(facts_file.read_text("utf-8")) if facts_file.exists() else {}
     measures = Measures.of(read_metrics(metrics))
     resumed = sorted({int(step) for step in facts.get("resumed_at") or ()})
-    template = files("mmrlhf_engine.train").joinpath("report.html.jinja").read_text("utf-8")
+    template = files("mmrlhf_engine.train.report").joinpath("report.html.jinja").read_text("utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     sections = charts_of(measures, marks=resumed)
     text = environment.from_string(template).render(

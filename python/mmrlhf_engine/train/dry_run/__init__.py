@@ -1,0 +1,1 @@
+"""What a training command would do, without doing it: packs, work and memory."""
