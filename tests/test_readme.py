@@ -17,6 +17,7 @@ from command import INSTALLED
 from mmrlhf_engine import open_dataset
 from model_families import processor_folder
 from pack_data import picture, put, words, write_lines
+from tiny_models import tiny_model
 
 PAGE = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.S | re.M)
@@ -42,7 +43,7 @@ LEFT_OUT = {"make demo": "installs an environment, and runs this test"}
 def test_blocks_that_are_left_out_are_known():
     shell = [block for language, block in BLOCKS if language == "sh"]
     left = [block for block in shell if any(start in block for start in LEFT_OUT)]
-    assert (len(shell), len(left)) == (3, 1)
+    assert (len(shell), len(left)) == (4, 1)
     assert sum(language == "python" for language, _ in BLOCKS) == 4
     assert all(text in PAGE for text in REPLACED)
 
@@ -72,7 +73,9 @@ def folder(corpus, tmp_path):
 def test_every_block_runs_in_the_order_of_the_page(folder, tiny_encoder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "model").mkdir()
-    processor_folder("qwen2_5_vl", folder / "model")
+    tiny_model("qwen2_5_vl", processor_folder("qwen2_5_vl", folder / "model")).save_pretrained(
+        "model"
+    )
     environment = {**os.environ, "PATH": f"{INSTALLED.parent}:{os.environ['PATH']}"}
     names: dict[str, object] = {}
     for language, block in BLOCKS:
@@ -98,6 +101,9 @@ def test_every_block_runs_in_the_order_of_the_page(folder, tiny_encoder, monkeyp
     assert names["report"]["rows_out"] == len(names["margins"]) == 12
     assert len(names["batch"].pair_row) > 0
     assert json.dumps(names["state"])
+    assert (folder / "RUN" / "13_mm_dpo" / "report.html").exists()
+    answers = pl.read_parquet("RUN/extra/sample/responses/*.parquet")
+    assert answers["sample"].to_list() == [0, 1] * 12
 
 
 def _with_id(block: str) -> str:

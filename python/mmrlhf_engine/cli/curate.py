@@ -1,5 +1,6 @@
 """Commands of the package ``curate``: curate, explain, config."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,34 @@ def explain(run: Path, sample_id: str) -> None:
 
 @click.command()
 @click.argument("file", required=False, type=EXISTING)
+@click.option(
+    "--of",
+    "command",
+    type=click.Choice(["curate", "pack", "reference", "mm-dpo", "sft", "sample"]),
+    default="curate",
+    show_default=True,
+    help="The command whose settings are printed.",
+)
 @SET
-def config(file: Path | None, overrides: tuple[str, ...]) -> None:
-    """Print every setting of curate as YAML.
+def config(file: Path | None, command: str, overrides: tuple[str, ...]) -> None:
+    """Print every setting of a command as YAML.
 
     FILE has settings that differ from the defaults.
     """
-    from mmrlhf_engine.pipeline import CurateConfig
     from mmrlhf_engine.run.config import load_config, to_yaml
 
-    click.echo(to_yaml(load_config(CurateConfig, file, overrides)), nl=False)
+    click.echo(to_yaml(load_config(_settings_of(command), file, overrides)), nl=False)
+
+
+def _settings_of(command: str) -> Any:
+    if command == "curate":
+        from mmrlhf_engine.pipeline import CurateConfig
+
+        return CurateConfig
+    package = "pack" if command == "pack" else "train"
+    name = command.replace("-", "_")
+    module = importlib.import_module(f"mmrlhf_engine.{package}.{name}")
+    return module.STAGE.config
 
 
 COMMANDS = (curate, explain, config)

@@ -10,7 +10,7 @@ from mmrlhf_engine.models.policy import weights_hash
 from mmrlhf_engine.run.stage import StageContext
 from mmrlhf_engine.shards.dataset import ShardDataset
 from mmrlhf_engine.train.compatible import model_folder
-from mmrlhf_engine.train.device import accelerator_for
+from mmrlhf_engine.train.device import accelerator_for, is_sharded
 from mmrlhf_engine.train.loop import train
 from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.page import write_training_page
@@ -65,6 +65,9 @@ def run_training(config: Any, context: StageContext, make_objective: ObjectiveOf
     folder = context.folder
     place = RunFolder(folder, context.stage.name, context.resources.progress)
     with accelerator_for(config.precision) as accelerator:
+        if is_sharded(accelerator) and config.precision == "bfloat16":
+            # DeepSpeed casts every weight; a reference has to be made with such weights as well.
+            config = config.model_copy(update={"frozen_weights": "bfloat16"})
         run = open_training(
             config,
             objective,
