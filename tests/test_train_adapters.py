@@ -75,6 +75,8 @@ def test_the_base_is_as_it_was_and_the_adapter_alone_is_kept(prepared, trained):
     assert weights_hash(str(checkpoint)) != weights_hash(str(model))
 
 
+# peft asks by a name that transformers is about to drop.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_a_checkpoint_opens_with_transformers_and_with_peft(prepared, trained):
     model, _, _ = prepared
     sees = (model / "processor_config.json").exists()

@@ -5,7 +5,6 @@ with another value; metrics then differ, or the run is refused for the reason gi
 its own says what is different. A setting that is in a config and in no list fails a test.
 """
 
-import inspect
 import math
 import shutil
 from pathlib import Path
@@ -19,7 +18,6 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference, run_sft
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.models.policy import load_policy
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.train import reference, setup
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
@@ -306,18 +304,21 @@ def test_frozen_weights_in_bfloat16_are_those_that_do_not_train(prepared, tmp_pa
     assert found[0]["logps/chosen"] != whole[0]["logps/chosen"]
 
 
-def test_checkpointed_activations_are_computed_twice(base, prepared, tmp_path, monkeypatch):
+def test_checkpointed_activations_are_computed_again(base, prepared, tmp_path, monkeypatch):
     calls = []
     forward = Qwen2MLP.forward
-    monkeypatch.setattr(
-        Qwen2MLP, "forward", lambda self, x: (calls.append(self.training), forward(self, x))[1]
-    )
+
+    def counting(layer, hidden):
+        calls.extend([layer] * torch.is_grad_enabled())
+        return forward(layer, hidden)
+
+    monkeypatch.setattr(Qwen2MLP, "forward", counting)
     found = {}
     for checkpointing in (False, True):
         changes = {"gradient_checkpointing": checkpointing, "epochs": 1}
         found[checkpointing] = trained(prepared, tmp_path / f"{checkpointing}", changes), len(calls)
         calls.clear()
-    assert found[True][1] == 2 * found[False][1]
+    assert found[True][1] == 2 * found[False][1] > 0
     assert losses(found[True][0]) == pytest.approx(losses(found[False][0]), abs=1e-6)
 
 
@@ -435,9 +436,6 @@ def test_frozen_parts_stay_as_they_are_and_others_move(freeze, with_pictures, tm
         assert (names & moved == set()) if part in freeze else (names & moved), part
 
 
-@pytest.mark.skipif(
-    "features" not in inspect.signature(load_policy).parameters, reason="no cache of features"
-)
 def test_the_outputs_of_a_frozen_tower_are_kept(with_pictures, tmp_path):
     cache = tmp_path / "cache"
     plain = trained(with_pictures, tmp_path / "a", SEEING)

@@ -15,6 +15,7 @@ from mmrlhf_engine.models.families.files import read_processor_files
 
 __all__ = ["processor_record", "weights_hash"]
 
+_HINT = "a folder, or a name on the hub that is on this machine or can be downloaded"
 _INDEX = "model.safetensors.index.json"
 _ADAPTER = "adapter_model.safetensors"
 _WITHOUT_INDEX = ("model.safetensors", "pytorch_model.bin")
@@ -77,6 +78,12 @@ def weights_hash(name: str) -> str:
 
 
 def _weight_files(name: str) -> list[Path]:
+    # Asked for first: where there is no network, each file that is asked for is waited for.
+    if not Path(name).is_dir() and _file(name, "config.json") is None:
+        raise ConfigError(
+            f"{name}: found no such folder, and no model of this name on this machine or the hub",
+            hint=_HINT,
+        )
     index = _file(name, _INDEX)
     if index is not None:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -89,7 +96,7 @@ def _weight_files(name: str) -> list[Path]:
     if single is None:
         raise ConfigError(
             f"{name}: found no weights, expected one of {', '.join((_INDEX, *_WITHOUT_INDEX))}",
-            hint="a folder, or a name on the hub that is on this machine or can be downloaded",
+            hint=_HINT,
         )
     return [single]
 
@@ -106,7 +113,7 @@ def _file(name: str, file: str) -> Path | None:
         first = str(error).splitlines()[0]
         raise ConfigError(
             f"{name}: cannot be loaded: {first}",
-            hint="a folder, or a name on the hub that is on this machine or can be downloaded",
+            hint=_HINT,
         ) from None
     return None if found is None else Path(found)
 
