@@ -10,7 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmrlhf_engine.api import run_curate, run_mm_dpo, run_pack, run_reference, run_sft
+    from mmrlhf_engine.api import (
+        run_curate,
+        run_mm_dpo,
+        run_pack,
+        run_reference,
+        run_sample,
+        run_sft,
+    )
     from mmrlhf_engine.errors import MmrlhfError
     from mmrlhf_engine.models.layout import answer_rows, attention_mask
     from mmrlhf_engine.shards.batch import PreferenceBatch
@@ -44,6 +51,7 @@ __all__ = [
     "run_mm_dpo",
     "run_pack",
     "run_reference",
+    "run_sample",
     "run_sft",
 ]
 
@@ -51,7 +59,7 @@ __version__ = "0.1.0"
 
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
-    "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sft"),
+    "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sample", "run_sft"),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),
     "shards.batch": ("PreferenceBatch",),

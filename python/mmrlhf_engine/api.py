@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmrlhf_engine.train.mm_dpo import MMDPOConfig
     from mmrlhf_engine.train.sft import SupervisedConfig
 
-__all__ = ["run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sft"]
+__all__ = ["run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sample", "run_sft"]
 
 
 def run_curate(
@@ -177,6 +177,37 @@ def run_reference(
         MissingExtraError: a package that is needed is not installed.
     """
     from mmrlhf_engine.train.reference import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model)}
+    return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, False)
+
+
+def run_sample(
+    shards: Path | str,
+    model: Path | str,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+) -> dict[str, Any]:
+    """Answer the queries of shards by a model, several times each.
+
+    Args:
+        shards: The dataset.
+        model: A name on the hub or a folder.
+        out: The run folder; the table is ``OUT/extra/sample/responses``.
+        settings: Settings by name: ``{"samples": 8, "temperature": 0.7}``.
+        progress: What is written to stderr.
+
+    Returns:
+        The report: ``folder``, queries in, answered, and left out by reason, ...
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit.
+        InputError: the shards were packed for another model.
+        MissingExtraError: a package that is needed is not installed.
+    """
+    from mmrlhf_engine.train.sample import STAGE
 
     given = {**(settings or {}), "shards": str(shards), "model": str(model)}
     return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, False)
