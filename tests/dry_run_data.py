@@ -1,8 +1,8 @@
 """Tiny models with datasets for the tests of the dry run."""
 
 from mmrlhf_engine import PreferenceLoader, open_dataset, plan_json
-from mmrlhf_engine.train.dry_run.epoch_counts import plan_of
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
+from mmrlhf_engine.train.plan import plan_of
 from model_families import WITH_VIDEOS, processor_folder, prompts
 from test_families import packed
 from tiny_models import SIDES, tiny_model

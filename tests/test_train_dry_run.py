@@ -13,9 +13,10 @@ from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.train.dry_run.costs import head_plans
 from mmrlhf_engine.train.dry_run.describe import describe_training
-from mmrlhf_engine.train.dry_run.epoch_counts import count_epoch, plan_of
+from mmrlhf_engine.train.dry_run.epoch_counts import count_epoch
 from mmrlhf_engine.train.dry_run.model_sizes import build_on_meta, read_sizes
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
+from mmrlhf_engine.train.plan import plan_of
 from mmrlhf_engine.train.sft import SupervisedConfig
 from model_families import MAKERS, processor_folder
 from pack_data import picture, put, write_lines

@@ -7,10 +7,11 @@ import pytest
 from mmrlhf_engine import PreferenceLoader, open_dataset, plan_json
 from mmrlhf_engine.run.config import load_config
 from mmrlhf_engine.train.dry_run.describe import Device, describe_training
-from mmrlhf_engine.train.dry_run.epoch_counts import count_epoch, plan_of
+from mmrlhf_engine.train.dry_run.epoch_counts import count_epoch
 from mmrlhf_engine.train.dry_run.memory import memory_of_step, total
 from mmrlhf_engine.train.dry_run.model_sizes import build_on_meta, read_sizes
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
+from mmrlhf_engine.train.plan import plan_of
 from paper_data import model_folder, paper_shards
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")

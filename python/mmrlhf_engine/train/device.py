@@ -16,7 +16,13 @@ from transformers.utils import logging as transformers_logging
 
 from mmrlhf_engine.errors import ConfigError
 
-__all__ = ["accelerator_for", "default_precision", "gather_values", "is_sharded"]
+__all__ = [
+    "accelerator_for",
+    "default_precision",
+    "gather_values",
+    "is_deepspeed_asked_for",
+    "is_sharded",
+]
 
 
 def default_precision() -> str:
@@ -49,6 +55,11 @@ def accelerator_for(precision: str) -> Iterator[Accelerator]:
         if had_bars:
             transformers_logging.enable_progress_bar()
         AcceleratorState._reset_state(reset_partial_state=expected == 1)
+
+
+def is_deepspeed_asked_for() -> bool:
+    """Whether ``accelerate launch`` says by its variable that DeepSpeed is to share a model out."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

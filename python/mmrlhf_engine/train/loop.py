@@ -161,7 +161,7 @@ def evaluate(run: Training, model: Any) -> dict[str, float]:
     assert run.evaluation is not None
     run.evaluation.set_epoch(0)
     outputs = StepMetrics()
-    counted = [torch.zeros(2, device=accelerator.device)]
+    counted = [torch.zeros(2, dtype=torch.int64, device=accelerator.device)]
     model.eval()
     for batch in run.evaluation:
         # Sums over the packs: means are taken when their number is known.
@@ -175,7 +175,7 @@ def evaluate(run: Training, model: Any) -> dict[str, float]:
     values = outputs.values(partial(gather_values, accelerator))
     return {
         f"eval_{name}": value
-        for name, value in objective.means(values, Totals(int(pairs), int(tokens))).items()
+        for name, value in objective.means(values, Totals(pairs, tokens)).items()
     }
 
 
@@ -183,8 +183,7 @@ def evaluate_if_due(run: Training, model: Any) -> None:
     """Evaluate before the first step, every so many steps, and after the last."""
     due = run.step % run.config.evaluation.every == 0 or run.step == run.total_steps
     if run.evaluation is not None and due:
-        run.evaluated[run.step] = evaluate(run, model)
-        log(run, run.evaluated[run.step])
+        log(run, evaluate(run, model))
 
 
 def log(run: Training, values: dict[str, float]) -> None:

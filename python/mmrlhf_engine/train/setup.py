@@ -21,9 +21,10 @@ from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.accounting import Accounting
 from mmrlhf_engine.train.checkpoint import Checkpoints
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
-from mmrlhf_engine.train.device import default_precision
+from mmrlhf_engine.train.device import default_precision, is_deepspeed_asked_for
 from mmrlhf_engine.train.metrics import MetricsWriter
 from mmrlhf_engine.train.objective import Objective
+from mmrlhf_engine.train.plan import plan_of
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.training import Training
 
@@ -51,16 +52,19 @@ def resolved(config: Any) -> Any:
     for name in ("shards", "model"):
         if not getattr(config, name):
             raise ConfigError(f"{name}: not given", hint="mmrlhf-engine COMMAND SHARDS --model M")
+    evaluation = config.evaluation
+    if evaluation.share and evaluation.shards is not None:
+        raise ConfigError("evaluation: found share and shards, expected one of them")
+    if config.precision is None:
+        config = config.model_copy(update={"precision": default_precision()})
+    if config.precision == "bfloat16" and is_deepspeed_asked_for():
+        # DeepSpeed casts every weight; a reference has to be made with such weights as well.
+        return config.model_copy(update={"frozen_weights": "bfloat16"})
     if config.frozen_weights == "bfloat16" and config.lora is None and "text" not in config.freeze:
         raise ConfigError(
             "frozen_weights: found bfloat16, but the weights of the text model train",
             hint="lora, or freeze the text model",
         )
-    evaluation = config.evaluation
-    if evaluation.share and evaluation.shards is not None:
-        raise ConfigError("evaluation: found share and shards, expected one of them")
-    if config.precision is None:
-        return config.model_copy(update={"precision": default_precision()})
     return config
 
 
@@ -153,11 +157,8 @@ def _metrics(
 def _data(
     config: TrainSettings, columns: Mapping[str, ColumnRequest], place: RunFolder
 ) -> PreferenceDataset:
-    data = PreferenceDataset(
-        config.shards,
-        packs_per_step=config.data.packs_per_step,
-        **_plan(config, columns, "train" if config.evaluation.share else None),
-    )
+    plan = plan_of(config).model_dump()
+    data = PreferenceDataset(config.shards, columns=columns, threads=config.threads, **plan)
     if data.units_above_budget:
         what = "left out" if config.data.too_large == "drop" else "packed alone"
         place.progress.say(
@@ -169,28 +170,16 @@ def _data(
 def _evaluation(
     config: TrainSettings, columns: Mapping[str, ColumnRequest]
 ) -> PreferenceDataset | None:
-    if config.evaluation.shards is not None:
-        return PreferenceDataset(config.evaluation.shards, **_plan(config, columns, None))
-    if config.evaluation.share:
-        return PreferenceDataset(config.shards, **_plan(config, columns, "held_out"))
-    return None
-
-
-def _plan(
-    config: TrainSettings, columns: Mapping[str, ColumnRequest], part: str | None
-) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "tokens": config.data.tokens,
-        "unit": config.data.unit,
-        "pairs_per_query": config.data.pairs_per_query,
-        "too_large": config.data.too_large,
-        "seed": config.seed,
-        "columns": columns,
-        "threads": config.threads,
-    }
-    if part is not None:
-        settings["hold_out"] = {"share": config.evaluation.share, "part": part}
-    return settings
+    other = config.evaluation.shards
+    if other is None and not config.evaluation.share:
+        return None
+    # A step of it is a pack a process: there is none to wait for.
+    plan = plan_of(config, "held_out" if other is None else None).model_dump(
+        exclude={"packs_per_step"}
+    )
+    return PreferenceDataset(
+        other or config.shards, columns=columns, threads=config.threads, **plan
+    )
 
 
 def _total_steps(config: TrainSettings, data: PreferenceDataset, accelerator: Accelerator) -> int:

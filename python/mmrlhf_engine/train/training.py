@@ -40,5 +40,3 @@ class Training:
     """Shards, weights and columns as :func:`training_stage.inputs_of` describes them; a checkpoint
     goes on with the same alone."""
     step: int = 0
-    evaluated: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Metrics of each evaluation, by its step."""

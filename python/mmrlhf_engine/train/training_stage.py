@@ -10,8 +10,9 @@ from mmrlhf_engine.models.policy import weights_hash
 from mmrlhf_engine.run.stage import StageContext
 from mmrlhf_engine.shards.dataset import ShardDataset
 from mmrlhf_engine.train.compatible import model_folder
-from mmrlhf_engine.train.device import accelerator_for, is_sharded
+from mmrlhf_engine.train.device import accelerator_for
 from mmrlhf_engine.train.loop import train
+from mmrlhf_engine.train.metrics import read_metrics
 from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.pair_columns import column_versions
 from mmrlhf_engine.train.report.page import write_training_page
@@ -65,9 +66,6 @@ def run_training(config: Any, context: StageContext, make_objective: ObjectiveOf
     folder = context.folder
     place = RunFolder(folder, context.stage.name, context.resources.progress)
     with accelerator_for(config.precision) as accelerator:
-        if is_sharded(accelerator) and config.precision == "bfloat16":
-            # DeepSpeed casts every weight; a reference has to be made with such weights as well.
-            config = config.model_copy(update={"frozen_weights": "bfloat16"})
         run = open_training(
             config,
             objective,
@@ -88,12 +86,12 @@ def run_training(config: Any, context: StageContext, make_objective: ObjectiveOf
             model = folder / "model"
             model.unlink(missing_ok=True)
             model.symlink_to(newest.relative_to(folder))
-    evaluated = sorted(run.evaluated)
+    evaluated = [line for line in read_metrics(folder / "metrics.jsonl") if "eval_loss" in line]
     pictures: dict[str, Any] = run.accounting.pictures()
     context.finish(
         **run.accounting.rows(),
         **pictures,
         steps=run.total_steps,
-        before=run.evaluated[evaluated[0]] if evaluated else None,
-        after=run.evaluated[evaluated[-1]] if evaluated else None,
+        before=evaluated[0] if evaluated else None,
+        after=evaluated[-1] if evaluated else None,
     )

@@ -16,11 +16,12 @@ import polars as pl
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.shards.loader import PreferenceLoader
-from mmrlhf_engine.shards.plan import PlanSettings, plan_json
+from mmrlhf_engine.shards.plan import plan_json
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
+from mmrlhf_engine.train.plan import plan_of
 from mmrlhf_engine.train.settings import TrainSettings
 
-__all__ = ["EpochCounts", "count_epoch", "plan_of"]
+__all__ = ["EpochCounts", "count_epoch"]
 
 Numbers = npt.NDArray[np.int64]
 _PREFETCH_BYTES = 64 << 20
@@ -57,22 +58,6 @@ class EpochCounts:
     def most(self, column: str) -> int:
         """The largest value of a column of ``packs``."""
         return int(self.packs[column].max())  # type: ignore[arg-type]
-
-
-def plan_of(settings: TrainSettings) -> PlanSettings:
-    """The plan that training under these settings follows."""
-    data = settings.data
-    fields: dict[str, Any] = {
-        "budget": {"tokens": data.tokens},
-        "packs_per_step": data.packs_per_step,
-        "unit": data.unit,
-        "seed": settings.seed,
-        "pairs_per_query": data.pairs_per_query,
-        "too_large": data.too_large,
-    }
-    if settings.evaluation.share:
-        fields["hold_out"] = {"share": settings.evaluation.share}
-    return PlanSettings.model_validate(fields)
 
 
 def count_epoch(settings: TrainSettings, *, window: int = 0) -> EpochCounts:
