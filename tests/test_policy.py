@@ -346,3 +346,19 @@ def test_pictures_are_not_given_to_a_model_of_text_alone(tmp_path):
     batch = next(batch for batch in case.batches() if len(batch.placeholder_start))
     with pytest.raises(InputError, match="Qwen2ForCausalLM reads text alone"):
         policy(ModelPack.of(batch), lambda hidden, *_: hidden)
+
+
+@pytest.mark.parametrize(("freeze", "kept"), [(("tower",), False), ((), True)])
+def test_checkpointing_leaves_a_frozen_tower_alone(freeze, kept, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tiny_model("internvl", processor_folder("internvl", folder)).save_pretrained(folder)
+    policy = load_policy(str(folder), freeze=freeze, gradient_checkpointing=True).train()
+    found = []
+    base = policy.model.base_model
+    base.vision_tower.register_forward_hook(
+        lambda *call: found.append(call[-1].last_hidden_state.requires_grad)
+    )
+    pixels = torch.zeros(1, 3, 28, 28)
+    base.get_image_features(pixels)
+    assert found == [kept]
