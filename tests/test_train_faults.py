@@ -19,7 +19,8 @@ from mmrlhf_engine.errors import ConfigError, CorruptDataError, InputError, Stag
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.train.checkpoint import Checkpoints
 from pack_data import CHATML, tokenizer_folder
-from train_data import TINY, metrics_of, pack_rows, text_model, text_rows, text_shards
+from tiny_models import TEXT
+from train_data import metrics_of, pack_rows, text_model, text_rows, text_shards
 
 SMALL = {
     "data.tokens": 300,
@@ -194,7 +195,7 @@ def test_columns_that_have_changed_are_no_part_of_a_finished_run(prepared, tmp_p
 
 def _reward_class(folder):
     size = json.loads((folder / "config.json").read_text())["vocab_size"]
-    config = Qwen2Config(**TINY, vocab_size=size, num_labels=1)
+    config = Qwen2Config(**TEXT, vocab_size=size, num_labels=1)
     Qwen2ForSequenceClassification(config).save_pretrained(folder)
 
 

@@ -81,7 +81,7 @@ def test_a_last_line_that_lacks_only_its_end_of_line_stays(tmp_path):
     assert [line["step"] for line in read_metrics(file)] == [1, 2, 3]
 
 
-def test_a_run_that_begins_anew_keeps_nothing(tmp_path):
+def test_a_run_that_begins_at_step_0_keeps_nothing(tmp_path):
     metrics = writer(tmp_path)
     metrics.log(0, 10, {"eval_loss": 0.7})
     metrics.close()

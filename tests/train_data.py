@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from mmrlhf_engine import run_mm_dpo, run_reference
 from mmrlhf_engine.pack import pack
 from pack_data import tokenizer_folder, words, write_lines
+from tiny_models import TEXT
 
 # One process imports the heavy packages; each run is forked from it, before any thread is started.
 SERVER = multiprocessing.get_context("forkserver")
@@ -22,25 +23,13 @@ SERVER.set_forkserver_preload(
     ]
 )
 
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-
 
 def text_model(folder: Path, seed: int = 0) -> Path:
     """A random Qwen2 with a tokenizer, saved as a Hugging Face folder."""
     tokenizer_folder(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(Qwen2Config(**TINY, vocab_size=len(tokenizer)))
+    model = Qwen2ForCausalLM(Qwen2Config(**TEXT, vocab_size=len(tokenizer)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2.0)

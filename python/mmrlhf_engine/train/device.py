@@ -7,6 +7,7 @@ whether DeepSpeed shares the model out; nothing here depends on which.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -15,19 +16,34 @@ from accelerate.utils import DistributedType
 from transformers.utils import logging as transformers_logging
 
 from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.train.settings import ModelSettings
 
 __all__ = [
     "accelerator_for",
-    "default_precision",
     "gather_values",
     "is_deepspeed_asked_for",
     "is_sharded",
+    "with_precision",
 ]
 
+SettingsOf = TypeVar("SettingsOf", bound=ModelSettings)
 
-def default_precision() -> str:
-    """``bfloat16`` where there is a GPU, else ``float32``."""
-    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+def with_precision(config: SettingsOf) -> SettingsOf:
+    """The settings of a command with the precision that null stands for.
+
+    Raises:
+        ConfigError: the shards or the model are not named.
+    """
+    for name in ("shards", "model"):
+        if not getattr(config, name):
+            raise ConfigError(
+                f"{name}: not given", hint="mmrlhf-engine COMMAND SHARDS --model MODEL --out RUN"
+            )
+    if config.precision is None:
+        precision = "bfloat16" if torch.cuda.is_available() else "float32"
+        return config.model_copy(update={"precision": precision})
+    return config
 
 
 @contextmanager

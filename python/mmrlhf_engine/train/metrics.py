@@ -110,7 +110,7 @@ class MetricsWriter:
             progress: told of every line.
             command: named on the line of progress.
             after_step: the step that a resumed run goes on from; what was logged after it is
-                removed. 0 begins anew.
+                removed; with 0 that is all of them.
 
         Raises:
             ConfigError: a name in ``track`` is unknown, or wandb does not start.

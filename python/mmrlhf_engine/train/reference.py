@@ -15,21 +15,21 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import LinearHead, load_policy, weights_hash
-from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
-from mmrlhf_engine.train.device import accelerator_for, default_precision
+from mmrlhf_engine.train.device import accelerator_for, with_precision
 from mmrlhf_engine.train.reference_columns import FIELD, column_set_of, model_conditions
+from mmrlhf_engine.train.settings import ModelSettings
 from mmrlhf_engine.train.setup import halve_frozen_weights
 from mmrlhf_kernels import fused_linear_logp, sequence_of_row, sequence_sums
 
@@ -39,32 +39,22 @@ _KEEP_EVERY = 50
 """Steps, of a pack for each process, between two records of what is done."""
 
 
-class ReferenceConfig(Section):
+class ReferenceConfig(ModelSettings):
     """Settings of ``reference``."""
 
-    shards: str = ""
-    """The dataset of preference shards that gets the column."""
-    model: str = ""
-    """The reference model: a name on the hub or a folder."""
     name: str | None = None
     """Of the column set, after ``reflogp/``; null is the last part of the model's name."""
-    precision: Literal["float32", "bfloat16"] | None = None
-    """Of products, as in training. Null is bfloat16 on a GPU, float32 on a CPU."""
     frozen_weights: Literal["float32", "bfloat16"] = "float32"
     """How weights are kept; as training keeps those of its text model."""
-    other_template: bool = False
-    """Whether the shards may be rendered by another chat template than the model's own."""
     tokens: PositiveInt = 16_384
     """The most that a pack may hold, of text and images together."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a query that fits no pack; a response left out has no value."""
-    threads: NonNegativeInt = 0
-    """Threads of the loader; 0 is one less than there are cores."""
 
 
 def run(config: ReferenceConfig, context: StageContext) -> None:
     """Score every response, then write the column; what was scored is kept on the way."""
-    config = _resolved(config)
+    config = with_precision(config)
     dataset = open_dataset(config.shards)
     check_model_fits(dataset, config.model, other_template=config.other_template)
     made_with = _provenance(config, dataset)
@@ -246,17 +236,8 @@ def _provenance(config: ReferenceConfig, dataset: ShardDataset) -> dict[str, Any
     return dataset.provenance(**conditions)
 
 
-def _resolved(config: ReferenceConfig) -> ReferenceConfig:
-    for name in ("shards", "model"):
-        if not getattr(config, name):
-            raise ConfigError(f"{name}: not given", hint="mmrlhf-engine reference SHARDS --model M")
-    if config.precision is None:
-        return config.model_copy(update={"precision": default_precision()})
-    return config
-
-
 def _external(config: ReferenceConfig) -> list[object]:
-    config = _resolved(config)
+    config = with_precision(config)
     dataset = open_dataset(config.shards)
     made_with, column_set = _provenance(config, dataset), _column_set(config)
     # A column that another model has replaced is to be made again.

@@ -17,9 +17,8 @@ from typing import Any, Literal
 
 import polars as pl
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
-from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.checkpoint import read_model
 from mmrlhf_engine.models.generation import Answer, Prompt, SamplingSettings, sample_answers
 from mmrlhf_engine.models.policy import weights_hash
@@ -31,7 +30,8 @@ from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits
-from mmrlhf_engine.train.device import accelerator_for, default_precision
+from mmrlhf_engine.train.device import accelerator_for, with_precision
+from mmrlhf_engine.train.settings import ModelSettings
 
 __all__ = ["RESPONSES", "STAGE", "SampleConfig", "closing_of"]
 
@@ -55,33 +55,23 @@ _LOOKED_AT = 1000
 """Responses from which it is learned how an answer ends."""
 
 
-class SampleConfig(SamplingSettings):
+class SampleConfig(ModelSettings, SamplingSettings):
     """Settings of ``sample``."""
 
-    shards: str = ""
-    """The dataset of preference shards whose queries are answered."""
-    model: str = ""
-    """A name on the hub or a folder; of an adapter, its base with the adapter merged."""
     queries: PositiveInt | None = None
     """Answer a random subset of so many, of the seed; null is all."""
     batch: PositiveInt = 4
     """Queries that are answered together: they share each reading of the weights, for which a GPU
     waits, and all of their keys and values are in memory at once."""
-    precision: Literal["float32", "bfloat16"] | None = None
-    """Of weights and products. Null is bfloat16 on a GPU, float32 on a CPU."""
-    other_template: bool = False
-    """Whether the shards may be rendered by another chat template than the model's own."""
     tokens: PositiveInt = 16_384
     """The most that a query may hold with the answers in the shards, text and images together."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a query with more tokens; ``alone`` answers it like any other."""
-    threads: NonNegativeInt = 0
-    """Threads of the loader; 0 is one less than there are cores."""
 
 
 def run(config: SampleConfig, context: StageContext) -> None:
     """Answer every query, then write the table; what was answered is kept on the way."""
-    config = _resolved(config)
+    config = with_precision(config)
     dataset = open_dataset(config.shards)
     check_model_fits(dataset, config.model, other_template=config.other_template)
     parts = _Parts(context.scratch)
@@ -306,17 +296,8 @@ def _with_queries(rows: pl.DataFrame, dataset: ShardDataset) -> pl.DataFrame:
     return rows.join(known, on="query", how="left", maintain_order="left")
 
 
-def _resolved(config: SampleConfig) -> SampleConfig:
-    for name in ("shards", "model"):
-        if not getattr(config, name):
-            raise ConfigError(f"{name}: not given", hint="mmrlhf-engine sample SHARDS --model M")
-    if config.precision is None:
-        return config.model_copy(update={"precision": default_precision()})
-    return config
-
-
 def _external(config: SampleConfig) -> list[object]:
-    config = _resolved(config)
+    config = with_precision(config)
     return [open_dataset(config.shards).fingerprint, weights_hash(config.model), config.precision]
 
 

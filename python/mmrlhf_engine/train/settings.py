@@ -18,6 +18,7 @@ __all__ = [
     "DataSettings",
     "EvaluationSettings",
     "LoraSettings",
+    "ModelSettings",
     "OptimizerSettings",
     "ScheduleSettings",
     "TrainSettings",
@@ -109,22 +110,30 @@ class CheckpointSettings(Section):
     """Checkpoints that are kept, the newest ones."""
 
 
-class TrainSettings(Section):
-    """What every training command can be told."""
+class ModelSettings(Section):
+    """What every command can be told that runs a model over shards."""
 
     shards: str = ""
     """The dataset of preference shards."""
     model: str = ""
-    """A name on the hub or a folder; the weights to begin with."""
+    """A name on the hub or a folder; of an adapter, its base with the adapter merged."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of products. Null is bfloat16 on a GPU, float32 on a CPU."""
+    other_template: bool = False
+    """Whether the shards may be rendered by another chat template than the model's own."""
+    threads: NonNegativeInt = 0
+    """Threads of the loader; 0 is one less than there are cores."""
+
+
+class TrainSettings(ModelSettings):
+    """What every training command can be told. Weights that train are kept in float32."""
+
     seed: int = Field(default=0, ge=0)
     """Of the order and of everything random."""
     epochs: PositiveInt = 1
     """Passes over the data."""
     steps: PositiveInt | None = None
     """Ends after so many steps, if the epochs have more."""
-    precision: Literal["float32", "bfloat16"] | None = None
-    """Of products; bfloat16 keeps the weights that train in float32. Null is bfloat16 on a GPU,
-    float32 on a CPU."""
     frozen_weights: Literal["float32", "bfloat16"] = "float32"
     """How weights that do not train are kept; bfloat16, for adapters, halves their memory."""
     freeze: tuple[Literal["tower", "projector", "text", "head"], ...] = ("tower",)
@@ -133,8 +142,6 @@ class TrainSettings(Section):
     """Adapters in place of the weights; null trains the weights."""
     gradient_checkpointing: bool = True
     """Compute activations again in the backward pass: a third more work, far less memory."""
-    other_template: bool = False
-    """Whether the shards may be rendered by another chat template than the model's own."""
     compile: bool = False
     """Compile the layers of the text model (``torch.compile``)."""
     cache_features: str | None = None
@@ -146,5 +153,3 @@ class TrainSettings(Section):
     checkpoint: CheckpointSettings = CheckpointSettings()
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics go, beside ``metrics.jsonl`` and the page."""
-    threads: NonNegativeInt = 0
-    """Threads of the loader; 0 is one less than there are cores."""

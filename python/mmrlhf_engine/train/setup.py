@@ -21,7 +21,7 @@ from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.accounting import Accounting
 from mmrlhf_engine.train.checkpoint import Checkpoints
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
-from mmrlhf_engine.train.device import default_precision, is_deepspeed_asked_for
+from mmrlhf_engine.train.device import is_deepspeed_asked_for, with_precision
 from mmrlhf_engine.train.metrics import MetricsWriter
 from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.plan import plan_of
@@ -49,14 +49,10 @@ def resolved(config: Any) -> Any:
     Raises:
         ConfigError: the shards or the model are not named, or settings do not fit together.
     """
-    for name in ("shards", "model"):
-        if not getattr(config, name):
-            raise ConfigError(f"{name}: not given", hint="mmrlhf-engine COMMAND SHARDS --model M")
+    config = with_precision(config)
     evaluation = config.evaluation
     if evaluation.share and evaluation.shards is not None:
         raise ConfigError("evaluation: found share and shards, expected one of them")
-    if config.precision is None:
-        config = config.model_copy(update={"precision": default_precision()})
     if config.precision == "bfloat16" and is_deepspeed_asked_for():
         # DeepSpeed casts every weight; a reference has to be made with such weights as well.
         return config.model_copy(update={"frozen_weights": "bfloat16"})
