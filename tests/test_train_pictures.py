@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference, run_sft
 from mmrlhf_engine.errors import InputError, StageError
 from test_families import packed
-from train_data import TINY, metrics_of, pack_rows, text_rows, text_shards
+from tiny_models import TEXT
+from train_data import metrics_of, pack_rows, text_rows, text_shards
 from train_pictures import picture_model, picture_rows
 
 SMALL = {
@@ -74,7 +75,7 @@ def test_too_many_broken_pictures_stop_the_run(prepared, tmp_path):
 
 def text_model_with_the_tokenizer_of(model, folder):
     tokenizer = AutoTokenizer.from_pretrained(model)
-    Qwen2ForCausalLM(Qwen2Config(**TINY, vocab_size=len(tokenizer))).save_pretrained(folder)
+    Qwen2ForCausalLM(Qwen2Config(**TEXT, vocab_size=len(tokenizer))).save_pretrained(folder)
     for file in model.glob("*token*"):
         shutil.copyfile(file, folder / file.name)
     shutil.copyfile(model / "chat_template.jinja", folder / "chat_template.jinja")
