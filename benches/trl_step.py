@@ -36,6 +36,7 @@ NOT_MEASURED = [
     "a model of a released size: widths, layers and pictures are small",
     "prompts and answers of different lengths, where a padded batch wastes more",
     "several pictures a query, videos, adapters, a tower that trains",
+    "checkpointing of activations, except where it is asked for",
     "memory of MKL and oneDNN, of NumPy and of Rust; inputs that lie there before a step",
 ]
 
@@ -49,7 +50,6 @@ class Case:
     """Tokens of an answer; a prompt has 360."""
     answers: int
     """Of a query; every pair of them is trained on."""
-    checkpointing: bool
 
     @property
     def queries(self) -> int:
@@ -68,10 +68,9 @@ class Case:
 
 
 CASES = [
-    *(Case(family, 24, 2, False) for family in FAMILIES),
-    *(Case(family, 90, 2, False) for family in FAMILIES),
-    *(Case(family, 24, 4, False) for family in FAMILIES),
-    *(Case(family, 24, 2, True) for family in FAMILIES),
+    Case(family, answer, answers)
+    for answer, answers in ((24, 2), (90, 2), (24, 4))
+    for family in FAMILIES
 ]
 """Answers of 24 and 90 tokens: prompt to answer 15:1 and 4:1."""
 
@@ -81,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--first-runs", type=int, default=3)
+    parser.add_argument("--checkpointing", action="store_true", help="Of activations, in all.")
     arguments = parser.parse_args()
     parameters = vars(arguments) | {"steps": STEPS, "later_steps": LATER_STEPS, "many": MANY}
     rows = []
@@ -97,7 +97,7 @@ def _case(case: Case, folder: Path, arguments: argparse.Namespace) -> dict[str, 
         "folder": str(folder),
         "tokens": case.tokens,
         "steps": STEPS,
-        "checkpointing": case.checkpointing,
+        "checkpointing": arguments.checkpointing,
         "pairs_of_step": case.pairs,
     }
     sizes = {"queries": STEPS * case.queries, "many": MANY}
@@ -110,7 +110,7 @@ def _case(case: Case, folder: Path, arguments: argparse.Namespace) -> dict[str, 
     row["memory"] = _memory(
         {name: _run(common | {"what": "memory", "contender": name}) for name in LATER_STEPS}
     )
-    if case.answer == 24 and case.answers == 2 and not case.checkpointing:
+    if case.answer == 24 and case.answers == 2:
         row["first_step"] = _first(common, arguments.first_runs)
     return row
 
@@ -174,7 +174,7 @@ def _memory(found: dict[str, Any]) -> dict[str, Any]:
 
 def _first(common: dict[str, Any], runs: int) -> dict[str, Any]:
     """Medians of [wall, processor] seconds of each part."""
-    parts: dict[str, list[dict[str, list[float]]]] = {"ours": [], "trl": []}
+    parts: dict[str, list[dict[str, list[float]]]] = {name: [] for name in LATER_STEPS}
     for _ in range(runs):
         for name, found in parts.items():
             out = Path(common["folder"]) / "first"
