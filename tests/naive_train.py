@@ -52,8 +52,16 @@ def losses(model, reference, shards, steps, total_steps, config):
             scores = [answer_logp(model, prompt, answer) for answer in (chosen, rejected)]
             with torch.no_grad():
                 before = [answer_logp(reference, prompt, answer) for answer in (chosen, rejected)]
-            gap = (scores[0] - scores[1]) - (before[0] - before[1])
-            terms.append(-torch.nn.functional.logsigmoid(beta_of(pairs.pairs[row], config) * gap))
+            beta = beta_of(pairs.pairs[row], config)
+            if config.loss_type == "ipo":
+                ends = [
+                    (new - old) / len(ids)
+                    for new, old, ids in zip(scores, before, (chosen, rejected), strict=True)
+                ]
+                terms.append((ends[0] - ends[1] - 1 / (2 * beta)) ** 2)
+            else:
+                gap = (scores[0] - scores[1]) - (before[0] - before[1])
+                terms.append(-torch.nn.functional.logsigmoid(beta * gap))
             chosen_logps.append(scores[0])
             tokens += len(chosen)
         loss = sum(terms) / len(rows) - config.sft_weight * sum(chosen_logps) / tokens

@@ -147,21 +147,35 @@ def test_a_run_that_is_finished_is_not_repeated(tmp_path, monkeypatch):
     assert scored == []
 
 
-def test_another_model_of_the_same_name_makes_a_new_revision(tmp_path):
+def test_another_model_of_the_same_name_has_a_column_of_its_own(tmp_path):
     model, shards = text_shards(tmp_path, queries=4)
     other = text_model(tmp_path / "other" / "model", seed=1)
     run_reference(shards, model, tmp_path / "run", TOKENS)
-    first, (entry,) = column_of(shards), open_dataset(shards).column_sets
-    run_reference(shards, other, tmp_path / "other_run", TOKENS)
+    first = column_of(shards)
+    report = run_reference(shards, other, tmp_path / "other_run", TOKENS)
+    assert report["column_set"].startswith("reflogp/model-")
+    run_reference(shards, model, tmp_path / "half", {**TOKENS, "precision": "bfloat16"})
+    assert len(open_dataset(shards).column_sets) == 3
+    assert np.array_equal(column_of(shards), first)
+    for given in (model, other):
+        run_mm_dpo(shards, given, tmp_path / given.parent.name, {"data.tokens": 300})
+
+
+def test_a_name_that_is_given_is_that_of_the_newest_model(tmp_path):
+    model, shards = text_shards(tmp_path, queries=4)
+    other = text_model(tmp_path / "other" / "model", seed=1)
+    named = {**TOKENS, "name": "chosen"}
+    run_reference(shards, model, tmp_path / "run", named)
+    (entry,) = open_dataset(shards).column_sets
+    run_reference(shards, other, tmp_path / "other_run", named)
     (replaced,) = open_dataset(shards).column_sets
     assert (replaced.name, replaced.filled) == (entry.name, entry.filled)
     assert replaced.revision > entry.revision
-    assert abs(column_of(shards) - first).min() > 1e-3
     # The first run is finished, but its column is gone: what mm-dpo advises makes it again.
     with pytest.raises(InputError, match="no log-probabilities of the model that trains"):
         run_mm_dpo(shards, model, tmp_path / "run", {"data.tokens": 300})
-    run_reference(shards, model, tmp_path / "run", TOKENS)
-    assert np.array_equal(column_of(shards), first)
+    run_reference(shards, model, tmp_path / "run", named)
+    assert open_dataset(shards).column_sets[0].revision > replaced.revision
 
 
 def test_references_of_several_names_lie_beside_one_another(tmp_path):

@@ -53,8 +53,9 @@ def largest_difference(left, right):
         {"sft_weight": 0.25},
         {"beta_rule": "constant", "beta": 0.3, "schedule.name": "constant"},
         {"gradient_checkpointing": True, "schedule.warmup": 0.5},
+        {"loss_type": "ipo", "sft_weight": 0.25},
     ],
-    ids=["paper", "constant", "checkpointed"],
+    ids=["paper", "constant", "checkpointed", "ipo"],
 )
 def test_losses_are_those_of_each_pair_alone(prepared, tmp_path, settings):
     model, shards = prepared

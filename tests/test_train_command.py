@@ -188,7 +188,7 @@ def test_ctrl_c_ends_the_command_with_130(prepared, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "interrupted: a checkpoint of the last step is there" in err
+    assert "interrupted: what was kept is there" in err
     assert "Traceback" not in err
     assert_stopped_whole(tmp_path)
 

@@ -125,7 +125,14 @@ LORA_CHANGED = {
 # Each has a test of its own below.
 APART = {
     *("precision", "gradient_checkpointing", "other_template", "compile", "cache_features"),
-    *("data.too_large", "evaluation.shards", "evaluation.every", "track", "threads"),
+    *(
+        "data.too_large",
+        "evaluation.shards",
+        "evaluation.seed",
+        "evaluation.every",
+        "track",
+        "threads",
+    ),
     *("checkpoint.every", "checkpoint.keep"),
 }
 
@@ -447,3 +454,11 @@ def test_the_outputs_of_a_frozen_tower_are_kept(with_pictures, tmp_path):
     assert any(file.is_file() for file in cache.rglob("*"))
     with pytest.raises(ConfigError, match="tower"):
         trained(with_pictures, tmp_path / "d", {**changes, "freeze": []})
+
+
+def test_another_seed_holds_other_queries_out(prepared, tmp_path):
+    first, second = (
+        trained(prepared, tmp_path / f"{seed}", {"evaluation.share": 0.3, "evaluation.seed": seed})
+        for seed in (0, 1)
+    )
+    assert losses(first) != losses(second)

@@ -25,6 +25,11 @@ PRECISION = click.option(
     type=click.Choice(["float32", "bfloat16"]),
     help="Of products; by default bfloat16 on a GPU.",
 )
+RESUME = click.option(
+    "--resume/--restart",
+    default=True,
+    help="Go on with what is there (default), or remove it and begin again.",
+)
 TOKENS = click.option("--tokens", type=click.IntRange(min=1), help="Tokens that a pack may hold.")
 
 
@@ -33,11 +38,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         PROGRESS,
         click.option("--dry-run", is_flag=True, help="Say what would run and what it needs."),
-        click.option(
-            "--resume/--restart",
-            default=True,
-            help="Go on from the newest checkpoint (default), or remove all and begin again.",
-        ),
+        RESUME,
         click.option("--keep", type=click.IntRange(min=1), help="Checkpoints that are kept."),
         click.option("--save-every", type=click.IntRange(min=1), help="Steps between checkpoints."),
         click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps."),
@@ -87,8 +88,9 @@ def mm_dpo(out: Path, **options: Any) -> None:
 @click.command()
 @training_options
 def sft(out: Path, **options: Any) -> None:
-    """Train a model on the chosen answers of preference shards.
+    """Train a model on the chosen answers alone.
 
+    SHARDS is the dataset.
     The same command goes on from the newest checkpoint of OUT/extra/sft.
     """
     from mmrlhf_engine.train import sft as command
@@ -110,7 +112,7 @@ def sft(out: Path, **options: Any) -> None:
 def reference(
     out: Path, config_file: Path | None, overrides: tuple[str, ...], progress: Any, **options: Any
 ) -> None:
-    """Write a reference model's log-probabilities beside the shards.
+    """Write the log-probabilities of a reference model.
 
     SHARDS is the dataset; it gets a sidecar column. OUT keeps the report.
     """
@@ -143,11 +145,12 @@ def reference(
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens that a query may hold.")
 @PRECISION
 @THREADS
+@RESUME
 @PROGRESS
 def sample(
     out: Path, config_file: Path | None, overrides: tuple[str, ...], progress: Any, **options: Any
 ) -> None:
-    """Answer the queries of preference shards by a model, several times each.
+    """Answer each query several times by a local model.
 
     SHARDS is the dataset. The answers are the table OUT/extra/sample/responses.
     """
@@ -156,10 +159,11 @@ def sample(
     from mmrlhf_engine.train import sample as command
     from mmrlhf_engine.train.run import run_command
 
+    resume = options.pop("resume")
     named = {**options, "shards": _text(options["shards"])}
     config = load_config(command.SampleConfig, config_file, [*overrides, *as_overrides(named)])
     with interruptible("the same command goes on where it was"):
-        report = run_command(command.STAGE, config, out, Progress(progress))
+        report = run_command(command.STAGE, config, out, Progress(progress), restart=not resume)
     click.echo(
         f"{Path(report['folder']) / 'responses'}: {report['responses']:,} answers to "
         f"{report['rows_out']:,} queries"
@@ -196,7 +200,7 @@ def _train(stage: Any, out: Path, options: dict[str, Any]) -> None:
 
         click.echo(describe_training(config))
         return
-    with interruptible("a checkpoint of the last step is there; the same command goes on from it"):
+    with interruptible("what was kept is there, and the same command goes on from it"):
         report = run_command(stage, config, out, Progress(progress), restart=not resume)
     folder = Path(report["folder"])
     click.echo(f"{folder / 'model'}: {report['steps']:,} steps; the page is {folder}/report.html")

@@ -147,4 +147,6 @@ def merge_adapter(model: Any, name: str) -> Any:
         raise MissingExtraError("peft", extra="train", needed_for=f"the adapter {name}") from None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
-        return PeftModel.from_pretrained(model, name).merge_and_unload()
+        merged = PeftModel.from_pretrained(model, name).merge_and_unload()
+    # peft freezes the base that an adapter is put on.
+    return merged.requires_grad_(True)

@@ -94,6 +94,8 @@ def parse_share(text: str, setting: str) -> float:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file of settings")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -45,8 +45,8 @@ def train(run: Training) -> None:
     model, optimizer = accelerator.prepare(run.policy, optimizer)
     if run.state is not None:
         restore(run, model, optimizer, schedule)
-    else:
-        evaluate_if_due(run, model)
+    # Also of the step that a checkpoint was written after, if the run ended before it.
+    evaluate_if_due(run, model)
     model.train()
     with StopRequest() as stop:
         for batches in steps_of(run.data, run.total_steps - run.step):
@@ -58,12 +58,12 @@ def train(run: Training) -> None:
             log(run, values)
             schedule.step()
             run.accounting.add(batches)
-            evaluate_if_due(run, model)
             last = run.step == run.total_steps
             if last or stop.requested or run.step % config.checkpoint.every == 0:
                 save(run, model, optimizer, schedule, batches[-1])
             if stop.requested and not last:
                 raise KeyboardInterrupt
+            evaluate_if_due(run, model)
 
 
 def steps_of(data: PreferenceDataset, steps: int) -> Iterator[list[Batch]]:
@@ -182,7 +182,7 @@ def evaluate(run: Training, model: Any) -> dict[str, float]:
 def evaluate_if_due(run: Training, model: Any) -> None:
     """Evaluate before the first step, every so many steps, and after the last."""
     due = run.step % run.config.evaluation.every == 0 or run.step == run.total_steps
-    if run.evaluation is not None and due:
+    if run.evaluation is not None and due and run.step not in run.evaluated:
         log(run, evaluate(run, model))
 
 

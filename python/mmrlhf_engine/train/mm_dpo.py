@@ -23,7 +23,15 @@ from mmrlhf_engine.train.objective import IGNORED, Head, PackOutput, Totals, tar
 from mmrlhf_engine.train.pair_columns import columns_of
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, inputs_of, run_training
-from mmrlhf_kernels import dynamic_beta, fused_linear_mm_dpo
+from mmrlhf_kernels import (
+    MMDPOOutput,
+    dynamic_beta,
+    fused_linear_logp,
+    fused_linear_mm_dpo,
+    mm_dpo_loss,
+    sequence_of_row,
+    sequence_sums,
+)
 
 __all__ = ["MMDPO", "STAGE", "MMDPOConfig"]
 
@@ -47,7 +55,8 @@ class MMDPOConfig(TrainSettings):
     reference: str | None = None
     """The column set with the reference's log-probabilities; null is that of ``model``."""
     loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "bco_pair"] = "sigmoid"
-    """The loss of a pair, as ``mmrlhf_kernels`` has them."""
+    """The loss of a pair, as ``mmrlhf_kernels`` has them; ``ipo`` is of log-probabilities averaged
+    over the tokens of an answer, as in TRL."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """Probability that the two answers of a pair were swapped."""
     sft_weight: NonNegativeFloat = 0.0
@@ -99,6 +108,25 @@ class MMDPO:
         def loss(hidden: Tensor, head: LinearHead, pack: ModelPack) -> PackOutput:
             targets = targets_of(pack, torch.cat(pairs))
             config = self.config
+            if config.loss_type == "ipo":
+                lengths = pack.cu_rows.diff().clamp(min=1).to(reference.dtype)
+                sums = _sequence_sums(hidden, head, pack, targets)
+                means, before = sums / lengths, reference / lengths
+                found = mm_dpo_loss(
+                    means[pairs[0]],
+                    means[pairs[1]],
+                    before[pairs[0]],
+                    before[pairs[1]],
+                    beta,
+                    loss_type="ipo",
+                    label_smoothing=config.label_smoothing,
+                    tie=tie,
+                    weight=weight,
+                    num_pairs=totals.pairs,
+                )
+                sft = self._supervised(sums[pairs[0]], means[pairs[0]], totals)
+                total = found.loss + config.sft_weight * sft
+                return _output(found._replace(loss=total, sft_loss=sft.detach()), rows)
             found = fused_linear_mm_dpo(
                 hidden,
                 head.weight,
@@ -123,20 +151,7 @@ class MMDPO:
                 num_pairs=totals.pairs,
                 num_tokens=totals.tokens,
             )
-            return PackOutput(
-                found.loss,
-                {"loss/dpo": found.preference_loss, "loss/sft": found.sft_loss},
-                {
-                    "rewards/chosen": found.chosen_rewards,
-                    "rewards/rejected": found.rejected_rewards,
-                    "rewards/margins": found.margins,
-                    "rewards/accuracies": found.accuracies,
-                    "logps/chosen": found.chosen_logp,
-                    "logps/rejected": found.rejected_logp,
-                    "beta": found.beta,
-                },
-                rows,
-            )
+            return _output(found, rows)
 
         return loss
 
@@ -162,6 +177,12 @@ class MMDPO:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._rewards_seen, self._mean_reward = state["rewards_seen"], state["mean_reward"]
+
+    def _supervised(self, sums: Tensor, means: Tensor, totals: Totals) -> Tensor:
+        """The supervised loss of the chosen answers [P], by their sums or means over tokens."""
+        if self.config.sft_mean == "token":
+            return -sums.sum() / totals.tokens
+        return -means.sum() / totals.pairs
 
     def _ties(self, batch: PreferenceBatch[Any]) -> Any:
         return (batch.pair_flags & FLAGS["tie"]) != 0
@@ -194,6 +215,39 @@ class MMDPO:
 def objective_of(config: MMDPOConfig, shards: ShardDataset) -> MMDPO:
     """The objective with the columns that the settings ask for, checked."""
     return MMDPO(config, columns_of(config, shards))
+
+
+def _sequence_sums(hidden: Tensor, head: LinearHead, pack: ModelPack, targets: Tensor) -> Tensor:
+    """[S], the log-probability of each sequence's answer."""
+    logp = fused_linear_logp(
+        hidden,
+        head.weight,
+        targets,
+        bias=head.bias,
+        softcap=head.softcap,
+        logit_scale=head.logit_scale,
+        ignore_index=IGNORED,
+    )
+    assert isinstance(logp, Tensor)
+    return sequence_sums(logp, sequence_of_row(pack.cu_rows, len(logp)), len(pack.cu_rows) - 1)
+
+
+def _output(found: MMDPOOutput, rows: Tensor) -> PackOutput:
+    """The loss of a pack, and what is logged of its live pairs."""
+    return PackOutput(
+        found.loss,
+        {"loss/dpo": found.preference_loss, "loss/sft": found.sft_loss},
+        {
+            "rewards/chosen": found.chosen_rewards,
+            "rewards/rejected": found.rejected_rewards,
+            "rewards/margins": found.margins,
+            "rewards/accuracies": found.accuracies,
+            "logps/chosen": found.chosen_logp,
+            "logps/rejected": found.rejected_logp,
+            "beta": found.beta,
+        },
+        rows,
+    )
 
 
 def run(config: MMDPOConfig, context: StageContext) -> None:

@@ -1,5 +1,6 @@
 """Columns that MM-DPO reads, checked before a run: reference log-probabilities, margins, betas."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,10 +55,13 @@ def columns_of(config: Any, dataset: ShardDataset) -> dict[str, ColumnRequest]:
 def column_versions(
     dataset: ShardDataset, requests: Mapping[str, ColumnRequest]
 ) -> dict[str, list[Any]]:
-    """Set, revision and number of values of each column, which change when its values do."""
-    sets = {entry.name: entry for entry in dataset.column_sets}
-    found = {name: sets[request.column_set] for name, request in requests.items()}
-    return {name: [entry.name, entry.revision, entry.filled] for name, entry in found.items()}
+    """The set, and a hash of the values, of each column."""
+    found = {}
+    for name, request in requests.items():
+        values = dataset.column(request.column_set, request.field).cast(pl.Float32)
+        content = values.fill_null(float("nan")).to_numpy().tobytes()
+        found[name] = [request.column_set, hashlib.sha256(content).hexdigest()]
+    return found
 
 
 def _request(setting: str, text: str, *, allow_missing: bool = False) -> ColumnRequest:
@@ -127,8 +131,8 @@ def _check_margins(config: Any, dataset: ShardDataset, column: ColumnRequest | N
         raise InputError(
             f"{where}: {missing:,} of {len(decided):,} pairs that are no ties have no margin, and "
             "beta_rule 'paper' needs one",
-            hint="mmrlhf-engine score writes margins; or beta_rule=constant; or "
-            "missing_margin=constant gives these pairs beta",
+            hint="pack rows with a margin, or margin=SET/FIELD, a column of them; or "
+            "beta_rule=constant; or missing_margin=constant gives these pairs beta0",
         )
 
 

@@ -17,7 +17,8 @@ def plan_of(
         settings: Of the run.
         part: The side of the held-out split; None is the whole dataset.
     """
-    data, share = settings.data, settings.evaluation.share
+    data, share, seed = settings.data, settings.evaluation.share, settings.evaluation.seed
+    hold_out = HoldOut(share=share, seed=seed, part=part) if share and part is not None else None
     return PlanSettings(
         budget=Budget(tokens=data.tokens),
         packs_per_step=data.packs_per_step,
@@ -25,5 +26,5 @@ def plan_of(
         seed=settings.seed,
         pairs_per_query=data.pairs_per_query,
         too_large=data.too_large,
-        hold_out=HoldOut(share=share, part=part) if share and part is not None else None,
+        hold_out=hold_out,
     )

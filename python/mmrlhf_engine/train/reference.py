@@ -58,7 +58,7 @@ def run(config: ReferenceConfig, context: StageContext) -> None:
     dataset = open_dataset(config.shards)
     check_model_fits(dataset, config.model, other_template=config.other_template)
     made_with = _provenance(config, dataset)
-    column_set = _column_set(config)
+    column_set = _column_set(config, dataset, made_with)
     with accelerator_for(str(config.precision)) as accelerator:
         # The first process has cleared the folder when all of them are here.
         accelerator.wait_for_everyone()
@@ -216,8 +216,23 @@ class _Scores:
             )
 
 
-def _column_set(config: ReferenceConfig) -> str:
-    return column_set_of(config.name or str(model_folder(config.model).name))
+def _column_set(config: ReferenceConfig, dataset: ShardDataset, made_with: dict[str, Any]) -> str:
+    """The set by the model's name; where another model or precision has it, by its hash as well.
+
+    Trained models are all called ``model``, and their columns must not replace each other.
+    """
+    if config.name is not None:
+        return column_set_of(config.name)
+    plain = column_set_of(str(model_folder(config.model).name))
+    for entry in dataset.column_sets:
+        compared = [
+            (made.get("model", {}).get("weights"), made.get("precision"))
+            for made in (entry.provenance, made_with)
+        ]
+        if entry.name == plain and compared[0] != compared[1]:
+            weights = made_with["model"]["weights"].rpartition(":")[2][:8]
+            return f"{plain}-{weights}-{made_with['precision']['products']}"
+    return plain
 
 
 def _existing(dataset: ShardDataset, column_set: str, made_with: dict[str, Any]) -> np.ndarray:
@@ -239,7 +254,8 @@ def _provenance(config: ReferenceConfig, dataset: ShardDataset) -> dict[str, Any
 def _external(config: ReferenceConfig) -> list[object]:
     config = with_precision(config)
     dataset = open_dataset(config.shards)
-    made_with, column_set = _provenance(config, dataset), _column_set(config)
+    made_with = _provenance(config, dataset)
+    column_set = _column_set(config, dataset, made_with)
     # A column that another model has replaced is to be made again.
     replaced = any(
         entry.name == column_set and entry.provenance != made_with for entry in dataset.column_sets
@@ -252,5 +268,5 @@ STAGE = Stage(
     config=ReferenceConfig,
     run=run,
     external=_external,
-    no_effect_on_output=frozenset({"threads"}),
+    no_effect_on_output=frozenset({"threads", "shards", "model"}),
 )

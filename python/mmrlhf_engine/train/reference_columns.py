@@ -63,6 +63,7 @@ def find_reference(
             # Another model than the one that trains is meant; the precision still has to agree.
             return ColumnRequest(full, FIELD, expect={"precision": conditions["precision"]})
         found = full
+        command += f" --name {full.removeprefix(_PREFIX)}"
     else:
         weights, precision = conditions["model"]["weights"], conditions["precision"]
         of_model = [

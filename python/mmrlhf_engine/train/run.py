@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.run.folder import STAGE_ORDER, folder_name, locked
+from mmrlhf_engine.run.folder import STAGE_ORDER, folder_name, locked, read_json
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import (
     Resources,
@@ -16,6 +19,7 @@ from mmrlhf_engine.run.stage import (
     is_finished,
     run_stage,
 )
+from mmrlhf_engine.shards.columns import differences
 
 __all__ = ["place_of", "run_command"]
 
@@ -54,9 +58,32 @@ def run_command(
     with locked(folder):
         if restart:
             _clear(folder)
+        _refuse_other(stage, config, folder)
         resources = Resources(progress=progress or Progress("silent"))
         report = run_stage(stage, config, folder, resources)
     return {**report, "folder": str(folder)}
+
+
+def _refuse_other(stage: Stage, config: Section, folder: Path) -> None:
+    """Keep the finished work of other settings, which would be cleared.
+
+    Raises:
+        ConfigError: it is there; the message says what differs.
+    """
+    manifest = read_json(folder / "manifest.json")
+    if manifest is None or not stage.writes:
+        return
+    made_from, kept = fingerprint(stage, config, 0, None), manifest["fingerprint"]
+    if all(made_from[part] == kept[part] for part in ("config", "external")):
+        return
+    before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    now = config.model_dump(mode="json", exclude=set(stage.no_effect_on_output))
+    lines = [line for key in now for line in differences(key, before.get(key), now[key])]
+    raise ConfigError(
+        f"{folder}: holds what was made under other settings or inputs: "
+        + ("; ".join(lines) or "the shards, their columns or the model are others"),
+        hint="--restart removes it and begins again; or another --out",
+    )
 
 
 class _Follower(StageContext):

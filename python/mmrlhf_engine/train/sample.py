@@ -307,5 +307,5 @@ STAGE = Stage(
     run=run,
     writes=("responses",),
     external=_external,
-    no_effect_on_output=frozenset({"threads"}),
+    no_effect_on_output=frozenset({"threads", "shards", "model"}),
 )

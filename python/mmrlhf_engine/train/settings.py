@@ -53,6 +53,8 @@ class EvaluationSettings(Section):
 
     share: float = Field(default=0.0, ge=0, lt=1)
     """Share of the queries that are held out; queries that share a picture stay together."""
+    seed: NonNegativeInt = 0
+    """Of which they are; the expected number of queries is the share of them."""
     shards: str | None = None
     """Another dataset to evaluate on, in place of a share of this one."""
     every: PositiveInt = 100

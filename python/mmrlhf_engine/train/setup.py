@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from accelerate import Accelerator
 
 from mmrlhf_engine import __version__
 from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.models.adapters import adapter_base
+from mmrlhf_engine.models.checkpoint import read_model
 from mmrlhf_engine.models.policy import FeatureCache, PackedPolicy, load_policy
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
@@ -19,10 +22,10 @@ from mmrlhf_engine.shards.columns import ColumnRequest, differences
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.accounting import Accounting
-from mmrlhf_engine.train.checkpoint import Checkpoints
+from mmrlhf_engine.train.checkpoint import Checkpoints, copy_processor
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import is_deepspeed_asked_for, with_precision
-from mmrlhf_engine.train.metrics import MetricsWriter
+from mmrlhf_engine.train.metrics import MetricsWriter, read_metrics, require_trackers
 from mmrlhf_engine.train.objective import Objective
 from mmrlhf_engine.train.plan import plan_of
 from mmrlhf_engine.train.settings import TrainSettings
@@ -30,8 +33,11 @@ from mmrlhf_engine.train.training import Training
 
 __all__ = ["RunFolder", "checked", "halve_frozen_weights", "open_training", "resolved"]
 
-FREE_TO_CHANGE = frozenset({"track", "threads", "checkpoint", "cache_features"})
-"""Settings that do not change what is trained; a run may go on with others."""
+FREE_TO_CHANGE = frozenset(
+    {"track", "threads", "checkpoint", "cache_features", "shards", "model", "reference"}
+)
+"""Settings that do not change what is trained, and names of what is compared by its content; a run
+may go on with others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +104,7 @@ def open_training(
         ConfigError: the newest checkpoint was made under other settings.
         InputError: data, columns or model do not fit together.
     """
+    require_trackers(config.track)
     torch.manual_seed(config.seed)
     checkpoints = Checkpoints(place.folder / "checkpoints", config.checkpoint.keep)
     is_main = accelerator.is_main_process
@@ -114,7 +121,7 @@ def open_training(
         config=config,
         objective=objective,
         accelerator=accelerator,
-        policy=_policy(config, newest, accelerator),
+        policy=_policy(config, newest, accelerator, place),
         data=data,
         evaluation=_evaluation(config, evaluation_columns),
         total_steps=_total_steps(config, data, accelerator),
@@ -126,6 +133,7 @@ def open_training(
             progress=place.progress,
         ),
         processor=model_folder(config.model),
+        evaluated=_evaluated_before(place, state),
         state=state,
         inputs=inputs,
         # Last, as it opens a file that the caller closes.
@@ -148,6 +156,15 @@ def _metrics(
         command=objective.name,
         after_step=0 if state is None else state["step"],
     )
+
+
+def _evaluated_before(place: RunFolder, state: dict[str, Any] | None) -> frozenset[int]:
+    """Steps up to the checkpoint whose evaluation is in the metrics."""
+    if state is None:
+        return frozenset()
+    lines = read_metrics(place.folder / "metrics.jsonl")
+    steps = (line["step"] for line in lines if "eval_loss" in line)
+    return frozenset(step for step in steps if step <= state["step"])
 
 
 def _data(
@@ -189,12 +206,35 @@ def _total_steps(config: TrainSettings, data: PreferenceDataset, accelerator: Ac
     return steps if config.steps is None else min(config.steps, steps)
 
 
-def _policy(config: TrainSettings, newest: Path | None, accelerator: Accelerator) -> PackedPolicy:
+def _base_of_adapters(model: str, place: RunFolder, accelerator: Accelerator) -> str:
+    """The folder or name that new adapters say they belong to.
+
+    Of a model that is an adapter itself, its base with it merged, which is kept in the run.
+    """
+    if adapter_base(model) is None:
+        return str(Path(model).resolve()) if Path(model).is_dir() else model
+    base = place.folder.resolve() / "base"
+    if accelerator.is_main_process and not base.is_dir():
+        partial = base.with_name(".base.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        merged, _ = read_model(model, torch.float32)
+        merged.save_pretrained(partial)
+        copy_processor(model_folder(model), partial)
+        partial.rename(base)
+    accelerator.wait_for_everyone()
+    return str(base)
+
+
+def _policy(
+    config: TrainSettings, newest: Path | None, accelerator: Accelerator, place: RunFolder
+) -> PackedPolicy:
     lora = None if config.lora is None else config.lora.model_dump()
     if lora is not None and lora["targets"] == ("all-linear",):
         lora["targets"] = "all-linear"
     # A checkpoint of adapters holds these alone, and is laid over the model they were made for.
     weights = str(newest) if newest is not None and lora is None else config.model
+    if lora is not None:
+        weights = _base_of_adapters(config.model, place, accelerator)
     policy = load_policy(
         weights,
         device=accelerator.device,

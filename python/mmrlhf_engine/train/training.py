@@ -39,4 +39,6 @@ class Training:
     inputs: dict[str, Any] = field(default_factory=dict)
     """Shards, weights and columns as :func:`training_stage.inputs_of` describes them; a checkpoint
     goes on with the same alone."""
+    evaluated: frozenset[int] = frozenset()
+    """Steps that were evaluated before the checkpoint, and are in the metrics."""
     step: int = 0

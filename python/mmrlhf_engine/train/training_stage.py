@@ -21,7 +21,7 @@ from mmrlhf_engine.train.setup import FREE_TO_CHANGE, RunFolder, checked, open_t
 __all__ = ["KEEPS", "NO_EFFECT", "WRITES", "inputs_of", "run_training"]
 
 WRITES = ("checkpoints", "model", "metrics.jsonl", "facts.json", "report.html")
-KEEPS = ("checkpoints", "metrics.jsonl", "facts.json", "tensorboard", "wandb", "model")
+KEEPS = ("base", "checkpoints", "metrics.jsonl", "facts.json", "tensorboard", "wandb", "model")
 NO_EFFECT = FREE_TO_CHANGE
 
 
