@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference
+from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference, run_sft
 from mmrlhf_engine.models.policy import weights_hash
 from mmrlhf_engine.train import loop
 from train_data import metrics_of, text_shards
@@ -148,3 +148,23 @@ def test_checkpointed_activations_change_no_loss(prepared, tmp_path):
             found.append([line["loss"] for line in metrics_of(out / "13_mm_dpo")])
         assert found[0] == pytest.approx(found[1], abs=1e-6)
         assert len({*found[0]}) == len(found[0])
+
+
+def test_training_goes_on_from_an_adapter_with_another_or_with_all_weights(tmp_path):
+    model, shards = text_shards(tmp_path, queries=6)
+    out = tmp_path / "run"
+    small = {**SETTINGS, "epochs": 1, "evaluation.shards": str(shards)}
+    run_sft(shards, model, out, small)
+    tuned = out / "extra" / "sft" / "model"
+    run_reference(shards, tuned, out, {"tokens": 400})
+    whole = {key: value for key, value in small.items() if not key.startswith("lora")}
+    for number, settings in enumerate((small, whole)):
+        place = tmp_path / str(number)
+        report = run_mm_dpo(shards, tuned, place, settings)
+        assert report["before"]["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+        # The policy that is kept is the one that was evaluated, what it began with included.
+        run_reference(shards, place / "13_mm_dpo" / "model", place, {"name": f"after{number}"})
+        stored = open_dataset(shards)
+        chosen = stored.pairs.collect()["chosen"]
+        logp = stored.column(f"reflogp/after{number}", "logp")[chosen]
+        assert logp.mean() == pytest.approx(report["after"]["eval_logps/chosen"], abs=1e-4)

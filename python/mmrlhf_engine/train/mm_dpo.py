@@ -122,6 +122,7 @@ class MMDPO:
                     label_smoothing=config.label_smoothing,
                     tie=tie,
                     weight=weight,
+                    beta_rule=self._kernel_rule(len(rows)),
                     num_pairs=totals.pairs,
                 )
                 sft = self._supervised(sums[pairs[0]], means[pairs[0]], totals)
