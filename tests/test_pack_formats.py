@@ -329,6 +329,15 @@ BAD = [
     (*spelling("trl", prompt=[]), "empty_prompt"),
     (*spelling("trl", chosen=[{"role": "assistant", "content": ""}]), "empty_chosen"),
     (*spelling("trl", chosen=[{"role": "assistant"}]), "wrong_type"),
+    (
+        "trl",
+        {
+            "prompt": True,
+            "chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+        },
+        "wrong_type",
+    ),
     (*spelling("trl", prompt=[{"role": "user", "content": [{"type": "audio"}]}]), "wrong_type"),
     (*spelling("trl", prompt=..., rejected=[{"role": "assistant", "content": "A cat."}]),
      "chosen_is_rejected"),

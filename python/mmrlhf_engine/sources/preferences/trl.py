@@ -114,6 +114,8 @@ def _conversations(record: dict[str, Any], tags: MediaTags) -> tuple[list[Messag
     given = record.get("prompt")
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
+    if given is not None and not isinstance(given, list):
+        raise wrong_type("prompt", given, "a text or a list of messages")
     sides = {key: required(record, key) for key in ("chosen", "rejected")}
     if given is None or any(asks_first(side) for side in sides.values()):
         given, sides = _split_prompt(given, sides)
