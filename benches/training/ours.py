@@ -10,11 +10,12 @@ from mmrlhf_engine import open_dataset, run_pack, run_reference
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.device import accelerator_for
-from mmrlhf_engine.train.loop import Training, steps_of, train_step
+from mmrlhf_engine.train.loop import steps_of, train_step
 from mmrlhf_engine.train.mm_dpo import MMDPO, MMDPOConfig
 from mmrlhf_engine.train.optimizer import make_optimizer, make_schedule
 from mmrlhf_engine.train.pair_columns import columns_of
 from mmrlhf_engine.train.setup import RunFolder, open_training
+from mmrlhf_engine.train.training import Training
 from training.memory import AllocationCount
 from training.steps import Clock, Steps, trained, weight_bytes
 
@@ -65,11 +66,15 @@ def opened(config: Any, folder: Path) -> Iterator[Training]:
     objective = MMDPO(config, columns_of(config, open_dataset(config.shards)))
     place = RunFolder(folder, "mm_dpo", Progress("silent"))
     with accelerator_for(config.precision) as accelerator:
-        run = open_training(config, objective, accelerator, place)
+        columns = objective.columns
+        run = open_training(
+            config, objective, accelerator, place, inputs={}, evaluation_columns=columns
+        )
         try:
             yield run
         finally:
-            run.metrics.close()
+            if run.metrics is not None:
+                run.metrics.close()
 
 
 def run_steps(run: Training, *, memory_of: int | None = None) -> Steps:
