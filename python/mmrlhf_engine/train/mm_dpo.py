@@ -19,18 +19,16 @@ from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
-from mmrlhf_engine.train.objective import IGNORED, Head, PackOutput, Totals, targets_of
+from mmrlhf_engine.train.logps import IGNORED, sequence_logps
+from mmrlhf_engine.train.objective import Head, PackOutput, Totals, targets_of
 from mmrlhf_engine.train.pair_columns import columns_of
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, inputs_of, run_training
 from mmrlhf_kernels import (
     MMDPOOutput,
     dynamic_beta,
-    fused_linear_logp,
     fused_linear_mm_dpo,
     mm_dpo_loss,
-    sequence_of_row,
-    sequence_sums,
 )
 
 __all__ = ["MMDPO", "STAGE", "MMDPOConfig"]
@@ -110,7 +108,7 @@ class MMDPO:
             config = self.config
             if config.loss_type == "ipo":
                 lengths = pack.cu_rows.diff().clamp(min=1).to(reference.dtype)
-                sums = _sequence_sums(hidden, head, pack, targets)
+                sums = sequence_logps(hidden, head, pack, targets)
                 means, before = sums / lengths, reference / lengths
                 found = mm_dpo_loss(
                     means[pairs[0]],
@@ -216,21 +214,6 @@ class MMDPO:
 def objective_of(config: MMDPOConfig, shards: ShardDataset) -> MMDPO:
     """The objective with the columns that the settings ask for, checked."""
     return MMDPO(config, columns_of(config, shards))
-
-
-def _sequence_sums(hidden: Tensor, head: LinearHead, pack: ModelPack, targets: Tensor) -> Tensor:
-    """[S], the log-probability of each sequence's answer."""
-    logp = fused_linear_logp(
-        hidden,
-        head.weight,
-        targets,
-        bias=head.bias,
-        softcap=head.softcap,
-        logit_scale=head.logit_scale,
-        ignore_index=IGNORED,
-    )
-    assert isinstance(logp, Tensor)
-    return sequence_sums(logp, sequence_of_row(pack.cu_rows, len(logp)), len(pack.cu_rows) - 1)
 
 
 def _output(found: MMDPOOutput, rows: Tensor) -> PackOutput:

@@ -15,13 +15,11 @@ from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import LinearHead
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.columns import ColumnRequest
+from mmrlhf_engine.train.logps import IGNORED
 
-__all__ = ["IGNORED", "Head", "Objective", "PackOutput", "StepMetrics", "Totals", "targets_of"]
+__all__ = ["Head", "Objective", "PackOutput", "StepMetrics", "Totals", "targets_of"]
 
 Batch = PreferenceBatch[Any]
-
-IGNORED = -100
-"""Target of a row that no loss is of; the head skips it."""
 
 
 class Totals(NamedTuple):

@@ -28,10 +28,10 @@ from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import accelerator_for, with_precision
+from mmrlhf_engine.train.logps import sequence_logps
 from mmrlhf_engine.train.reference_columns import FIELD, column_set_of, model_conditions
 from mmrlhf_engine.train.settings import ModelSettings
 from mmrlhf_engine.train.setup import halve_frozen_weights
-from mmrlhf_kernels import fused_linear_logp, sequence_of_row, sequence_sums
 
 __all__ = ["STAGE", "ReferenceConfig"]
 
@@ -106,7 +106,7 @@ def _score(
         wanted = responses >= 0
         if not scores.known(responses[wanted]):
             pack = ModelPack.of(batch, accelerator.device)
-            values = model(pack, _sequence_logps).cpu().numpy()
+            values = model(pack, _all_answers).cpu().numpy()
             scores.add(responses[wanted], values[wanted], batch)
         done += 1
         context.progress("packs", done, total)
@@ -117,19 +117,8 @@ def _score(
                 scores.keep(batch.cursor, done)
 
 
-def _sequence_logps(hidden: Tensor, head: LinearHead, pack: ModelPack) -> Tensor:
-    """Float32 [S], the log-probability of each sequence's response; 0 for a shared prompt."""
-    logp = fused_linear_logp(
-        hidden,
-        head.weight,
-        pack.targets,
-        bias=head.bias,
-        softcap=head.softcap,
-        logit_scale=head.logit_scale,
-    )
-    assert isinstance(logp, Tensor)
-    sequences = len(pack.cu_rows) - 1
-    return sequence_sums(logp, sequence_of_row(pack.cu_rows, len(logp)), sequences)
+def _all_answers(hidden: Tensor, head: LinearHead, pack: ModelPack) -> Tensor:
+    return sequence_logps(hidden, head, pack, pack.targets)
 
 
 class _Scores:

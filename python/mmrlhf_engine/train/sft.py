@@ -15,10 +15,10 @@ from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import LinearHead
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.batch import PreferenceBatch
+from mmrlhf_engine.train.logps import row_logps
 from mmrlhf_engine.train.objective import Head, PackOutput, Totals, targets_of
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, inputs_of, run_training
-from mmrlhf_kernels import fused_linear_logp
 
 __all__ = ["STAGE", "Supervised", "SupervisedConfig"]
 
@@ -48,15 +48,7 @@ class Supervised:
 
         def loss(hidden: Tensor, head: LinearHead, pack: ModelPack) -> PackOutput:
             targets = targets_of(pack, chosen)
-            logp = fused_linear_logp(
-                hidden,
-                head.weight,
-                targets,
-                bias=head.bias,
-                softcap=head.softcap,
-                logit_scale=head.logit_scale,
-            )
-            assert isinstance(logp, Tensor)
+            logp = row_logps(hidden, head, targets)
             return PackOutput(-logp.sum() / totals.tokens, {}, {}, None)
 
         return loss
