@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from command import engine
 from mmrlhf_engine import open_dataset
 from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.run.command import run_command
 from mmrlhf_engine.run.config import load_config
 from mmrlhf_engine.train import sample
-from mmrlhf_engine.train.run import run_command
 from model_families import processor_folder, prompts
 from test_families import packed
 from tiny_models import tiny_model

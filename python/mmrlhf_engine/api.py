@@ -216,7 +216,7 @@ def run_sample(
 def _run_command(
     stage: Stage, config: Any, out: Path | str, progress: Any, restart: bool
 ) -> dict[str, Any]:
-    from mmrlhf_engine.train.run import run_command
+    from mmrlhf_engine.run.command import run_command
 
     return run_command(stage, config, Path(out), Progress(progress), restart=restart)
 

@@ -116,10 +116,10 @@ def reference(
 
     SHARDS is the dataset; it gets a sidecar column. OUT keeps the report.
     """
+    from mmrlhf_engine.run.command import run_command
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
     from mmrlhf_engine.train import reference as command
-    from mmrlhf_engine.train.run import run_command
 
     named = {**options, "shards": _text(options["shards"])}
     config = load_config(command.ReferenceConfig, config_file, [*overrides, *as_overrides(named)])
@@ -154,10 +154,10 @@ def sample(
 
     SHARDS is the dataset. The answers are the table OUT/extra/sample/responses.
     """
+    from mmrlhf_engine.run.command import run_command
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
     from mmrlhf_engine.train import sample as command
-    from mmrlhf_engine.train.run import run_command
 
     resume = options.pop("resume")
     named = {**options, "shards": _text(options["shards"])}
@@ -184,9 +184,9 @@ _PLACES = {
 
 
 def _train(stage: Any, out: Path, options: dict[str, Any]) -> None:
+    from mmrlhf_engine.run.command import run_command
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
-    from mmrlhf_engine.train.run import run_command
 
     file, overrides = options.pop("config_file"), options.pop("overrides")
     progress, resume = options.pop("progress"), options.pop("resume")

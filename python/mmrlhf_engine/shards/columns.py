@@ -13,8 +13,9 @@ from typing import Any
 
 from mmrlhf_engine import __version__, _core
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.run.differences import differences
 
-__all__ = ["ColumnRequest", "check_columns", "checked_requests", "differences", "provenance"]
+__all__ = ["ColumnRequest", "check_columns", "checked_requests", "provenance"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,17 +123,3 @@ def _check_provenance(
             + "; ".join(lines),
             hint="compute the column again under these conditions, or run under those it was made",
         )
-
-
-def differences(name: str, made: Any, here: Any) -> list[str]:
-    """Each place in which two JSON values differ, with what it is in both."""
-    if isinstance(made, Mapping) and isinstance(here, Mapping):
-        prefix = f"{name}." if name else ""
-        return [
-            line
-            for key in sorted({*made, *here})
-            for line in differences(f"{prefix}{key}", made.get(key), here.get(key))
-        ]
-    if made == here:
-        return []
-    return [f"{name}: found {json.dumps(made)}, expected {json.dumps(here)}"]

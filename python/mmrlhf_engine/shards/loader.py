@@ -18,13 +18,13 @@ from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import inputs
 from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.differences import differences
 from mmrlhf_engine.shards.arguments import check_number, check_rank, cursor_json, folder
 from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
 from mmrlhf_engine.shards.columns import (
     ColumnRequest,
     check_columns,
     checked_requests,
-    differences,
     provenance,
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.policy import processor_record
-from mmrlhf_engine.shards.columns import differences
+from mmrlhf_engine.run.differences import differences
 from mmrlhf_engine.shards.dataset import ShardDataset
 from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer, sha256_of_tokenizer
 

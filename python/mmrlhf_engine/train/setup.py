@@ -15,10 +15,11 @@ from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.adapters import adapter_base
 from mmrlhf_engine.models.checkpoint import read_model
 from mmrlhf_engine.models.policy import FeatureCache, PackedPolicy, load_policy
+from mmrlhf_engine.run.differences import differences
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.progress import Progress
-from mmrlhf_engine.shards.columns import ColumnRequest, differences
+from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.accounting import Accounting

@@ -1,4 +1,4 @@
-"""Running a training command: in ``RUN/13_mm_dpo`` for a stage, in ``RUN/extra/sft`` else."""
+"""Running one command: in ``RUN/13_mm_dpo`` for a stage, in ``RUN/extra/sft`` else."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ import yaml
 
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.differences import differences
 from mmrlhf_engine.run.folder import STAGE_ORDER, folder_name, locked, read_json
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import (
@@ -19,7 +20,6 @@ from mmrlhf_engine.run.stage import (
     is_finished,
     run_stage,
 )
-from mmrlhf_engine.shards.columns import differences
 
 __all__ = ["place_of", "run_command"]
 

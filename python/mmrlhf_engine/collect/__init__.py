@@ -1,0 +1,1 @@
+"""Ranks and annotations to preference pairs."""

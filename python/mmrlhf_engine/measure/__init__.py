@@ -1,0 +1,1 @@
+"""Benchmarks: how good a model or a reward model is, with intervals."""
