@@ -19,7 +19,7 @@ SUBPACKAGES = ("cli", "curate", "demo", "models", "pack", "run", "shards", "sour
 FUNCTIONS = {
     *("answer_rows", "attention_mask", "normalise", "open_dataset", "plan_json"),
     *("provenance", "read_rule", "run_curate", "run_pack"),
-    *("run_mm_dpo", "run_reference", "run_sample", "run_sft"),
+    *("run_mm_dpo", "run_reference", "run_reward", "run_sample", "run_score", "run_sft"),
 }
 CLASSES = set(mmrlhf_engine.__all__) - FUNCTIONS - {"__version__"}
 

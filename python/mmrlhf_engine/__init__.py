@@ -15,7 +15,9 @@ if TYPE_CHECKING:
         run_mm_dpo,
         run_pack,
         run_reference,
+        run_reward,
         run_sample,
+        run_score,
         run_sft,
     )
     from mmrlhf_engine.errors import MmrlhfError
@@ -51,7 +53,9 @@ __all__ = [
     "run_mm_dpo",
     "run_pack",
     "run_reference",
+    "run_reward",
     "run_sample",
+    "run_score",
     "run_sft",
 ]
 
@@ -59,7 +63,10 @@ __version__ = "0.1.0"
 
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
-    "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sample", "run_sft"),
+    "api": (
+        *("run_curate", "run_pack", "run_reward", "run_score"),
+        *("run_mm_dpo", "run_reference", "run_sample", "run_sft"),
+    ),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),
     "shards.batch": ("PreferenceBatch",),

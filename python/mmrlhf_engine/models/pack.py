@@ -1,5 +1,6 @@
 """What a model reads of one batch: a pack of sequences, as tensors on a device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families.pictures import DistinctPictures
 from mmrlhf_engine.models.layout import answer_rows
 from mmrlhf_engine.models.packed_attention import Segments
+from mmrlhf_engine.models.tails import Tail, with_tails
 
 __all__ = ["ModelPack"]
 
@@ -38,7 +40,13 @@ class ModelPack:
     still runs its tower and projector, on one blank picture, so that all ranks do the same."""
 
     @classmethod
-    def of(cls, batch: Any, device: Any = None, dtype: torch.dtype | None = None) -> "ModelPack":
+    def of(
+        cls,
+        batch: Any,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        tails: Sequence[Tail] | None = None,
+    ) -> "ModelPack":
         """The pack of a batch.
 
         Args:
@@ -46,11 +54,14 @@ class ModelPack:
                 token and no rows, so that all ranks run the model equally often.
             device: Where the tensors are put; None is the CPU.
             dtype: Of the pixels; None is float32.
+            tails: What follows each sequence, in place of the answer as what is predicted.
 
         Raises:
             InputError: the batch has pictures, and the dataset records no processor.
         """
         tensors = batch.to_torch(pin=False)
+        if tails is not None:
+            tensors = with_tails(tensors, tails)
         answers = answer_rows(tensors)
         ids, positions = tensors.input_ids.long(), tensors.position_ids.long()
         segments = Segments.of(tensors.cu_seqlens, tensors.prefix_sequence, device)

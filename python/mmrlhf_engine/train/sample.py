@@ -33,7 +33,7 @@ from mmrlhf_engine.train.compatible import check_model_fits
 from mmrlhf_engine.train.device import accelerator_for, with_precision
 from mmrlhf_engine.train.settings import ModelSettings
 
-__all__ = ["RESPONSES", "STAGE", "SampleConfig", "closing_of"]
+__all__ = ["RESPONSES", "STAGE", "SampleConfig", "closing_of", "end_tokens"]
 
 RESPONSES: TableSchema = {
     "query": pl.UInt64(),  # row of the shards' queries
@@ -171,7 +171,7 @@ class _Sampler:
         closing = closing_of(responses["tokens"].to_list(), special)
         self.closing = self._text(closing)
         """How an answer in the shards ends, as text."""
-        self.stop = sorted({*_end_tokens(self._model), *closing[:1]})
+        self.stop = sorted({*end_tokens(self._model), *closing[:1]})
         """Ids of tokens that end an answer."""
 
     def rows(self, batches: Sequence[Any], parts: "_Parts") -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def closing_of(responses: Iterable[Sequence[int]], special: set[int]) -> list[in
     return list(ending) if 2 * times > count else []
 
 
-def _end_tokens(model: Any) -> list[int]:
+def end_tokens(model: Any) -> list[int]:
     """The ends of text that the model's own settings of generation name."""
     ids = model.generation_config.eos_token_id
     if ids is None:
