@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families.pictures import DistinctPictures
-from mmrlhf_engine.models.layout import answer_rows
+from mmrlhf_engine.models.layout import answer_rows, sequence_ends
 from mmrlhf_engine.models.packed_attention import Segments
 from mmrlhf_engine.models.tails import Tail, with_tails
 
@@ -33,6 +33,9 @@ class ModelPack:
     cu_rows: Tensor
     """int64 [S + 1], where the rows of each sequence begin, and the end; a shared prompt has
     none."""
+    ends: Tensor
+    """int64 [S], the last token of each sequence, that of a shared prompt included. The one token
+    of a pack without any counts as one sequence."""
     pictures: DistinctPictures | None
     """The pictures that the pack shows; None without."""
     needs_vision: bool
@@ -65,7 +68,9 @@ class ModelPack:
         answers = answer_rows(tensors)
         ids, positions = tensors.input_ids.long(), tensors.position_ids.long()
         segments = Segments.of(tensors.cu_seqlens, tensors.prefix_sequence, device)
+        ends = torch.from_numpy(sequence_ends(tensors))
         if not len(ids):
+            ends = torch.zeros(1, dtype=torch.int64)
             ids, positions = ids.new_zeros(1), positions.new_zeros((*positions.shape[:-1], 1))
             segments = Segments.of([0, 1], [-1], device)
         rows, targets, cu_rows = (torch.from_numpy(part).to(device) for part in answers)
@@ -76,6 +81,7 @@ class ModelPack:
             rows=rows,
             targets=targets,
             cu_rows=cu_rows,
+            ends=ends.to(device),
             pictures=_pictures(tensors, device, dtype or torch.float32),
             needs_vision=bool(batch.step_has_images),
         )
