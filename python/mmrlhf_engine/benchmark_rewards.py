@@ -56,9 +56,13 @@ def rewards_of_rows(
     first = {key: number for number, key in reversed(list(enumerate(keys)))}
     numbered = out / "rows.jsonl"
     out.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({**rows[number], "margin": number}) + "\n" for number in sorted(first.values())]
+    lines = [
+        json.dumps({**rows[number], "margin": number}) + "\n" for number in sorted(first.values())
+    ]
     _write_if_other(numbered, "".join(lines))
-    config = PackConfig(sources=[str(numbered)], root=str(file.parent.resolve()), model=reward_model)
+    config = PackConfig(
+        sources=[str(numbered)], root=str(file.parent.resolve()), model=reward_model
+    )
     shards = out / "shards"
     pack.pack_dataset(_for_model(config), shards, progress)
     given = {**(settings or {}), "shards": str(shards), "model": reward_model, "name": "benchmark"}

@@ -24,7 +24,7 @@ from mmrlhf_engine.models.families import FAMILIES
 from mmrlhf_engine.models.families.family import Family
 from mmrlhf_engine.models.reward_head import RewardHeadSettings, add_reward_head, reward_class
 
-__all__ = ["read_model", "read_reward_model"]
+__all__ = ["is_reward_model", "read_model", "read_reward_model"]
 
 _REWARD_CLASS = re.compile(r"(RewardModel|ForSequenceClassification)$")
 _REWARD_WEIGHT = re.compile(r"(^|\.)(rm_head|reward_head|v_head|score)\.")
@@ -55,6 +55,17 @@ def read_model(name: str, dtype: torch.dtype) -> tuple[Any, Family | None]:
         )
     model, family = _read(base or name, config, dtype)
     return (model if base is None else merge_adapter(model, name)), family
+
+
+def is_reward_model(name: str) -> bool:
+    """Whether a folder, or a name on the hub, is of a reward model or an adapter of one.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    base = adapter_base(name)
+    of_adapter = None if base is None else adapter_reward_head(name)
+    return of_adapter is not None or _reward_name(_config(base or name)) is not None
 
 
 def read_reward_model(

@@ -81,9 +81,7 @@ def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def _rendered(
-    tokenizer: Any, turns: Sequence[tuple[str, str]], *, opening: bool = False
-) -> str:
+def _rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], *, opening: bool = False) -> str:
     """A conversation as text, whether the template takes text or parts."""
     import jinja2
 

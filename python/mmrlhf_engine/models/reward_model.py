@@ -4,7 +4,9 @@ The reward is read at the last token of a sequence. The output head stays, as a 
 MM-RLHF (arXiv 2502.10391, section 3) also writes the critique that it then reads.
 """
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,10 +19,21 @@ from mmrlhf_engine.models.head import LinearHead, head_of, unwrapped
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import PackedPolicy, prepared
 from mmrlhf_engine.models.reward_head import RewardHead, RewardHeadSettings
+from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.run.folder import read_json
 
-__all__ = ["PackedRewardModel", "RewardHead", "RewardHeadSettings", "load_reward_model"]
+__all__ = [
+    "PackedRewardModel",
+    "RewardHead",
+    "RewardHeadSettings",
+    "judge_of",
+    "load_reward_model",
+    "record_judge",
+]
 
 Result = TypeVar("Result")
+
+_JUDGE = "judge.json"
 
 
 class PackedRewardModel(PackedPolicy):
@@ -78,3 +91,13 @@ def load_reward_model(
     model, family = read_reward_model(name, dtype, new_head)
     model = prepared(name, model, family, lora=adapter, **settings)
     return PackedRewardModel(model, family, features=features).eval()
+
+
+def record_judge(folder: Path, instruction: str | None) -> None:
+    """Say beside the weights what the model is asked before a critique; None: it writes none."""
+    write_atomically(folder / _JUDGE, json.dumps({"instruction": instruction}) + "\n")
+
+
+def judge_of(folder: Path) -> str | None:
+    """What :func:`record_judge` has said; None also of a model that says nothing."""
+    return (read_json(folder / _JUDGE) or {}).get("instruction")

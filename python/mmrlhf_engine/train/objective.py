@@ -7,6 +7,7 @@ first pack, and each pack's loss is its part of the step's loss.
 
 import abc
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +95,9 @@ class Objective(abc.ABC):
 
     def after_step(self, metrics: Mapping[str, float], totals: Totals) -> None:  # noqa: B027
         """Keep what later steps need of this one."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Write what a checkpoint has beside the weights."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept of the steps so far, as JSON."""

@@ -11,6 +11,7 @@ query share one forward pass of the prompt and its pictures.
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,12 +21,12 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.models.checkpoint import is_reward_model
 from mmrlhf_engine.models.head import LinearHead
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import PackedPolicy
 from mmrlhf_engine.models.reward_model import (
     RewardHeadSettings,
-    is_reward_model,
     load_reward_model,
     record_judge,
 )
@@ -97,9 +98,11 @@ class Reward(Objective):
     def load_model(self, name: str, **options: Any) -> PackedPolicy:
         """The model with its head; one that has none gets a new one."""
         new_head = None if is_reward_model(name) else self.config.head
-        model = load_reward_model(name, new_head=new_head, **options)
-        record_judge(model, self.critiques.instruction)
-        return model
+        return load_reward_model(name, new_head=new_head, **options)
+
+    def save(self, folder: Path) -> None:
+        """Say in a checkpoint what the judge is asked."""
+        record_judge(folder, self.critiques.instruction)
 
     def inputs(self) -> dict[str, Any]:
         """The tokens that follow answers, as a hash."""

@@ -11,6 +11,7 @@ What is done is kept in the scratch folder query by query; a run that was killed
 import hashlib
 import re
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _score(
     total = len(data)
     size = config.batch if generates else 1
     waiting: list[dict[str, Any]] = []
-    left = (batch for number, batch in enumerate(data) if number < total - parts.taken)
+    left = islice(data, total - parts.taken)
     for number, group in enumerate(groups_of(left, size), 1):
         for batch in group:
             if batch.unreadable:

@@ -15,10 +15,11 @@ from mmrlhf_engine.models.judge_turn import judge_turn
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.packed_attention import plain_attention
 from mmrlhf_engine.models.policy import weights_hash
-from mmrlhf_engine.models.reward_model import load_reward_model, recorded_judge
+from mmrlhf_engine.models.reward_model import judge_of, load_reward_model
 from mmrlhf_engine.models.tails import Tail
 from mmrlhf_engine.shards.dataset import ShardDataset
 from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer
+from mmrlhf_engine.train.compatible import model_folder
 from mmrlhf_engine.train.critiques import Critiques
 from mmrlhf_engine.train.sample import end_tokens
 
@@ -46,7 +47,7 @@ class Scorer:
         self._dtype = getattr(torch, str(config.precision))
         self._model = load_reward_model(config.model, dtype=self._dtype, device=device)
         self._model.requires_grad_(False).eval()
-        judge = recorded_judge(self._model)
+        judge = judge_of(model_folder(config.model))
         self.critiques = config.critiques
         """Where they come from, ``auto`` resolved."""
         if self.critiques == "auto":
@@ -146,29 +147,23 @@ class Scorer:
     def _write(self, batches: Sequence[Any]) -> list[dict[int, list[Answer]]]:
         """Critiques of every answer of some batches, by its sequence."""
         assert self._turn is not None
-        places = [
-            (number, place, int(response))
-            for number, batch in enumerate(batches)
-            for place, response in enumerate(batch.sequence_response)
-            if response >= 0
-        ]
-        prompts = [
-            Prompt.of_sequence(
-                batches[number],
-                place,
-                self._keys[response],
-                self._device,
-                self._dtype,
-                tail=self._turn.opening,
-            )
-            for number, place, response in places
-        ]
+        prompts: list[tuple[int, int, Prompt]] = []
+        for number, batch in enumerate(batches):
+            responses = batch.sequence_response.tolist()
+            keys = {place: self._keys[row] for place, row in enumerate(responses) if row >= 0}
+            found = Prompt.after_answers(batch, keys, self._turn.opening, self._device, self._dtype)
+            prompts += [(number, place, prompt) for place, prompt in found.items()]
         with plain_attention(self._model.model):
-            answers = sample_answers(self._model.model, prompts, self._config.sampling, self._stop)
-        found: list[dict[int, list[Answer]]] = [{} for _ in batches]
-        for (number, place, _), own in zip(places, answers, strict=True):
-            found[number][place] = own
-        return found
+            answers = sample_answers(
+                self._model.model,
+                [prompt for _, _, prompt in prompts],
+                self._config.sampling,
+                self._stop,
+            )
+        written: list[dict[int, list[Answer]]] = [{} for _ in batches]
+        for (number, place, _), own in zip(prompts, answers, strict=True):
+            written[number][place] = own
+        return written
 
     def _stop_tokens(self) -> list[int]:
         """What ends a critique: the ends of text of the model, and the first closing token."""

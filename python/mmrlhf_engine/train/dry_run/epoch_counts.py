@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.shards.arguments import added_tokens_of
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.shards.loader import PreferenceLoader
 from mmrlhf_engine.shards.plan import plan_json
@@ -106,15 +107,17 @@ def count_epoch(settings: TrainSettings, *, window: int = 0) -> EpochCounts:
     """
     dataset = ShardDataset(settings.shards)
     rule = dataset.processor and dataset.processor["image_rule"]
-    plan = plan_json(plan_of(settings), rule)
     critiques = Reward(settings, dataset).critiques if isinstance(settings, RewardConfig) else None
+    lengths = None if critiques is None else critiques.lengths
+    _, added = added_tokens_of(lengths)
+    plan = plan_json(plan_of(settings).model_copy(update={"added_tokens": added}), rule)
     loader = PreferenceLoader(
         Path(settings.shards),
         plan,
         threads=settings.threads,
         prefetch_bytes=_PREFETCH_BYTES,
         pixels=False,
-        added_tokens=None if critiques is None else critiques.lengths,
+        added_tokens=lengths,
     )
     counter = _Counter(settings, window, critiques)
     try:
