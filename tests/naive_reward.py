@@ -1,4 +1,4 @@
-"""The reward model's loss, slow and clear: each answer of each pair alone, by the model's forward."""
+"""The loss of a reward model, slow and clear: each answer of each pair by a forward of its own."""
 
 import torch
 

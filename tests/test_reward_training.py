@@ -7,7 +7,6 @@ from mmrlhf_engine import PreferenceDataset, open_dataset, run_reward
 from mmrlhf_engine.models.judge_turn import INSTRUCTION
 from mmrlhf_engine.models.reward_model import load_reward_model
 from mmrlhf_engine.run.config import load_config
-from mmrlhf_engine.shards.dataset import add_column
 from mmrlhf_engine.train.critiques import Critiques
 from mmrlhf_engine.train.loop import steps_of
 from mmrlhf_engine.train.reward import RewardConfig
@@ -17,7 +16,7 @@ from train_data import judged_rows, metrics_of, pack_rows, text_model
 SMALL = {
     "data.tokens": 700,
     "data.packs_per_step": 2,
-    "optimizer.learning_rate": 3e-3,
+    "optimizer.learning_rate": 5e-4,
     "gradient_checkpointing": False,
     "threads": 1,
 }

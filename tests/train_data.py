@@ -53,7 +53,7 @@ def text_rows(queries: int, *, answers: int = 3, margins: bool = True, seed: int
 
 
 def judged_rows(queries: int, *, ties: bool = True, seed: int = 0) -> list[dict]:
-    """Pairs with the reasons of an annotator; some are ties, and every fifth query has no reason."""
+    """Pairs with reasons of an annotator; some are ties, and every fifth query has no reason."""
     rows = text_rows(queries, seed=seed)
     reasons = {}
     for number, row in enumerate(rows):

@@ -106,7 +106,7 @@ def sft(out: Path, **options: Any) -> None:
 @click.option("--critique-loss", type=click.Choice(["mean", "sum"]), help="Over tokens.")
 @click.option("--tie-weight", type=float, help="Factor of the loss of ties; default 1.")
 def reward(out: Path, **options: Any) -> None:
-    """Train a reward model that criticises answers and scores them.
+    """Train a reward model that writes critiques.
 
     SHARDS is a dataset of pairs, with critiques as they came with the answers.
     The same command goes on from the newest checkpoint of OUT.
@@ -146,20 +146,21 @@ def score(
     from mmrlhf_engine.run.command import run_command
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
-    from mmrlhf_engine.train import score as command
+    from mmrlhf_engine.train.score import STAGE
+    from mmrlhf_engine.train.score_settings import ScoreConfig
 
     resume, dry_run = options.pop("resume"), options.pop("dry_run")
     for name in ("shards", "scores"):
         options[name] = _text(options[name])
     named = {_PLACES_OF_SCORE.get(name, name): value for name, value in options.items()}
-    config = load_config(command.ScoreConfig, config_file, [*overrides, *as_overrides(named)])
+    config = load_config(ScoreConfig, config_file, [*overrides, *as_overrides(named)])
     if dry_run:
         from mmrlhf_engine.train.dry_run.score import describe_score
 
         click.echo(describe_score(config))
         return
     with interruptible("the same command goes on where it was"):
-        report = run_command(command.STAGE, config, out, Progress(progress), restart=not resume)
+        report = run_command(STAGE, config, out, Progress(progress), restart=not resume)
     agreement = report["agreement"]
     said = "" if agreement is None else f", {agreement:.1%} of them as they are ranked"
     click.echo(f"{report['column']}: margins of {report['pairs']:,} pairs{said}")

@@ -101,6 +101,7 @@ def _rendered(tokenizer: Any, turns: Sequence[tuple[str, str]], *, opening: bool
         if all(text in found for _, text in turns) and "'type'" not in found:
             return str(found)
     raise ConfigError(
-        f"chat template: it does not render two questions and their answers: {problem or 'text lost'}",
+        "chat template: it does not render two questions and their answers: "
+        f"{problem or 'text is lost'}",
         hint="critiques=none, or another template",
     )

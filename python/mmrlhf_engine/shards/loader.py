@@ -98,8 +98,8 @@ class PreferenceLoader:
         verify: When checksums are compared.
         pixels: Whether images are decoded; without, ``pixel_values`` is empty and the rest of each
             batch is the same, but for the images that would turn out to be unreadable.
-        added_tokens: uint32 [responses], tokens that the caller adds to each response after loading,
-            and that count for the plan's budget; the plan states their hash.
+        added_tokens: uint32 [responses], tokens that the caller adds to each response after
+            loading, and that count for the plan's budget; the plan states their hash.
         state: Where to go on, from ``state_dict``.
 
     Raises:
@@ -141,7 +141,7 @@ class PreferenceLoader:
         self._rank, self._world_size, self._balance = rank, world_size, balance
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
         self._pixels = pixels
-        self._added_tokens, _ = added_tokens_of(added_tokens)
+        self._added_tokens: Any = added_tokens_of(added_tokens)[0]
         self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes
         self._cursor: str | None = None
         self._worker, self._workers = 0, 1

@@ -36,7 +36,7 @@ class FinishedParts:
         """Of the data, after the last record; None before the first."""
         self.taken: int = position.get("taken", 0)
         """Queries that are done."""
-        self.counts: dict[str, int] = {name: 0 for name in counts} | position.get("counts", {})
+        self.counts: dict[str, int] = dict.fromkeys(counts, 0) | position.get("counts", {})
         self._parts: int = position.get("parts", 0)
 
     def keep(self, rows: list[dict[str, Any]], cursor: str) -> None:

@@ -33,7 +33,6 @@ from mmrlhf_engine.models.reward_model import (
 from mmrlhf_engine.models.tails import Tail
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.batch import PreferenceBatch
-from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.train.critiques import Critiques
 from mmrlhf_engine.train.logps import row_logps
@@ -85,9 +84,8 @@ class Reward(Objective):
     def __init__(self, config: RewardConfig, shards: ShardDataset) -> None:
         self.config, self._shards = config, shards
         self.ties_train = config.tie_weight > 0
-        self.columns: dict[str, ColumnRequest] = {}
-        if config.margin not in (None, "packed"):
-            self.columns["margin"] = margin_request(shards, config.margin)
+        given = config.margin not in (None, "packed")
+        self.columns = {"margin": margin_request(shards, str(config.margin))} if given else {}
 
     @cached_property
     def critiques(self) -> Critiques:

@@ -1,7 +1,7 @@
 """Rewards of all answers, and the margins of all pairs, as sidecar columns of the shards.
 
 A reward model reads an answer, writes a critique of it, and gives a reward after the critique
-(MM-RLHF, arXiv 2502.10391, section 3). The margin of a pair is the reward of its chosen answer minus
+(MM-RLHF, arXiv 2502.10391, section 3). The margin of a pair is the reward of its chosen answer less
 that of its rejected one; MM-DPO reads it with ``--margin margin/NAME/margin``. Scores of any other
 model come in from a file, to the same columns.
 
@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import NonNegativeFloat, PositiveInt
 
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.models.generation import SamplingSettings
 from mmrlhf_engine.models.policy import weights_hash
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.run.tables import TableSchema
@@ -31,11 +29,11 @@ from mmrlhf_engine.train.compatible import check_model_fits, model_folder
 from mmrlhf_engine.train.device import accelerator_for, with_precision
 from mmrlhf_engine.train.finished_parts import FinishedParts, groups_of
 from mmrlhf_engine.train.given_scores import read_scores
-from mmrlhf_engine.train.margins import MarginRule, normalised
+from mmrlhf_engine.train.margins import normalised
+from mmrlhf_engine.train.score_settings import ScoreConfig
 from mmrlhf_engine.train.scorer import Scorer
-from mmrlhf_engine.train.settings import ModelSettings
 
-__all__ = ["CRITIQUES", "STAGE", "CritiqueSampling", "ScoreConfig"]
+__all__ = ["CRITIQUES", "STAGE"]
 
 CRITIQUES: TableSchema = {
     "response": pl.UInt64(),  # row of the shards' responses
@@ -49,36 +47,6 @@ CRITIQUES: TableSchema = {
 
 _GROUPS_PER_PART = 8
 """Groups of queries between two records of what is done."""
-
-
-class CritiqueSampling(SamplingSettings):
-    """How critiques are written: greedily, one for each answer, unless said otherwise."""
-
-    samples: PositiveInt = 1
-    """Critiques of each answer; its reward is their mean."""
-    temperature: NonNegativeFloat = 0.0
-    """Logits are divided by it; 0 takes the most likely token."""
-
-
-class ScoreConfig(ModelSettings):
-    """Settings of ``score``; ``model`` is the reward model."""
-
-    scores: str | None = None
-    """A JSONL file with the scores of another model, in place of a reward model."""
-    name: str | None = None
-    """Of the column sets, ``reward/NAME`` and ``margin/NAME``; null is the last part of the model's
-    or the file's name."""
-    critiques: str = "auto"
-    """What is read before the reward: ``generate``, critiques of the model's own; ``packed``, those
-    of the shards; ``none``; or ``SET/FIELD``, a sidecar column of responses with text. ``auto`` is
-    ``generate`` for a model that was trained with critiques, else ``none``."""
-    sampling: CritiqueSampling = CritiqueSampling()
-    batch: PositiveInt = 8
-    """Queries whose answers are criticised together; keys and values of all are held at once."""
-    tokens: PositiveInt = 16_384
-    """The most that a pack may hold, of text, images and critiques together."""
-    normalise: MarginRule = "none"
-    """How margins are scaled; see :func:`mmrlhf_engine.train.margins.normalised`."""
 
 
 def run(config: ScoreConfig, context: StageContext) -> None:
@@ -102,12 +70,15 @@ def run(config: ScoreConfig, context: StageContext) -> None:
     texts = pl.DataFrame({"response": np.arange(len(rewards), dtype=np.uint64)}).join(
         means.select("response", "critique"), on="response", how="left", maintain_order="left"
     )
-    stated = {**scorer.stated, "model": {**scorer.stated["model"], "name": _name_of(config)}}
+    stated = {
+        **scorer.stated,
+        "model": {**scorer.stated["model"], "name": _name_of(config, dataset)},
+    }
     frame = pl.DataFrame(
         {"reward": pl.Series(rewards).fill_nan(None), "critique": texts["critique"]}
     )
     provenance = dataset.provenance(**stated)
-    _write(dataset, f"reward/{_name_of(config)}", "responses", frame, provenance)
+    _write(dataset, f"reward/{_name_of(config, dataset)}", "responses", frame, provenance)
     facts = _write_margins(config, dataset, _margins_of(dataset, rewards), provenance)
     scored = int((~np.isnan(rewards)).sum())
     context.finish(
@@ -162,24 +133,16 @@ def _score(
 
 
 def _take_over(config: ScoreConfig, context: StageContext) -> None:
-    """Write the scores of a file as columns.
-
-    Raises:
-        ConfigError: a reward model is named besides.
-    """
-    if config.model:
-        raise ConfigError(
-            f"found the reward model {config.model} and scores {config.scores}, expected one"
-        )
-    if not config.shards:
-        raise ConfigError("shards: not given", hint="mmrlhf-engine score SHARDS --scores FILE")
+    """Write the scores of a file as columns."""
     dataset = open_dataset(config.shards)
     given = read_scores(Path(str(config.scores)), dataset)
-    provenance = dataset.provenance(scores=_digest_of(config), model={"name": _name_of(config)})
+    provenance = dataset.provenance(
+        scores=_digest_of(config), model={"name": _name_of(config, dataset)}
+    )
     margins = given.margins
     if given.rewards is not None:
         frame = pl.DataFrame({"reward": pl.Series(given.rewards).fill_nan(None)})
-        _write(dataset, f"reward/{_name_of(config)}", "responses", frame, provenance)
+        _write(dataset, f"reward/{_name_of(config, dataset)}", "responses", frame, provenance)
     if margins is None:
         assert given.rewards is not None
         margins = _margins_of(dataset, given.rewards)
@@ -216,7 +179,7 @@ def _write_margins(
     ties = (flags & FLAGS["tie"]) != 0
     scaled, rule = normalised(margins, config.normalise, ties)
     frame = pl.DataFrame({"margin": pl.Series(scaled).cast(pl.Float32).fill_nan(None)})
-    column_set = f"margin/{_name_of(config)}"
+    column_set = f"margin/{_name_of(config, dataset)}"
     _write(dataset, column_set, "pairs", frame, {**provenance, "normalise": rule})
     ranked = margins[~ties & ~np.isnan(margins)]
     tied = np.abs(margins[ties & ~np.isnan(margins)])
@@ -243,15 +206,23 @@ def _write(
     dataset.add_column(frame, table=table, column_set=column_set, provenance=provenance)
 
 
-def _name_of(config: ScoreConfig) -> str:
-    """Of the column sets."""
+def _name_of(config: ScoreConfig, dataset: ShardDataset) -> str:
+    """Of the column sets; with its hash where another model of the name has them.
+
+    Trained models are all called ``model``, and their columns must not replace each other.
+    """
     given = config.name
     if given is None:
-        source = config.scores if config.scores is not None else config.model
-        given = Path(source).stem if config.scores else model_folder(source).resolve().name
+        given = Path(config.scores).stem if config.scores else model_folder(config.model).name
     name = re.sub(r"[^a-z0-9._-]+", "-", given.lower()).strip("-.")
     if not name:
         raise ConfigError(f"name: found {given!r}, expected letters or digits", hint="--name NAME")
+    if config.name is None and config.scores is None:
+        weights = weights_hash(config.model)
+        for entry in dataset.column_sets:
+            other = entry.provenance.get("model", {}).get("weights")
+            if entry.name == f"reward/{name}" and other != weights:
+                return f"{name}-{weights.rpartition(':')[2][:8]}"
     return name
 
 
@@ -263,15 +234,22 @@ def _digest_of(config: ScoreConfig) -> str:
 
 
 def _external(config: ScoreConfig) -> list[object]:
+    if config.model and config.scores is not None:
+        raise ConfigError(
+            f"found the reward model {config.model} and scores {config.scores}, expected one"
+        )
     if config.scores is not None:
-        return [open_dataset(config.shards).fingerprint, _digest_of(config), _name_of(config)]
+        if not config.shards:
+            raise ConfigError("shards: not given", hint="mmrlhf-engine score SHARDS --scores FILE")
+        dataset = open_dataset(config.shards)
+        return [dataset.fingerprint, _digest_of(config), _name_of(config, dataset)]
     config = with_precision(config)
     dataset = open_dataset(config.shards)
     given = config.critiques
     columns = [
         entry.provenance for entry in dataset.column_sets if given.startswith(f"{entry.name}/")
     ]
-    facts = [weights_hash(config.model), config.precision, columns, _name_of(config)]
+    facts = [weights_hash(config.model), config.precision, columns, _name_of(config, dataset)]
     return [dataset.fingerprint, *facts]
 
 

@@ -1,7 +1,7 @@
 """A reward model at work: critiques written, then rewards read after them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,7 @@ from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer
 from mmrlhf_engine.train.compatible import model_folder
 from mmrlhf_engine.train.critiques import Critiques
 from mmrlhf_engine.train.sample import end_tokens
-
-if TYPE_CHECKING:
-    from mmrlhf_engine.train.score import ScoreConfig
+from mmrlhf_engine.train.score_settings import ScoreConfig
 
 __all__ = ["Scorer"]
 
@@ -42,7 +40,7 @@ class Scorer:
             write.
     """
 
-    def __init__(self, config: "ScoreConfig", dataset: ShardDataset, device: torch.device) -> None:
+    def __init__(self, config: ScoreConfig, dataset: ShardDataset, device: torch.device) -> None:
         self._config, self._device = config, device
         self._dtype = getattr(torch, str(config.precision))
         self._model = load_reward_model(config.model, dtype=self._dtype, device=device)
@@ -129,8 +127,8 @@ class Scorer:
             tokens = answer.tokens[:-1] if stopped else answer.tokens
             parts = self._turn.opening, tokens, self._turn.closing
             tail = np.concatenate(parts)
-            text, count, finish = self._text(tokens), len(answer.tokens), answer.finish
-            return Tail(tail, len(tail)), {"critique": text, "n_tok": count, "finish": str(finish)}
+            written_as = {"critique": self._text(tokens), "n_tok": len(answer.tokens)}
+            return Tail(tail, len(tail)), {**written_as, "finish": answer.finish}
         given = nothing if self._given is None else self._given.tail(response)
         count = len(given.tokens) - given.given
         text = None if self._given is None or not count else self._given.text(response)

@@ -173,7 +173,7 @@ def _data(config: TrainSettings, objective: Objective, place: RunFolder) -> Pref
         columns=objective.columns,
         added_tokens=objective.added_tokens,
         threads=config.threads,
-        **plan_of(config).model_dump(),
+        **plan_of(config).model_dump(exclude={"added_tokens"}),
     )
     if data.units_above_budget:
         what = "left out" if config.data.too_large == "drop" else "packed alone"
@@ -189,7 +189,7 @@ def _evaluation(config: TrainSettings, objective: Objective) -> PreferenceDatase
         return None
     # A step of it is a pack a process: there is none to wait for.
     plan = plan_of(config, "held_out" if other is None else None).model_dump(
-        exclude={"packs_per_step"}
+        exclude={"packs_per_step", "added_tokens"}
     )
     return PreferenceDataset(
         other or config.shards,

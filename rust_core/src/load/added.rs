@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn they_are_those_of_the_plan_and_of_the_dataset() {
-        let added = AddedTokens::new(vec![1, 0, 7], 3).unwrap();
+        let added = AddedTokens::new(vec![1, 0, 7], 3).expect("three numbers");
         assert_eq!(added.of(2), 7);
         let hash = AddedTokens::hash(&[1, 0, 7]);
         assert!(AddedTokens::check(Some(&added), Some(&hash)).is_ok());
