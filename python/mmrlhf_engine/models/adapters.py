@@ -121,7 +121,7 @@ def _targets(model: Any, vision: Vision | None, targets: tuple[str, ...] | str) 
     chosen: dict[str, None] = {}
     for target in targets:
         found = [name for name in linear if name == target or name.endswith(f".{target}")]
-        if any(linear[name] == "reward_head" for name in found):
+        if found and all(linear[name] == "reward_head" for name in found):
             raise ConfigError(
                 f"lora: target {target!r} is the reward head, which is trained as it is",
                 hint="leave it out",
