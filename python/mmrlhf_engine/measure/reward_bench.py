@@ -8,6 +8,7 @@ ACC+, and whoever prefers the longer answer is right in seven of ten pairs. So e
 interval, by resamples of the queries, and stands beside what scorers get that do not look.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mmrlhf_engine.measure.bootstrap import (
 from mmrlhf_engine.measure.chance import central_range, count_distribution
 from mmrlhf_engine.measure.lines import Line, file_state, read_lines
 from mmrlhf_engine.measure.section import write_section
+from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.stage import Stage, StageContext
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "read_bench",
     "read_scores",
     "scorecard",
+    "write_scores",
 ]
 
 CATEGORIES = ("mcq", "long", "short", "safety", "video")
@@ -113,6 +116,13 @@ def read_scores(file: Path, count: int) -> Floats:
             hint="rows count from 0",
         )
     return rewards
+
+
+def write_scores(file: Path, rewards: npt.ArrayLike) -> None:
+    """Write rewards, [rows, 2], as :func:`read_scores` reads them."""
+    rows = np.asarray(rewards, np.float64).tolist()
+    lines = (json.dumps({"row": row, "rewards": pair}) for row, pair in enumerate(rows))
+    write_atomically(file, "".join(f"{line}\n" for line in lines))
 
 
 def category_of(fields: Mapping[str, Any]) -> str:
