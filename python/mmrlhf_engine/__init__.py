@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmrlhf_engine.api import (
         run_curate,
+        run_evaluate,
         run_mm_dpo,
         run_pack,
         run_reference,
@@ -48,6 +49,7 @@ __all__ = [
     "provenance",
     "read_rule",
     "run_curate",
+    "run_evaluate",
     "run_mm_dpo",
     "run_pack",
     "run_reference",
@@ -59,7 +61,10 @@ __version__ = "0.1.0"
 
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
-    "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sample", "run_sft"),
+    "api": (
+        *("run_curate", "run_evaluate", "run_mm_dpo", "run_pack"),
+        *("run_reference", "run_sample", "run_sft"),
+    ),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),
     "shards.batch": ("PreferenceBatch",),

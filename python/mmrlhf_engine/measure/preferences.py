@@ -13,10 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 from pydantic import Field, NonNegativeInt
 
-from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.measure.bootstrap import (
     Floats,
@@ -31,8 +29,8 @@ from mmrlhf_engine.run.differences import differences
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.dataset import FLAGS, ColumnSet, ShardDataset, open_dataset
-from mmrlhf_engine.shards.export_trl import deleted_pairs
-from mmrlhf_engine.shards.plan import Budget, HoldOut, PlanSettings, plan_json
+from mmrlhf_engine.shards.parts import pairs_there, queries_of
+from mmrlhf_engine.shards.plan import HoldOut
 
 __all__ = ["STAGE", "PreferencesConfig", "preference_accuracy"]
 
@@ -130,11 +128,9 @@ def _pairs(
 ) -> pl.DataFrame:
     """The pairs that are not deleted, with the change of log-probability of both answers."""
     pairs = dataset.pairs.select("q", "chosen", "rejected", "flags").collect()
-    deleted = deleted_pairs(dataset._core)
-    if deleted is not None:
-        pairs = pairs.filter(~deleted)
+    pairs = pairs.filter(pairs_there(dataset))
     if hold_out is not None:
-        pairs = pairs.filter(pl.col("q").is_in(_queries_of(dataset, hold_out).implode()))
+        pairs = pairs.filter(pl.col("q").is_in(queries_of(dataset, hold_out).implode()))
         if not pairs.height:
             raise InputError(
                 f"{dataset.path}: no pair is held out by share {hold_out.share:g} and seed "
@@ -163,25 +159,13 @@ def _pairs(
     )
 
 
-def _queries_of(dataset: ShardDataset, hold_out: HoldOut) -> pl.Series:
-    any_plan = PlanSettings(budget=Budget(tokens=1), packs_per_step=1, hold_out=hold_out)
-    rule = (dataset.processor or {}).get("image_rule")
-    part = _core.DatasetPart(dataset._core, plan_json(any_plan, rule))
-    return pl.Series(pa.array(part.queries()))
-
-
 def _source_names(dataset: ShardDataset) -> dict[int, str]:
-    """Names of the sources by number, as far as the reports of packing say them."""
-    names: dict[int, str] = {}
-    for file in sorted((dataset.path / "reports").glob("*.json")):
-        sources = (read_json(file) or {}).get("sources")
-        if isinstance(sources, dict):
-            names |= {
-                facts["number"]: name
-                for name, facts in sources.items()
-                if isinstance(facts, dict) and "number" in facts
-            }
-    return names
+    """Names of the sources by number, from the reports of packing; those that agree on one."""
+    names: dict[int, set[str]] = {}
+    for file in (dataset.path / "reports").glob("*/report.json"):
+        for name, facts in (read_json(file) or {}).get("sources", {}).items():
+            names.setdefault(facts["number"], set()).add(name)
+    return {number: found.pop() for number, found in names.items() if len(found) == 1}
 
 
 def _measured(rows: pl.DataFrame, beta: float, settings: Resampling) -> dict[str, Any]:

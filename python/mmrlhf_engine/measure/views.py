@@ -137,7 +137,13 @@ def _safety(section: Figures) -> SectionView:
     for title, better in (("Unsafety", "lower"), ("Safety", "higher")):
         figures = {name: one for name, one in section["figures"].items() if one["better"] == better}
         mean = section[title.lower()]
-        rows = {f"mean of {mean['figures']}": {"share": mean["mean"]}, **figures}
+        rows = {
+            f"mean of {mean['figures']}": {
+                "share": mean["mean"],
+                "share_interval": mean["mean_interval"],
+            },
+            **figures,
+        }
         counts = {name: _count(one, "answers") for name, one in rows.items()}
         series = [Series("share", rows, "share")]
         note = f"{better} is better"
