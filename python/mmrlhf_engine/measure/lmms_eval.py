@@ -162,8 +162,11 @@ def run(config: BenchmarksConfig, context: StageContext) -> None:
     results.mkdir()
     words = command_line(config, results)
     # Results of a command go to stdout, and what a process says on the way does not.
-    code = subprocess.run(words, stdout=sys.stderr, check=False).returncode
-    if code:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            sys.stderr.write(line)
+    if process.returncode:
+        code = process.returncode
         raise StageError(f"lmms-eval ended with exit code {code}: {shlex.join(words)}")
     found, tasks = read_results(results), _tasks(config.tasks)
     facts = {task: one for one in paper_benchmarks() for task in one.tasks}
