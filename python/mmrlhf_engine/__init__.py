@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmrlhf_engine.api import (
         run_curate,
+        run_evaluate,
         run_mm_dpo,
         run_pack,
         run_reference,
@@ -50,6 +51,7 @@ __all__ = [
     "provenance",
     "read_rule",
     "run_curate",
+    "run_evaluate",
     "run_mm_dpo",
     "run_pack",
     "run_reference",
@@ -64,8 +66,8 @@ __version__ = "0.1.0"
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
     "api": (
-        *("run_curate", "run_pack", "run_reward", "run_score"),
-        *("run_mm_dpo", "run_reference", "run_sample", "run_sft"),
+        *("run_curate", "run_evaluate", "run_mm_dpo", "run_pack"),
+        *("run_reference", "run_reward", "run_sample", "run_score", "run_sft"),
     ),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),

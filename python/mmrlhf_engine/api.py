@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "run_curate",
+    "run_evaluate",
     "run_mm_dpo",
     "run_pack",
     "run_reference",
@@ -277,6 +278,38 @@ def run_sample(
 
     given = {**(settings or {}), "shards": str(shards), "model": str(model)}
     return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, False)
+
+
+def run_evaluate(
+    evaluation: Literal["reward_bench", "preferences", "win_rate", "safety", "vqa", "benchmarks"],
+    out: Path | str,
+    settings: Mapping[str, Any],
+    *,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+) -> dict[str, Any]:
+    """Measure a reward model or a policy, as the commands ``mmrlhf-engine evaluate`` do.
+
+    Args:
+        evaluation: What is measured.
+        out: The run folder; the evaluation is a section of ``OUT/scorecard.json``, and
+            ``OUT/report.html`` shows all sections.
+        settings: Settings by name: ``{"file": "bench.jsonl", "scores": "scores.jsonl"}``.
+        progress: What is written to stderr.
+
+    Returns:
+        The section.
+
+    Raises:
+        ConfigError: the evaluation or a setting is unknown or does not fit.
+        InputError: a file cannot be read, or a row does not fit; the message names its line.
+        MissingExtraError: lmms-eval is needed and not installed.
+    """
+    from mmrlhf_engine.measure.evaluations import stage_of
+    from mmrlhf_engine.measure.section import run_evaluation
+
+    stage = stage_of(evaluation)
+    config = _resolve(stage.config, None, settings)
+    return run_evaluation(stage, config, Path(out), Progress(progress))
 
 
 def _run_command(
