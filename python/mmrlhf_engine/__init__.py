@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         run_curate,
         run_mm_dpo,
         run_pack,
+        run_pair,
         run_reference,
         run_sample,
         run_sft,
@@ -50,6 +51,7 @@ __all__ = [
     "run_curate",
     "run_mm_dpo",
     "run_pack",
+    "run_pair",
     "run_reference",
     "run_sample",
     "run_sft",
@@ -59,7 +61,10 @@ __version__ = "0.1.0"
 
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
-    "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sample", "run_sft"),
+    "api": (
+        *("run_curate", "run_mm_dpo", "run_pack", "run_pair", "run_reference", "run_sample"),
+        "run_sft",
+    ),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),
     "shards.batch": ("PreferenceBatch",),
