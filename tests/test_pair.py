@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
 from mmrlhf_engine import run_pair
 from mmrlhf_engine.cli import cli
+from mmrlhf_engine.collect.pair import PairConfig, describe
 from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.run.config import load_config
 from pack_data import write_lines
 from pair_data import compared, lines, paired, row, table
 
@@ -188,6 +191,13 @@ def test_only_the_annotators_that_are_named_are_read(pair):
     ]
 
 
+def test_annotators_are_counted_and_an_absent_one_is_named(pair):
+    report = pair(*ROUND, annotators=["z", "ann", "y"])
+    assert report["annotators"] == {"y": 1, "z": 1}
+    assert report["annotators_absent"] == ["ann"]
+    assert "no row is of: ann" in describe(report)
+
+
 def test_a_second_row_of_an_annotator_does_not_count(pair):
     report = pair(row([1, 2, 3], annotator=7), row([3, 2, 1], annotator="7"))
     assert compared(report) == ["a>b", "a>c", "b>c"]
@@ -247,6 +257,16 @@ def test_margins_are_over_all_rows_and_need_both_scores(pair, tmp_path):
     # a: 5 and 3, b: 2 and 2.
     assert [line.get("margin") for line in lines(report)] == [2.0, None, None]
     assert not any("margin" in line for line in lines(run_pair(tmp_path / "rows.jsonl", tmp_path)))
+
+
+def test_a_split_of_parquet_files_is_read(tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    for name, rank in (("train", [1, 2, 3]), ("test", [3, 2, 1])):
+        file = tmp_path / "set" / "data" / f"{name}-00000-of-00001.parquet"
+        pl.DataFrame([row(rank, annotator=name)]).write_parquet(file)
+    assert compared(run_pair(tmp_path / "set", tmp_path / "one"))[0] == "a>b"
+    report = run_pair(tmp_path / "set", tmp_path / "two", {"split": "test"})
+    assert compared(report)[0] == "b>a"
 
 
 def test_a_row_without_an_id_has_its_place(pair):
@@ -371,9 +391,6 @@ def test_every_option_of_the_command_is_a_setting(tmp_path):
         cli, ["pair", str(source), "--out", str(tmp_path / "run"), *words], catch_exceptions=False
     )
     assert done.exit_code == 0
-    from mmrlhf_engine.collect.pair import PairConfig
-    from mmrlhf_engine.run.config import load_config
-
     config = load_config(PairConfig, tmp_path / "run" / "08_pair" / "config.yaml")
     assert config == PairConfig(
         sources=[str(source)],

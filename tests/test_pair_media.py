@@ -84,6 +84,18 @@ def test_media_of_several_roots_are_named_from_the_folder_above(tmp_path):
     ]
 
 
+def test_media_are_named_from_the_root_that_is_given(tmp_path):
+    put(tmp_path / "pictures" / "a.png", picture())
+    rows = [row([1, 2], answers="ab", image="a.png")]
+    settings = {"root": str(tmp_path / "pictures"), "hold_out": 0.5}
+    report = paired(tmp_path, rows, settings)
+    assert report["root"] == settings["root"]
+    assert report["split"]["media_not_decoded"] == 0
+    assert (
+        paired(tmp_path, rows, {"hold_out": 0.5}, restart=True)["split"]["media_not_decoded"] == 1
+    )
+
+
 # ---- held out --------------------------------------------------------------------------------
 
 

@@ -96,12 +96,19 @@ class ItemReader:
         self.rows_in = 0
         self.dropped: Counter[str] = Counter()
         self.fields_ignored: Counter[str] = Counter()
+        self.annotators: Counter[str] = Counter()
+        """Rows of each annotator that has a name, of those that are read."""
         self.merged = 0
         """Answers that are equal to an earlier one of their row."""
         self.ranks_from_scores = 0
         """Rows that are ranked by their scores."""
         self.without_rank = 0
         """Answers without a rank, of rows that are used."""
+
+    @property
+    def absent(self) -> list[str]:
+        """Annotators to read that no row is of."""
+        return sorted(self._annotators - self.annotators.keys())
 
     @property
     def items(self) -> list[Item]:
@@ -164,6 +171,8 @@ class ItemReader:
         if self._annotators and name not in self._annotators:
             found = "no annotator" if name is None else f"annotator {name!r}"
             raise BadRecordError("unknown_annotator", f"{found}, not one of those to read")
+        if name is not None:
+            self.annotators[name] += 1
         if any(one.kind == "video" and not one.names for one in annotation.media):
             raise BadRecordError("inline_video", "a video by content, expected its name")
         texts = [answer.strip() for answer in annotation.answers]

@@ -88,6 +88,8 @@ def run(config: PairConfig, context: StageContext) -> None:
         "answers_without_rank": reader.without_rank,
         "ranks_from_scores": reader.ranks_from_scores,
         "contradictions": dict(sorted(judged.kinds.items())),
+        "annotators": dict(sorted(reader.annotators.items())),
+        "annotators_absent": reader.absent,
         "agreement": judged.agreement,
         "sides": sides,
         "split": split,
@@ -251,6 +253,8 @@ def describe(report: dict[str, Any]) -> str:
         lines.append(f"merged         {report['merged']:,} answers that equal another")
     if report["ranks_from_scores"]:
         lines.append(f"ranked         {report['ranks_from_scores']:,} rows by their scores")
+    if report["annotators_absent"]:
+        lines.append(f"absent         no row is of: {', '.join(report['annotators_absent'])}")
     if agreed["compared"]:
         lines.append(
             f"agreement      {100 * agreed['share']:.1f} % of {agreed['compared']:,} verdicts of "
