@@ -16,20 +16,12 @@ from mmrlhf_engine.pipeline import CurateConfig
 from pack_data import tokenizer_folder, write_lines
 
 SUBPACKAGES = (
-    "cli",
-    "curate",
-    "demo",
-    "measure",
-    "models",
-    "pack",
-    "run",
-    "shards",
-    "sources",
-    "train",
+    *("cli", "collect", "curate", "demo", "measure", "models"),
+    *("pack", "run", "shards", "sources", "train"),
 )
 FUNCTIONS = {
     *("answer_rows", "attention_mask", "normalise", "open_dataset", "plan_json"),
-    *("provenance", "read_rule", "run_curate", "run_evaluate", "run_pack"),
+    *("provenance", "read_rule", "run_curate", "run_evaluate", "run_pack", "run_pair"),
     *("run_mm_dpo", "run_reference", "run_reward", "run_sample", "run_score", "run_sft"),
 }
 CLASSES = set(mmrlhf_engine.__all__) - FUNCTIONS - {"__version__"}

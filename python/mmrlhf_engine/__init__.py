@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         run_evaluate,
         run_mm_dpo,
         run_pack,
+        run_pair,
         run_reference,
         run_reward,
         run_sample,
@@ -54,6 +55,7 @@ __all__ = [
     "run_evaluate",
     "run_mm_dpo",
     "run_pack",
+    "run_pair",
     "run_reference",
     "run_reward",
     "run_sample",
@@ -66,7 +68,7 @@ __version__ = "0.1.0"
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
     "api": (
-        *("run_curate", "run_evaluate", "run_mm_dpo", "run_pack"),
+        *("run_curate", "run_evaluate", "run_mm_dpo", "run_pack", "run_pair"),
         *("run_reference", "run_reward", "run_sample", "run_score", "run_sft"),
     ),
     "errors": ("MmrlhfError",),

@@ -1,4 +1,4 @@
-"""Running the pipeline from Python: curate, pack and the training commands as functions."""
+"""Running the pipeline from Python: curate, pair, pack and the training commands as functions."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,7 @@ from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Stage
 
 if TYPE_CHECKING:
+    from mmrlhf_engine.collect.pair import PairConfig
     from mmrlhf_engine.train.mm_dpo import MMDPOConfig
     from mmrlhf_engine.train.reward import RewardConfig
     from mmrlhf_engine.train.sft import SupervisedConfig
@@ -24,6 +25,7 @@ __all__ = [
     "run_evaluate",
     "run_mm_dpo",
     "run_pack",
+    "run_pair",
     "run_reference",
     "run_reward",
     "run_sample",
@@ -99,6 +101,42 @@ def run_pack(
     paths = [*resolved.sources, *(str(path) for path in _paths(sources))]
     resolved = resolved.model_copy(update={"sources": paths})
     return pack.pack_dataset(resolved, Path(out), Progress(progress))
+
+
+def run_pair(
+    sources: Path | str | Iterable[Path | str],
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: "PairConfig | Path | str | None" = None,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Turn annotations into preference pairs, as ``mmrlhf-engine pair`` does.
+
+    Args:
+        sources: Files or folders of annotations; those of the config are read too.
+        out: The run folder; the pairs are ``OUT/08_pair/pairs.jsonl`` and ``held_out.jsonl``.
+        settings: Settings by name, laid over ``config``: ``{"hold_out": 0.05}``.
+        config: A YAML file, or settings that are read already; None is the defaults.
+        progress: What is written to stderr.
+        restart: Remove what an earlier attempt has left, and begin again.
+
+    Returns:
+        The report: ``folder``, rows in, out and dropped by reason, pairs, ties, contradictions,
+        agreement of annotators, and ``root``, which pack is given where pairs have media.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit.
+        InputError: a source cannot be read, too much of it is bad, or no row gives a pair.
+        MissingExtraError: a package that only some inputs need is not installed.
+    """
+    from mmrlhf_engine.collect.pair import STAGE
+
+    resolved = _resolve(STAGE.config, config, settings)
+    paths = [*resolved.sources, *(str(path) for path in _paths(sources))]
+    resolved = resolved.model_copy(update={"sources": paths})
+    return _run_command(STAGE, resolved, out, progress, restart)
 
 
 def run_mm_dpo(
