@@ -64,6 +64,8 @@ OUTCOMES = [
     (["config"], 0, ""),
     (["config", "bad.yaml"], 2, "not valid YAML"),
     (["config", "--set", "sleect.count=5"], 2, "did you mean select"),
+    (["import-checkpoint", "absent", "--out", "OUT/m"], 1, "absent: no such folder"),
+    (["import-checkpoint", "run", "--out", "OUT/m"], 2, "run: found no weights"),
     (["inspect", "shards"], 0, ""),
     (["inspect", "run"], 1, "no Parquet part"),
     (["inspect", "absent"], 2, "'absent' does not exist"),

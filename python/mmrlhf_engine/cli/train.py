@@ -243,6 +243,27 @@ def sample(
     )
 
 
+@click.command("import-checkpoint")
+@click.argument("source", type=FILE_OR_FOLDER)
+@click.option("--out", required=True, type=FILE_OR_FOLDER, help="The new folder of the model.")
+@click.option(
+    "--processor", metavar="NAME|FOLDER", help="Whose tokenizer and processor are copied."
+)
+def import_checkpoint(source: Path, out: Path, processor: str | None) -> None:
+    """Convert a checkpoint of LLaVA-NeXT for transformers.
+
+    SOURCE is its folder: LLaVA-OneVision on Qwen2, with a reward head or without one. --processor
+    is a LLaVA-OneVision of transformers; without it the new folder has no tokenizer.
+    """
+    from mmrlhf_engine.train import import_checkpoint as command
+
+    found = command.import_checkpoint(source, out, processor=processor)
+    head = "" if found.activation is None else f", reward head {found.activation}"
+    click.echo(f"{out}: {found.kind}{head}, {found.weights:,} weights")
+    if found.left_out:
+        click.echo(f"left out, as they are computed: {', '.join(found.left_out)}", err=True)
+
+
 _PLACES = {
     "tokens": "data.tokens",
     "packs_per_step": "data.packs_per_step",
@@ -284,4 +305,4 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-COMMANDS = (reward, score, mm_dpo, sft, reference, sample)
+COMMANDS = (reward, score, mm_dpo, sft, reference, sample, import_checkpoint)
