@@ -21,7 +21,7 @@ SUBPACKAGES = (
 FUNCTIONS = {
     *("answer_rows", "attention_mask", "normalise", "open_dataset", "plan_json"),
     *("provenance", "read_rule", "run_curate", "run_pack", "run_pair"),
-    *("run_mm_dpo", "run_reference", "run_sample", "run_sft"),
+    *("run_mm_dpo", "run_reference", "run_reward", "run_sample", "run_score", "run_sft"),
 }
 CLASSES = set(mmrlhf_engine.__all__) - FUNCTIONS - {"__version__"}
 

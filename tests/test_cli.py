@@ -107,8 +107,9 @@ def test_exit_codes_and_errors_that_say_what_to_do(arguments, code, message, pla
 
 def test_every_command_has_its_codes_tested():
     tested = {arguments[0] for arguments, *_ in OUTCOMES}
-    # See test_pack_command.py, and test_train_command.py.
-    assert set(cli.commands) - tested == {"pack", "reference", "mm-dpo", "sft", "sample"}
+    # See test_pack_command.py, test_train_command.py and test_score.py.
+    trained = {"reward", "score", "reference", "mm-dpo", "sft", "sample"}
+    assert set(cli.commands) - tested == {"pack", *trained}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
         run_pack,
         run_pair,
         run_reference,
+        run_reward,
         run_sample,
+        run_score,
         run_sft,
     )
     from mmrlhf_engine.errors import MmrlhfError
@@ -53,7 +55,9 @@ __all__ = [
     "run_pack",
     "run_pair",
     "run_reference",
+    "run_reward",
     "run_sample",
+    "run_score",
     "run_sft",
 ]
 
@@ -62,8 +66,8 @@ __version__ = "0.1.0"
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
     "api": (
-        *("run_curate", "run_mm_dpo", "run_pack", "run_pair", "run_reference", "run_sample"),
-        "run_sft",
+        *("run_curate", "run_pack", "run_pair", "run_reward", "run_score"),
+        *("run_mm_dpo", "run_reference", "run_sample", "run_sft"),
     ),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),

@@ -17,6 +17,7 @@ from mmrlhf_engine.run.stage import Stage
 if TYPE_CHECKING:
     from mmrlhf_engine.collect.pair import PairConfig
     from mmrlhf_engine.train.mm_dpo import MMDPOConfig
+    from mmrlhf_engine.train.reward import RewardConfig
     from mmrlhf_engine.train.sft import SupervisedConfig
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "run_pack",
     "run_pair",
     "run_reference",
+    "run_reward",
     "run_sample",
+    "run_score",
     "run_sft",
 ]
 
@@ -194,6 +197,62 @@ def run_sft(
 
     given = {**(settings or {}), "shards": str(shards), "model": str(model)}
     return _run_command(STAGE, _resolve(STAGE.config, config, given), out, progress, restart)
+
+
+def run_reward(
+    shards: Path | str,
+    model: Path | str,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: "RewardConfig | Path | str | None" = None,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Train a reward model that criticises and scores, as ``mmrlhf-engine reward`` does.
+
+    Arguments, report and errors as those of :func:`run_mm_dpo`; the model is
+    ``OUT/10_reward/model``.
+    """
+    from mmrlhf_engine.train.reward import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model)}
+    return _run_command(STAGE, _resolve(STAGE.config, config, given), out, progress, restart)
+
+
+def run_score(
+    shards: Path | str,
+    model: Path | str | None,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Score all answers by a reward model; rewards and margins are sidecar columns afterwards.
+
+    Args:
+        shards: The dataset that gets the columns.
+        model: The reward model: a name on the hub or a folder; None with the setting ``scores``, a
+            file of another model's.
+        out: The run folder, for critiques and report.
+        settings: Settings by dotted name: ``{"sampling.samples": 3}``.
+        progress: What is written to stderr.
+        restart: Remove what an earlier attempt has left, and begin again.
+
+    Returns:
+        The report: ``column`` of the margins, ``agreement`` with the ranks, ...
+
+    Raises:
+        ConfigError: a setting is unknown, or the model is no reward model.
+        InputError: the shards were packed for another model, or scores are of other rows.
+        StageError: a reward is not finite.
+        MissingExtraError: a package that is needed is not installed.
+    """
+    from mmrlhf_engine.train.score import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model or "")}
+    return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, restart)
 
 
 def run_reference(
