@@ -62,6 +62,7 @@ OUTCOMES = [
     (["explain", "run", "nothing"], 1, "no sample 'nothing'"),
     (["explain", "absent", "nothing"], 2, "'absent' does not exist"),
     (["config"], 0, ""),
+    (["config", "--of", "pair"], 0, ""),
     (["config", "bad.yaml"], 2, "not valid YAML"),
     (["config", "--set", "sleect.count=5"], 2, "did you mean select"),
     (["import-checkpoint", "absent", "--out", "OUT/m"], 1, "absent: no such folder"),
