@@ -246,5 +246,5 @@ def test_every_setting_of_its_own_is_tested(prepared, tmp_path):
 
 def test_packs_are_as_large_as_tokens_says(prepared, tmp_path):
     model, shards = prepared
-    with pytest.raises(InputError, match="above the budget"):
+    with pytest.raises(InputError, match="above it"):
         run_score(shards, model, tmp_path, {**CRITIQUE, "tokens": 100})

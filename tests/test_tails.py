@@ -98,3 +98,5 @@ def test_what_follows_an_answer_is_written_as_after_it_alone(name, tmp_path):
                 known = np.array([*request, *found[response][:number]], np.uint32)
                 logits = case.model(**extended(inputs, Tail(known, 0)), use_cache=False).logits
                 assert int(logits[0, -1].argmax()) == token
+                if token in (case.model.config.image_token_id, case.model.config.video_token_id):
+                    break  # A random model may write a picture's id, which text cannot hold.
