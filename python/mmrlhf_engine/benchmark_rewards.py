@@ -69,7 +69,7 @@ def rewards_of_rows(
     from mmrlhf_engine.train.score import STAGE
 
     progress = progress or Progress("silent")
-    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip()]
     keys = [_key(row) for row in rows]
     first = {key: number for number, key in reversed(list(enumerate(keys)))}
     numbered = out / "rows.jsonl"

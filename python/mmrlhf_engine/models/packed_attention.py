@@ -225,13 +225,20 @@ def _by_sequence(
     window: int | None,
 ) -> Tensor:
     """One attention for each sequence; of a mask only its own rows over its own keys."""
+    lengths = [end - start for start, end in segments.queries]
+    number_of = {start: number for number, (start, _) in enumerate(segments.queries)}
+    # Split at once: in the backward pass, each slice of its own would fill a tensor of all tokens.
+    queries, every_key, every_value = (
+        torch.split(part, lengths, 2) for part in (query, key, value)
+    )
     outputs = []
-    for (start, end), (since, upto) in zip(segments.queries, segments.prefixes, strict=True):
-        keys, values, mask = key[:, :, start:end], value[:, :, start:end], None
+    for number, (since, upto) in enumerate(segments.prefixes):
+        keys, values, mask = every_key[number], every_value[number], None
         if upto > since:
-            keys = torch.cat([key[:, :, since:upto], keys], 2)
-            values = torch.cat([value[:, :, since:upto], values], 2)
-        rows, columns = end - start, keys.shape[2]
+            prefix = number_of[since]
+            keys = torch.cat([every_key[prefix], keys], 2)
+            values = torch.cat([every_value[prefix], values], 2)
+        rows, columns = lengths[number], keys.shape[2]
         if columns > rows or (window is not None and window < columns):
             mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
             mask = mask.tril(columns - rows)
@@ -239,7 +246,7 @@ def _by_sequence(
                 mask = mask.triu(columns - rows - window + 1)
         outputs.append(
             scaled_dot_product_attention(
-                query[:, :, start:end],
+                queries[number],
                 keys,
                 values,
                 attn_mask=mask,
