@@ -46,7 +46,10 @@ def read_model(name: str, dtype: torch.dtype) -> tuple[Any, Family | None]:
 def _config(name: str) -> Any:
     from transformers import AutoConfig
 
+    from mmrlhf_engine.models.tower_configs import register_towers
+
     try:
+        register_towers(name)
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
