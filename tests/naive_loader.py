@@ -48,9 +48,22 @@ class NaiveLoader:
     """All batches of a rank, over all epochs."""
 
     def __init__(
-        self, path, plan, rank=0, world_size=1, *, pictures=None, epochs=1, deleted=(), columns=None
+        self,
+        path,
+        plan,
+        rank=0,
+        world_size=1,
+        *,
+        pictures=None,
+        epochs=1,
+        deleted=(),
+        columns=None,
+        added=None,
     ):
-        """``deleted`` are rows of pairs; ``columns`` has lists of values under ``p`` and ``r``."""
+        """``deleted`` are rows of pairs; ``columns`` has lists of values under ``p`` and ``r``;
+        ``added`` are tokens that are added to each response, by row.
+        """
+        self.added = added
         self.dataset = _core.Dataset(path)
         self.deleted, self.columns = set(deleted), {"pairs": [], "responses": []} | (columns or {})
         self.plan, self.plan_json = json.loads(plan), plan
@@ -97,7 +110,11 @@ class NaiveLoader:
         batch = self.batch([unit], pixels=False)
         image_tokens = int(batch["placeholder_length"].sum())
         images = int(np.maximum(batch["image_frames"], 1).sum())
-        return len(batch["input_ids"]) - image_tokens, image_tokens, images
+        text = len(batch["input_ids"]) - image_tokens
+        if self.added is not None:
+            responses = batch["sequence_response"]
+            text += sum(int(self.added[row]) for row in responses if row >= 0)
+        return text, image_tokens, images
 
     def contents(self, units):
         """Sequences (query, response, has prompt, prefix) and pairs (row, chosen, rejected)."""

@@ -15,11 +15,14 @@ from mmrlhf_engine.pack.pack import PackConfig
 from mmrlhf_engine.pipeline import CurateConfig
 from pack_data import tokenizer_folder, write_lines
 
-SUBPACKAGES = ("cli", "curate", "demo", "models", "pack", "run", "shards", "sources", "train")
+SUBPACKAGES = (
+    *("cli", "collect", "curate", "demo", "measure", "models"),
+    *("pack", "run", "shards", "sources", "train"),
+)
 FUNCTIONS = {
     *("answer_rows", "attention_mask", "normalise", "open_dataset", "plan_json"),
-    *("provenance", "read_rule", "run_curate", "run_pack"),
-    *("run_mm_dpo", "run_reference", "run_sample", "run_sft"),
+    *("provenance", "read_rule", "run_curate", "run_evaluate", "run_pack", "run_pair"),
+    *("run_mm_dpo", "run_reference", "run_reward", "run_sample", "run_score", "run_sft"),
 }
 CLASSES = set(mmrlhf_engine.__all__) - FUNCTIONS - {"__version__"}
 

@@ -108,4 +108,4 @@ def test_the_compiled_core_is_imported_by_the_modules_that_need_it_alone():
             if "_core" in f"{getattr(node, 'module', '')} {names}":
                 importers.add(path.relative_to(ROOT / "python" / "mmrlhf_engine").parts[0])
     assert "curate" in importers
-    assert importers <= {"curate", "pack", "run", "shards", "sources"}
+    assert importers <= {"collect", "curate", "pack", "run", "shards", "sources"}

@@ -52,6 +52,13 @@ OUTCOMES = [
     (["curate", "a.jsonl", "--out", "OUT/r", "--from", "select", "--to", "ingest"], 2, "after"),
     (["curate", "a.jsonl", "--out", "OUT/r", "--to", "ingest"], 1, "none of 1 rows can be used"),
     (["curate", "a.jsonl", "--out", "OUT/r", "--config", "bad.yaml"], 2, "not valid YAML"),
+    (["pair", "a.jsonl"], 2, "Missing option '--out'"),
+    (["pair", "--out", "OUT/run"], 1, "no source given"),
+    (["pair", "absent.jsonl", "--out", "OUT/run"], 1, "absent.jsonl: no such file"),
+    (["pair", "a.jsonl", "--out", "OUT/run"], 1, "none of 1 rows can be used: 1 broken_record"),
+    (["pair", "a.jsonl", "--out", "OUT/run", "--field", "rank"], 2, "expected PART=FIELD"),
+    (["pair", "a.jsonl", "--out", "OUT/run", "--field", "rang=x"], 2, "no part 'rang'"),
+    (["pair", "a.jsonl", "--out", "OUT/run", "--hold-out", "1"], 2, "is not in the range"),
     (["explain", "run", "nothing"], 1, "no sample 'nothing'"),
     (["explain", "absent", "nothing"], 2, "'absent' does not exist"),
     (["config"], 0, ""),
@@ -99,8 +106,9 @@ def test_exit_codes_and_errors_that_say_what_to_do(arguments, code, message, pla
 
 def test_every_command_has_its_codes_tested():
     tested = {arguments[0] for arguments, *_ in OUTCOMES}
-    # See test_pack_command.py, and test_train_command.py.
-    assert set(cli.commands) - tested == {"pack", "reference", "mm-dpo", "sft", "sample"}
+    # See test_pack_command.py, test_train_command.py, test_score.py and test_evaluate_command.py.
+    trained = {"reward", "score", "reference", "mm-dpo", "sft", "sample"}
+    assert set(cli.commands) - tested == {"pack", "evaluate", *trained}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.preferences import FORMATS, detect
-from mmrlhf_engine.sources.preferences.mm_rlhf import ranks_of_text
+from mmrlhf_engine.sources.preferences.judgements import ranks_of_text
 from mmrlhf_engine.sources.preferences.record import (
     BadRecordError,
     Media,

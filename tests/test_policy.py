@@ -107,6 +107,7 @@ def test_the_head_gives_the_models_own_logits(kind, settings, softcap, scale, tm
         rows=ids[0],
         targets=ids[0],
         cu_rows=torch.tensor([0, 9]),
+        ends=torch.tensor([8]),
         pictures=None,
         needs_vision=False,
     )

@@ -52,6 +52,21 @@ def text_rows(queries: int, *, answers: int = 3, margins: bool = True, seed: int
     return rows
 
 
+def judged_rows(queries: int, *, ties: bool = True, seed: int = 0) -> list[dict]:
+    """Pairs with reasons of an annotator; some are ties, and every fifth query has no reason."""
+    rows = text_rows(queries, seed=seed)
+    reasons = {}
+    for number, row in enumerate(rows):
+        query = int(row["prompt"].split()[-1].rstrip("?"))
+        for side in ("chosen", "rejected"):
+            length = 2 + len(row[side]) % 5
+            reasons.setdefault(row[side], f"{words(5000 + len(reasons), length)}.")
+            if query % 5:
+                row[f"{side}_reason"] = reasons[row[side]]
+        row["is_tie"] = ties and number % 4 == 3
+    return rows
+
+
 def pack_rows(folder: Path, rows: list[dict], out: Path, **settings) -> Path:
     """Pack rows with the tokenizer, or for the processor, of a model's folder."""
     source = write_lines(out.parent / f"{out.name}.jsonl", rows)

@@ -66,9 +66,8 @@ def opened(config: Any, folder: Path) -> Iterator[Training]:
     objective = MMDPO(config, columns_of(config, open_dataset(config.shards)))
     place = RunFolder(folder, "mm_dpo", Progress("silent"))
     with accelerator_for(config.precision) as accelerator:
-        columns = objective.columns
         run = open_training(
-            config, objective, accelerator, place, inputs={}, evaluation_columns=columns
+            config, objective, accelerator, place, inputs={}, evaluation_objective=objective
         )
         try:
             yield run

@@ -305,11 +305,15 @@ def pairwise_reward_loss(
     tie_weight: float = 1.0,
     margin: Tensor | None = None,
     centring: float = 0.0,
+    weight: Tensor | None = None,
+    num_ranked: float | None = None,
+    num_ties: float | None = None,
 ) -> Tensor:
     """Loss of a reward model: Bradley-Terry for ranked pairs, squared difference for ties.
 
     ``mean over ranked of -log sigmoid(r_c - r_r - margin) + tie_weight * mean over ties of
-    (r_c - r_r)^2 + centring * mean over all of (r_c + r_r)^2``; an empty mean is 0.
+    (r_c - r_r)^2 + centring * mean over all of (r_c + r_r)^2``; an empty mean is 0, and a weight
+    multiplies the terms of its pair.
 
     Args:
         chosen_reward: [P].
@@ -318,6 +322,9 @@ def pairwise_reward_loss(
         tie_weight: Factor of the ties.
         margin: [P] or None; a tie has none.
         centring: Factor of the centring term.
+        weight: [P] or None.
+        num_ranked: Pairs of the batch that are no ties; None counts these.
+        num_ties: Ties of the batch, likewise.
 
     Returns:
         The loss, a scalar.
@@ -325,11 +332,18 @@ def pairwise_reward_loss(
     zero = chosen_reward.new_zeros(())
     ranked, tied, centre = [], [], []
     for j in range(chosen_reward.numel()):
+        factor = 1.0 if weight is None else weight[j]
         difference = chosen_reward[j] - rejected_reward[j]
-        centre.append((chosen_reward[j] + rejected_reward[j]) ** 2)
+        centre.append(factor * (chosen_reward[j] + rejected_reward[j]) ** 2)
         if tie is not None and bool(tie[j]):
-            tied.append(difference**2)
+            tied.append(factor * difference**2)
         else:
-            ranked.append(-functional.logsigmoid(difference - (0 if margin is None else margin[j])))
-    means = [sum(terms, zero) / max(1, len(terms)) for terms in (ranked, tied, centre)]
+            lead = difference - (0 if margin is None else margin[j])
+            ranked.append(-factor * functional.logsigmoid(lead))
+    counts = [
+        len(ranked) if num_ranked is None else num_ranked,
+        len(tied) if num_ties is None else num_ties,
+    ]
+    terms = zip((ranked, tied, centre), (*counts, sum(counts)), strict=True)
+    means = [sum(parts, zero) / max(1, count) for parts, count in terms]
     return means[0] + tie_weight * means[1] + centring * means[2]

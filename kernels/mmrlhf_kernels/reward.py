@@ -5,7 +5,9 @@
         + centring * mean over all pairs of (r_c + r_r)^2
 
 The terms are those of the reward trainer released with MM-RLHF (arXiv 2502.10391), the centring is
-that of arXiv 2312.09244. An empty mean is 0. A tie has no margin.
+that of arXiv 2312.09244. An empty mean is 0. A tie has no margin. A weight multiplies the terms of
+its pair; the means are over pairs, not over weights. ``num_ranked`` and ``num_ties`` are for pairs
+that are a part of a larger batch: the means are over that, and the parts' losses add up.
 """
 
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmrlhf_kernels.checks import check_pairs
+from mmrlhf_kernels.pair import scalar_of
 from mmrlhf_kernels.precision import statistics_dtype
 
 __all__ = ["RewardOutput", "pairwise_reward_loss"]
@@ -45,6 +48,9 @@ def pairwise_reward_loss(
     tie_weight: float = 1.0,
     margin: Tensor | None = None,
     centring: float = 0.0,
+    weight: Tensor | None = None,
+    num_ranked: float | Tensor | None = None,
+    num_ties: float | Tensor | None = None,
 ) -> RewardOutput:
     """Loss of a reward model on P pairs; the formula is in the module docstring.
 
@@ -55,39 +61,57 @@ def pairwise_reward_loss(
         tie_weight: Factor of the ties' term.
         margin: [P] by how much the chosen reward should lead, or None for 0.
         centring: Factor of the centring term.
+        weight: [P] floating, or None for 1.
+        num_ranked: Pairs of the batch that are no ties: a number or a scalar tensor; None counts
+            these pairs.
+        num_ties: Ties of the batch, likewise.
 
     Raises:
         TypeError: ``tie`` is not bool.
-        ValueError: A column is not [P].
+        ValueError: A column is not [P], or a number is negative or not finite.
     """
     if chosen_reward.dim() != 1:
         raise ValueError(f"chosen_reward has shape {tuple(chosen_reward.shape)}; expected [P]")
     pairs, device = chosen_reward.shape[0], chosen_reward.device
-    check_pairs(pairs, device, rejected_reward=rejected_reward, tie=tie, margin=margin)
+    check_pairs(
+        pairs, device, rejected_reward=rejected_reward, tie=tie, margin=margin, weight=weight
+    )
     if tie is not None and tie.dtype != torch.bool:
         raise TypeError(f"tie is {tie.dtype}; expected torch.bool")
-    return _evaluate(chosen_reward, rejected_reward, tie, tie_weight, margin, centring)
+    dtype = statistics_dtype(chosen_reward.dtype)
+    chosen, rejected = chosen_reward.to(dtype), rejected_reward.to(dtype)
+    ties = torch.zeros_like(chosen, dtype=torch.bool) if tie is None else tie
+    ranked = (~ties).to(dtype) if weight is None else (~ties) * weight.to(dtype)
+    tied = ties.to(dtype) if weight is None else ties * weight.to(dtype)
+    counted = (~ties).sum().to(dtype), ties.sum().to(dtype)
+    given = (scalar_of("num_ranked", num_ranked, chosen), scalar_of("num_ties", num_ties, chosen))
+    counts = (
+        counted[0] if given[0] is None else given[0],
+        counted[1] if given[1] is None else given[1],
+    )
+    return _evaluate(chosen, rejected, ties, (ranked, tied), counts, tie_weight, margin, centring)
 
 
 def _evaluate(
     chosen: Tensor,
     rejected: Tensor,
-    tie: Tensor | None,
+    ties: Tensor,
+    weights: tuple[Tensor, Tensor],
+    counts: tuple[Tensor, Tensor],
     tie_weight: float,
     margin: Tensor | None,
     centring: float,
 ) -> RewardOutput:
     """The three means, masked rather than indexed, so that no shape depends on data."""
-    dtype = statistics_dtype(chosen.dtype)
-    chosen, rejected = chosen.to(dtype), rejected.to(dtype)
+    ranked, tied = weights
     difference = chosen - rejected
-    ties = torch.zeros_like(difference, dtype=torch.bool) if tie is None else tie
-    lead = difference if margin is None else difference - margin.to(dtype)
-    tied = ties.sum().clamp(min=1)
-    ranked = (~ties).sum().clamp(min=1)
-    ranked_loss = -functional.logsigmoid(lead).masked_fill(ties, 0.0).sum() / ranked
-    tie_loss = difference.square().masked_fill(~ties, 0.0).sum() / tied
-    centring_loss = (chosen + rejected).square().sum() / max(1, difference.numel())
+    lead = difference if margin is None else difference - margin.to(difference.dtype)
+    # A margin that is not a number is nobody's where the pair is a tie.
+    lead = lead.masked_fill(ties, 0.0)
+    ranked_loss = -(ranked * functional.logsigmoid(lead)).sum() / counts[0].clamp(min=1)
+    tie_loss = (tied * difference.square()).sum() / counts[1].clamp(min=1)
+    both = (ranked + tied) * (chosen + rejected).square()
+    centring_loss = both.sum() / (counts[0] + counts[1]).clamp(min=1)
     gap = difference.detach()
     return RewardOutput(
         ranked_loss + tie_weight * tie_loss + centring * centring_loss,
@@ -95,5 +119,5 @@ def _evaluate(
         tie_loss.detach(),
         centring_loss.detach(),
         gap,
-        (gap > 0).to(dtype).masked_fill(ties, 0.5),
+        (gap > 0).to(gap.dtype).masked_fill(ties, 0.5),
     )

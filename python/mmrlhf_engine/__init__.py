@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmrlhf_engine.api import (
         run_curate,
+        run_evaluate,
         run_mm_dpo,
         run_pack,
+        run_pair,
         run_reference,
+        run_reward,
         run_sample,
+        run_score,
         run_sft,
     )
     from mmrlhf_engine.errors import MmrlhfError
@@ -48,10 +52,14 @@ __all__ = [
     "provenance",
     "read_rule",
     "run_curate",
+    "run_evaluate",
     "run_mm_dpo",
     "run_pack",
+    "run_pair",
     "run_reference",
+    "run_reward",
     "run_sample",
+    "run_score",
     "run_sft",
 ]
 
@@ -59,7 +67,10 @@ __version__ = "0.1.0"
 
 # Modules by string: the modules below import __version__ from here, and import nothing above them.
 _MODULES = {
-    "api": ("run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sample", "run_sft"),
+    "api": (
+        *("run_curate", "run_evaluate", "run_mm_dpo", "run_pack", "run_pair"),
+        *("run_reference", "run_reward", "run_sample", "run_score", "run_sft"),
+    ),
     "errors": ("MmrlhfError",),
     "models.layout": ("answer_rows", "attention_mask"),
     "shards.batch": ("PreferenceBatch",),

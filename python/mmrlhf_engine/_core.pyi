@@ -169,6 +169,9 @@ def preprocess_images(
     ``struct{blocks, rows, columns, tokens: uint64, detail}``, numbers null where there is a detail.
     """
 
+def added_tokens_hash(counts: pa.Array) -> str:
+    """What a plan says of the tokens that are added to responses, uint32 [responses]."""
+
 def batch_fields() -> list[tuple[str, str, str]]:
     """Name, numpy type and axes, such as ``[S + 1]``, of each array of a batch, in order."""
 
@@ -213,10 +216,12 @@ class BatchLoader:
         cache_bytes: int,
         look_ahead: int,
         pixels: bool = True,
+        added_tokens: pa.Array | None = None,
     ) -> BatchLoader:
         """Plan, processor settings and cursor are JSON; columns are sets and fields of float32.
 
-        A plan with ``hold_out`` needs the part.
+        A plan with ``hold_out`` needs the part; one with ``added_tokens`` needs
+        their numbers, uint32 [responses].
         Without ``pixels`` no image is made, and ``pixel_values`` has no block.
         """
 

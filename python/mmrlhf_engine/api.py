@@ -1,4 +1,4 @@
-"""Running the pipeline from Python: curate, pack and the training commands as functions."""
+"""Running the pipeline from Python: curate, pair, pack and the training commands as functions."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,10 +15,23 @@ from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Stage
 
 if TYPE_CHECKING:
+    from mmrlhf_engine.collect.pair import PairConfig
     from mmrlhf_engine.train.mm_dpo import MMDPOConfig
+    from mmrlhf_engine.train.reward import RewardConfig
     from mmrlhf_engine.train.sft import SupervisedConfig
 
-__all__ = ["run_curate", "run_mm_dpo", "run_pack", "run_reference", "run_sample", "run_sft"]
+__all__ = [
+    "run_curate",
+    "run_evaluate",
+    "run_mm_dpo",
+    "run_pack",
+    "run_pair",
+    "run_reference",
+    "run_reward",
+    "run_sample",
+    "run_score",
+    "run_sft",
+]
 
 
 def run_curate(
@@ -90,6 +103,42 @@ def run_pack(
     return pack.pack_dataset(resolved, Path(out), Progress(progress))
 
 
+def run_pair(
+    sources: Path | str | Iterable[Path | str],
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: "PairConfig | Path | str | None" = None,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Turn annotations into preference pairs, as ``mmrlhf-engine pair`` does.
+
+    Args:
+        sources: Files or folders of annotations; those of the config are read too.
+        out: The run folder; the pairs are ``OUT/08_pair/pairs.jsonl`` and ``held_out.jsonl``.
+        settings: Settings by name, laid over ``config``: ``{"hold_out": 0.05}``.
+        config: A YAML file, or settings that are read already; None is the defaults.
+        progress: What is written to stderr.
+        restart: Remove what an earlier attempt has left, and begin again.
+
+    Returns:
+        The report: ``folder``, rows in, out and dropped by reason, pairs, ties, contradictions,
+        agreement of annotators, and ``root``, which pack is given where pairs have media.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit.
+        InputError: a source cannot be read, too much of it is bad, or no row gives a pair.
+        MissingExtraError: a package that only some inputs need is not installed.
+    """
+    from mmrlhf_engine.collect.pair import STAGE
+
+    resolved = _resolve(STAGE.config, config, settings)
+    paths = [*resolved.sources, *(str(path) for path in _paths(sources))]
+    resolved = resolved.model_copy(update={"sources": paths})
+    return _run_command(STAGE, resolved, out, progress, restart)
+
+
 def run_mm_dpo(
     shards: Path | str,
     model: Path | str,
@@ -149,6 +198,62 @@ def run_sft(
 
     given = {**(settings or {}), "shards": str(shards), "model": str(model)}
     return _run_command(STAGE, _resolve(STAGE.config, config, given), out, progress, restart)
+
+
+def run_reward(
+    shards: Path | str,
+    model: Path | str,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: "RewardConfig | Path | str | None" = None,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Train a reward model that criticises and scores, as ``mmrlhf-engine reward`` does.
+
+    Arguments, report and errors as those of :func:`run_mm_dpo`; the model is
+    ``OUT/10_reward/model``.
+    """
+    from mmrlhf_engine.train.reward import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model)}
+    return _run_command(STAGE, _resolve(STAGE.config, config, given), out, progress, restart)
+
+
+def run_score(
+    shards: Path | str,
+    model: Path | str | None,
+    out: Path | str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Score all answers by a reward model; rewards and margins are sidecar columns afterwards.
+
+    Args:
+        shards: The dataset that gets the columns.
+        model: The reward model: a name on the hub or a folder; None with the setting ``scores``, a
+            file of another model's.
+        out: The run folder, for critiques and report.
+        settings: Settings by dotted name: ``{"sampling.samples": 3}``.
+        progress: What is written to stderr.
+        restart: Remove what an earlier attempt has left, and begin again.
+
+    Returns:
+        The report: ``column`` of the margins, ``agreement`` with the ranks, ...
+
+    Raises:
+        ConfigError: a setting is unknown, or the model is no reward model.
+        InputError: the shards were packed for another model, or scores are of other rows.
+        StageError: a reward is not finite.
+        MissingExtraError: a package that is needed is not installed.
+    """
+    from mmrlhf_engine.train.score import STAGE
+
+    given = {**(settings or {}), "shards": str(shards), "model": str(model or "")}
+    return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, restart)
 
 
 def run_reference(
@@ -211,6 +316,38 @@ def run_sample(
 
     given = {**(settings or {}), "shards": str(shards), "model": str(model)}
     return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, False)
+
+
+def run_evaluate(
+    evaluation: Literal["reward_bench", "preferences", "win_rate", "safety", "vqa", "benchmarks"],
+    out: Path | str,
+    settings: Mapping[str, Any],
+    *,
+    progress: Literal["human", "jsonl", "silent"] = "silent",
+) -> dict[str, Any]:
+    """Measure a reward model or a policy, as the commands ``mmrlhf-engine evaluate`` do.
+
+    Args:
+        evaluation: What is measured.
+        out: The run folder; the evaluation is a section of ``OUT/scorecard.json``, and
+            ``OUT/report.html`` shows all sections.
+        settings: Settings by name: ``{"file": "bench.jsonl", "scores": "scores.jsonl"}``.
+        progress: What is written to stderr.
+
+    Returns:
+        The section.
+
+    Raises:
+        ConfigError: the evaluation or a setting is unknown or does not fit.
+        InputError: a file cannot be read, or a row does not fit; the message names its line.
+        MissingExtraError: lmms-eval is needed and not installed.
+    """
+    from mmrlhf_engine.measure.evaluations import stage_of
+    from mmrlhf_engine.measure.section import run_evaluation
+
+    stage = stage_of(evaluation)
+    config = _resolve(stage.config, None, settings)
+    return run_evaluation(stage, config, Path(out), Progress(progress))
 
 
 def _run_command(

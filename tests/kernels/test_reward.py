@@ -13,17 +13,27 @@ REWARD = st.floats(-100, 100, width=32)
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(REWARD, REWARD, REWARD, st.booleans()), min_size=1, max_size=6))
-def test_it_is_the_naive_loop(rows):
-    chosen, rejected, margin = (
-        torch.tensor([row[place] for row in rows], dtype=torch.float64) for place in range(3)
+@given(
+    st.lists(
+        st.tuples(REWARD, REWARD, REWARD, st.floats(0, 4, width=32), st.booleans()),
+        min_size=1,
+        max_size=6,
+    ),
+    st.none() | st.integers(0, 9),
+)
+def test_it_is_the_naive_loop(rows, more):
+    chosen, rejected, margin, weight = (
+        torch.tensor([row[place] for row in rows], dtype=torch.float64) for place in range(4)
     )
     options = {
-        "tie": torch.tensor([row[3] for row in rows]),
+        "tie": torch.tensor([row[4] for row in rows]),
         "tie_weight": 0.7,
         "margin": margin,
         "centring": 0.01,
+        "weight": weight,
     }
+    if more is not None:
+        options |= {"num_ranked": len(rows) + more, "num_ties": more}
     chosen.requires_grad_()
     rejected.requires_grad_()
     out = pairwise_reward_loss(chosen, rejected, **options)
@@ -54,6 +64,23 @@ def test_a_tie_has_no_margin_and_its_own_mean():
     assert float(out.loss) == pytest.approx(math.log(2) + 2.0)
     assert out.accuracies.tolist() == [0.5, 0.0]
     assert out.margins.tolist() == [2.0, 0.0]
+
+
+def test_the_losses_of_parts_add_up_and_a_margin_of_a_tie_is_not_read():
+    chosen, rejected = torch.randn(2, 7)
+    tie = torch.tensor([False, True, False, False, True, False, True])
+    margin = torch.rand(7).masked_fill(tie, float("nan"))
+    options = {"tie_weight": 0.3, "centring": 0.1, "num_ranked": 4, "num_ties": torch.tensor(3)}
+    whole = pairwise_reward_loss(chosen, rejected, tie=tie, margin=margin, **options)
+    counted = pairwise_reward_loss(
+        chosen, rejected, tie=tie, margin=margin, tie_weight=0.3, centring=0.1
+    )
+    parts = [
+        pairwise_reward_loss(chosen[s], rejected[s], tie=tie[s], margin=margin[s], **options).loss
+        for s in (slice(0, 3), slice(3, 7))
+    ]
+    assert float(whole.loss) == pytest.approx(float(counted.loss), rel=1e-6)
+    assert float(sum(parts)) == pytest.approx(float(whole.loss), rel=1e-6)
 
 
 def test_only_ties_or_nothing_at_all():

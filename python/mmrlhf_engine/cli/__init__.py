@@ -11,7 +11,7 @@ import sys
 import click
 
 from mmrlhf_engine import __version__
-from mmrlhf_engine.cli import curate, demo, pack, shards, train
+from mmrlhf_engine.cli import collect, curate, demo, measure, pack, shards, train
 
 __all__ = ["cli", "main"]
 
@@ -22,8 +22,8 @@ def cli() -> None:
     """From raw multimodal samples to an aligned model."""
 
 
-for _commands in (curate.COMMANDS, pack.COMMANDS, shards.COMMANDS, train.COMMANDS, demo.COMMANDS):
-    for _command in _commands:
+for _package in (curate, collect, pack, shards, train, measure, demo):
+    for _command in _package.COMMANDS:
         cli.add_command(_command)
 
 

@@ -99,6 +99,79 @@ def sft(out: Path, **options: Any) -> None:
 
 
 @click.command()
+@training_options
+@click.option("--head", type=click.Choice(["tanh", "silu", "linear"]), help="Of a new model.")
+@click.option("--critiques", metavar="SOURCE", help="packed (default), none, or SET/FIELD.")
+@click.option("--critique-weight", type=float, help="Factor of the critiques' loss; default 1.")
+@click.option("--critique-loss", type=click.Choice(["mean", "sum"]), help="Over tokens.")
+@click.option("--tie-weight", type=float, help="Factor of the loss of ties; default 1.")
+def reward(out: Path, **options: Any) -> None:
+    """Train a reward model that writes critiques.
+
+    SHARDS is a dataset of pairs, with critiques as they came with the answers.
+    The same command goes on from the newest checkpoint of OUT.
+    """
+    from mmrlhf_engine.train import reward as command
+
+    _train(command.STAGE, out, options)
+
+
+@click.command()
+@click.argument("shards", required=False, type=FILE_OR_FOLDER)
+@click.option("--model", metavar="NAME|FOLDER", help="The reward model.")
+@click.option("--scores", type=FILE_OR_FOLDER, help="Scores of another model, as JSONL.")
+@OUT
+@CONFIG
+@SET
+@click.option("--name", help="Of the columns; default: of the model or the file.")
+@click.option("--critiques", metavar="SOURCE", help="auto, generate, packed, none or SET/FIELD.")
+@click.option("--samples", type=click.IntRange(min=1), help="Critiques of each answer; default 1.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Default 0, which is greedy.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Of a critique; default 512.")
+@click.option("--batch", type=click.IntRange(min=1), help="Queries at once; default 8.")
+@click.option("--normalise", metavar="RULE", help="How margins are scaled; default none.")
+@TOKENS
+@PRECISION
+@THREADS
+@click.option("--dry-run", is_flag=True, help="Say what would run and what it needs.")
+@RESUME
+@PROGRESS
+def score(
+    out: Path, config_file: Path | None, overrides: tuple[str, ...], progress: Any, **options: Any
+) -> None:
+    """Score all answers, and write the margins of all pairs.
+
+    SHARDS is the dataset; it gets sidecar columns. OUT keeps critiques and report.
+    """
+    from mmrlhf_engine.run.command import run_command
+    from mmrlhf_engine.run.config import load_config
+    from mmrlhf_engine.run.progress import Progress
+    from mmrlhf_engine.train.score import STAGE
+    from mmrlhf_engine.train.score_settings import ScoreConfig
+
+    resume, dry_run = options.pop("resume"), options.pop("dry_run")
+    for name in ("shards", "scores"):
+        options[name] = _text(options[name])
+    named = {_PLACES_OF_SCORE.get(name, name): value for name, value in options.items()}
+    config = load_config(ScoreConfig, config_file, [*overrides, *as_overrides(named)])
+    if dry_run:
+        from mmrlhf_engine.train.dry_run.score import describe_score
+
+        click.echo(describe_score(config))
+        return
+    with interruptible("the same command goes on where it was"):
+        report = run_command(STAGE, config, out, Progress(progress), restart=not resume)
+    agreement = report["agreement"]
+    said = "" if agreement is None else f", {agreement:.1%} of them as they are ranked"
+    click.echo(f"{report['column']}: margins of {report['pairs']:,} pairs{said}")
+
+
+_PLACES_OF_SCORE = {
+    name: f"sampling.{name}" for name in ("samples", "temperature", "max_new_tokens")
+}
+
+
+@click.command()
 @click.argument("shards", required=False, type=FILE_OR_FOLDER)
 @MODEL
 @OUT
@@ -179,6 +252,7 @@ _PLACES = {
     "save_every": "checkpoint.every",
     "keep": "checkpoint.keep",
     "lora_rank": "lora.rank",
+    "head": "head.activation",
 }
 """Where options go that are not settings of the first level."""
 
@@ -210,4 +284,4 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-COMMANDS = (mm_dpo, sft, reference, sample)
+COMMANDS = (reward, score, mm_dpo, sft, reference, sample)

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +11,19 @@ from torch import nn
 
 from mmrlhf_engine.errors import ConfigError, MissingExtraError
 from mmrlhf_engine.models.families.vision import Vision
-from mmrlhf_engine.models.parts import part_of
+from mmrlhf_engine.models.parts import REWARD_HEAD, part_of
 
-__all__ = ["Lora", "adapter_base", "add_lora", "merge_adapter"]
+__all__ = [
+    "Lora",
+    "adapter_base",
+    "adapter_reward_head",
+    "add_lora",
+    "check_adapter_head",
+    "merge_adapter",
+]
 
 _ADAPTER = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
 _MODEL = "config.json"
 
 
@@ -57,7 +65,10 @@ class Lora:
 
 
 def add_lora(model: Any, vision: Vision | None, lora: Lora) -> Any:
-    """Wrap a model by peft; its own weights are frozen.
+    """Wrap a model by peft; its own weights are frozen, but for a reward head.
+
+    A reward head is trained, and saved with the adapter, whose ``adapter_config.json`` then says
+    which head it is (``reward_head``).
 
     Args:
         model: A ``PreTrainedModel``.
@@ -72,17 +83,29 @@ def add_lora(model: Any, vision: Vision | None, lora: Lora) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingExtraError("peft", extra="train", needed_for="lora") from None
-    config = LoraConfig(
+    head = getattr(model.config, "reward_head", None)
+    config = (LoraConfig if head is None else _with_reward_head(LoraConfig, head))(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=_targets(model, vision, lora.targets),
         task_type="CAUSAL_LM",
+        modules_to_save=None if head is None else [REWARD_HEAD],
     )
     with warnings.catch_warnings():
         # peft asks by a name that transformers is about to drop.
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
         return get_peft_model(model, config)
+
+
+def _with_reward_head(base: type[Any], head: Mapping[str, Any]) -> Any:
+    """A class of configurations that also says which head a reward model has, in its file."""
+
+    @dataclass
+    class RewardLoraConfig(base):  # type: ignore[misc]
+        reward_head: dict[str, Any] = field(default_factory=lambda: dict(head))
+
+    return RewardLoraConfig
 
 
 def _targets(model: Any, vision: Vision | None, targets: tuple[str, ...] | str) -> list[str]:
@@ -98,6 +121,11 @@ def _targets(model: Any, vision: Vision | None, targets: tuple[str, ...] | str) 
     chosen: dict[str, None] = {}
     for target in targets:
         found = [name for name in linear if name == target or name.endswith(f".{target}")]
+        if found and all(linear[name] == "reward_head" for name in found):
+            raise ConfigError(
+                f"lora: target {target!r} is the reward head, which is trained as it is",
+                hint="leave it out",
+            )
         if any(linear[name] == "head" for name in found):
             raise ConfigError(
                 f"lora: target {target!r} is the output head, whose weight is read as it is",
@@ -135,6 +163,39 @@ def adapter_base(name: str) -> str | None:
     return str(base)
 
 
+def adapter_reward_head(name: str) -> Any:
+    """``reward_head`` of the configuration of an adapter; None where it has none."""
+    return json.loads((Path(name) / _ADAPTER).read_text(encoding="utf-8")).get("reward_head")
+
+
+def check_adapter_head(name: str, model: Any) -> None:
+    """The files of an adapter must hold every weight of its reward head.
+
+    Args:
+        name: The folder of the adapter.
+        model: With the head it was trained with.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(name) / _WEIGHTS
+    try:
+        with safe_open(file, "pt") as weights:
+            keys = list(weights.keys())
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    wanted = [f"{REWARD_HEAD}.{own}" for own in getattr(model, REWARD_HEAD).state_dict()]
+    missing = [own for own in wanted if not any(key.endswith(f".{own}") for key in keys)]
+    if missing:
+        raise ConfigError(
+            f"{name}: {len(missing)} weights are missing, and would be random: "
+            f"{', '.join(missing)}",
+            hint="an adapter of a reward model is saved with its head",
+        )
+
+
 def merge_adapter(model: Any, name: str) -> Any:
     """The model with the adapter of a folder added to its weights.
 
@@ -147,6 +208,8 @@ def merge_adapter(model: Any, name: str) -> Any:
         raise MissingExtraError("peft", extra="train", needed_for=f"the adapter {name}") from None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated")
+        # What this module adds to the file; see adapter_reward_head.
+        warnings.filterwarnings("ignore", r"Unexpected keyword arguments \['reward_head'\]")
         merged = PeftModel.from_pretrained(model, name).merge_and_unload()
     # peft freezes the base that an adapter is put on.
     return merged.requires_grad_(True)

@@ -25,6 +25,7 @@ from torch import Tensor
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import FAMILIES
 from mmrlhf_engine.models.families.inputs import ShownPictures
+from mmrlhf_engine.models.tails import Tail, with_tails
 from mmrlhf_engine.run.config import Section
 
 __all__ = ["Answer", "Prompt", "SamplingSettings", "sample_answers"]
@@ -69,6 +70,15 @@ class Prompt:
     """What pictures add to the arguments of ``forward``; empty without pictures."""
     unreadable: bool = False
     """Whether a picture is blank because it could not be read."""
+    after: "Prompt | None" = None
+    """What stands before, computed once for all prompts that are after it; None where these tokens
+    are the whole prompt."""
+
+    @property
+    def length(self) -> int:
+        """Tokens, those before included."""
+        before = 0 if self.after is None else self.after.length
+        return before + int(self.input_ids.shape[1])
 
     @classmethod
     def of(
@@ -91,6 +101,61 @@ class Prompt:
             sequence = int(tensors.prefix_sequence[sequence])
         start = int(tensors.cu_seqlens[sequence])
         end = start + int(tensors.prompt_lengths[sequence])
+        return cls._between(tensors, start, end, key, device, dtype)
+
+    @classmethod
+    def after_answers(
+        cls,
+        batch: Any,
+        keys: Mapping[int, bytes],
+        request: np.ndarray,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> "dict[int, Prompt]":
+        """Prompts of whole sequences, each with a request after its response.
+
+        Sequences that continue one prompt share it.
+
+        Args:
+            batch: A :class:`mmrlhf_engine.PreferenceBatch`.
+            keys: A key by number of the sequence.
+            request: uint32 [a], the tokens that follow each response.
+            device: Where the tensors are put; None is the CPU.
+            dtype: Of the pixels; None is float32.
+
+        Returns:
+            A prompt by number of the sequence.
+
+        Raises:
+            InputError: a prompt has pictures, and the dataset records no processor.
+        """
+        tails = [
+            Tail(request if n in keys else request[:0], 0) for n in range(len(batch.cu_seqlens) - 1)
+        ]
+        tensors = with_tails(batch.to_torch(pin=False), tails)
+        ends, prefixes = tensors.cu_seqlens.tolist(), tensors.prefix_sequence.tolist()
+        shared: dict[int, Prompt] = {}
+        found = {}
+        for number, key in keys.items():
+            own = cls._between(tensors, ends[number], ends[number + 1], key, device, dtype)
+            prefix = prefixes[number]
+            if prefix >= 0:
+                if prefix not in shared:
+                    span = ends[prefix], ends[prefix + 1]
+                    shared[prefix] = cls._between(tensors, *span, key, device, dtype)
+                own = dataclasses.replace(
+                    own,
+                    after=shared[prefix],
+                    unreadable=own.unreadable or shared[prefix].unreadable,
+                )
+            found[number] = own
+        return found
+
+    @classmethod
+    def _between(
+        cls, tensors: Any, start: int, end: int, key: bytes, device: Any, dtype: Any
+    ) -> "Prompt":
+        """The tokens of a batch from ``start`` to ``end``, with their pictures."""
         shown = _placeholders_between(tensors, start, end)
         blank = tensors.image_unreadable[shown.placeholder_image.long()]
         return cls(
@@ -165,8 +230,10 @@ class _Decoding:
         from transformers import DynamicCache
 
         self._model = model
+        self._shared: dict[int, Any] = {}
         begun = [self._begin(prompt) for prompt in prompts]
-        lengths = [prompt.input_ids.shape[1] for prompt in prompts]
+        self._shared = {}
+        lengths = [prompt.length for prompt in prompts]
         self._cache = DynamicCache()
         for number, layers in enumerate(zip(*(cache.layers for cache, _ in begun), strict=True)):
             keys = _padded_left([layer.keys for layer in layers])
@@ -185,17 +252,28 @@ class _Decoding:
 
     def _begin(self, prompt: Prompt) -> tuple[Any, Tensor]:
         """Keys and values of a prompt, and the logits [1, V] of the first token of an answer."""
-        from transformers import DynamicCache
-
         output = self._model(
             input_ids=prompt.input_ids,
             position_ids=prompt.position_ids,
-            past_key_values=DynamicCache(),
+            past_key_values=self._before(prompt),
             use_cache=True,
             logits_to_keep=1,
             **prompt.pictures,
         )
         return output.past_key_values, output.logits[:, -1]
+
+    def _before(self, prompt: Prompt) -> Any:
+        """A cache with the keys and values of what stands before a prompt, its own to extend."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if prompt.after is not None:
+            if id(prompt.after) not in self._shared:
+                self._shared[id(prompt.after)], _ = self._begin(prompt.after)
+            for number, layer in enumerate(self._shared[id(prompt.after)].layers):
+                # Extending concatenates into new tensors, and leaves these as they are.
+                cache.update(layer.keys, layer.values, number)
+        return cache
 
     def keep(self, going: Tensor) -> None:
         """Leave out the answers that have ended: bool [A]."""

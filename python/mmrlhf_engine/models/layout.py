@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AnswerRows", "Sequences", "answer_rows", "attention_mask"]
+__all__ = ["AnswerRows", "Sequences", "answer_rows", "attention_mask", "sequence_ends"]
 
 
 class Sequences(Protocol):
@@ -59,6 +59,17 @@ def answer_rows(batch: Sequences) -> AnswerRows:
     continues = (at == starts[sequence]) & (prefix[sequence] >= 0)
     row = np.where(continues, starts[prefix[sequence] + 1] - 1, at - 1)
     return AnswerRows(row, np.asarray(batch.input_ids)[at].astype(np.int64), cu_seqlens)
+
+
+def sequence_ends(batch: Sequences) -> npt.NDArray[np.int64]:
+    """Int64 [S], the token of the pack that each sequence ends with.
+
+    Of a sequence without tokens, that of the prompt it continues.
+    """
+    starts, prefix = np.asarray(batch.cu_seqlens), np.asarray(batch.prefix_sequence)
+    empty = (starts[1:] == starts[:-1]) & (prefix >= 0)
+    ends: npt.NDArray[np.int64] = np.where(empty, starts[prefix + 1], starts[1:]).astype(np.int64)
+    return ends - 1
 
 
 def attention_mask(batch: Sequences) -> npt.NDArray[np.bool_]:

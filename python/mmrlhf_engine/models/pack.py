@@ -1,5 +1,6 @@
 """What a model reads of one batch: a pack of sequences, as tensors on a device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families.pictures import DistinctPictures
-from mmrlhf_engine.models.layout import answer_rows
+from mmrlhf_engine.models.layout import answer_rows, sequence_ends
 from mmrlhf_engine.models.packed_attention import Segments
+from mmrlhf_engine.models.tails import Tail, with_tails
 
 __all__ = ["ModelPack"]
 
@@ -31,6 +33,9 @@ class ModelPack:
     cu_rows: Tensor
     """int64 [S + 1], where the rows of each sequence begin, and the end; a shared prompt has
     none."""
+    ends: Tensor
+    """int64 [S], the last token of each sequence, that of a shared prompt included. The one token
+    of a pack without any counts as one sequence."""
     pictures: DistinctPictures | None
     """The pictures that the pack shows; None without."""
     needs_vision: bool
@@ -38,7 +43,13 @@ class ModelPack:
     still runs its tower and projector, on one blank picture, so that all ranks do the same."""
 
     @classmethod
-    def of(cls, batch: Any, device: Any = None, dtype: torch.dtype | None = None) -> "ModelPack":
+    def of(
+        cls,
+        batch: Any,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        tails: Sequence[Tail] | None = None,
+    ) -> "ModelPack":
         """The pack of a batch.
 
         Args:
@@ -46,15 +57,20 @@ class ModelPack:
                 token and no rows, so that all ranks run the model equally often.
             device: Where the tensors are put; None is the CPU.
             dtype: Of the pixels; None is float32.
+            tails: What follows each sequence, in place of the answer as what is predicted.
 
         Raises:
             InputError: the batch has pictures, and the dataset records no processor.
         """
         tensors = batch.to_torch(pin=False)
+        if tails is not None:
+            tensors = with_tails(tensors, tails)
         answers = answer_rows(tensors)
         ids, positions = tensors.input_ids.long(), tensors.position_ids.long()
         segments = Segments.of(tensors.cu_seqlens, tensors.prefix_sequence, device)
+        ends = torch.from_numpy(sequence_ends(tensors))
         if not len(ids):
+            ends = torch.zeros(1, dtype=torch.int64)
             ids, positions = ids.new_zeros(1), positions.new_zeros((*positions.shape[:-1], 1))
             segments = Segments.of([0, 1], [-1], device)
         rows, targets, cu_rows = (torch.from_numpy(part).to(device) for part in answers)
@@ -65,6 +81,7 @@ class ModelPack:
             rows=rows,
             targets=targets,
             cu_rows=cu_rows,
+            ends=ends.to(device),
             pictures=_pictures(tensors, device, dtype or torch.float32),
             needs_vision=bool(batch.step_has_images),
         )

@@ -6,9 +6,10 @@ with those of its prefix before them, are gathered for one call of an attention 
 of different lengths.
 """
 
+import contextlib
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
     "Segments",
     "gathered",
     "packed_attention",
+    "plain_attention",
     "use_packed_attention",
     "varlen_of_torch",
 ]
@@ -138,6 +140,16 @@ def use_packed_attention(model: Any) -> None:
         return
     chosen = {part: PACKED_ATTENTION if part == "text_config" else "sdpa" for part in parts}
     model.set_attn_implementation(chosen)
+
+
+@contextlib.contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """Within, a model of :func:`use_packed_attention` attends by ``sdpa``, as for decoding."""
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        use_packed_attention(model)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -12,6 +12,7 @@ from mmrlhf_engine.models.families.vision import Vision
 
 __all__ = [
     "PARTS",
+    "REWARD_HEAD",
     "blank_picture",
     "freeze_parts",
     "freeze_unused_tower",
@@ -21,7 +22,10 @@ __all__ = [
 ]
 
 PARTS = ("tower", "projector", "text", "head")
-"""``text`` is all that is none of the others, embeddings included."""
+"""``text`` is all that is none of the others, embeddings included. A reward model has the part
+``reward_head`` besides, which is always trained."""
+REWARD_HEAD = "rm_head"
+"""The module of a reward model that gives rewards, by the name in the released checkpoint."""
 
 # Numbers that modules of transformers pass to functions, where they have no module of dropout.
 _RATES = ("attention_dropout", "activation_dropout", "dropout", "layerdrop")
@@ -92,7 +96,13 @@ def is_partitioned(model: nn.Module) -> bool:
 
 
 def part_of(name: str, model: Any, vision: Vision | None) -> str:
-    """The part of :data:`PARTS` that a parameter or module belongs to, by its name in the model."""
+    """The part that a parameter or module belongs to, by its name in the model.
+
+    Returns:
+        One of :data:`PARTS`, or ``reward_head``.
+    """
+    if name.partition(".")[0] == REWARD_HEAD:
+        return "reward_head"
     head = model.get_output_embeddings()
     if any(name == own or name.startswith(f"{own}.") for own in _names_of(model, head)):
         return "head"

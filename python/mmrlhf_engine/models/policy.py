@@ -34,6 +34,7 @@ __all__ = [
     "PackedPolicy",
     "head_of",
     "load_policy",
+    "prepared",
     "processor_record",
     "weights_hash",
 ]
@@ -87,15 +88,19 @@ class PackedPolicy(nn.Module):
             InputError: the pack has pictures, and the model reads text alone; or a picture has
                 another number of tokens than the model makes features of it.
         """
-        model = unwrapped(self.model)
-        output = model.base_model.get_decoder()(
+        states = self._states(pack)
+        return head(states.index_select(0, pack.rows), head_of(self.model), pack)
+
+    def _states(self, pack: ModelPack) -> Tensor:
+        """The hidden states [T, H] of all tokens, after the last norm."""
+        output = unwrapped(self.model).base_model.get_decoder()(
             position_ids=pack.position_ids,
             segments=pack.segments,
             use_cache=False,
             **self._text_inputs(pack),
         )
-        hidden = output.last_hidden_state[0].index_select(0, pack.rows)
-        return head(hidden, head_of(model), pack)
+        states: Tensor = output.last_hidden_state[0]
+        return states
 
     def _text_inputs(self, pack: ModelPack) -> dict[str, Any]:
         """Token ids, or their embeddings with the features of pictures in their places."""
@@ -167,6 +172,36 @@ def load_policy(
     """
     adapter = None if lora is None else Lora.of(lora)
     model, family = read_model(name, dtype)
+    model = prepared(
+        name,
+        model,
+        family,
+        device=device,
+        freeze=freeze,
+        lora=adapter,
+        gradient_checkpointing=gradient_checkpointing,
+        compile=compile,
+    )
+    return PackedPolicy(model, family, features=features).eval()
+
+
+def prepared(
+    name: str,
+    model: Any,
+    family: Family | None,
+    *,
+    device: Any = None,
+    freeze: Sequence[str] = ("tower",),
+    lora: Lora | None = None,
+    gradient_checkpointing: bool = False,
+    compile: bool = False,
+) -> Any:
+    """A model that was read, ready for packs; see :func:`load_policy`.
+
+    Raises:
+        ConfigError: it cannot read packs, or an argument does not fit it.
+        MissingExtraError: an adapter is wanted, and peft is not installed.
+    """
     use_packed_attention(model)
     turn_dropout_off(model)
     model.to(device)
@@ -177,13 +212,11 @@ def load_policy(
         freeze_unused_tower(model, vision)
     if gradient_checkpointing:
         # Of a frozen tower no activation is kept, and checkpointing would run it backward as well.
-        tower_trains = vision is not None and "tower" not in freeze and adapter is None
+        tower_trains = vision is not None and "tower" not in freeze and lora is None
         _checkpoint_activations(model if tower_trains else model.base_model.get_decoder())
     if compile:
         _compile_layers(model.base_model.get_decoder())
-    if adapter is not None:
-        model = add_lora(model, vision, adapter)
-    return PackedPolicy(model, family, features=features).eval()
+    return model if lora is None else add_lora(model, vision, lora)
 
 
 def _checkpoint_activations(model: Any) -> None:

@@ -7,9 +7,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from mmrlhf_engine import _core
 from mmrlhf_engine.errors import InputError
 
 __all__ = [
+    "added_tokens_of",
     "check_number",
     "check_rank",
     "cursor_json",
@@ -17,6 +22,29 @@ __all__ = [
     "from_environment",
     "packs_of",
 ]
+
+
+def added_tokens_of(counts: Any) -> tuple[pa.Array, str] | tuple[None, None]:
+    """Tokens that are added to each response, as the core reads them, and their hash for a plan.
+
+    Args:
+        counts: Whole numbers [responses], or None.
+
+    Raises:
+        InputError: they are of another type, or out of range.
+    """
+    if counts is None:
+        return None, None
+    array = np.asarray(counts)
+    whole = array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
+    if not whole or (len(array) and not 0 <= int(array.min()) <= int(array.max()) < 2**32):
+        raise InputError(
+            f"added_tokens: found {array.dtype} {list(array.shape)}, expected whole numbers from 0 "
+            "to below 2^32, one for each response",
+            hint="np.zeros(dataset.rows('responses'), np.uint32)",
+        )
+    numbers = pa.array(array.astype(np.uint32))
+    return numbers, _core.added_tokens_hash(numbers)
 
 
 def folder(path: Path | str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from mmrlhf_engine import _core
@@ -19,7 +20,13 @@ from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.models.families import inputs
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.differences import differences
-from mmrlhf_engine.shards.arguments import check_number, check_rank, cursor_json, folder
+from mmrlhf_engine.shards.arguments import (
+    added_tokens_of,
+    check_number,
+    check_rank,
+    cursor_json,
+    folder,
+)
 from mmrlhf_engine.shards.batch import METADATA, PreferenceBatch, assembled
 from mmrlhf_engine.shards.columns import (
     ColumnRequest,
@@ -91,6 +98,8 @@ class PreferenceLoader:
         verify: When checksums are compared.
         pixels: Whether images are decoded; without, ``pixel_values`` is empty and the rest of each
             batch is the same, but for the images that would turn out to be unreadable.
+        added_tokens: uint32 [responses], tokens that the caller adds to each response after
+            loading, and that count for the plan's budget; the plan states their hash.
         state: Where to go on, from ``state_dict``.
 
     Raises:
@@ -122,6 +131,7 @@ class PreferenceLoader:
         version: int | None = None,
         verify: Literal["off", "lazy", "open"] = "lazy",
         pixels: bool = True,
+        added_tokens: npt.NDArray[np.uint32] | None = None,
         state: Mapping[str, Any] | str | None = None,
     ) -> None:
         self._path, self._version, self._verify = folder(path), version, verify
@@ -131,6 +141,7 @@ class PreferenceLoader:
         self._rank, self._world_size, self._balance = rank, world_size, balance
         self._epochs, self._threads, self._look_ahead = epochs, threads, look_ahead
         self._pixels = pixels
+        self._added_tokens: Any = added_tokens_of(added_tokens)[0]
         self._prefetch_bytes, self._cache_bytes = prefetch_bytes, cache_bytes
         self._cursor: str | None = None
         self._worker, self._workers = 0, 1
@@ -297,6 +308,7 @@ class PreferenceLoader:
             cache_bytes=self._cache_bytes,
             look_ahead=self._look_ahead if self._cache_bytes else 1,
             pixels=self._pixels,
+            added_tokens=self._added_tokens,
         )
 
     def _part_of(self, dataset: _core.Dataset) -> _core.DatasetPart | None:

@@ -113,6 +113,9 @@ class PlanSettings(Section):
     is an image rule, else units."""
     hold_out: HoldOut | None = None
     """The part of the dataset that is trained on, or the rest; null is the whole dataset."""
+    added_tokens: str | None = None
+    """The hash of tokens that are added to each response after loading, which packs leave room for;
+    null adds none. :func:`mmrlhf_engine.shards.arguments.added_tokens_of` gives it."""
     shuffle: Literal["full", "block"] = "full"
     """Over the whole dataset, or with neighbours kept near for slow storage."""
     modality: Literal["mixed", "separate", "image_in_each"] = "mixed"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -21,6 +22,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from mmrlhf_engine import _core
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.shards.arguments import (
+    added_tokens_of,
     check_rank,
     cursor_json,
     folder,
@@ -70,6 +72,8 @@ class PreferenceDataset(IterableDataset[_Batch]):
         image_rule: How many tokens images become: a name or folder for ``read_rule``, or the
             parameters; None is what the dataset records of its processor.
         pictures: How images are prepared; None is what the dataset records of its processor.
+        added_tokens: uint32 [responses], tokens that the caller adds to each response after
+            loading: packs leave room for them.
         rank: Which process this is; None is that of ``torch.distributed`` if it is initialised,
             else that of the environment variables ``RANK`` and ``WORLD_SIZE``, else 0 of 1.
         world_size: How many there are; given with ``rank`` or not at all.
@@ -96,6 +100,7 @@ class PreferenceDataset(IterableDataset[_Batch]):
         columns: Mapping[str, ColumnRequest] | None = None,
         image_rule: str | Mapping[str, Any] | None = None,
         pictures: PictureSettings | None = None,
+        added_tokens: npt.NDArray[np.uint32] | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         state: Mapping[str, Any] | str | None = None,
@@ -109,8 +114,10 @@ class PreferenceDataset(IterableDataset[_Batch]):
             known = ", ".join(sorted(_PLAN_SETTINGS | _LOADER_SETTINGS))
             raise ConfigError(f"found {', '.join(unknown)}, expected settings among {known}")
         for_loader = {name: settings.pop(name) for name in _LOADER_SETTINGS & settings.keys()}
+        _, added = added_tokens_of(added_tokens)
         plan = _plan(
             {
+                "added_tokens": added,
                 "budget": _budget(tokens, budget),
                 "packs_per_step": _packs_per_step(packs_per_step, state, self._world_size),
                 "unit": unit,
@@ -130,6 +137,7 @@ class PreferenceDataset(IterableDataset[_Batch]):
                 self._world_size,
                 pictures=pictures,
                 columns=columns,
+                added_tokens=added_tokens,
                 state=state,
                 **for_loader,
             )

@@ -22,7 +22,7 @@ from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.device import gather_values
 from mmrlhf_engine.train.interrupt import StopRequest
-from mmrlhf_engine.train.objective import StepMetrics, Totals
+from mmrlhf_engine.train.objective import Objective, StepMetrics, Totals
 from mmrlhf_engine.train.optimizer import make_optimizer, make_schedule
 from mmrlhf_engine.train.state import restore, save
 from mmrlhf_engine.train.training import Training
@@ -50,11 +50,9 @@ def train(run: Training) -> None:
     model.train()
     with StopRequest() as stop:
         for batches in steps_of(run.data, run.total_steps - run.step):
-            began = time.monotonic()
             values = train_step(run, model, optimizer, batches)
             run.step += 1
             values |= {"learning_rate": schedule.get_last_lr()[0]}
-            values |= speed_of(batches, time.monotonic() - began, accelerator)
             log(run, values)
             schedule.step()
             run.accounting.add(batches)
@@ -89,10 +87,12 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
     accelerator, objective = run.accelerator, run.objective
     totals = totals_of(run, batches)
     metrics = StepMetrics()
+    began, tokens = time.monotonic(), 0
     # Gradients of processes are averaged, but the parts of a step add up.
     scale = accelerator.num_processes
     for batch in batches:
-        pack = pack_of(run, batch)
+        pack = pack_of(run, batch, objective)
+        tokens += pack.input_ids.shape[1]
         output = model(pack, objective.head(batch, totals, accelerator.device))
         metrics.add(output)
         last = batch is batches[-1]
@@ -116,16 +116,17 @@ def train_step(run: Training, model: Any, optimizer: Any, batches: list[Batch]) 
     optimizer.zero_grad()
     values = metrics.values(partial(gather_values, accelerator))
     objective.after_step(values, totals)
+    values |= speed_of(batches, tokens, time.monotonic() - began, accelerator)
     return values | {"grad_norm": norm, "num_pairs": totals.pairs, "num_tokens": totals.tokens}
 
 
-def pack_of(run: Training, batch: Batch) -> ModelPack:
+def pack_of(run: Training, batch: Batch, objective: Objective) -> ModelPack:
     """What the model reads of a batch.
 
     Of several processes each uses the projector in each step, with a blank picture if there is no
     other: gradients are averaged over all processes, and all have to have one.
     """
-    pack = ModelPack.of(batch, run.accelerator.device)
+    pack = ModelPack.of(batch, run.accelerator.device, tails=objective.tails(batch))
     if run.accelerator.num_processes > 1 and run.policy.family is not None:
         return replace(pack, needs_vision=True)
     return pack
@@ -133,10 +134,9 @@ def pack_of(run: Training, batch: Batch) -> ModelPack:
 
 def totals_of(run: Training, batches: list[Batch]) -> Totals:
     """Pairs and tokens of a step over all processes."""
-    counts = [run.objective.totals(batch) for batch in batches]
-    both = torch.tensor([sum(c.pairs for c in counts), sum(c.tokens for c in counts)])
-    pairs, tokens = run.accelerator.reduce(both.to(run.accelerator.device)).tolist()
-    return Totals(max(1, pairs), max(1, tokens))
+    counts = torch.tensor([run.objective.totals(batch) for batch in batches]).sum(0)
+    pairs, tokens, ties = run.accelerator.reduce(counts.to(run.accelerator.device)).tolist()
+    return Totals(max(1, pairs), max(1, tokens), ties)
 
 
 def stop_if_not_finite(run: Training, metrics: StepMetrics) -> None:
@@ -157,26 +157,24 @@ def stop_if_not_finite(run: Training, metrics: StepMetrics) -> None:
 @torch.no_grad()
 def evaluate(run: Training, model: Any) -> dict[str, float]:
     """Means over the held-out pairs, under the names of training with the prefix ``eval_``."""
-    accelerator, objective = run.accelerator, run.objective
+    accelerator, objective = run.accelerator, run.evaluation_objective
     assert run.evaluation is not None
+    objective.load_state_dict(run.objective.state_dict())
     run.evaluation.set_epoch(0)
     outputs = StepMetrics()
-    counted = [torch.zeros(2, dtype=torch.int64, device=accelerator.device)]
+    counted = [torch.zeros(3, dtype=torch.int64, device=accelerator.device)]
     model.eval()
     for batch in run.evaluation:
         # Sums over the packs: means are taken when their number is known.
-        pack = pack_of(run, batch)
+        pack = pack_of(run, batch, objective)
         outputs.add(model(pack, objective.head(batch, Totals(1, 1), accelerator.device)))
         counted.append(torch.tensor(objective.totals(batch), device=accelerator.device))
         if run.config.evaluation.share:
             run.accounting.hold_out(batch.pair_row)
     model.train()
-    pairs, tokens = accelerator.reduce(torch.stack(counted).sum(0)).tolist()
+    totals = Totals(*accelerator.reduce(torch.stack(counted).sum(0)).tolist())
     values = outputs.values(partial(gather_values, accelerator))
-    return {
-        f"eval_{name}": value
-        for name, value in objective.means(values, Totals(pairs, tokens)).items()
-    }
+    return {f"eval_{name}": value for name, value in objective.means(values, totals).items()}
 
 
 def evaluate_if_due(run: Training, model: Any) -> None:
@@ -192,14 +190,12 @@ def log(run: Training, values: dict[str, float]) -> None:
         run.metrics.log(run.step, run.total_steps, values)
 
 
-def speed_of(batches: list[Batch], seconds: float, accelerator: Accelerator) -> dict[str, float]:
+def speed_of(
+    batches: list[Batch], tokens: int, seconds: float, accelerator: Accelerator
+) -> dict[str, float]:
     """What a step of this process worked on, of all processes, and the memory of this one."""
     counts = torch.tensor(
-        [
-            sum(len(batch.input_ids) for batch in batches),
-            sum(len(batch.image_blob) for batch in batches),
-        ],
-        device=accelerator.device,
+        [tokens, sum(len(batch.image_blob) for batch in batches)], device=accelerator.device
     )
     tokens, pictures = accelerator.reduce(counts).tolist()
     on_gpu = accelerator.device.type == "cuda"

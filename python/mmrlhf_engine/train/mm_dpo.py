@@ -20,7 +20,7 @@ from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.train.logps import IGNORED, sequence_logps
-from mmrlhf_engine.train.objective import Head, PackOutput, Totals, targets_of
+from mmrlhf_engine.train.objective import Head, Objective, PackOutput, Totals, targets_of
 from mmrlhf_engine.train.pair_columns import columns_of
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, inputs_of, run_training
@@ -65,7 +65,7 @@ class MMDPOConfig(TrainSettings):
     """Pairs of equal rank: not trained on, or with a label that is a fair coin."""
 
 
-class MMDPO:
+class MMDPO(Objective):
     """The objective of MM-DPO over packs.
 
     Args:

@@ -5,14 +5,19 @@ over the step, not over its packs: how many pairs and tokens the step has is cou
 first pack, and each pack's loss is its part of the step's loss.
 """
 
+import abc
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mmrlhf_engine.models.pack import ModelPack
-from mmrlhf_engine.models.policy import LinearHead
+from mmrlhf_engine.models.policy import PackedPolicy, load_policy
+from mmrlhf_engine.models.tails import Tail
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.train.logps import IGNORED
@@ -27,7 +32,9 @@ class Totals(NamedTuple):
 
     pairs: int
     tokens: int
-    """Tokens of the answers that the supervised loss is of."""
+    """Tokens that the supervised loss is of."""
+    ties: int = 0
+    """Pairs of equal rank among the pairs."""
 
 
 class PackOutput(NamedTuple):
@@ -43,45 +50,61 @@ class PackOutput(NamedTuple):
     """int64 [P] rows of the live pairs; None where a loss has none."""
 
 
-Head = Callable[[Tensor, LinearHead, ModelPack], PackOutput]
-"""From hidden states [N, H] of the answers' tokens, in the model's ``forward``."""
+Head = Callable[..., PackOutput]
+"""In the model's ``forward``: from hidden states [N, H] of the tokens that predict, the
+:class:`LinearHead` and the :class:`ModelPack`; of a reward model, and the rewards [S]."""
 
 
-class Objective(Protocol):
-    """A loss over packs."""
+class Objective(abc.ABC):
+    """A loss over packs; what is not abstract holds for a loss that keeps nothing of its steps."""
 
     name: str
     ties_train: bool
     """Whether pairs of equal rank are trained on."""
+    columns: Mapping[str, ColumnRequest]
+    """Sidecar columns that it reads of a batch."""
 
-    @property
-    def columns(self) -> dict[str, ColumnRequest]:
-        """Sidecar columns that it reads of a batch."""
-        ...
-
+    @abc.abstractmethod
     def totals(self, batch: Batch) -> Totals:
-        """Live pairs of a pack, and answer tokens of the supervised loss."""
-        ...
+        """Live pairs of a pack, and tokens of the supervised loss."""
 
+    @abc.abstractmethod
     def head(self, batch: Batch, totals: Totals, device: torch.device) -> Head:
         """The loss of a pack as a part of a step with these totals."""
-        ...
 
+    @abc.abstractmethod
     def means(self, sums: Mapping[str, float], totals: Totals) -> dict[str, float]:
         """Values of :meth:`StepMetrics.values` under totals of one, as means over these totals."""
-        ...
 
-    def after_step(self, metrics: Mapping[str, float], totals: Totals) -> None:
+    def load_model(self, name: str, **options: Any) -> PackedPolicy:
+        """The model that trains, by :func:`mmrlhf_engine.models.policy.load_policy`."""
+        return load_policy(name, **options)
+
+    def inputs(self) -> dict[str, Any]:
+        """What else of the shards it depends on, as JSON; a run goes on with the same alone."""
+        return {}
+
+    @property
+    def added_tokens(self) -> npt.NDArray[np.uint32] | None:
+        """uint32 [responses], tokens of the tails; None without."""
+        return None
+
+    def tails(self, batch: Batch) -> list[Tail] | None:  # noqa: ARG002
+        """What the model reads after each sequence of a pack; None is nothing."""
+        return None
+
+    def after_step(self, metrics: Mapping[str, float], totals: Totals) -> None:  # noqa: B027
         """Keep what later steps need of this one."""
-        ...
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Write what a checkpoint has beside the weights."""
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept of the steps so far, as JSON."""
-        ...
+        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Go on from :meth:`state_dict`."""
-        ...
 
 
 class StepMetrics:

@@ -12,7 +12,7 @@ from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.train.reference_columns import find_reference, model_conditions
 
-__all__ = ["BETA_RULES", "column_versions", "columns_of"]
+__all__ = ["BETA_RULES", "column_versions", "columns_of", "margin_request"]
 
 BETA_RULES = ("paper", "constant", "released")
 """Rules with a name of their own; any other is a column."""
@@ -50,6 +50,18 @@ def columns_of(config: Any, dataset: ShardDataset) -> dict[str, ColumnRequest]:
     if "beta" in requests:
         _check_betas(dataset, requests["beta"])
     return requests
+
+
+def margin_request(dataset: ShardDataset, name: str) -> ColumnRequest:
+    """The request of a sidecar column of margins, some of which may be unknown.
+
+    Raises:
+        ConfigError: the name is not of the form ``SET/FIELD``.
+        InputError: there is no such column of pairs.
+    """
+    request = _request("margin", name, allow_missing=True)
+    _check_table(dataset, request, "pairs")
+    return request
 
 
 def column_versions(

@@ -9,10 +9,8 @@ that was killed goes on there, with the same groups of queries, and ends with th
 """
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -22,8 +20,6 @@ from pydantic import PositiveInt
 from mmrlhf_engine.models.checkpoint import read_model
 from mmrlhf_engine.models.generation import Answer, Prompt, SamplingSettings, sample_answers
 from mmrlhf_engine.models.policy import weights_hash
-from mmrlhf_engine.run.files import appearing, write_atomically
-from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.run.tables import TableSchema
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
@@ -31,9 +27,10 @@ from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits
 from mmrlhf_engine.train.device import accelerator_for, with_precision
+from mmrlhf_engine.train.finished_parts import FinishedParts, groups_of
 from mmrlhf_engine.train.settings import ModelSettings
 
-__all__ = ["RESPONSES", "STAGE", "SampleConfig", "closing_of"]
+__all__ = ["RESPONSES", "STAGE", "SampleConfig", "closing_of", "end_tokens"]
 
 RESPONSES: TableSchema = {
     "query": pl.UInt64(),  # row of the shards' queries
@@ -74,11 +71,11 @@ def run(config: SampleConfig, context: StageContext) -> None:
     config = with_precision(config)
     dataset = open_dataset(config.shards)
     check_model_fits(dataset, config.model, other_template=config.other_template)
-    parts = _Parts(context.scratch)
+    parts = FinishedParts(context.scratch, _ANSWERS, ("unreadable", "too_large"))
     with accelerator_for(str(config.precision)) as accelerator:
         sampler = _Sampler(config, dataset, accelerator.device)
         counts = _answer(config, context, dataset, sampler, parts)
-    rows = _with_queries(parts.rows(), dataset)
+    rows = _with_queries(parts.rows().sort("query", "sample"), dataset)
     with context.table("responses", RESPONSES) as table:
         table.write(rows)
     context.finish(
@@ -99,7 +96,7 @@ def _answer(
     context: StageContext,
     dataset: ShardDataset,
     sampler: "_Sampler",
-    parts: "_Parts",
+    parts: FinishedParts,
 ) -> dict[str, Any]:
     """Answer the queries that are left; rows in and out, and dropped by reason."""
     data = PreferenceDataset(
@@ -117,12 +114,12 @@ def _answer(
         state=parts.cursor,
     )
     if parts.cursor is None and config.too_large == "drop":
-        parts.too_large = data.units_above_budget or 0
+        parts.counts["too_large"] = data.units_above_budget or 0
     given = len(data)
     chosen = min(given, config.queries or given)
     batches = itertools.islice(data, chosen - parts.taken)
     waiting: list[dict[str, Any]] = []
-    for number, group in enumerate(_groups(batches, config.batch), 1):
+    for number, group in enumerate(groups_of(batches, config.batch), 1):
         waiting += sampler.rows(group, parts)
         parts.taken += len(group)
         context.progress("queries", parts.taken, chosen)
@@ -131,18 +128,12 @@ def _answer(
             waiting = []
     rows_in = dataset.rows("queries")
     dropped = {
-        "too_large": parts.too_large,
-        "without_pairs": rows_in - given - parts.too_large,
+        "too_large": parts.counts["too_large"],
+        "without_pairs": rows_in - given - parts.counts["too_large"],
         "not_chosen": given - chosen,
-        "unreadable": parts.unreadable,
+        "unreadable": parts.counts["unreadable"],
     }
-    return {"rows_in": rows_in, "rows_out": chosen - parts.unreadable, "dropped": dropped}
-
-
-def _groups(batches: Iterable[Any], size: int) -> Iterable[list[Any]]:
-    batches = iter(batches)
-    while group := list(itertools.islice(batches, size)):
-        yield group
+    return {"rows_in": rows_in, "rows_out": chosen - parts.counts["unreadable"], "dropped": dropped}
 
 
 class _Sampler:
@@ -171,17 +162,17 @@ class _Sampler:
         closing = closing_of(responses["tokens"].to_list(), special)
         self.closing = self._text(closing)
         """How an answer in the shards ends, as text."""
-        self.stop = sorted({*_end_tokens(self._model), *closing[:1]})
+        self.stop = sorted({*end_tokens(self._model), *closing[:1]})
         """Ids of tokens that end an answer."""
 
-    def rows(self, batches: Sequence[Any], parts: "_Parts") -> list[dict[str, Any]]:
+    def rows(self, batches: Sequence[Any], parts: FinishedParts) -> list[dict[str, Any]]:
         """Rows of all samples of the queries of some batches, each of one query."""
         prompts: dict[int, Prompt] = {}
         for batch in batches:
             query = int(batch.sequence_query[0])
             prompt = Prompt.of(batch, 0, self._keys[query], self._device, self._dtype)
             if prompt.unreadable:
-                parts.unreadable += 1
+                parts.counts["unreadable"] += 1
             else:
                 prompts[query] = prompt
         answers = sample_answers(self._model, [*prompts.values()], self._settings, self.stop)
@@ -234,53 +225,12 @@ def closing_of(responses: Iterable[Sequence[int]], special: set[int]) -> list[in
     return list(ending) if 2 * times > count else []
 
 
-def _end_tokens(model: Any) -> list[int]:
+def end_tokens(model: Any) -> list[int]:
     """The ends of text that the model's own settings of generation name."""
     ids = model.generation_config.eos_token_id
     if ids is None:
         return []
     return [int(one) for one in ids] if isinstance(ids, list) else [int(ids)]
-
-
-class _Parts:
-    """Finished answers in the scratch folder, and where to go on.
-
-    Args:
-        folder: The scratch folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._state = folder, folder / "position.json"
-        position = read_json(self._state) or {}
-        self.cursor: str | None = position.get("cursor")
-        self.taken: int = position.get("taken", 0)
-        """Queries that were answered or dropped as unreadable."""
-        self.unreadable: int = position.get("unreadable", 0)
-        self.too_large: int = position.get("too_large", 0)
-        self._parts: int = position.get("parts", 0)
-
-    def keep(self, rows: list[dict[str, Any]], cursor: str) -> None:
-        """Record what is done: the rows first, then the position that goes with them."""
-        with appearing(self._file(self._parts)) as temporary:
-            pl.DataFrame(rows, schema=_ANSWERS).write_parquet(temporary)
-        self._parts += 1
-        self.cursor = cursor
-        position = {
-            "cursor": cursor,
-            "taken": self.taken,
-            "unreadable": self.unreadable,
-            "too_large": self.too_large,
-            "parts": self._parts,
-        }
-        write_atomically(self._state, json.dumps(position))
-
-    def rows(self) -> pl.DataFrame:
-        """All rows, by query and sample."""
-        parts = [pl.read_parquet(self._file(number)) for number in range(self._parts)]
-        return pl.concat([pl.DataFrame(schema=_ANSWERS), *parts]).sort("query", "sample")
-
-    def _file(self, number: int) -> Path:
-        return self._folder / f"part-{number:05d}.parquet"
 
 
 _OF_QUERIES = ("key", "source", "prompt")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from mmrlhf_engine import __version__
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.adapters import adapter_base
 from mmrlhf_engine.models.checkpoint import read_model
-from mmrlhf_engine.models.policy import FeatureCache, PackedPolicy, load_policy
+from mmrlhf_engine.models.policy import FeatureCache, PackedPolicy
 from mmrlhf_engine.run.differences import differences
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.progress import Progress
-from mmrlhf_engine.shards.columns import ColumnRequest
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.accounting import Accounting
@@ -89,7 +87,7 @@ def open_training(
     place: RunFolder,
     *,
     inputs: dict[str, Any],
-    evaluation_columns: Mapping[str, ColumnRequest],
+    evaluation_objective: Objective,
 ) -> Training:
     """Everything that the loop needs; from the newest checkpoint where there is one.
 
@@ -99,7 +97,7 @@ def open_training(
         accelerator: Of this process.
         place: Of the run.
         inputs: What shards, weights and columns are; a checkpoint of others is refused.
-        evaluation_columns: What ``objective.columns`` is to training, of the held-out pairs.
+        evaluation_objective: The same over the held-out pairs.
 
     Raises:
         ConfigError: the newest checkpoint was made under other settings.
@@ -117,14 +115,15 @@ def open_training(
     if state is not None:
         _check_settings(config, inputs, state, place)
         place.progress.say(f"{objective.name}: goes on after step {state['step']:,}")
-    data = _data(config, objective.columns, place)
+    data = _data(config, objective, place)
     run = Training(
         config=config,
         objective=objective,
         accelerator=accelerator,
-        policy=_policy(config, newest, accelerator, place),
+        policy=_policy(config, objective, newest, accelerator, place),
         data=data,
-        evaluation=_evaluation(config, evaluation_columns),
+        evaluation=_evaluation(config, evaluation_objective),
+        evaluation_objective=evaluation_objective,
         total_steps=_total_steps(config, data, accelerator),
         checkpoints=checkpoints,
         accounting=Accounting(
@@ -168,11 +167,14 @@ def _evaluated_before(place: RunFolder, state: dict[str, Any] | None) -> frozens
     return frozenset(step for step in steps if step <= state["step"])
 
 
-def _data(
-    config: TrainSettings, columns: Mapping[str, ColumnRequest], place: RunFolder
-) -> PreferenceDataset:
-    plan = plan_of(config).model_dump()
-    data = PreferenceDataset(config.shards, columns=columns, threads=config.threads, **plan)
+def _data(config: TrainSettings, objective: Objective, place: RunFolder) -> PreferenceDataset:
+    data = PreferenceDataset(
+        config.shards,
+        columns=objective.columns,
+        added_tokens=objective.added_tokens,
+        threads=config.threads,
+        **plan_of(config).model_dump(exclude={"added_tokens"}),
+    )
     if data.units_above_budget:
         what = "left out" if config.data.too_large == "drop" else "packed alone"
         place.progress.say(
@@ -181,18 +183,20 @@ def _data(
     return data
 
 
-def _evaluation(
-    config: TrainSettings, columns: Mapping[str, ColumnRequest]
-) -> PreferenceDataset | None:
+def _evaluation(config: TrainSettings, objective: Objective) -> PreferenceDataset | None:
     other = config.evaluation.shards
     if other is None and not config.evaluation.share:
         return None
     # A step of it is a pack a process: there is none to wait for.
     plan = plan_of(config, "held_out" if other is None else None).model_dump(
-        exclude={"packs_per_step"}
+        exclude={"packs_per_step", "added_tokens"}
     )
     return PreferenceDataset(
-        other or config.shards, columns=columns, threads=config.threads, **plan
+        other or config.shards,
+        columns=objective.columns,
+        added_tokens=objective.added_tokens,
+        threads=config.threads,
+        **plan,
     )
 
 
@@ -227,7 +231,11 @@ def _base_of_adapters(model: str, place: RunFolder, accelerator: Accelerator) ->
 
 
 def _policy(
-    config: TrainSettings, newest: Path | None, accelerator: Accelerator, place: RunFolder
+    config: TrainSettings,
+    objective: Objective,
+    newest: Path | None,
+    accelerator: Accelerator,
+    place: RunFolder,
 ) -> PackedPolicy:
     lora = None if config.lora is None else config.lora.model_dump()
     if lora is not None and lora["targets"] == ("all-linear",):
@@ -236,7 +244,7 @@ def _policy(
     weights = str(newest) if newest is not None and lora is None else config.model
     if lora is not None:
         weights = _base_of_adapters(config.model, place, accelerator)
-    policy = load_policy(
+    policy = objective.load_model(
         weights,
         device=accelerator.device,
         freeze=config.freeze,

@@ -16,7 +16,7 @@ from mmrlhf_engine.models.policy import LinearHead
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.batch import PreferenceBatch
 from mmrlhf_engine.train.logps import row_logps
-from mmrlhf_engine.train.objective import Head, PackOutput, Totals, targets_of
+from mmrlhf_engine.train.objective import Head, Objective, PackOutput, Totals, targets_of
 from mmrlhf_engine.train.settings import TrainSettings
 from mmrlhf_engine.train.training_stage import KEEPS, NO_EFFECT, WRITES, inputs_of, run_training
 
@@ -27,7 +27,7 @@ class SupervisedConfig(TrainSettings):
     """Settings of ``sft``."""
 
 
-class Supervised:
+class Supervised(Objective):
     """The objective of supervised training over packs."""
 
     name = "sft"
@@ -56,16 +56,6 @@ class Supervised:
     def means(self, sums: Mapping[str, float], totals: Totals) -> dict[str, float]:
         """The loss, summed under totals of one, as the mean over the tokens."""
         return {**sums, "loss": sums["loss"] / max(1, totals.tokens)}
-
-    def after_step(self, metrics: Mapping[str, float], totals: Totals) -> None:
-        """Nothing is kept from one step to the next."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing is kept."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing is kept."""
 
 
 def _chosen(batch: PreferenceBatch[Any]) -> Any:

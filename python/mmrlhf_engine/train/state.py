@@ -45,6 +45,7 @@ def save(
         if accelerator.is_main_process:
             run.policy.model.save_pretrained(folder, state_dict=weights)
             copy_processor(run.processor, folder)
+            run.objective.save(folder)
             torch.save(state, folder / STATE)
 
 

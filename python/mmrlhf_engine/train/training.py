@@ -27,6 +27,8 @@ class Training:
     policy: PackedPolicy
     data: PreferenceDataset
     evaluation: PreferenceDataset | None
+    evaluation_objective: Objective
+    """The same objective over the pairs of the evaluation, which may be in other shards."""
     total_steps: int
     checkpoints: Checkpoints
     metrics: MetricsWriter | None

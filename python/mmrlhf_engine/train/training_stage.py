@@ -43,9 +43,10 @@ def inputs_of(config: Any, make_objective: ObjectiveOf) -> dict[str, Any]:
     for given in (config, _of_evaluation(config)):
         if given is not None:
             dataset = checked(given)
-            columns = column_versions(dataset, make_objective(given, dataset).columns)
+            objective = make_objective(given, dataset)
+            columns = column_versions(dataset, objective.columns)
             name = "shards" if given is config else "evaluation_shards"
-            found[name] = {"data": dataset.fingerprint, "columns": columns}
+            found[name] = {"data": dataset.fingerprint, "columns": columns, **objective.inputs()}
     return found
 
 
@@ -72,7 +73,7 @@ def run_training(config: Any, context: StageContext, make_objective: ObjectiveOf
             accelerator,
             place,
             inputs=inputs,
-            evaluation_columns=evaluation.columns,
+            evaluation_objective=evaluation,
         )
         try:
             train(run)

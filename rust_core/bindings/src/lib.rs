@@ -39,7 +39,9 @@ mod _core {
         read_records, record_fields, role_names,
     };
     #[pymodule_export]
-    use crate::load::{BatchLoader, DatasetPart, batch_fields, preprocess_images};
+    use crate::load::{
+        BatchLoader, DatasetPart, added_tokens_hash, batch_fields, preprocess_images,
+    };
     #[pymodule_export]
     use crate::order::{Order, Steps, invert, permute, plan_differences, plan_hash, plan_windows};
     #[pymodule_export]

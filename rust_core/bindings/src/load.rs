@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use arrow_array::builder::LargeStringBuilder;
-use arrow_array::{Array, ArrayRef, LargeBinaryArray, UInt64Array};
+use arrow_array::{Array, ArrayRef, LargeBinaryArray, UInt32Array, UInt64Array};
 use mmrlhf_core::image::PictureError;
+use mmrlhf_core::load::added::AddedTokens;
 use mmrlhf_core::load::engine::{Engine, Limits, Progress};
 use mmrlhf_core::load::fields::Field;
 use mmrlhf_core::load::layout::ImageTokens;
@@ -115,6 +116,13 @@ fn no_nulls(contents: &LargeBinaryArray) -> Result<()> {
     }
 }
 
+/// What a plan says of the tokens that are added to responses.
+#[pyfunction]
+pub(crate) fn added_tokens_hash(counts: ArrowIn) -> PyResult<String> {
+    let counts: UInt32Array = counts.typed("added_tokens")?;
+    Ok(AddedTokens::hash(counts.values()))
+}
+
 /// Name, numpy type and axes (such as `[S + 1]`) of each array of a batch, in their order in memory.
 #[pyfunction]
 pub(crate) fn batch_fields() -> Vec<(&'static str, &'static str, String)> {
@@ -145,7 +153,7 @@ impl BatchLoader {
     #[new]
     #[pyo3(signature = (dataset, plan, *, part=None, pair_columns, response_columns, processor, image_token,
         image_start_token, image_end_token, video_token=None, rank, ranks, balance, worker, workers,
-        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead, pixels=true))]
+        epochs, cursor, taken, number, threads, prefetch_bytes, cache_bytes, look_ahead, pixels=true, added_tokens=None))]
     fn new(
         py: Python<'_>,
         dataset: &Dataset,
@@ -172,7 +180,10 @@ impl BatchLoader {
         cache_bytes: usize,
         look_ahead: usize,
         pixels: bool,
+        added_tokens: Option<ArrowIn>,
     ) -> PyResult<Self> {
+        let added: Option<UInt32Array> =
+            added_tokens.map(|array| array.typed("added_tokens")).transpose()?;
         let ids = image_token.map(|image| {
             let (start, end) = (image_start_token, image_end_token);
             ImageTokens { image, video: video_token.unwrap_or(image), start, end }
@@ -191,6 +202,9 @@ impl BatchLoader {
             }
             if !pixels {
                 loader = loader.without_pixels();
+            }
+            if let Some(counts) = added {
+                loader = loader.with_added_tokens(counts.values().to_vec())?;
             }
             let cursor = cursor.map(Cursor::from_json).transpose()?;
             let position = loader.position(cursor, taken, number)?;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::added::AddedTokens;
 use super::batch::Batch;
 use super::cache::{Key, MediaRow, Prepared};
 use super::content::Content;
@@ -40,6 +41,7 @@ pub struct PairLoader {
     sidecars: Arc<Sidecars>,
     plan: Plan,
     part: Option<Arc<Subset>>,
+    added: Option<AddedTokens>,
     processor: Option<Processor>,
     /// What images are prepared by: a frame is repeated when it is copied into a batch.
     of_one_frame: Option<Processor>,
@@ -148,6 +150,7 @@ impl PairLoader {
             sidecars,
             plan,
             part: None,
+            added: None,
             processor,
             of_one_frame,
             pool,
@@ -164,6 +167,12 @@ impl PairLoader {
         Self { part: Some(queries), ..self }
     }
 
+    /// The same, with room in packs for tokens that are added to each response.
+    pub fn with_added_tokens(self, counts: Vec<u32>) -> Result<Self> {
+        let added = AddedTokens::new(counts, self.dataset.responses())?;
+        Ok(Self { added: Some(added), ..self })
+    }
+
     /// The same batches without pixels: what each holds, at the cost of its tokens alone.
     #[must_use]
     pub fn without_pixels(self) -> Self {
@@ -173,6 +182,7 @@ impl PairLoader {
     fn units(&self) -> Units {
         let (dataset, sidecars) = (Arc::clone(&self.dataset), Arc::clone(&self.sidecars));
         Units::new(dataset, sidecars, &self.plan, self.processor.clone(), self.part.clone())
+            .with_added(self.added.clone())
     }
 
     fn encoded(&self, blob: u64, images: u32) -> Result<Encoded<'_>> {
@@ -183,6 +193,7 @@ impl PairLoader {
     /// The order of the plan over the dataset; each call makes its own, which no other process or
     /// thread can have locked.
     pub fn order(&self) -> Result<Arc<Order>> {
+        AddedTokens::check(self.added.as_ref(), self.plan.added_tokens.as_deref())?;
         let costs: Arc<dyn Costs> = Arc::new(self.units());
         let (name, version) = (self.sidecars.identity().to_owned(), self.dataset.version());
         Order::new(self.plan.clone(), costs, name, version).map(Arc::new)

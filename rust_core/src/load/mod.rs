@@ -7,12 +7,14 @@
 //! - [`units`] knows what a pair, response or query of the plan consists of ([`content`]) and costs,
 //!   by its [`rows`] and by the [`sidecars`] added to them later: deletions, margins, reference
 //!   log-probabilities;
+//! - [`added`] has the tokens that the caller adds to responses, which packs leave room for;
 //! - [`split`] finds the queries of the part of a dataset that a plan is of, where it holds some out;
 //! - [`fields`] declares the arrays of a batch, which lie in one [`arena`]; a [`layout`] has all but
 //!   the pixels, and a [`batch`] is a layout with its images in it;
 //! - [`engine`] makes the batches of a [`source`] ahead on its own threads, in order; [`cache`] keeps
 //!   images that the plan needs again. [`loader`] is the source for the pairs of one rank.
 
+pub mod added;
 pub mod arena;
 pub mod batch;
 pub mod cache;

@@ -55,7 +55,7 @@ impl Units {
     }
 
     fn response_tokens(&self, response: u64) -> Result<Option<u32>> {
-        let tokens = self.rows().tokens(response)?.len() as u32;
+        let tokens = self.rows().tokens(response)?.len() as u32 + self.added_to(response);
         let is_text = !self.has_images() || self.rows().response_media(response)?.is_empty();
         Ok(is_text.then_some(tokens))
     }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::added::AddedTokens;
 use super::cache::{Key, MediaRow};
 use super::content::{Content, PairOf, Sequence};
 use super::processor::Processor;
@@ -38,6 +39,7 @@ pub struct Units {
     pairs_per_query: Option<u32>,
     processor: Option<Processor>,
     part: Option<Arc<Subset>>,
+    added: Option<AddedTokens>,
 }
 
 impl Units {
@@ -51,7 +53,19 @@ impl Units {
         part: Option<Arc<Subset>>,
     ) -> Self {
         let Plan { unit, seed, pairs_per_query, .. } = *plan;
-        Self { rows: Rows::new(dataset), sidecars, unit, seed, pairs_per_query, processor, part }
+        let rows = Rows::new(dataset);
+        Self { rows, sidecars, unit, seed, pairs_per_query, processor, part, added: None }
+    }
+
+    /// The same, with room for tokens that are added to responses.
+    #[must_use]
+    pub fn with_added(self, added: Option<AddedTokens>) -> Self {
+        Self { added, ..self }
+    }
+
+    /// The tokens that are added to a response.
+    pub(super) fn added_to(&self, response: u64) -> u32 {
+        self.added.as_ref().map_or(0, |added| added.of(response))
     }
 
     /// The rows of the dataset.
@@ -275,6 +289,7 @@ impl Units {
         for sequence in &content.sequences {
             let texts = self.texts(sequence)?;
             cost.text_tokens += texts.iter().map(|text| text.tokens.len() as u32).sum::<u32>();
+            cost.text_tokens += sequence.response.map_or(0, |response| self.added_to(response));
             let Some(processor) = &self.processor else {
                 if texts.iter().any(|text| !text.media.blobs.is_empty()) {
                     return Err(unshown());

@@ -203,6 +203,10 @@ pub struct Plan {
     /// so that plans from before there was a choice keep their hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_out: Option<HoldOut>,
+    /// The hash of the tokens that are added to each response after loading, `b3:` and 64 hexadecimal
+    /// digits (see `load::added`); `None` adds none, and is left out of the JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_tokens: Option<String>,
     /// How far units are moved.
     #[serde(default)]
     pub shuffle: Shuffle,
@@ -239,6 +243,7 @@ impl Plan {
             too_large: TooLarge::default(),
             draw: Draw::default(),
             hold_out: None,
+            added_tokens: None,
             shuffle: Shuffle::default(),
             modality: Modality::default(),
             mixture: None,

@@ -11,7 +11,6 @@ from typing import Any
 
 from mmrlhf_engine.sources.preferences.fields import (
     MediaTags,
-    finite,
     media_list,
     only_pair,
     place_in_front,
@@ -19,8 +18,18 @@ from mmrlhf_engine.sources.preferences.fields import (
     text_field,
     wrong_type,
 )
+from mmrlhf_engine.sources.preferences.judgements import (
+    DIMENSIONS,
+    RANKS,
+    REASONS,
+    answer_texts,
+    mean_scores,
+    ranks_of,
+    reasons_of,
+)
 from mmrlhf_engine.sources.preferences.record import (
     BadRecordError,
+    Media,
     Message,
     Preference,
     Response,
@@ -34,19 +43,16 @@ __all__ = [
     "matches_queries",
     "parse_pair",
     "parse_query",
-    "ranks_of_text",
+    "tagged_prompt",
 ]
 
 FIELDS = frozenset(
     {"id", "image", "video", "prompt", "chosen", "rejected", "chosen_reason", "rejected_reason"}
     | {"is_tie", "margin", "weight"}
 )
-_RANKS = ("rank", "ranks", "ranking", "overall_rank")
-_REASONS = ("reason", "reasons", "critique", "critiques", "feedback")
-_SCORES = ("helpfulness", "faithfulness", "ethical")
 QUERY_FIELDS = frozenset(
     {"id", "image", "video", "question", "prompt", "models_output", "weight"}
-    | {*_RANKS, *_REASONS, *_SCORES}
+    | {*RANKS, *REASONS, *DIMENSIONS}
 )
 _OPENING_TAGS = re.compile(r"(?:<(?:image|video)>\s*)+")
 _CLOSING_TAG = re.compile(r"(.*\S)\s*\n\s*(<(?:image|video)>)", re.DOTALL)
@@ -74,7 +80,8 @@ def parse_pair(record: dict[str, Any]) -> Preference:
     Raises:
         BadRecordError: it cannot be used.
     """
-    prompt = _prompt(record, text_field(record, "prompt", "empty_prompt"))
+    text = text_field(record, "prompt", "empty_prompt")
+    prompt = tagged_prompt(text, media_list(record, "image"), media_list(record, "video"))
     responses = tuple(
         Response(_answer(text_field(record, key, f"empty_{key}")), critique=_reason(record, key))
         for key in ("chosen", "rejected")
@@ -93,31 +100,24 @@ def parse_query(record: dict[str, Any]) -> Preference:
         BadRecordError: it cannot be used.
     """
     asked = "question" if record.get("question") is not None else "prompt"
-    prompt = _prompt(record, text_field(record, asked, "empty_prompt"))
-    texts = required(record, "models_output")
-    if not isinstance(texts, list):
-        raise wrong_type("models_output", texts, "a list of texts")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise wrong_type(f"models_output[{number}]", text, "text")
-    empty = next((number for number, text in enumerate(texts) if not text.strip()), None)
-    if empty is not None:
-        raise BadRecordError("empty_response", f"models_output[{empty}] is empty")
-    ranks = _ranks(record, len(texts))
-    scores, reasons = _scores(record, len(texts)), _aligned(record, _REASONS, len(texts))
+    text = text_field(record, asked, "empty_prompt")
+    prompt = tagged_prompt(text, media_list(record, "image"), media_list(record, "video"))
+    texts = answer_texts("models_output", required(record, "models_output"))
+    key = next((key for key in RANKS if record.get(key) is not None), None)
+    if key is None:
+        raise BadRecordError("missing_key", f"no rank; one of {', '.join(RANKS)} is expected")
+    ranks = ranks_of(key, record[key], len(texts))
+    scores = mean_scores({name: record.get(name) for name in DIMENSIONS}, len(texts))
+    why = next((name for name in REASONS if record.get(name) is not None), REASONS[0])
+    reasons = reasons_of(why, record.get(why), len(texts))
     responses = tuple(
-        Response(
-            _answer(text),
-            rank=rank,
-            score=score,
-            critique=reason if isinstance(reason, str) and reason.strip() else None,
-        )
+        Response(_answer(text), rank=rank, score=score, critique=reason)
         for text, rank, score, reason in zip(texts, ranks, scores, reasons, strict=True)
     )
     return Preference(prompt, responses, tuple(pairs_of_ranks(ranks)))
 
 
-def _prompt(record: dict[str, Any], text: str) -> tuple[Message, ...]:
+def tagged_prompt(text: str, images: list[Media], videos: list[Media]) -> tuple[Message, ...]:
     """One user message, its media where the tags stand; in front where there is no tag.
 
     A tag alone on the last line means the front as well: so the released code trains. The line
@@ -126,7 +126,6 @@ def _prompt(record: dict[str, Any], text: str) -> tuple[Message, ...]:
     Raises:
         BadRecordError: there are more or fewer tags than media.
     """
-    images, videos = media_list(record, "image"), media_list(record, "video")
     text = text.strip()
     if videos and not images and "<video>" not in text:
         # The released code calls the place of any medium <image>.
@@ -150,62 +149,3 @@ def _reason(record: dict[str, Any], side: str) -> str | None:
     if reason is not None and not isinstance(reason, str):
         raise wrong_type(f"{side}_reason", reason, "text")
     return reason if reason and reason.strip() else None
-
-
-def ranks_of_text(text: str) -> list[int]:
-    """``1>2=3>4`` (response numbers, best first) as the rank of response 1, 2, ...: 1, 2, 2, 3.
-
-    Raises:
-        BadRecordError: not of that form, or a response is missing or named twice.
-    """
-    groups = [
-        [number.strip() for number in group.split("=")] for group in text.strip("[] ").split(">")
-    ]
-    rank_of = {
-        int(number): rank
-        for rank, group in enumerate(groups, start=1)
-        for number in group
-        if number.isdecimal() and len(number) < 6
-    }
-    named = sum(len(group) for group in groups)
-    if sorted(rank_of) != list(range(1, named + 1)):
-        raise BadRecordError("bad_rank", f"rank {text!r}, expected a form like 1>2=3")
-    return [rank_of[number] for number in range(1, named + 1)]
-
-
-def _ranks(record: dict[str, Any], count: int) -> list[int | None]:
-    key = next((key for key in _RANKS if record.get(key) is not None), None)
-    if key is None:
-        raise BadRecordError("missing_key", f"no rank; one of {', '.join(_RANKS)} is expected")
-    value = record[key]
-    ranks: list[Any] = ranks_of_text(value) if isinstance(value, str) else value
-    if not isinstance(ranks, list) or len(ranks) != count:
-        raise BadRecordError("bad_rank", f"{key!r} does not give one rank for each of {count}")
-    for rank in ranks:
-        number = 0.0 if rank is None else finite(key, rank)
-        if not number.is_integer() or not -(2**15) <= number < 2**15:
-            raise BadRecordError("bad_rank", f"{key!r} holds {rank!r}, expected whole numbers")
-    return [None if rank is None else int(rank) for rank in ranks]
-
-
-def _scores(record: dict[str, Any], count: int) -> list[float | None]:
-    """The mean of the three dimensions (each 1 to 5), where all that are there have a number."""
-    columns = [
-        [None if score is None else finite(key, score) for score in _aligned(record, (key,), count)]
-        for key in _SCORES
-        if record.get(key) is not None
-    ]
-    scores: list[float | None] = []
-    for number in range(count):
-        known = [score for column in columns if (score := column[number]) is not None]
-        scores.append(sum(known) / len(known) if known and len(known) == len(columns) else None)
-    return scores
-
-
-def _aligned(record: dict[str, Any], keys: tuple[str, ...], count: int) -> list[Any]:
-    """The list under the first of ``keys`` that is there, one item a response."""
-    key = next((key for key in keys if record.get(key) is not None), None)
-    values = record[key] if key is not None else [None] * count
-    if not isinstance(values, list) or len(values) != count:
-        raise BadRecordError("wrong_length", f"{key!r} does not give one item for each of {count}")
-    return values

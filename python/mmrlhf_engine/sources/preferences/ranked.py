@@ -26,6 +26,7 @@ from mmrlhf_engine.sources.preferences.record import (
     Preference,
     Response,
     pairs_of_ranks,
+    ranks_of_scores,
 )
 
 __all__ = ["FIELDS", "columns_read", "matches", "parse", "unread_within"]
@@ -155,8 +156,7 @@ def _judgements(
         given = [None if value is None else finite(str(parallel), value) for value in values]
         ranks, scores = (given, none) if parallel in _RANKS else (none, given)
     if all(rank is None for rank in ranks):
-        best_first = sorted({score for score in scores if score is not None}, reverse=True)
-        return [None if score is None else best_first.index(score) + 1 for score in scores], scores
+        return ranks_of_scores(scores), scores
     if not all(rank is None or (rank.is_integer() and abs(rank) < 2**15) for rank in ranks):
         raise BadRecordError("bad_rank", f"a rank in {key!r} is no whole number")
     return [None if rank is None else int(rank) for rank in ranks], scores

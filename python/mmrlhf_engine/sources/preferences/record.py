@@ -18,6 +18,7 @@ __all__ = [
     "Preference",
     "Response",
     "pairs_of_ranks",
+    "ranks_of_scores",
 ]
 
 STRING_ROLE = "string"
@@ -123,3 +124,13 @@ Pair(chosen=1, rejected=2, tie=False, margin=None, weight=1.0)]
             chosen, rejected = (second, first) if other < rank else (first, second)
             pairs.append(Pair(chosen, rejected, tie=rank == other))
     return pairs
+
+
+def ranks_of_scores(scores: Sequence[float | None]) -> list[int | None]:
+    """Ranks from 1 on by falling score; equal scores have one rank, a missing score has none.
+
+    >>> ranks_of_scores([2.5, None, 4.0, 2.5])
+    [2, None, 1, 2]
+    """
+    best_first = sorted({score for score in scores if score is not None}, reverse=True)
+    return [None if score is None else best_first.index(score) + 1 for score in scores]

@@ -114,6 +114,7 @@ def _data_rows(counts: EpochCounts, settings: TrainSettings) -> Iterator[tuple[s
         ("text of prompts", "prompt_tokens"),
         ("of pictures", "image_tokens"),
         ("answers", "answer_tokens"),
+        ("critiques and requests", "critique_tokens"),
     ):
         if sums(column):
             yield f"  {name}", f"{sums(column):,} ({sums(column) / tokens:.1%})"

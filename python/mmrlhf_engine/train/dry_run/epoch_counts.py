@@ -14,11 +14,14 @@ import numpy.typing as npt
 import polars as pl
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.shards.arguments import added_tokens_of
 from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset
 from mmrlhf_engine.shards.loader import PreferenceLoader
 from mmrlhf_engine.shards.plan import plan_json
+from mmrlhf_engine.train.critiques import Critiques
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
 from mmrlhf_engine.train.plan import plan_of
+from mmrlhf_engine.train.reward import Reward, RewardConfig
 from mmrlhf_engine.train.settings import TrainSettings
 
 __all__ = ["EpochCounts", "count_epoch"]
@@ -72,10 +75,12 @@ def count_epoch(settings: TrainSettings, *, window: int = 0) -> EpochCounts:
     prompt_tokens          text of prompts, once a query where units are queries
     image_tokens           that stand for pictures
     answer_tokens          text of answers
+    critique_tokens        that follow answers for a reward model
     seen                   pairs of tokens of which one sees the other: of a sequence of L tokens
                            after a prefix of P, ``L P + L (L + 1) / 2``
     rows                   N, tokens of answers whose log-probabilities the loss reads: of those in
-                           pairs that are trained on, or for ``sft`` of the chosen ones
+                           pairs that are trained on, for ``sft`` of the chosen ones, for
+                           ``reward`` tokens of critiques
     pairs                  that are trained on
     ties                   pairs of equal rank that are not
     pair_rows              list of int64, rows of each pair that is trained on, both answers
@@ -102,15 +107,19 @@ def count_epoch(settings: TrainSettings, *, window: int = 0) -> EpochCounts:
     """
     dataset = ShardDataset(settings.shards)
     rule = dataset.processor and dataset.processor["image_rule"]
-    plan = plan_json(plan_of(settings), rule)
+    critiques = Reward(settings, dataset).critiques if isinstance(settings, RewardConfig) else None
+    lengths = None if critiques is None else critiques.lengths
+    _, added = added_tokens_of(lengths)
+    plan = plan_json(plan_of(settings).model_copy(update={"added_tokens": added}), rule)
     loader = PreferenceLoader(
         Path(settings.shards),
         plan,
         threads=settings.threads,
         prefetch_bytes=_PREFETCH_BYTES,
         pixels=False,
+        added_tokens=lengths,
     )
-    counter = _Counter(settings, window)
+    counter = _Counter(settings, window, critiques)
     try:
         rows = [counter.count(batch) for batch in loader if len(batch.input_ids)]
     finally:
@@ -144,10 +153,12 @@ def _steps(settings: TrainSettings, loader: PreferenceLoader, of_first: int) -> 
 class _Counter:
     """Counts batches one after the other."""
 
-    def __init__(self, settings: TrainSettings, window: int) -> None:
-        self._reads_rejected = isinstance(settings, MMDPOConfig)
-        self._leaves_out_ties = isinstance(settings, MMDPOConfig) and settings.ties == "leave_out"
-        self._window = window
+    def __init__(self, settings: TrainSettings, window: int, critiques: Critiques | None) -> None:
+        self._reads_rejected = isinstance(settings, MMDPOConfig | RewardConfig)
+        self._leaves_out_ties = (
+            isinstance(settings, MMDPOConfig) and settings.ties == "leave_out"
+        ) or (isinstance(settings, RewardConfig) and not settings.tie_weight)
+        self._window, self._critiques = window, critiques
         self.block_shape: tuple[int, ...] = ()
         self.queries: set[int] = set()
         self._pictures: set[tuple[int, ...]] = set()
@@ -155,10 +166,12 @@ class _Counter:
     def count(self, batch: Any) -> dict[str, Any]:
         """The row of one pack."""
         self.block_shape = tuple(batch.pixel_values.shape[1:])
-        own = np.diff(batch.cu_seqlens).astype(np.int64)
+        packed = np.diff(batch.cu_seqlens).astype(np.int64)
+        added, predicted = self._tails(batch)
+        own = packed + added
         prefix = batch.prefix_sequence
         before = np.where(prefix >= 0, own[prefix], 0)
-        is_answer = own - batch.prompt_lengths
+        is_answer = packed - batch.prompt_lengths
         image, image_in_prompt = _image_tokens(batch, len(own))
         answers = is_answer.sum() - (image - image_in_prompt).sum()
         self.queries.update(batch.sequence_query.tolist())
@@ -168,14 +181,24 @@ class _Counter:
             "prompt_tokens": int(batch.prompt_lengths.sum() - image_in_prompt.sum()),
             "image_tokens": int(image.sum()),
             "answer_tokens": int(answers),
+            "critique_tokens": int(added.sum()),
             "seen": _seen(own, before),
-            **self._pairs(batch, is_answer, own + before),
+            **self._pairs(batch, is_answer if self._critiques is None else predicted, own + before),
             **self._pictures_of(batch),
             "pixel_bytes": int(batch.image_blocks[-1]) * math.prod(self.block_shape),
         }
 
+    def _tails(self, batch: Any) -> tuple[Numbers, Numbers]:
+        """Tokens that follow each sequence, and how many of them are predicted."""
+        if self._critiques is None:
+            nothing = np.zeros(len(batch.sequence_response), np.int64)
+            return nothing, nothing
+        tails = [self._critiques.tail(int(row)) for row in batch.sequence_response]
+        lengths = np.array([len(tail.tokens) for tail in tails], np.int64)
+        return lengths, lengths - np.array([tail.given for tail in tails], np.int64)
+
     def _pairs(self, batch: Any, answers: Numbers, whole: Numbers) -> dict[str, Any]:
-        """``whole`` are the tokens of each sequence with those of its prefix."""
+        """``answers`` are predicted tokens of each sequence, ``whole`` all with its prefix's."""
         tie = (batch.pair_flags & FLAGS["tie"]) > 0
         live = batch.pair_weight > 0
         trained = live & ~tie if self._leaves_out_ties else live

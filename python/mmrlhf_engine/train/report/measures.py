@@ -51,6 +51,11 @@ _KNOWN: Mapping[str, Measure] = {
     "rewards/rejected": Measure("Reward, rejected", _LEARNING, learned=True),
     "loss/dpo": Measure("Loss of preferences", _LEARNING, learned=True),
     "loss/sft": Measure("Loss of chosen answers", _LEARNING, learned=True),
+    "loss/score": Measure("Loss of scores", _LEARNING, learned=True),
+    "loss/critique": Measure("Loss of critiques", _LEARNING, learned=True),
+    "loss/tie": Measure("Loss of ties", _LEARNING, learned=True),
+    "loss/centring": Measure("Squared sum of both rewards", _LEARNING, learned=True),
+    "rewards/tie_gaps": Measure("Reward gap of ties", _LEARNING, learned=True),
     "logps/chosen": Measure("Log-probability, chosen", _LEARNING, learned=True),
     "logps/rejected": Measure("Log-probability, rejected", _LEARNING, learned=True),
     "mean_token_accuracy": Measure("Token accuracy", _LEARNING, "%", 100, learned=True),
@@ -70,7 +75,10 @@ _KNOWN: Mapping[str, Measure] = {
 }
 """In the order of the page."""
 _SHARED_TITLES = {"rewards": "Rewards", "logps": "Log-probabilities of answers"}
-_TOGETHER = {"loss/dpo": ("Parts of the loss", ("loss/dpo", "loss/sft"))}
+_TOGETHER = {
+    "loss/dpo": ("Parts of the loss", ("loss/dpo", "loss/sft")),
+    "loss/score": ("Parts of the loss", ("loss/score", "loss/critique", "loss/tie")),
+}
 _NOT_DRAWN = {"epoch"}
 
 

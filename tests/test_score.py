@@ -1,0 +1,204 @@
+"""Scores of answers: against each alone, resumed, and what the columns say."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from command import engine
+from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference, run_reward, run_score
+from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.models.judge_turn import INSTRUCTION
+from mmrlhf_engine.models.reward_model import load_reward_model
+from mmrlhf_engine.train import score, scorer
+from naive_reward import NaiveReward
+from train_data import judged_rows, pack_rows, text_model, text_rows
+
+TRAINING = {
+    "data.tokens": 2000,
+    "data.packs_per_step": 2,
+    "optimizer.learning_rate": 1e-3,
+    "gradient_checkpointing": False,
+    "threads": 1,
+    "epochs": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A reward model that was trained with critiques, and shards."""
+    folder = tmp_path_factory.mktemp("score")
+    policy = text_model(folder / "policy")
+    shards = pack_rows(policy, judged_rows(10), folder / "shards")
+    run_reward(shards, policy, folder / "run", TRAINING)
+    return folder / "run" / "10_reward" / "model", shards
+
+
+@pytest.fixture(scope="module")
+def policy(prepared):
+    return prepared[1].parent / "policy"
+
+
+def naive_rewards(model, shards, texts):
+    loaded = load_reward_model(str(model)).model
+    loaded.set_attn_implementation("eager")
+    naive = NaiveReward(loaded, model, shards, texts, INSTRUCTION)
+    with torch.no_grad():
+        return naive, np.array([float(naive.answer(row)[0]) for row in range(len(texts))])
+
+
+@pytest.mark.parametrize("critiques", ["packed", "none"])
+def test_rewards_are_those_of_each_answer_alone(prepared, tmp_path, critiques):
+    model, shards = prepared
+    settings = {"critiques": critiques, "name": critiques, "tokens": 2000, "threads": 1}
+    report = run_score(shards, model, tmp_path, settings)
+    dataset = open_dataset(shards)
+    found = dataset.column(f"reward/{critiques}", "reward").to_numpy()
+    texts = dataset.column(f"reward/{critiques}", "critique").to_list()
+    assert (critiques == "packed") == any(text is not None for text in texts)
+    _, wanted = naive_rewards(model, shards, texts)
+    assert np.abs(found - wanted).max() < 2e-5
+    pairs = dataset.pairs.collect()
+    margins = dataset.column(f"margin/{critiques}", "margin").to_numpy()
+    assert np.abs(margins - (found[pairs["chosen"]] - found[pairs["rejected"]])).max() < 1e-6
+    ranked = margins[(pairs["flags"] & 1).to_numpy() == 0]
+    assert report["agreement"] == pytest.approx((ranked > 0).mean())
+
+
+def test_critiques_are_written_greedily_and_scored(prepared, tmp_path):
+    model, shards = prepared
+    settings = {"name": "own", "sampling.max_new_tokens": 9, "threads": 1, "batch": 4}
+    report = run_score(shards, model, tmp_path, settings)
+    dataset = open_dataset(shards)
+    rewards = dataset.column("reward/own", "reward").to_numpy()
+    loaded = load_reward_model(str(model)).model.eval()
+    loaded.set_attn_implementation("eager")
+    naive, _ = naive_rewards(model, shards, [None] * len(rewards))
+    stop = set(naive.turn.closing[:1].tolist()) | {loaded.generation_config.eos_token_id}
+    for row, reward in enumerate(rewards):
+        response = naive.pairs.responses[row]
+        prompt = naive.pairs.queries[response["q"]]["prompt"]
+        ids = [*prompt, *response["tokens"], *naive.turn.opening.tolist()]
+        written = []
+        with torch.no_grad():
+            while len(written) < 9:
+                logits = loaded(input_ids=torch.tensor([[*ids, *written]]), use_cache=False).logits
+                token = int(logits[0, -1].argmax())
+                if token in stop:
+                    break
+                written.append(token)
+            whole = torch.tensor([[*ids, *written, *naive.turn.closing.tolist()]])
+            states = loaded(input_ids=whole, output_hidden_states=True).hidden_states[-1]
+            assert reward == pytest.approx(float(loaded.rm_head(states[0, -1:])[0]), abs=5e-5)
+    assert sum(report["finish"].values()) == len(rewards)
+
+
+def test_the_mean_of_several_critiques(prepared, tmp_path):
+    model, shards = prepared
+    settings = {"name": "mean", "sampling.samples": 3, "sampling.temperature": 1.0, "threads": 1}
+    report = run_score(shards, model, tmp_path, settings | {"sampling.max_new_tokens": 5})
+    table = pl.read_parquet(tmp_path / "11_score" / "critiques" / "*.parquet")
+    assert table.height == 3 * report["rows_in"]
+    means = table.group_by("response").agg(pl.col("reward").mean()).sort("response")["reward"]
+    found = open_dataset(shards).column("reward/mean", "reward")
+    assert np.allclose(found.to_numpy(), means.to_numpy())
+    assert table["critique"].n_unique() > report["rows_in"]
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_a_killed_run_goes_on_to_the_same_values(prepared, tmp_path, monkeypatch):
+    model, shards = prepared
+    settings = {"name": "whole", "sampling.max_new_tokens": 4, "threads": 1, "batch": 1}
+    run_score(shards, model, tmp_path / "whole", settings)
+    monkeypatch.setattr(score, "_GROUPS_PER_PART", 2)
+    untouched, calls = scorer.Scorer.rows, []
+
+    def rows(self, batches):
+        calls.append(len(batches))
+        if len(calls) == 6:
+            raise Killed
+        return untouched(self, batches)
+
+    monkeypatch.setattr(scorer.Scorer, "rows", rows)
+    with pytest.raises(Killed):
+        run_score(shards, model, tmp_path / "run", settings | {"name": "parts"})
+    run_score(shards, model, tmp_path / "run", settings | {"name": "parts"})
+    # Four queries were kept, the fifth was done and not kept.
+    assert len(calls) == 6 + 6
+    dataset = open_dataset(shards)
+    for field in ("reward", "critique"):
+        assert dataset.column("reward/parts", field).equals(dataset.column("reward/whole", field))
+
+
+def test_scores_of_a_file_are_the_same_columns(prepared, tmp_path, policy):
+    _, shards = prepared
+    pairs = open_dataset(shards).rows("pairs")
+    lines = [{"row": row, "rewards": [row % 5, 2.0]} for row in range(pairs)]
+    file = tmp_path / "judge.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = run_score(shards, None, tmp_path, {"scores": str(file)})
+    assert report["column"] == "margin/judge/margin"
+    margins = open_dataset(shards).column("margin/judge", "margin").to_list()
+    assert margins == [row % 5 - 2.0 for row in range(pairs)]
+    run_reference(shards, policy, tmp_path, {"tokens": 2000})
+    settings = {"margin": report["column"], "data.tokens": 2000, "threads": 1, "steps": 1}
+    run_mm_dpo(shards, policy, tmp_path, settings)
+    lines[0]["rewards"] = [9.0, 2.0]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = run_score(
+        shards, None, tmp_path, {"scores": str(file), "normalise": "std"}, restart=True
+    )
+    changed = open_dataset(shards).column("margin/judge", "margin")
+    assert changed[0] == pytest.approx(7 / report["normalise"]["standard_deviation"])
+    file.write_text('{"row": 4000, "rewards": [1, 2]}\n')
+    with pytest.raises(InputError, match="4000"):
+        run_score(shards, None, tmp_path / "other", {"scores": str(file)})
+
+
+def test_what_does_not_fit_is_refused(prepared, policy, tmp_path):
+    model, shards = prepared
+    with pytest.raises(ConfigError, match=r"a policy .*expected a reward model"):
+        run_score(shards, policy, tmp_path)
+    with pytest.raises(ConfigError, match=r"a reward model .*expected a language model"):
+        run_reference(shards, model, tmp_path)
+    with pytest.raises(ConfigError, match="expected one"):
+        run_score(shards, model, tmp_path, {"scores": "x.jsonl"})
+    with pytest.raises(ConfigError, match="expected packed, none or SET/FIELD"):
+        run_score(shards, model, tmp_path, {"critiques": "all"})
+    bare = pack_rows(policy, text_rows(3), tmp_path / "bare")
+    with pytest.raises(InputError, match="no query has a critique"):
+        run_reward(bare, policy, tmp_path, TRAINING)
+    run_reward(bare, policy, tmp_path, {**TRAINING, "critiques": "none", "steps": 1})
+    alone = tmp_path / "10_reward" / "model"
+    with pytest.raises(ConfigError, match="trained without critiques"):
+        run_score(bare, alone, tmp_path, {"critiques": "generate"})
+    assert run_score(bare, alone, tmp_path)["critiques"] == "none"
+
+
+def test_the_commands(prepared, policy, tmp_path):
+    model, shards = prepared
+    small = ["--set", "threads=1", "--tokens", "2000", "--progress", "silent"]
+    words = [shards, "--model", policy, "--out", tmp_path, *small, "--packs-per-step", "2"]
+    dry = engine("reward", *words, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "critiques and requests" in dry.stdout
+    done = engine("reward", *words, "--head", "silu", "--steps", "1", "--critique-loss", "sum")
+    assert done.returncode == 0, done.stderr
+    assert "10_reward/model: 1 steps" in done.stdout
+    words = [shards, "--model", model, "--out", tmp_path, *small, "--max-new-tokens", "3"]
+    dry = engine("score", *words, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "tokens written, at most" in dry.stdout
+    done = engine("score", *words, "--name", "shell", "--normalise", "rank", "--batch", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("margin/shell/margin: margins of 30 pairs, ")
+    assert open_dataset(shards).column("margin/shell", "margin").abs().max() == 1.0
+    done = engine("score", shards, "--model", policy, "--out", tmp_path / "b", *small)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected a reward model" in done.stderr
+    assert engine("score", "--out", tmp_path / "c").returncode == 2
