@@ -1,4 +1,4 @@
-"""``mmrlhf-engine demo``: the whole of ``curate`` on a small real corpus, offline, in minutes.
+"""The first part of the demo: ``curate`` on a small real corpus, with its outcome known beforehand.
 
 It builds the corpus of :mod:`mmrlhf_engine.demo.corpus`, runs the same pipeline as the ``curate``
 command, and then holds the result against what was planted: every planted duplicate and every
@@ -20,21 +20,32 @@ from mmrlhf_engine.run.config import load_config
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.progress import Progress
 
-__all__ = ["found", "run"]
+__all__ = ["CURATE_ONLY", "curate_corpus", "found"]
+
+CURATE_ONLY = {"select.count": 300}
+"""Settings of the demo that ends with the curated queries."""
 
 
-def run(folder: Path, count: int, **options: Any) -> str:
-    """Build the corpus, curate ``count`` queries from it, and return the text to print.
+def curate_corpus(
+    folder: Path, settings: dict[str, Any], conversations: int = 420, **options: Any
+) -> tuple[Run, str]:
+    """Build the corpus, curate queries from it; the run, and the text to print.
+
+    Args:
+        folder: The corpus is ``corpus`` in it, the run ``run``.
+        settings: Of ``curate``, over those of the demo.
+        conversations: Pictures with a conversation each in the corpus.
+        options: ``threads``, ``memory``, ``seed`` and ``progress`` of the command.
 
     Raises:
         StageError: something planted was not found.
     """
-    corpus = _built_again(folder / "corpus")
-    settings = [f"select.count={count}", "embed.encoder=lite0", "cluster.clusters=24"]
+    corpus = _built_again(folder / "corpus", conversations)
     given = {
         key: options[key] for key in ("threads", "memory", "seed") if options.get(key) is not None
     }
-    overrides = [*settings, *(f"{key}={value}" for key, value in given.items())]
+    chosen = {"embed.encoder": "lite0", "cluster.clusters": 24, **settings, **given}
+    overrides = [f"{key}={value}" for key, value in chosen.items()]
     config = load_config(CurateConfig, overrides=overrides)
     config = with_sources(config, [corpus.folder / name for name in SOURCES])
     finished = curate(config, folder / "run", progress=Progress(options.get("progress", "human")))
@@ -42,23 +53,17 @@ def run(folder: Path, count: int, **options: Any) -> str:
     if missed:
         listing = "\n".join(f"  {p.what}: {p.source} {p.position}, {p.expected}" for p in missed)
         raise StageError(f"demo: planted but not found as expected:\n{listing}")
-    return "\n".join(
-        [
-            report.funnel(finished),
-            "",
-            _planted_table(corpus),
-            "",
-            f"page: {report.write(finished)}",
-        ]
-    )
+    page = report.write(finished)
+    text = [report.funnel(finished), "", _planted_table(corpus), "", f"page: {page}"]
+    return finished, "\n".join(text)
 
 
-def _built_again(folder: Path) -> Corpus:
+def _built_again(folder: Path, conversations: int = 420) -> Corpus:
     """The corpus in ``folder``, whose files stay as they are where they would be the same.
 
     Ingest looks at size and time of its sources; a file that is written again runs it again.
     """
-    made = build(folder.with_name(f".{folder.name}.new"))
+    made = build(folder.with_name(f".{folder.name}.new"), conversations=conversations)
     if _same_files(made.folder, folder):
         shutil.rmtree(made.folder)
     else:

@@ -22,7 +22,7 @@ _HIDDEN = 96
 _LAYERS = 2
 _HEADS = 3
 _INITIAL = 0.1
-"""Deviation of the first weights: the usual 0.02 is for wider models, and learns late at this width."""
+"""Deviation of the first weights; the usual 0.02 is for wider models, and learns late here."""
 _END = "<end>"
 _IMAGE = "<image>"
 _SPECIAL = ("<pad>", "<unk>", _END, _IMAGE, "<user>", "<assistant>")
@@ -52,11 +52,17 @@ def build_model(folder: Path, words: list[str], seed: int) -> Path:
     Raises:
         MissingExtraError: a package of the ``[demo]`` extra is not installed.
     """
-    made = {"words": sorted({*words, *JUDGE.split()}), "seed": seed, "template": _TEMPLATE, "initial": _INITIAL}
+    known = sorted({*words, *JUDGE.split()})
+    made = {
+        "words": known,
+        "seed": seed,
+        "template": _TEMPLATE,
+        "initial": _INITIAL,
+    }
     if read_json(folder / _MADE) == made:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    tokenizer = _tokenizer(made["words"])
+    tokenizer = _tokenizer(known)
     _processor(tokenizer).save_pretrained(folder)
     _write_weights(folder, tokenizer, seed)
     write_atomically(folder / _MADE, json.dumps(made))

@@ -71,8 +71,8 @@ def questions_of(split: Split) -> tuple[Question, ...]:
     colours: dict[int, str] = {}
     for picture, text, answer in asked:
         shown = _shown(text, answer)
-        shapes |= {picture: word for word in shown if word in SHAPES}
-        colours |= {picture: word for word in shown if word in COLOURS}
+        shapes.update((picture, word) for word in shown if word in SHAPES)
+        colours.update((picture, word) for word in shown if word in COLOURS)
     known = shapes.keys() & colours.keys()
     # A question may be listed twice for a picture.
     return tuple(
@@ -99,9 +99,7 @@ def critique(question: Question, *, right: bool) -> str:
         question: The question.
         right: Whether the annotator takes the answer for a right one.
     """
-    return _CRITIQUE.format(
-        colour=question.colour, shape=question.shape, verdict=_VERDICTS[right]
-    )
+    return _CRITIQUE.format(colour=question.colour, shape=question.shape, verdict=_VERDICTS[right])
 
 
 def balanced(

@@ -20,9 +20,11 @@ from typing import Any
 from mmrlhf_engine.demo.vqa_questions import Question, balanced, critique, wrong_answer
 from mmrlhf_engine.run.files import write_atomically
 
-__all__ = ["Parts", "Sizes", "annotated", "asked", "divide", "supervised", "tested", "write_rows"]
+__all__ = ["Parts", "Sizes", "annotated", "asked", "divide", "examined", "supervised", "write_rows"]
 
 Row = dict[str, Any]
+
+_MOST_WRONG = 2
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def asked(questions: Iterable[Question]) -> list[Row]:
     return [_row(question, ["yes", "no"], [1, 1]) for question in questions]
 
 
-def tested(questions: Iterable[Question], seed: int = 1) -> list[Row]:
+def examined(questions: Iterable[Question], seed: int = 1) -> list[Row]:
     """Rows with the right answer before a wrong one, for an evaluation."""
     randomness = random.Random(seed)
     return [
@@ -146,8 +148,9 @@ def annotated(
     randomness = random.Random(seed)
     annotations = []
     for question in questions:
-        given = list(dict.fromkeys(sampled[question.id]))
-        wrong = [answer for answer in given if answer != question.answer][:2]
+        # The base model may also say nothing at all.
+        given = dict.fromkeys(answer for answer in sampled[question.id] if answer)
+        wrong = [answer for answer in given if answer != question.answer][:_MOST_WRONG]
         wrong = wrong or [wrong_answer(question.answer, randomness)]
         answers = [question.answer, *wrong]
         flipped = randomness.random() < flip
@@ -167,8 +170,7 @@ def annotated(
 def rows_of(annotations: Iterable[Annotation]) -> list[Row]:
     """Rows of annotations, to be packed."""
     return [
-        _row(one.question, one.answers, one.ranks) | {"reason": one.reasons}
-        for one in annotations
+        _row(one.question, one.answers, one.ranks) | {"reason": one.reasons} for one in annotations
     ]
 
 

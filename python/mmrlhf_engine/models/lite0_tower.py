@@ -19,7 +19,7 @@ from mmrlhf_engine.models.tower_configs import Lite0TowerConfig
 __all__ = ["Lite0Tower", "pretrained_lite0"]
 
 
-class Lite0Tower(PreTrainedModel):
+class Lite0Tower(PreTrainedModel):  # type: ignore[misc]
     """The convolutions of EfficientNet-Lite0, their output as a sequence of patches."""
 
     config_class = Lite0TowerConfig
@@ -40,10 +40,14 @@ class Lite0Tower(PreTrainedModel):
 
     def train(self, mode: bool = True) -> "Lite0Tower":  # noqa: ARG002
         """Stay in evaluation mode: a small batch of pictures would change the statistics."""
-        return super().train(False)
+        super().train(False)
+        return self
 
     def forward(
-        self, pixel_values: Tensor, output_hidden_states: Any = None, **_: Any
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: Any = None,  # noqa: ARG002
+        **_: Any,
     ) -> BaseModelOutput:
         """The last layer.
 
@@ -74,7 +78,7 @@ def pretrained_lite0(config: Lite0TowerConfig) -> Lite0Tower:
     weights = torch.load(path, map_location="cpu", weights_only=True)
     classes = ("_fc.weight", "_fc.bias")
     tower.network.load_state_dict({key: weights[key] for key in weights if key not in classes})
-    return tower.eval()
+    return tower
 
 
 def _network() -> Any:

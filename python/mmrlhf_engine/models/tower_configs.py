@@ -14,7 +14,7 @@ from transformers import AutoConfig, PretrainedConfig
 __all__ = ["Lite0TowerConfig", "register_towers"]
 
 
-class Lite0TowerConfig(PretrainedConfig):
+class Lite0TowerConfig(PretrainedConfig):  # type: ignore[misc]
     """The shape of :class:`mmrlhf_engine.models.lite0_tower.Lite0Tower`."""
 
     model_type = "efficientnet_lite0"
