@@ -1,12 +1,15 @@
 """Sampled answers: those of transformers without randomness, and of the model's distribution."""
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from mmrlhf_engine import Budget, PlanSettings, PreferenceLoader, open_dataset, plan_json
 from mmrlhf_engine.errors import ConfigError
-from mmrlhf_engine.models.generation import Prompt, SamplingSettings, sample_answers
+from mmrlhf_engine.models.generation import Prompts, SamplingSettings, sample_answers
+from mmrlhf_engine.models.policy import load_policy
 from mmrlhf_engine.run.config import load_config
 from model_families import WITH_VIDEOS, processor_folder, prompts
 from test_families import by_processor, packed
@@ -25,7 +28,7 @@ def prompts_of(shards, unit="query"):
     found = {}
     for batch in PreferenceLoader(shards, plan_json(settings, rule), threads=1):
         for sequence, query in enumerate(batch.sequence_query.tolist()):
-            found[query] = Prompt.of(batch, sequence, query.to_bytes(16))
+            found[query] = Prompts.of(batch, sequence, query.to_bytes(16))
     return [found[query] for query in sorted(found)]
 
 
@@ -51,24 +54,26 @@ def test_greedy_answers_are_those_of_transformers(name, tmp_path):
     folder.mkdir()
     processor = processor_folder(name, folder)
     model = tiny_model(name, processor)
+    model.save_pretrained(folder)
     videos = {"videos": name in WITH_VIDEOS, "frames": 3, "side": SIDES.get(name, 28)}
     rows = prompts(8, tmp_path / "frames", seed=3, **videos)
     assert {len(row.images) for row in rows} >= {0, 1, 2}
     packed(folder, [row.row for row in rows], tmp_path / "ds")
     mine = prompts_of(tmp_path / "ds")
-    together = sample_answers(model, mine, GREEDY, ())
+    policy = load_policy(str(folder))
+    together = sample_answers(policy, mine, GREEDY, ())
     for row, prompt, (answer,) in zip(rows, mine, together, strict=True):
-        inputs = cut_to(by_processor(processor, row, name), prompt.input_ids.shape[1])
-        assert torch.equal(inputs["input_ids"], prompt.input_ids)
+        inputs = cut_to(by_processor(processor, row, name), len(prompt.batch.input_ids))
+        assert torch.equal(inputs["input_ids"], ids_of(prompt))
         tokens, logp = generated(model, inputs)
         assert answer.tokens.tolist() == tokens
         assert answer.finish == "length"
         assert answer.logp == pytest.approx(logp, abs=1e-4)
         stop = tokens[3]
-        ((ended,),) = sample_answers(model, [prompt], GREEDY, {stop})
+        ((ended,),) = sample_answers(policy, [prompt], GREEDY, {stop})
         assert ended.tokens.tolist() == generated(model, inputs, eos_token_id=stop)[0]
         assert ended.finish == "stop"
-    of_pairs = sample_answers(model, prompts_of(tmp_path / "ds", unit="pair"), GREEDY, ())
+    of_pairs = sample_answers(policy, prompts_of(tmp_path / "ds", unit="pair"), GREEDY, ())
     assert tokens_of(of_pairs) == tokens_of(together)
 
 
@@ -76,7 +81,17 @@ def test_greedy_answers_are_those_of_transformers(name, tmp_path):
 def text(tmp_path_factory):
     """A text model, and the prompts of shards for it."""
     folder, shards = text_shards(tmp_path_factory.mktemp("text"), queries=6)
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), prompts_of(shards)
+    return load_policy(str(folder)), prompts_of(shards), plain(folder)
+
+
+def plain(folder):
+    """The model as transformers reads it."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def ids_of(prompt):
+    """int64 [1, T]."""
+    return prompt.batch.input_ids[None].long()
 
 
 def tokens_of(answers):
@@ -85,11 +100,11 @@ def tokens_of(answers):
 
 @torch.no_grad()
 def test_greedy_answers_of_a_text_model(text):
-    model, mine = text
-    answers = sample_answers(model, mine, GREEDY, ())
-    assert len({prompt.input_ids.shape[1] for prompt in mine}) > 1
+    policy, mine, model = text
+    answers = sample_answers(policy, mine, GREEDY, ())
+    assert len({len(prompt.batch.input_ids) for prompt in mine}) > 1
     for prompt, (answer,) in zip(mine, answers, strict=True):
-        ids = prompt.input_ids
+        ids = ids_of(prompt)
         tokens, _ = generated(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         assert answer.tokens.tolist() == tokens
         whole = torch.cat([ids, torch.tensor([tokens])], 1)
@@ -99,22 +114,26 @@ def test_greedy_answers_of_a_text_model(text):
 
 
 @torch.no_grad()
-def test_answers_reach_past_a_sliding_window():
+def test_answers_reach_past_a_sliding_window(text, tmp_path):
     layers = ["sliding_attention", "full_attention"]
     settings = TEXT | {"head_dim": 8, "vocab_size": 300, "layer_types": layers}
     torch.manual_seed(0)
     config = Gemma3TextConfig(**settings, sliding_window=8)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
-    texts = [torch.randint(0, 300, (1, length)) for length in (3, 21, 40, 7)]
-    mine = [Prompt(b"", ids, torch.arange(ids.shape[1])[None], {}) for ids in texts]
-    for ids, (answer,) in zip(texts, sample_answers(model, mine, GREEDY, ()), strict=True):
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy, model = load_policy(str(tmp_path)), plain(tmp_path)
+    (_, some, _) = text
+    for prompt in some:
+        ids = ids_of(prompt) % 300
+        assert ids.shape[1] > 8
+        cut = Prompts(dataclasses.replace(prompt.batch, input_ids=ids[0].int()), prompt.keys)
+        ((answer,),) = sample_answers(policy, [cut], GREEDY, ())
         tokens, _ = generated(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         assert answer.tokens.tolist() == tokens
 
 
 @torch.no_grad()
 def test_an_answer_depends_on_seed_query_and_sample_alone(text):
-    model, mine = text
+    model, mine, _ = text
     together = tokens_of(sample_answers(model, mine, DRAWN, ()))
     for prompt, expected in zip(mine, together, strict=True):
         assert tokens_of(sample_answers(model, [prompt], DRAWN, ())) == [expected]
@@ -128,7 +147,7 @@ def test_an_answer_depends_on_seed_query_and_sample_alone(text):
 
 @torch.no_grad()
 def test_answers_end_each_at_its_own_stop_token(text):
-    model, mine = text
+    model, mine, _ = text
     free = sample_answers(model, mine, DRAWN, ())
     stop = set(range(0, 500, 9))
     finishes = set()
@@ -147,8 +166,8 @@ def test_answers_end_each_at_its_own_stop_token(text):
     "settings", [{}, {"temperature": 2.5}, {"top_k": 7}, {"temperature": 0.7, "top_p": 0.8}]
 )
 def test_tokens_are_drawn_from_the_distribution(text, settings):
-    model, mine = text
-    logits = model(mine[0].input_ids).logits[0, -1].double()
+    policy, mine, plain_model = text
+    logits = plain_model(ids_of(mine[0])).logits[0, -1].double()
     ordered, ids = (logits / settings.get("temperature", 1)).softmax(-1).sort(descending=True)
     kept = ordered.cumsum(-1) - ordered < settings.get("top_p", 1)
     kept[settings.get("top_k") or len(kept) :] = False
@@ -156,7 +175,7 @@ def test_tokens_are_drawn_from_the_distribution(text, settings):
     expected[ids[kept]] = ordered[kept] / ordered[kept].sum()
     draws = 20_000
     one_token = SamplingSettings(samples=draws, max_new_tokens=1, **settings)
-    (answers,) = sample_answers(model, mine[:1], one_token, ())
+    (answers,) = sample_answers(policy, mine[:1], one_token, ())
     tokens = torch.tensor([int(answer.tokens[0]) for answer in answers])
     found = tokens.bincount(minlength=len(expected)) / draws
     assert not found[expected == 0].any()

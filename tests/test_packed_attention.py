@@ -125,7 +125,6 @@ def test_states_of_other_types_than_the_values_are_brought_to_them():
     [
         ({"segments": None}, "found no segments"),
         ({"dropout": 0.1}, "dropout 0.1, expected 0"),
-        ({"sliding_window": 11}, "attends to 11 tokens, and a sequence of the pack has 12"),
         ({"softcap": 50.0}, "the model's attention has softcap"),
         ({"s_aux": torch.zeros(4)}, "the model's attention has s_aux"),
     ],
@@ -139,6 +138,25 @@ def test_a_window_as_long_as_every_sequence_is_no_window():
     plain, _ = packed_attention(None, *states(), None, segments=segments())
     windowed, _ = packed_attention(None, *states(), None, segments=segments(), sliding_window=12)
     assert torch.equal(plain, windowed)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 9, 11])
+def test_a_window_counts_tokens_of_the_prefix_too(window):
+    tensors = states()
+    ends = np.cumsum([0, *LENGTHS])
+    seen = torch.zeros(sum(LENGTHS), sum(LENGTHS), dtype=torch.bool)
+    for number, prefix in enumerate(PREFIXES):
+        own = list(range(ends[number], ends[number + 1]))
+        line = [*(range(ends[prefix], ends[prefix + 1]) if prefix >= 0 else ()), *own]
+        for token in own:
+            place = line.index(token)
+            seen[token, line[max(0, place - window + 1) : place + 1]] = True
+    query, key, value = tensors
+    expected = scaled_dot_product_attention(query, key, value, seen, scale=0.3, enable_gqa=True)
+    found, _ = packed_attention(
+        None, *tensors, None, segments=segments(), scaling=0.3, sliding_window=window
+    )
+    assert torch.allclose(found, expected.transpose(1, 2), rtol=0, atol=1e-12)
 
 
 def test_a_prefix_of_a_prefix_is_refused():

@@ -267,10 +267,11 @@ def test_a_split_of_parquet_files_is_read(tmp_path):
     assert compared(run_pair(tmp_path / "set", tmp_path / "one"))[0] == "a>b"
     report = run_pair(tmp_path / "set", tmp_path / "two", {"split": "test"})
     assert compared(report)[0] == "b>a"
+    assert lines(report)[0]["id"] == "set/test-00000-of-00001.parquet:0"
 
 
 def test_a_row_without_an_id_has_its_place(pair):
-    assert lines(pair(row([1, 2, 3])))[0]["id"] == "rows.jsonl:rows.jsonl:1"
+    assert lines(pair(row([1, 2, 3])))[0]["id"] == "rows.jsonl:1"
 
 
 def test_fields_that_may_be_a_part_of_the_prompt_are_refused_or_ignored(pair, tmp_path):
@@ -300,15 +301,19 @@ BAD = {
     "reasons_short": (row([1, 2, 3], reasons=["x"]), "wrong_length", "'reasons' does not give"),
     "one_answer": (row([1], answers=["a"]), "one_answer", "1 answers, none differs"),
     "equal_answers": (row([1, 2], answers=["a", "a "]), "one_answer", "2 answers, none differs"),
-    "no_answers": ({"prompt": "x", "rank": [1]}, "missing_key", "no 'responses'"),
+    "no_answers": (
+        {"prompt": "x", "rank": [1], "answers": []},
+        "missing_key",
+        "no answers: expected 'models_output' or 'answers' or 'responses'; keys found: answers, ",
+    ),
     "empty_answer": (row([1, 2], answers=["a", " "]), "empty_response", "answers[1] is empty"),
     "answers_no_list": ({"prompt": "x", "answers": "a"}, "wrong_type", "expected a list"),
-    "no_prompt": (row([1, 2, 3], prompt=None), "missing_key", "'prompt' is null"),
+    "no_prompt": (row([1, 2, 3], prompt=None), "missing_key", "no prompt: expected 'question' or"),
     "empty_prompt": (row([1, 2, 3], prompt=" "), "empty_prompt", "'prompt' is empty"),
     "no_ranks": (row(), "no_ranks", "no two of its answers have a rank"),
     "no_json": ("{", "broken_record", "not JSON"),
     "annotator": (row([1, 2, 3], annotator=["x"]), "wrong_type", "'annotator' is list"),
-    "inline_video": (row([1, 2, 3], video={"bytes": None}), "wrong_type", "'video' is null"),
+    "no_video": (row([1, 2, 3], video={"bytes": None}), "wrong_type", "'video' is null"),
 }
 
 
@@ -320,6 +325,14 @@ def test_a_bad_row_is_dropped_by_name(pair, name):
     ((source, position, found, told),) = table(report, "rejected")
     assert (source, position, found) == ("rows.jsonl", "rows.jsonl:2", reason)
     assert detail in told
+
+
+def test_a_video_by_content_is_dropped_by_name(tmp_path):
+    rows = [row([1, 2, 3], video={"bytes": content, "path": "v"}) for content in (b"x", None)]
+    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
+    report = run_pair(tmp_path / "rows.parquet", tmp_path / "run")
+    assert report["dropped"] == {"inline_video": 1}
+    assert lines(report)[0]["video"] == "v"
 
 
 def test_too_many_bad_rows_stop_the_run(pair, tmp_path):

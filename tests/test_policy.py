@@ -1,5 +1,6 @@
 """Loading models as policies: what is trained, what is read of the head, and what is refused."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -244,7 +245,7 @@ def test_the_hash_of_weights(tmp_path):
     folder = saved("Qwen2", tmp_path / "one")
     found = weights_hash(folder)
     assert found.startswith("sha256:")
-    model = hf.AutoModelForCausalLM.from_pretrained(folder)
+    model = hf.hf.AutoModelForCausalLM.from_pretrained(folder)
     model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
     assert weights_hash(str(tmp_path / "shards")) == found
@@ -332,13 +333,18 @@ def test_what_is_not_there_is_refused(tmp_path):
         load_policy(str(tmp_path))
 
 
-def test_windows_that_are_shorter_than_a_sequence_are_refused(tmp_path):
+@torch.no_grad()
+def test_windows_that_are_shorter_than_a_sequence_are_kept(tmp_path):
     data = write(tmp_path / "set", queries=4, text_only=True)
     settings = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    policy = load_policy(saved("Qwen2", tmp_path / "model", **settings))
+    folder = saved("Qwen2", tmp_path / "model", **settings)
+    policy, alone = load_policy(folder), hf.AutoModelForCausalLM.from_pretrained(folder).eval()
     batch = next(PreferenceLoader(data, plan("none"), threads=1))
-    with pytest.raises(InputError, match="a layer attends to 8 tokens"):
-        policy(ModelPack.of(batch), lambda hidden, *_: hidden)
+    found = policy.states(ModelPack.of(batch))
+    for start, end in itertools.pairwise(batch.cu_seqlens.tolist()):
+        ids = torch.from_numpy(batch.input_ids[start:end]).long()[None]
+        expected = alone(ids, output_hidden_states=True).hidden_states[-1][0]
+        assert torch.allclose(found[start:end], expected, atol=1e-5)
 
 
 def test_pictures_are_not_given_to_a_model_of_text_alone(tmp_path):

@@ -251,11 +251,13 @@ def test_two_processes_make_the_same_column(many, tmp_path):
 # ---- settings ------------------------------------------------------------------------------
 
 REFERENCE = {"shards", "model", "name", "precision", "frozen_weights", "other_template"}
-REFERENCE |= {"tokens", "too_large", "threads"}
+REFERENCE |= {"tokens", "too_large", "threads", "cache_features"}
 
 
 def test_no_setting_of_reference_is_without_a_test():
-    """``other_template`` and ``threads`` are tested with those of training."""
+    """``other_template`` and ``threads`` are tested with those of training, ``cache_features`` with
+    those of ``sample``.
+    """
     assert leaves(ReferenceConfig) == REFERENCE
 
 

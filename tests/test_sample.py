@@ -8,9 +8,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from command import engine
-from mmrlhf_engine import open_dataset
+from mmrlhf_engine import open_dataset, run_reference
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.run.command import run_command
 from mmrlhf_engine.run.config import load_config
@@ -19,6 +20,7 @@ from model_families import processor_folder, prompts
 from test_families import packed
 from tiny_models import tiny_model
 from train_data import pack_rows, text_model, text_shards
+from train_pictures import picture_shards
 
 SMALL = {"samples": 3, "max_new_tokens": 12, "batch": 2, "threads": 1}
 
@@ -270,3 +272,23 @@ def test_the_command(prepared, tmp_path):
     result = engine("sample", shards, "--model", model, "--out", out, "--temperature", 0)
     assert result.returncode == 2
     assert "temperature 0 gives 8 equal samples" in result.stderr
+
+
+def test_outputs_of_the_tower_are_kept_for_every_command(tmp_path, monkeypatch):
+    model, shards = picture_shards(tmp_path)
+    _, plain = sampled(shards, model, tmp_path / "a", tokens=4000)
+    kept = {"cache_features": str(tmp_path / "kept")}
+    run_reference(shards, model, tmp_path / "run", {"tokens": 4000, "threads": 1, **kept})
+    files = {file for file in (tmp_path / "kept").rglob("*") if file.is_file()}
+    assert files
+    calls = []
+    untouched = Qwen2VisionTransformerPretrainedModel.forward
+
+    def forward(self, *arguments, **named):
+        calls.append(1)
+        return untouched(self, *arguments, **named)
+
+    monkeypatch.setattr(Qwen2VisionTransformerPretrainedModel, "forward", forward)
+    _, again = sampled(shards, model, tmp_path / "b", tokens=4000, **kept)
+    assert again.drop("logp").equals(plain.drop("logp"))
+    assert calls == []

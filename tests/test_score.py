@@ -13,7 +13,10 @@ from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.judge_turn import INSTRUCTION
 from mmrlhf_engine.models.reward_model import load_reward_model
 from mmrlhf_engine.train import score, scorer
+from mmrlhf_engine.train.score_settings import ScoreConfig
+from mmrlhf_engine.train.settings import ModelSettings
 from naive_reward import NaiveReward
+from test_options import leaves
 from train_data import judged_rows, pack_rows, text_model, text_rows
 
 TRAINING = {
@@ -202,3 +205,46 @@ def test_the_commands(prepared, policy, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert "expected a reward model" in done.stderr
     assert engine("score", "--out", tmp_path / "c").returncode == 2
+
+
+CRITIQUE = {"critiques": "packed", "threads": 1, "tokens": 2000}
+GENERATE = {"sampling.max_new_tokens": 6, "threads": 1}
+DRAWN = GENERATE | {"sampling.samples": 2, "sampling.temperature": 1.0}
+OWN = {
+    # Setting: what it is laid over, and another value that changes rewards or margins.
+    "critiques": (CRITIQUE, "none"),
+    "sampling.samples": (DRAWN, 3),
+    "sampling.temperature": (DRAWN, 0.3),
+    "sampling.top_p": (DRAWN, 0.1),
+    "sampling.top_k": (DRAWN, 1),
+    "sampling.max_new_tokens": (GENERATE, 2),
+    "sampling.seed": (DRAWN, 1),
+    "normalise": (CRITIQUE, "std"),
+}
+ELSEWHERE = {
+    "scores": "test_scores_of_a_file_are_the_same_columns",
+    "name": "test_the_commands",
+    "batch": "test_a_killed_run_goes_on_to_the_same_values",
+    "tokens": "test_packs_are_as_large_as_tokens_says",
+}
+
+
+def test_every_setting_of_its_own_is_tested(prepared, tmp_path):
+    own = leaves(ScoreConfig) - leaves(ModelSettings)
+    assert own == set(OWN) | set(ELSEWHERE)
+    assert all(name in globals() for name in ELSEWHERE.values())
+    model, shards = prepared
+    bases = {}
+    for number, (setting, (base, value)) in enumerate(OWN.items()):
+        key = json.dumps(base)
+        if key not in bases:
+            run_score(shards, model, tmp_path / f"base{number}", {**base, "name": "base"})
+            bases[key] = open_dataset(shards).column("margin/base", "margin")
+        run_score(shards, model, tmp_path / str(number), {**base, setting: value, "name": "other"})
+        assert not open_dataset(shards).column("margin/other", "margin").equals(bases[key]), setting
+
+
+def test_packs_are_as_large_as_tokens_says(prepared, tmp_path):
+    model, shards = prepared
+    with pytest.raises(InputError, match="above it"):
+        run_score(shards, model, tmp_path, {**CRITIQUE, "tokens": 100})

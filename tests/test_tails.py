@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmrlhf_engine.models.generation import Prompts, SamplingSettings, sample_answers
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import load_policy
 from mmrlhf_engine.models.tails import Tail, with_tails
@@ -69,3 +70,30 @@ def test_a_batch_without_sequences_stays_as_it_is(tmp_path):
     assert torch.equal(same.placeholder_start, tensors.placeholder_start)
     assert same.prompt_lengths.tolist() == np.diff(batch.cu_seqlens).tolist()
     assert with_tails(tensors, []) is tensors
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_onevision"])
+@torch.no_grad()
+def test_what_follows_an_answer_is_written_as_after_it_alone(name, tmp_path):
+    """Greedily, with keys and values of the prompt shared, against one forward for each token."""
+    case = make_case(name, tmp_path, count=4, frames=3)
+    policy = load_policy(str(case.folder))
+    request = np.array([31, 32, 33], np.uint32)
+    settings = SamplingSettings(samples=1, temperature=0, max_new_tokens=4)
+    found = {}
+    for batch in case.batches():
+        responses = batch.sequence_response.tolist()
+        keys = {place: bytes(16) for place, row in enumerate(responses) if row >= 0}
+        prompts = Prompts.after_answers(batch, keys, request)
+        answers = sample_answers(policy, [prompts], settings, [])
+        for place, (answer,) in zip(keys, answers, strict=True):
+            found[responses[place]] = answer.tokens.tolist()
+    assert len(found) == 8
+    for kind in ("chosen", "rejected"):
+        for response, inputs in case.alone(kind):
+            for number, token in enumerate(found[response]):
+                known = np.array([*request, *found[response][:number]], np.uint32)
+                logits = case.model(**extended(inputs, Tail(known, 0)), use_cache=False).logits
+                assert int(logits[0, -1].argmax()) == token
+                if token in (case.model.config.image_token_id, case.model.config.video_token_id):
+                    break  # A random model may write a picture's id, which text cannot hold.

@@ -9,11 +9,29 @@ import pytest
 from mmrlhf_engine.cli import cli
 from mmrlhf_engine.train.mm_dpo import MMDPOConfig
 from test_options import leaves
-from train_data import text_shards
+from train_data import judged_rows, pack_rows, text_model, text_shards
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.S | re.M)
+OF_REWARDS = (ROOT / "docs" / "reward-model.md").read_text(encoding="utf-8")
+
+
+def blocks_of(page):
+    return re.findall(r"^```(sh|python)\n(.*?)^```", page, re.S | re.M)
+
+
+BLOCKS = blocks_of(PAGE)
+
+
+def test_python_blocks_of_the_reward_model_run(tmp_path, monkeypatch):
+    model = text_model(tmp_path / "MODEL")
+    pack_rows(model, judged_rows(6), tmp_path / "SHARDS")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for language, block in blocks_of(OF_REWARDS):
+        if language == "python":
+            exec(compile(block, "docs/reward-model.md", "exec"), names)
+    assert names["report"]["column"] == "margin/judge/margin"
 
 
 def test_python_blocks_run(tmp_path, monkeypatch):
@@ -30,8 +48,9 @@ def test_python_blocks_run(tmp_path, monkeypatch):
 
 
 def test_commands_and_options_exist():
-    lines = [line for language, block in BLOCKS if language == "sh" for line in commands(block)]
-    assert len(lines) >= 6
+    both = [*BLOCKS, *blocks_of(OF_REWARDS)]
+    lines = [line for language, block in both if language == "sh" for line in commands(block)]
+    assert len(lines) >= 11
     for name, *arguments in lines:
         command = cli.commands[name]
         known = {text for option in command.params for text in option.opts + option.secondary_opts}

@@ -22,7 +22,25 @@ from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.shards.dataset import open_dataset
 
-__all__ = ["rewards_of_rows"]
+__all__ = ["rewards_of_rows", "scores_file"]
+
+
+def scores_file(
+    file: Path,
+    reward_model: str,
+    out: Path,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The rewards of :func:`rewards_of_rows` as a file that ``evaluate reward-bench`` reads."""
+    rewards = rewards_of_rows(file, reward_model, out, settings, progress)
+    lines = [
+        json.dumps({"row": row, "rewards": [float(value) for value in both]}) + "\n"
+        for row, both in enumerate(rewards)
+    ]
+    scores = out / "scores.jsonl"
+    _write_if_other(scores, "".join(lines))
+    return scores
 
 
 def rewards_of_rows(
@@ -51,7 +69,7 @@ def rewards_of_rows(
     from mmrlhf_engine.train.score import STAGE
 
     progress = progress or Progress("silent")
-    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip()]
     keys = [_key(row) for row in rows]
     first = {key: number for number, key in reversed(list(enumerate(keys)))}
     numbered = out / "rows.jsonl"

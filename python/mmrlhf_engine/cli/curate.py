@@ -91,7 +91,7 @@ def explain(run: Path, sample_id: str) -> None:
 @click.option(
     "--of",
     "command",
-    type=click.Choice(["curate", "pack", "reference", "mm-dpo", "sft", "sample"]),
+    type=click.Choice(["curate", "pair", "pack", "reference", "mm-dpo", "sft", "sample"]),
     default="curate",
     show_default=True,
     help="The command whose settings are printed.",
@@ -112,7 +112,7 @@ def _settings_of(command: str) -> Any:
         from mmrlhf_engine.pipeline import CurateConfig
 
         return CurateConfig
-    package = "pack" if command == "pack" else "train"
+    package = {"pair": "collect", "pack": "pack"}.get(command, "train")
     name = command.replace("-", "_")
     module = importlib.import_module(f"mmrlhf_engine.{package}.{name}")
     return module.STAGE.config

@@ -37,9 +37,13 @@ def evaluate() -> None:
 
 @evaluate.command("reward-bench")
 @FILE
-@click.option("--scores", required=True, type=FILE_OR_FOLDER, help="Rewards, as JSON Lines.")
+@click.option("--scores", type=FILE_OR_FOLDER, help="Rewards, as JSON Lines.")
+@click.option("--reward-model", metavar="NAME|FOLDER", help="Compute them by this model.")
+@click.option("--critiques", metavar="SOURCE", help="For it: auto, generate, packed or none.")
 @evaluation_options
-def reward_bench(out: Path, progress: Any, **options: Any) -> None:
+def reward_bench(
+    out: Path, progress: Any, reward_model: str | None, critiques: str | None, **options: Any
+) -> None:
     """Accuracy of rewards on pairs of answers.
 
     FILE has a pair a line, as MM-RLHF-RewardBench: id, image or video, prompt, chosen, rejected.
@@ -47,6 +51,18 @@ def reward_bench(out: Path, progress: Any, **options: Any) -> None:
     """
     from mmrlhf_engine.measure import reward_bench as command
 
+    if (reward_model is None) == (options["scores"] is None):
+        raise click.UsageError("expected one of --scores, --reward-model")
+    if reward_model is None and critiques is not None:
+        raise click.UsageError("--critiques is for --reward-model")
+    if reward_model is not None:
+        from mmrlhf_engine.benchmark_rewards import scores_file
+        from mmrlhf_engine.run.progress import Progress
+
+        settings = {} if critiques is None else {"critiques": critiques}
+        place = out / "reward_bench"
+        named = Path(options["file"]), reward_model, place, settings
+        options["scores"] = scores_file(*named, Progress(progress))
     section = _run(command.STAGE, out, progress, options)
     for name, figures in (
         ("reward model", section["overall"]),

@@ -30,6 +30,9 @@ RESUME = click.option(
     default=True,
     help="Go on with what is there (default), or remove it and begin again.",
 )
+FEATURES = click.option(
+    "--cache-features", metavar="FOLDER", help="Keep there what the frozen tower makes."
+)
 TOKENS = click.option("--tokens", type=click.IntRange(min=1), help="Tokens that a pack may hold.")
 
 
@@ -43,7 +46,7 @@ def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--save-every", type=click.IntRange(min=1), help="Steps between checkpoints."),
         click.option("--evaluate-every", type=click.IntRange(min=1), help="Steps."),
         click.option("--evaluation-share", type=float, help="Share of queries held out."),
-        click.option("--cache-features", type=FILE_OR_FOLDER, help="Keep what the tower makes."),
+        FEATURES,
         click.option("--compile", is_flag=True, default=None, help="Compile the text model."),
         click.option("--lora-rank", type=click.IntRange(min=1), help="Train adapters."),
         THREADS,
@@ -131,6 +134,7 @@ def reward(out: Path, **options: Any) -> None:
 @click.option("--batch", type=click.IntRange(min=1), help="Queries at once; default 8.")
 @click.option("--normalise", metavar="RULE", help="How margins are scaled; default none.")
 @TOKENS
+@FEATURES
 @PRECISION
 @THREADS
 @click.option("--dry-run", is_flag=True, help="Say what would run and what it needs.")
@@ -179,6 +183,7 @@ _PLACES_OF_SCORE = {
 @SET
 @click.option("--name", help="Of the column; default: the last part of the model's name.")
 @TOKENS
+@FEATURES
 @PRECISION
 @THREADS
 @PROGRESS
@@ -216,6 +221,7 @@ def reference(
 @click.option("--batch", type=click.IntRange(min=1), help="Queries answered at once; default 4.")
 @click.option("--seed", type=click.IntRange(min=0))
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens that a query may hold.")
+@FEATURES
 @PRECISION
 @THREADS
 @RESUME
@@ -243,6 +249,27 @@ def sample(
     )
 
 
+@click.command("import-checkpoint")
+@click.argument("source", type=FILE_OR_FOLDER)
+@click.option("--out", required=True, type=FILE_OR_FOLDER, help="The new folder of the model.")
+@click.option(
+    "--processor", metavar="NAME|FOLDER", help="Whose tokenizer and processor are copied."
+)
+def import_checkpoint(source: Path, out: Path, processor: str | None) -> None:
+    """Convert a checkpoint of LLaVA-NeXT for transformers.
+
+    SOURCE is its folder: LLaVA-OneVision on Qwen2, with a reward head or without one. --processor
+    is a LLaVA-OneVision of transformers; without it the new folder has no tokenizer.
+    """
+    from mmrlhf_engine.train import import_checkpoint as command
+
+    found = command.import_checkpoint(source, out, processor=processor)
+    head = "" if found.activation is None else f", reward head {found.activation}"
+    click.echo(f"{out}: {found.kind}{head}, {found.weights:,} weights")
+    if found.left_out:
+        click.echo(f"left out, as they are computed: {', '.join(found.left_out)}", err=True)
+
+
 _PLACES = {
     "tokens": "data.tokens",
     "packs_per_step": "data.packs_per_step",
@@ -265,8 +292,7 @@ def _train(stage: Any, out: Path, options: dict[str, Any]) -> None:
     file, overrides = options.pop("config_file"), options.pop("overrides")
     progress, resume = options.pop("progress"), options.pop("resume")
     dry_run = options.pop("dry_run")
-    for name in ("shards", "cache_features"):
-        options[name] = _text(options[name])
+    options["shards"] = _text(options["shards"])
     named = {_PLACES.get(name, name): value for name, value in options.items()}
     config = load_config(stage.config, file, [*overrides, *as_overrides(named)])
     if dry_run:
@@ -284,4 +310,4 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-COMMANDS = (reward, score, mm_dpo, sft, reference, sample)
+COMMANDS = (reward, score, mm_dpo, sft, reference, sample, import_checkpoint)

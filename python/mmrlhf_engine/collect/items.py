@@ -186,8 +186,11 @@ class ItemReader:
             detail = f"annotator {name!r} has another row of this query before this one"
             raise BadRecordError("second_annotation", detail)
         if item is None:
-            own = annotation.id if annotation.id is not None else f"{file.source}:{position}"
-            item = self._items[key] = Item(own, file.root, annotation.prompt, media)
+            # A position begins with the name of its file, which may be the source itself.
+            place = position if file.source == file.path.name else f"{file.source}/{position}"
+            item = self._items[key] = Item(
+                annotation.id or place, file.root, annotation.prompt, media
+            )
             first = {text: texts.index(text) for text in texts}
             item.answers = [annotation.answers[number] for number in first.values()]
         known = {answer.strip(): number for number, answer in enumerate(item.answers)}

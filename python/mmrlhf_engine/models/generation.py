@@ -1,9 +1,10 @@
-"""Sampling answers from a model: arrays in, token ids and log-probabilities out.
+"""Sampling answers from a model: batches in, token ids and log-probabilities out.
 
-A prompt and its pictures are computed once for all of its samples, and prompts of different lengths
-are computed apart and only then put together, so that no family has to know of padding. That is why
-this is not ``generate`` of transformers, which computes pictures and prompt again for each sample;
-without randomness, both give the same tokens.
+Prompts are read by the packed forward pass of training: all of them at once, pictures and shared
+prefixes once, outputs of a frozen tower from where they are kept. Their keys and values are then
+put together for decoding, so that no family has to know of padding. That is why this is not
+``generate`` of transformers, which computes pictures and prompt again for each sample; without
+randomness, both give the same tokens.
 
 Each sample draws one number a token from a random stream of its own, which begins with the seed,
 the key of the query and the number of the sample. What is drawn depends on nothing else: not on the
@@ -13,22 +14,25 @@ otherwise; an answer changes where a number falls between the two.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.models.families import FAMILIES
-from mmrlhf_engine.models.families.inputs import ShownPictures
+from mmrlhf_engine.models.head import head_of, unwrapped
+from mmrlhf_engine.models.pack import ModelPack
+from mmrlhf_engine.models.packed_attention import plain_attention
+from mmrlhf_engine.models.policy import PackedPolicy
+from mmrlhf_engine.models.sequences import joined, spans_of
 from mmrlhf_engine.models.tails import Tail, with_tails
 from mmrlhf_engine.run.config import Section
 
-__all__ = ["Answer", "Prompt", "SamplingSettings", "sample_answers"]
+__all__ = ["Answer", "Prompts", "SamplingSettings", "sample_answers"]
 
 
 class SamplingSettings(Section):
@@ -57,114 +61,47 @@ class SamplingSettings(Section):
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
-    """T tokens that an answer follows, as tensors on the device of the model."""
+class Prompts:
+    """Sequences that an answer follows, as torch tensors on the CPU; some may share a prefix."""
 
-    key: bytes
-    """Of the query, from which its random numbers come."""
-    input_ids: Tensor
-    """int64 [1, T], tokens of pictures written out."""
-    position_ids: Tensor
-    """int64 [1, T], or [3, 1, T] where time, row and column are told apart."""
-    pictures: Mapping[str, Any]
-    """What pictures add to the arguments of ``forward``; empty without pictures."""
-    unreadable: bool = False
-    """Whether a picture is blank because it could not be read."""
-    after: "Prompt | None" = None
-    """What stands before, computed once for all prompts that are after it; None where these tokens
-    are the whole prompt."""
-
-    @property
-    def length(self) -> int:
-        """Tokens, those before included."""
-        before = 0 if self.after is None else self.after.length
-        return before + int(self.input_ids.shape[1])
+    batch: Any
+    """The part of a :class:`mmrlhf_engine.PreferenceBatch` that has them."""
+    keys: Mapping[int, bytes]
+    """Of each sequence that is answered, by its number: what its random numbers come from."""
 
     @classmethod
-    def of(
-        cls, batch: Any, sequence: int, key: bytes, device: Any = None, dtype: Any = None
-    ) -> "Prompt":
+    def of(cls, batch: Any, sequence: int, key: bytes) -> "Prompts":
         """The prompt of a sequence of a batch, its response left out.
 
         Args:
             batch: A :class:`mmrlhf_engine.PreferenceBatch`.
             sequence: Number of the sequence; a prompt that it continues is the prompt.
             key: Of the query.
-            device: Where the tensors are put; None is the CPU.
-            dtype: Of the pixels; None is float32.
-
-        Raises:
-            InputError: the prompt has pictures, and the dataset records no processor.
         """
         tensors = batch.to_torch(pin=False)
         if tensors.prefix_sequence[sequence] >= 0:
             sequence = int(tensors.prefix_sequence[sequence])
         start = int(tensors.cu_seqlens[sequence])
         end = start + int(tensors.prompt_lengths[sequence])
-        return cls._between(tensors, start, end, key, device, dtype)
+        return cls(spans_of(tensors, [(sequence, start, end)]), {0: key})
 
     @classmethod
-    def after_answers(
-        cls,
-        batch: Any,
-        keys: Mapping[int, bytes],
-        request: np.ndarray,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> "dict[int, Prompt]":
-        """Prompts of whole sequences, each with a request after its response.
-
-        Sequences that continue one prompt share it.
+    def after_answers(cls, batch: Any, keys: Mapping[int, bytes], request: np.ndarray) -> "Prompts":
+        """Whole sequences, each with a request after its response.
 
         Args:
             batch: A :class:`mmrlhf_engine.PreferenceBatch`.
             keys: A key by number of the sequence.
             request: uint32 [a], the tokens that follow each response.
-            device: Where the tensors are put; None is the CPU.
-            dtype: Of the pixels; None is float32.
-
-        Returns:
-            A prompt by number of the sequence.
-
-        Raises:
-            InputError: a prompt has pictures, and the dataset records no processor.
         """
-        tails = [
-            Tail(request if n in keys else request[:0], 0) for n in range(len(batch.cu_seqlens) - 1)
-        ]
-        tensors = with_tails(batch.to_torch(pin=False), tails)
-        ends, prefixes = tensors.cu_seqlens.tolist(), tensors.prefix_sequence.tolist()
-        shared: dict[int, Prompt] = {}
-        found = {}
-        for number, key in keys.items():
-            own = cls._between(tensors, ends[number], ends[number + 1], key, device, dtype)
-            prefix = prefixes[number]
-            if prefix >= 0:
-                if prefix not in shared:
-                    span = ends[prefix], ends[prefix + 1]
-                    shared[prefix] = cls._between(tensors, *span, key, device, dtype)
-                own = dataclasses.replace(
-                    own,
-                    after=shared[prefix],
-                    unreadable=own.unreadable or shared[prefix].unreadable,
-                )
-            found[number] = own
-        return found
+        count = len(batch.cu_seqlens) - 1
+        tails = [Tail(request if number in keys else request[:0], 0) for number in range(count)]
+        return cls(with_tails(batch.to_torch(pin=False), tails), keys)
 
-    @classmethod
-    def _between(
-        cls, tensors: Any, start: int, end: int, key: bytes, device: Any, dtype: Any
-    ) -> "Prompt":
-        """The tokens of a batch from ``start`` to ``end``, with their pictures."""
-        shown = _placeholders_between(tensors, start, end)
-        blank = tensors.image_unreadable[shown.placeholder_image.long()]
-        return cls(
-            key=key,
-            input_ids=shown.input_ids.long()[None].to(device),
-            position_ids=tensors.position_ids[..., start:end].long().unsqueeze(-2).to(device),
-            pictures=_pictures(shown, device, dtype or torch.float32),
-            unreadable=bool(blank.any()),
-        )
+    @property
+    def unreadable(self) -> bool:
+        """Whether a picture is blank because it could not be read."""
+        return bool(self.batch.image_unreadable.any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,35 +119,39 @@ class Answer:
 
 @torch.no_grad()
 def sample_answers(
-    model: Any, prompts: Sequence[Prompt], settings: SamplingSettings, stop: Collection[int]
+    policy: PackedPolicy,
+    prompts: Sequence[Prompts],
+    settings: SamplingSettings,
+    stop: Collection[int],
 ) -> list[list[Answer]]:
     """Answers to several prompts, written together.
 
     Args:
-        model: A ``PreTrainedModel`` with attention of its own, as
-            :func:`mmrlhf_engine.models.checkpoint.read_model` gives it, in evaluation mode.
-        prompts: On the device of the model. Keys and values of all of their samples are held at
-            once: ``len(prompts) * samples * (longest prompt + max_new_tokens)`` tokens.
+        policy: In evaluation mode.
+        prompts: Keys and values of all samples of all of them are held at once: ``prompts * samples
+            * (longest prompt + max_new_tokens)`` tokens.
         settings: How answers are drawn.
         stop: Ids of tokens that end an answer.
 
     Returns:
-        For each prompt its ``samples`` answers. The same seed and key give the same answers,
-        whatever the number of samples and the other prompts; see the top of this module for what
-        rounding does.
+        For each sequence that is answered, in order, its ``samples`` answers. The same seed and key
+        give the same answers, whatever the number of samples and the other prompts; see the top of
+        this module for what rounding does.
     """
-    if not prompts:
+    keys = [key for one in prompts for key in one.keys.values()]
+    if not keys:
         return []
-    answers = _Answers(prompts, settings, stop)
-    decoding = _Decoding(model, prompts, settings.samples)
-    for step in range(settings.max_new_tokens):
-        tokens, going = answers.choose(decoding.logits, step)
-        if step + 1 == settings.max_new_tokens or not going.any():
-            break
-        if not going.all():
-            tokens = tokens[going]
-            decoding.keep(going)
-        decoding.advance(tokens)
+    decoding = _Decoding(policy, prompts, settings.samples)
+    answers = _Answers(keys, decoding.logits.device, settings, stop)
+    with plain_attention(unwrapped(policy.model)):
+        for step in range(settings.max_new_tokens):
+            tokens, going = answers.choose(decoding.logits, step)
+            if step + 1 == settings.max_new_tokens or not going.any():
+                break
+            if not going.all():
+                tokens = tokens[going]
+                decoding.keep(going)
+            decoding.advance(tokens)
     found = answers.finished()
     return [
         found[start : start + settings.samples] for start in range(0, len(found), settings.samples)
@@ -221,59 +162,29 @@ class _Decoding:
     """Keys and values of the answers that go on, and the logits of their next tokens.
 
     Args:
-        model: The model.
-        prompts: P prompts.
+        policy: The model.
+        prompts: With P sequences that are answered.
         samples: Answers to each; A is all of them, and fewer as they end.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Prompt], samples: int) -> None:
+    def __init__(self, policy: PackedPolicy, prompts: Sequence[Prompts], samples: int) -> None:
         from transformers import DynamicCache
 
-        self._model = model
-        self._shared: dict[int, Any] = {}
-        begun = [self._begin(prompt) for prompt in prompts]
-        self._shared = {}
-        lengths = [prompt.length for prompt in prompts]
+        self._model = unwrapped(policy.model)
+        read = _read(policy, prompts)
         self._cache = DynamicCache()
-        for number, layers in enumerate(zip(*(cache.layers for cache, _ in begun), strict=True)):
-            keys = _padded_left([layer.keys for layer in layers])
-            self._cache.update(keys, _padded_left([layer.values for layer in layers]), number)
+        for number, (keys, values) in enumerate(read.layers):
+            self._cache.update(_padded_left(keys), _padded_left(values), number)
         self._cache.batch_repeat_interleave(samples)
-        self.logits = torch.cat([logits for _, logits in begun]).repeat_interleave(samples, 0)
+        self.logits = read.logits.repeat_interleave(samples, 0)
         """[A, V]."""
-        following = torch.stack([prompt.position_ids.amax() + 1 for prompt in prompts])
-        self._position = following.repeat_interleave(samples)
-        self._axes = prompts[0].position_ids.shape[:-2]
+        self._position = read.following.repeat_interleave(samples)
+        self._axes = read.axes
         self._mask: Tensor | None = None
-        if len(set(lengths)) > 1:
-            known = [torch.ones(1, 1, length, 1, dtype=torch.int64) for length in lengths]
+        if len(set(read.lengths)) > 1:
+            known = [torch.ones(1, 1, length, 1, dtype=torch.int64) for length in read.lengths]
             mask = _padded_left(known)[:, 0, :, 0].to(self.logits.device)
             self._mask = mask.repeat_interleave(samples, 0)
-
-    def _begin(self, prompt: Prompt) -> tuple[Any, Tensor]:
-        """Keys and values of a prompt, and the logits [1, V] of the first token of an answer."""
-        output = self._model(
-            input_ids=prompt.input_ids,
-            position_ids=prompt.position_ids,
-            past_key_values=self._before(prompt),
-            use_cache=True,
-            logits_to_keep=1,
-            **prompt.pictures,
-        )
-        return output.past_key_values, output.logits[:, -1]
-
-    def _before(self, prompt: Prompt) -> Any:
-        """A cache with the keys and values of what stands before a prompt, its own to extend."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        if prompt.after is not None:
-            if id(prompt.after) not in self._shared:
-                self._shared[id(prompt.after)], _ = self._begin(prompt.after)
-            for number, layer in enumerate(self._shared[id(prompt.after)].layers):
-                # Extending concatenates into new tensors, and leaves these as they are.
-                cache.update(layer.keys, layer.values, number)
-        return cache
 
     def keep(self, going: Tensor) -> None:
         """Leave out the answers that have ended: bool [A]."""
@@ -298,23 +209,79 @@ class _Decoding:
         self._position = self._position + 1
 
 
+class _Read(NamedTuple):
+    """What decoding goes on from, of P sequences."""
+
+    layers: list[tuple[list[Tensor], list[Tensor]]]
+    """Of each layer, keys and values [1, heads, length, width] of each sequence."""
+    logits: Tensor
+    """[P, V], of the first token of an answer."""
+    following: Tensor
+    """int64 [P], its position."""
+    lengths: list[int]
+    """Tokens of each sequence, those of its prefix included."""
+    axes: tuple[int, ...]
+    """(3,) where time, row and column of a position are told apart."""
+
+
+def _read(policy: PackedPolicy, prompts: Sequence[Prompts]) -> _Read:
+    """Read all prompts in one packed forward pass; a shared prefix is read once."""
+    from transformers import DynamicCache
+
+    model = unwrapped(policy.model)
+    # Without pictures there is no other rank that waits for the tower.
+    batch = dataclasses.replace(joined([one.batch for one in prompts]), step_has_images=False)
+    pack = ModelPack.of_tensors(batch, model.device, model.dtype)
+    cache = DynamicCache()
+    states = policy.states(pack, cache)
+    firsts = itertools.accumulate((len(one.batch.prompt_lengths) for one in prompts), initial=0)
+    chosen = [
+        first + number for first, one in zip(firsts, prompts, strict=False) for number in one.keys
+    ]
+    starts, prefixes = batch.cu_seqlens.tolist(), batch.prefix_sequence.tolist()
+    spans = [
+        [(starts[one], starts[one + 1]) for one in (prefixes[number], number) if one >= 0]
+        for number in chosen
+    ]
+    layers = [
+        tuple(
+            [torch.cat([values[:, :, a:b] for a, b in span], 2) for span in spans]
+            for values in (layer.keys, layer.values)
+        )
+        for layer in cache.layers
+    ]
+    last = pack.ends[torch.tensor(chosen, device=pack.ends.device)]
+    positions = pack.position_ids[..., 0, last]
+    return _Read(
+        layers,  # type: ignore[arg-type]  # Two of each.
+        head_of(model).logits(states[last]),
+        positions.reshape(-1, len(chosen)).amax(0) + 1,
+        [sum(b - a for a, b in span) for span in spans],
+        tuple(pack.position_ids.shape[:-2]),
+    )
+
+
 class _Answers:
     """The tokens chosen so far, and which answers go on.
 
     Args:
-        prompts: P prompts.
+        keys: Of P prompts.
+        device: Of the logits.
         settings: How tokens are chosen.
         stop: Ids that end an answer.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], settings: SamplingSettings, stop: Collection[int]
+        self,
+        keys: Sequence[bytes],
+        device: torch.device,
+        settings: SamplingSettings,
+        stop: Collection[int],
     ) -> None:
-        device = prompts[0].input_ids.device
-        count, longest = len(prompts) * settings.samples, settings.max_new_tokens
+        count, longest = len(keys) * settings.samples, settings.max_new_tokens
         self._greedy = settings.temperature == 0
         self._warpers = None if self._greedy else _warpers(settings)
-        self._draws = torch.from_numpy(_draws(prompts, settings)).to(device)
+        self._draws = torch.from_numpy(_draws(keys, settings)).to(device)
         self._stop = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
         self._going = torch.arange(count, device=device)
         self._tokens = torch.zeros(count, longest, dtype=torch.int64, device=device)
@@ -366,11 +333,11 @@ def _warpers(settings: SamplingSettings) -> Any:
     return logits_process.LogitsProcessorList(chosen)
 
 
-def _draws(prompts: Sequence[Prompt], settings: SamplingSettings) -> np.ndarray:
+def _draws(keys: Sequence[bytes], settings: SamplingSettings) -> np.ndarray:
     """float64 [P * samples, max_new_tokens] in [0, 1), a stream a sample."""
     streams = [
-        np.random.default_rng([settings.seed, int.from_bytes(prompt.key), number])
-        for prompt in prompts
+        np.random.default_rng([settings.seed, int.from_bytes(key), number])
+        for key in keys
         for number in range(settings.samples)
     ]
     return np.stack([stream.random(settings.max_new_tokens) for stream in streams])
@@ -395,30 +362,3 @@ def _padded_left(parts: Sequence[Tensor]) -> Tensor:
     longest = max(part.shape[2] for part in parts)
     pad = torch.nn.functional.pad
     return torch.cat([pad(part, (0, 0, longest - part.shape[2], 0)) for part in parts])
-
-
-def _placeholders_between(tensors: Any, start: int, end: int) -> Any:
-    """A batch of torch tensors with the text and the placeholders of some of its tokens alone."""
-    within = (tensors.placeholder_start >= start) & (tensors.placeholder_start < end)
-    return dataclasses.replace(
-        tensors,
-        input_ids=tensors.input_ids[start:end],
-        placeholder_sequence=tensors.placeholder_sequence[within],
-        placeholder_start=tensors.placeholder_start[within] - start,
-        placeholder_length=tensors.placeholder_length[within],
-        placeholder_image=tensors.placeholder_image[within],
-        placeholder_offset=tensors.placeholder_offset[within],
-    )
-
-
-def _pictures(shown: Any, device: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """What the pictures of a batch add to the arguments of ``forward``."""
-    if not len(shown.placeholder_start):
-        return {}
-    if shown.processor is None:
-        raise InputError(
-            "the prompt has pictures, and the dataset records no processor",
-            hint="pack with --model",
-        )
-    family = FAMILIES[shown.processor["family"]]
-    return family.forward_inputs(ShownPictures(shown, shown.processor["pictures"], device, dtype))

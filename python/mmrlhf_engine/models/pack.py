@@ -65,6 +65,13 @@ class ModelPack:
         tensors = batch.to_torch(pin=False)
         if tails is not None:
             tensors = with_tails(tensors, tails)
+        return cls.of_tensors(tensors, device, dtype)
+
+    @classmethod
+    def of_tensors(
+        cls, tensors: Any, device: Any = None, dtype: torch.dtype | None = None
+    ) -> "ModelPack":
+        """The same of torch tensors on the CPU, as a batch has them."""
         answers = answer_rows(tensors)
         ids, positions = tensors.input_ids.long(), tensors.position_ids.long()
         segments = Segments.of(tensors.cu_seqlens, tensors.prefix_sequence, device)
@@ -83,7 +90,7 @@ class ModelPack:
             cu_rows=cu_rows,
             ends=ends.to(device),
             pictures=_pictures(tensors, device, dtype or torch.float32),
-            needs_vision=bool(batch.step_has_images),
+            needs_vision=bool(tensors.step_has_images),
         )
 
 

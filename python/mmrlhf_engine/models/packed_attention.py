@@ -177,7 +177,7 @@ def packed_attention(
         segments: Of the pack.
         scaling: Factor of the scores; None is ``width ** -0.5``.
         dropout: Must be 0.
-        sliding_window: Must be None, or not shorter than the longest sequence of the pack.
+        sliding_window: Tokens that a token sees, itself included; None is all before it.
         others: What models pass besides; refused where it would change the result.
 
     Returns:
@@ -191,27 +191,21 @@ def packed_attention(
             "packed attention: found no segments, or a mask besides",
             hint="PackedPolicy gives them; for a forward of one's own, another attn_implementation",
         )
-    _check(segments, dropout, sliding_window, others)
+    _check(dropout, others)
     if query.dtype != value.dtype:  # by rotary embeddings in float32 under autocast
         query, key = query.to(value.dtype), key.to(value.dtype)
+    if sliding_window is not None and sliding_window >= segments.longest:
+        sliding_window = None
     varlen = _varlen_kernel() if query.is_cuda and query.element_size() == 2 else None
-    if varlen is not None:
+    if varlen is not None and sliding_window is None:
         return gathered(query, key, value, segments, scaling, varlen), None
-    return _by_sequence(query, key, value, segments, scaling), None
+    return _by_sequence(query, key, value, segments, scaling, sliding_window), None
 
 
-def _check(
-    segments: Segments, dropout: float, sliding_window: int | None, others: dict[str, Any]
-) -> None:
+def _check(dropout: float, others: dict[str, Any]) -> None:
     if dropout:
         raise InputError(
             f"packed attention: dropout {dropout}, expected 0", hint="load_policy turns it off"
-        )
-    if sliding_window is not None and sliding_window < segments.longest:
-        raise InputError(
-            f"packed attention: a layer attends to {sliding_window} tokens, and a sequence of the "
-            f"pack has {segments.longest}",
-            hint=f"pack with sequences of at most {sliding_window} tokens, or take another model",
         )
     found = [name for name in _NOT_FOLLOWED if others.get(name) is not None]
     if found:
@@ -223,21 +217,36 @@ def _check(
 
 
 def _by_sequence(
-    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
 ) -> Tensor:
     """One attention for each sequence; of a mask only its own rows over its own keys."""
+    lengths = [end - start for start, end in segments.queries]
+    number_of = {start: number for number, (start, _) in enumerate(segments.queries)}
+    # Split at once: in the backward pass, each slice of its own would fill a tensor of all tokens.
+    queries, every_key, every_value = (
+        torch.split(part, lengths, 2) for part in (query, key, value)
+    )
     outputs = []
-    for (start, end), (since, upto) in zip(segments.queries, segments.prefixes, strict=True):
-        keys, values, mask = key[:, :, start:end], value[:, :, start:end], None
+    for number, (since, upto) in enumerate(segments.prefixes):
+        keys, values, mask = every_key[number], every_value[number], None
         if upto > since:
-            keys = torch.cat([key[:, :, since:upto], keys], 2)
-            values = torch.cat([value[:, :, since:upto], values], 2)
-            rows, columns = end - start, keys.shape[2]
+            prefix = number_of[since]
+            keys = torch.cat([every_key[prefix], keys], 2)
+            values = torch.cat([every_value[prefix], values], 2)
+        rows, columns = lengths[number], keys.shape[2]
+        if columns > rows or (window is not None and window < columns):
             mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
             mask = mask.tril(columns - rows)
+            if window is not None:
+                mask = mask.triu(columns - rows - window + 1)
         outputs.append(
             scaled_dot_product_attention(
-                query[:, :, start:end],
+                queries[number],
                 keys,
                 values,
                 attn_mask=mask,

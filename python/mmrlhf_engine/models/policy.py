@@ -88,15 +88,21 @@ class PackedPolicy(nn.Module):
             InputError: the pack has pictures, and the model reads text alone; or a picture has
                 another number of tokens than the model makes features of it.
         """
-        states = self._states(pack)
+        states = self.states(pack)
         return head(states.index_select(0, pack.rows), head_of(self.model), pack)
 
-    def _states(self, pack: ModelPack) -> Tensor:
-        """The hidden states [T, H] of all tokens, after the last norm."""
+    def states(self, pack: ModelPack, cache: Any = None) -> Tensor:
+        """The hidden states [T, H] of all tokens, after the last norm.
+
+        Args:
+            pack: On the device of the model.
+            cache: An empty ``DynamicCache``, which then has the keys and values of the T tokens.
+        """
         output = unwrapped(self.model).base_model.get_decoder()(
             position_ids=pack.position_ids,
             segments=pack.segments,
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
             **self._text_inputs(pack),
         )
         states: Tensor = output.last_hidden_state[0]

@@ -53,7 +53,7 @@ class PackedRewardModel(PackedPolicy):
         Raises:
             InputError: as :class:`PackedPolicy`.
         """
-        states = self._states(pack)
+        states = self.states(pack)
         model = unwrapped(self.model)
         rewards = model.rm_head(states.index_select(0, pack.ends))
         return head(states.index_select(0, pack.rows), head_of(model), pack, rewards)

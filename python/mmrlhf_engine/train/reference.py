@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.pack import ModelPack
-from mmrlhf_engine.models.policy import LinearHead, load_policy, weights_hash
+from mmrlhf_engine.models.policy import FeatureCache, LinearHead, load_policy, weights_hash
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.stage import Stage, StageContext
@@ -63,7 +63,13 @@ def run(config: ReferenceConfig, context: StageContext) -> None:
         # The first process has cleared the folder when all of them are here.
         accelerator.wait_for_everyone()
         scores = _Scores(context.scratch, dataset, column_set, made_with)
-        policy = load_policy(config.model, device=accelerator.device, freeze=("tower", "text"))
+        kept = config.cache_features
+        policy = load_policy(
+            config.model,
+            device=accelerator.device,
+            freeze=("tower", "text"),
+            features=None if kept is None else FeatureCache(kept),
+        )
         policy.requires_grad_(False).eval()
         if config.frozen_weights == "bfloat16":
             halve_frozen_weights(policy)
@@ -257,5 +263,5 @@ STAGE = Stage(
     config=ReferenceConfig,
     run=run,
     external=_external,
-    no_effect_on_output=frozenset({"threads", "shards", "model"}),
+    no_effect_on_output=frozenset({"threads", "shards", "model", "cache_features"}),
 )

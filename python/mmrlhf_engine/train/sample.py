@@ -17,9 +17,8 @@ import polars as pl
 import torch
 from pydantic import PositiveInt
 
-from mmrlhf_engine.models.checkpoint import read_model
-from mmrlhf_engine.models.generation import Answer, Prompt, SamplingSettings, sample_answers
-from mmrlhf_engine.models.policy import weights_hash
+from mmrlhf_engine.models.generation import Answer, Prompts, SamplingSettings, sample_answers
+from mmrlhf_engine.models.policy import FeatureCache, load_policy, weights_hash
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.run.tables import TableSchema
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
@@ -147,12 +146,16 @@ class _Sampler:
 
     def __init__(self, config: SampleConfig, dataset: ShardDataset, device: torch.device) -> None:
         self._settings = config
-        self._device = device
         self._dtype = getattr(torch, str(config.precision))
         self._keys = dataset.queries.select("qid").collect()["qid"]
         self._tokenizer = load_fast_tokenizer(config.model, needed_for="sample")
-        model, _ = read_model(config.model, self._dtype)
-        self._model = model.to(device).eval().requires_grad_(False)
+        kept = config.cache_features
+        self._policy = load_policy(
+            config.model,
+            dtype=self._dtype,
+            device=device,
+            features=None if kept is None else FeatureCache(kept),
+        ).requires_grad_(False)
         responses = dataset.responses.select("tokens").head(_LOOKED_AT).collect()
         special = {
             number
@@ -162,20 +165,20 @@ class _Sampler:
         closing = closing_of(responses["tokens"].to_list(), special)
         self.closing = self._text(closing)
         """How an answer in the shards ends, as text."""
-        self.stop = sorted({*end_tokens(self._model), *closing[:1]})
+        self.stop = sorted({*end_tokens(self._policy.model), *closing[:1]})
         """Ids of tokens that end an answer."""
 
     def rows(self, batches: Sequence[Any], parts: FinishedParts) -> list[dict[str, Any]]:
         """Rows of all samples of the queries of some batches, each of one query."""
-        prompts: dict[int, Prompt] = {}
+        prompts: dict[int, Prompts] = {}
         for batch in batches:
             query = int(batch.sequence_query[0])
-            prompt = Prompt.of(batch, 0, self._keys[query], self._device, self._dtype)
+            prompt = Prompts.of(batch, 0, self._keys[query])
             if prompt.unreadable:
                 parts.counts["unreadable"] += 1
             else:
                 prompts[query] = prompt
-        answers = sample_answers(self._model, [*prompts.values()], self._settings, self.stop)
+        answers = sample_answers(self._policy, [*prompts.values()], self._settings, self.stop)
         return [
             self._row(query, number, answer)
             for query, samples in zip(prompts, answers, strict=True)
@@ -257,5 +260,5 @@ STAGE = Stage(
     run=run,
     writes=("responses",),
     external=_external,
-    no_effect_on_output=frozenset({"threads", "shards", "model"}),
+    no_effect_on_output=frozenset({"cache_features", "threads", "shards", "model"}),
 )

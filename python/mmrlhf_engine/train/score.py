@@ -259,5 +259,5 @@ STAGE = Stage(
     run=run,
     writes=("critiques",),
     external=_external,
-    no_effect_on_output=frozenset({"threads", "shards", "model", "scores"}),
+    no_effect_on_output=frozenset({"cache_features", "threads", "shards", "model", "scores"}),
 )

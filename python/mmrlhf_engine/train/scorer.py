@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from mmrlhf_engine.errors import ConfigError, StageError
-from mmrlhf_engine.models.generation import Answer, Prompt, sample_answers
+from mmrlhf_engine.models.generation import Answer, Prompts, sample_answers
 from mmrlhf_engine.models.head import LinearHead
 from mmrlhf_engine.models.judge_turn import judge_turn
 from mmrlhf_engine.models.pack import ModelPack
-from mmrlhf_engine.models.packed_attention import plain_attention
-from mmrlhf_engine.models.policy import weights_hash
+from mmrlhf_engine.models.policy import FeatureCache, weights_hash
 from mmrlhf_engine.models.reward_model import judge_of, load_reward_model
 from mmrlhf_engine.models.tails import Tail
 from mmrlhf_engine.shards.dataset import ShardDataset
@@ -43,7 +42,13 @@ class Scorer:
     def __init__(self, config: ScoreConfig, dataset: ShardDataset, device: torch.device) -> None:
         self._config, self._device = config, device
         self._dtype = getattr(torch, str(config.precision))
-        self._model = load_reward_model(config.model, dtype=self._dtype, device=device)
+        kept = config.cache_features
+        self._model = load_reward_model(
+            config.model,
+            dtype=self._dtype,
+            device=device,
+            features=None if kept is None else FeatureCache(kept),
+        )
         self._model.requires_grad_(False).eval()
         judge = judge_of(model_folder(config.model))
         self.critiques = config.critiques
@@ -145,23 +150,13 @@ class Scorer:
     def _write(self, batches: Sequence[Any]) -> list[dict[int, list[Answer]]]:
         """Critiques of every answer of some batches, by its sequence."""
         assert self._turn is not None
-        prompts: list[tuple[int, int, Prompt]] = []
-        for number, batch in enumerate(batches):
+        prompts = []
+        for batch in batches:
             responses = batch.sequence_response.tolist()
             keys = {place: self._keys[row] for place, row in enumerate(responses) if row >= 0}
-            found = Prompt.after_answers(batch, keys, self._turn.opening, self._device, self._dtype)
-            prompts += [(number, place, prompt) for place, prompt in found.items()]
-        with plain_attention(self._model.model):
-            answers = sample_answers(
-                self._model.model,
-                [prompt for _, _, prompt in prompts],
-                self._config.sampling,
-                self._stop,
-            )
-        written: list[dict[int, list[Answer]]] = [{} for _ in batches]
-        for (number, place, _), own in zip(prompts, answers, strict=True):
-            written[number][place] = own
-        return written
+            prompts.append(Prompts.after_answers(batch, keys, self._turn.opening))
+        answers = iter(sample_answers(self._model, prompts, self._config.sampling, self._stop))
+        return [{place: next(answers) for place in one.keys} for one in prompts]
 
     def _stop_tokens(self) -> list[int]:
         """What ends a critique: the ends of text of the model, and the first closing token."""

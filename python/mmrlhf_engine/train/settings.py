@@ -123,6 +123,8 @@ class ModelSettings(Section):
     """Of products. Null is bfloat16 on a GPU, float32 on a CPU."""
     other_template: bool = False
     """Whether the shards may be rendered by another chat template than the model's own."""
+    cache_features: str | None = None
+    """A folder for what the frozen tower makes of each picture, so that it runs once a picture."""
     threads: NonNegativeInt = 0
     """Threads of the loader; 0 is one less than there are cores."""
 
@@ -146,8 +148,6 @@ class TrainSettings(ModelSettings):
     """Compute activations again in the backward pass: a third more work, far less memory."""
     compile: bool = False
     """Compile the layers of the text model (``torch.compile``)."""
-    cache_features: str | None = None
-    """A folder for what the frozen tower makes of each picture, so that it runs once a picture."""
     data: DataSettings = DataSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()

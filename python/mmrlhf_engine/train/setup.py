@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from mmrlhf_engine import __version__
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.adapters import adapter_base
-from mmrlhf_engine.models.checkpoint import read_model
+from mmrlhf_engine.models.checkpoint import is_reward_model, read_model, read_reward_model
 from mmrlhf_engine.models.policy import FeatureCache, PackedPolicy
 from mmrlhf_engine.run.differences import differences
 from mmrlhf_engine.run.files import write_atomically
@@ -222,7 +222,8 @@ def _base_of_adapters(model: str, place: RunFolder, accelerator: Accelerator) ->
     if accelerator.is_main_process and not base.is_dir():
         partial = base.with_name(".base.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        merged, _ = read_model(model, torch.float32)
+        read = read_reward_model if is_reward_model(model) else read_model
+        merged, _ = read(model, torch.float32)
         merged.save_pretrained(partial)
         copy_processor(model_folder(model), partial)
         partial.rename(base)

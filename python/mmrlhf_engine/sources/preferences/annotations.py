@@ -1,6 +1,6 @@
 """What annotators said of the answers to a query, a query and an annotator a row.
 
-Two layouts, told apart by nothing, for they share their names: MM-RLHF's ``data.jsonl``, and ours::
+MM-RLHF's ``data.jsonl`` is read, and a layout of our own, which has other names for the same::
 
     {"id": "q1", "prompt": "Which bird is this?", "image": "short/bird.png",
      "answers": ["A magpie.", "A crow.", "A bird."],
@@ -22,7 +22,6 @@ from mmrlhf_engine.sources.preferences.fields import (
     VIDEOS,
     first_present,
     media_list,
-    required,
     text_field,
     wrong_type,
 )
@@ -36,7 +35,7 @@ from mmrlhf_engine.sources.preferences.judgements import (
     reasons_of,
 )
 from mmrlhf_engine.sources.preferences.mm_rlhf import tagged_prompt
-from mmrlhf_engine.sources.preferences.record import Media, Preference
+from mmrlhf_engine.sources.preferences.record import BadRecordError, Media, Preference
 from mmrlhf_engine.sources.preferences.unread import bookkeeping, without_fields
 
 __all__ = ["PARTS", "Annotation", "read_annotation"]
@@ -95,15 +94,15 @@ def read_annotation(
     names = {part: (fields[part],) if part in fields else PARTS[part] for part in PARTS}
     found = {part: first_present(record, names[part]) for part in PARTS}
 
-    asked = found["prompt"] or names["prompt"][-1]
-    prompt = text_field(record, asked, "empty_prompt")
+    asked = next((name for name in names["prompt"] if record.get(name) is not None), None)
+    prompt = text_field(record, _there(record, "prompt", names, asked), "empty_prompt")
     images, videos = (
         _media(record, found["image"], "image"),
         _media(record, found["video"], "video"),
     )
     messages = tagged_prompt(prompt, images, videos)
-    where = found["answers"] or names["answers"][-1]
-    answers = answer_texts(where, required(record, where))
+    where = _there(record, "answers", names, found["answers"])
+    answers = answer_texts(where, record[where])
     count = len(answers)
 
     rank = found["rank"]
@@ -121,6 +120,21 @@ def read_annotation(
     read = frozenset(name for several in names.values() for name in several) | {*DIMENSIONS}
     unread = bookkeeping(record, read, Preference(messages, (), ()))
     return annotation, [*left_out, *unread]
+
+
+def _there(
+    record: dict[str, Any], part: str, names: Mapping[str, tuple[str, ...]], found: str | None
+) -> str:
+    """The field of a part that must be there.
+
+    Raises:
+        BadRecordError: it is not.
+    """
+    if found is None:
+        keys = ", ".join(sorted(map(str, record))) or "none"
+        expected = " or ".join(repr(name) for name in names[part])
+        raise BadRecordError("missing_key", f"no {part}: expected {expected}; keys found: {keys}")
+    return found
 
 
 def _media(record: dict[str, Any], key: str | None, kind: str) -> list[Media]:
