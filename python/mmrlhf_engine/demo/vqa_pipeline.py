@@ -26,7 +26,6 @@ from mmrlhf_engine.demo.vqa_rows import (
     asked,
     divide,
     examined,
-    rows_of,
     supervised,
     write_rows,
 )
@@ -53,7 +52,7 @@ class Recipe:
     samples: int = 4
     """Answers of the base model to each question."""
     supervised_steps: int = 120
-    reward_steps: int = 660
+    reward_steps: int = 400
     policy_steps: int = 300
 
     def training(self, place: "Place", steps: int, rate: float) -> dict[str, Any]:
@@ -65,7 +64,7 @@ class Recipe:
             "threads": 1,
             "data.packs_per_step": 1,
             "gradient_checkpointing": False,
-            "cache_features": str(place.folder / "features"),
+            "cache_features": str(place.features),
             "schedule.name": "linear",
             "optimizer.learning_rate": rate,
             "checkpoint.every": 200,
@@ -80,6 +79,11 @@ class Place:
     folder: Path
     seed: int
     progress: str = "silent"
+
+    @property
+    def features(self) -> Path:
+        """Outputs of the tower, which all stages share."""
+        return self.folder / "features"
 
     def shards(self, name: str) -> Path:
         """A dataset of preference shards."""
@@ -143,7 +147,11 @@ def prepare(
     base = _base_model(place, recipe, parts, start, reports)
     questions = [*parts.reward, *parts.policy]
     pack_rows(place.shards("asked"), place.rows("asked"), asked(questions), start)
-    settings = {"samples": recipe.samples, "seed": seed}
+    settings = {
+        "samples": recipe.samples,
+        "seed": seed,
+        "cache_features": str(place.features),
+    }
     sampled, reports["sample"] = answers_of(
         place.shards("asked"), base, folder / "sample", questions, settings, progress
     )
@@ -177,7 +185,7 @@ def _base_model(
 
 def _pairs(place: Place, part: str, judged: list[Annotation], start: Path) -> dict[str, Any]:
     """Annotations to pairs, and pairs to shards."""
-    annotations = write_rows(place.rows(f"annotated_{part}"), rows_of(judged))
+    annotations = write_rows(place.rows(f"annotated_{part}"), [one.row() for one in judged])
     settings = {"sources": [str(annotations)], "root": "/"}
     report = run_stage_in("pair", settings, place.folder / part, place.progress)
     pack_rows(place.shards(part), Path(report["folder"]) / "pairs.jsonl", None, start)
@@ -200,9 +208,10 @@ def _margins(place: Place, recipe: Recipe, base: Path, reports: dict[str, Any]) 
         "shards": str(place.shards("policy")),
         "model": str(folder / "model"),
         "name": "demo",
-        "batch": 32,
+        "batch": 64,
         "threads": 1,
-        "sampling.max_new_tokens": 16,
+        "cache_features": str(place.features),
+        "sampling.max_new_tokens": 20,
     }
     reports["score"] = run_stage_in("score", settings, place.folder / "policy", place.progress)
     return folder
@@ -214,6 +223,7 @@ def _reference(place: Place, base: Path, reports: dict[str, Any]) -> None:
         "model": str(base),
         "name": "base",
         "threads": 1,
+        "cache_features": str(place.features),
     }
     folder = place.folder / "policy"
     reports["reference"] = run_stage_in("reference", settings, folder, place.progress)
@@ -289,9 +299,8 @@ def _greedy(
             for row in {row["question"]: row for row in rows}.values()
         ]
     shards = pack_rows(place.shards(name), place.rows(name), rows, prepared.start)
-    found, _ = answers_of(
-        shards, model, folder, [row["id"] for row in rows], {"samples": 1, "temperature": 0}
-    )
+    settings = {"samples": 1, "temperature": 0, "cache_features": str(place.features)}
+    found, _ = answers_of(shards, model, folder, [row["id"] for row in rows], settings)
     return {key: answer for key, (answer,) in found.items()}
 
 

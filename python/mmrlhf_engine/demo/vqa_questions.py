@@ -6,7 +6,7 @@ answers, and a critique can say what the picture really shows.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,10 +20,10 @@ YES_NO = ("no", "yes")
 KINDS = {"shape": SHAPES, "colour": COLOURS, "yes/no": YES_NO}
 """The answers that a question of each kind may have."""
 
-_CRITIQUE = "the image shows a {colour} {shape} so the answer is {verdict}"
-_VERDICTS = {True: "right", False: "wrong"}
+_CRITIQUE = "the image shows a {colour} {shape} so it is {expected} and {answer} is {verdict}"
 
 Split = Literal["train", "test"]
+_SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,21 @@ def wrong_answer(answer: str, randomness: random.Random) -> str:
     return randomness.choice([other for other in answers_like(answer) if other != answer])
 
 
-def critique(question: Question, *, right: bool) -> str:
-    """What an annotator says of an answer: what the picture shows, and the verdict.
+def critique(question: Question, answer: str, expected: str) -> str:
+    """What an annotator says of an answer: what the picture shows, what is expected, a verdict.
 
     Args:
         question: The question.
-        right: Whether the annotator takes the answer for a right one.
+        answer: The answer that is judged.
+        expected: What the annotator takes for the right answer, which may be an error.
     """
-    return _CRITIQUE.format(colour=question.colour, shape=question.shape, verdict=_VERDICTS[right])
+    return _CRITIQUE.format(
+        colour=question.colour,
+        shape=question.shape,
+        expected=expected,
+        answer=answer,
+        verdict="right" if answer == expected else "wrong",
+    )
 
 
 def balanced(
@@ -127,17 +134,13 @@ def balanced(
 
 def words() -> list[str]:
     """Every word and mark of questions, answers and critiques, sorted."""
-    texts = [text for split in ("train", "test") for text in _texts(split)]
-    return sorted({word for text in texts for word in text.replace("?", " ?").split()})
-
-
-def _texts(split: Split) -> Sequence[str]:
-    questions = questions_of(split)
-    return [
-        *(question.text for question in questions),
-        *(question.answer for question in questions),
-        *(critique(question, right=right) for question in questions for right in _VERDICTS),
+    questions = [one for split in _SPLITS for one in questions_of(split)]
+    texts = [
+        text
+        for one in questions
+        for text in (one.text, critique(one, one.answer, one.answer), critique(one, "", one.answer))
     ]
+    return sorted({word for text in texts for word in text.replace("?", " ?").split()})
 
 
 def _shown(text: str, answer: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ Rows are those of MM-RLHF's ``data.jsonl``: a question, answers, their ranks, a 
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,6 @@ from mmrlhf_engine.run.files import write_atomically
 __all__ = ["Parts", "Sizes", "annotated", "asked", "divide", "examined", "supervised", "write_rows"]
 
 Row = dict[str, Any]
-
-_MOST_WRONG = 2
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,24 @@ def examined(questions: Iterable[Question], seed: int = 1) -> list[Row]:
 
 @dataclass(frozen=True)
 class Annotation:
-    """Answers to a question in the order of a simulated annotator, who may have erred."""
+    """The right answer to a question and a wrong one, as a simulated annotator ranks them."""
 
     question: Question
-    answers: list[str]
-    ranks: list[int]
-    reasons: list[str]
-    flipped: bool
+    answers: tuple[str, str]
+    """The right one and a wrong one."""
+    expected: str
+    """That of the two which the annotator takes for right."""
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the annotator took the wrong one for right."""
+        return self.expected != self.question.answer
+
+    def row(self) -> Row:
+        """The ranks, with a critique of each answer as the reason."""
+        ranks = [1 if answer == self.expected else 2 for answer in self.answers]
+        reasons = [critique(self.question, answer, self.expected) for answer in self.answers]
+        return _row(self.question, self.answers, ranks) | {"reason": reasons}
 
 
 def annotated(
@@ -136,42 +146,34 @@ def annotated(
 ) -> list[Annotation]:
     """The judgement of a simulated annotator, who knows the truth, of sampled answers.
 
-    Right answers are ranked before wrong ones. Where all sampled answers are wrong, the annotator
-    adds the right one; where all are right, a wrong one, so that there is something to compare.
+    The right answer is compared with the wrong one that was sampled most. Where all sampled answers
+    are wrong, the annotator adds the right one; where all are right, a wrong one, as those of
+    MM-RLHF do (arXiv 2502.10391, section 2.3), so that there is something to compare.
 
     Args:
         questions: That were asked.
         sampled: Answers to each, by the id of the question.
-        flip: Share of the questions at which the annotator takes right for wrong.
+        flip: Share of the questions at which the annotator takes the wrong answer for right.
         seed: Of the errors.
     """
     randomness = random.Random(seed)
     annotations = []
     for question in questions:
-        # The base model may also say nothing at all.
-        given = dict.fromkeys(answer for answer in sampled[question.id] if answer)
-        wrong = [answer for answer in given if answer != question.answer][:_MOST_WRONG]
-        wrong = wrong or [wrong_answer(question.answer, randomness)]
-        answers = [question.answer, *wrong]
-        flipped = randomness.random() < flip
-        verdicts = [(answer == question.answer) != flipped for answer in answers]
-        annotations.append(
-            Annotation(
-                question,
-                answers,
-                [1 if right else 2 for right in verdicts],
-                [critique(question, right=right) for right in verdicts],
-                flipped,
-            )
+        wrong = Counter(
+            answer
+            for answer in sampled[question.id]
+            if is_text(answer) and answer != question.answer
         )
+        added = wrong_answer(question.answer, randomness)
+        answers = (question.answer, wrong.most_common(1)[0][0] if wrong else added)
+        expected = answers[1] if randomness.random() < flip else answers[0]
+        annotations.append(Annotation(question, answers, expected))
     return annotations
 
 
-def rows_of(annotations: Iterable[Annotation]) -> list[Row]:
-    """Rows of annotations, to be packed."""
-    return [
-        _row(one.question, one.answers, one.ranks) | {"reason": one.reasons} for one in annotations
-    ]
+def is_text(answer: str) -> bool:
+    """Whether an annotator can read it: a model in training may say nothing, or marks of turns."""
+    return bool(answer) and "<" not in answer
 
 
 def write_rows(file: Path, rows: Iterable[Row]) -> Path:

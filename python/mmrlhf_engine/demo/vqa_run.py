@@ -110,7 +110,7 @@ def answers_of(
     Raises:
         StageError: the shards have another number of queries.
     """
-    chosen = {"shards": str(shards), "model": str(model), "batch": 32, "threads": 1}
+    chosen = {"shards": str(shards), "model": str(model), "batch": 64, "threads": 1}
     report = run_stage_in("sample", {**chosen, "max_new_tokens": 4, **settings}, folder, progress)
     table = pl.read_parquet(Path(report["folder"]) / "responses" / "*.parquet")
     texts = table.sort("query", "sample").group_by("query", maintain_order=True).agg("text")
