@@ -1,20 +1,22 @@
 """The demo from end to end, on a few dozen pictures and steps; and the command."""
 
 import dataclasses
+import html
 import re
 
 import pytest
 from click.testing import CliRunner
 
 from mmrlhf_engine import demo
-from mmrlhf_engine.cli import main
-from mmrlhf_engine.demo import vqa_pipeline, vqa_report
+from mmrlhf_engine.cli import cli
+from mmrlhf_engine.demo import curate_demo, vqa_pipeline, vqa_report
+from mmrlhf_engine.demo.vqa_curated import curated_questions
 from mmrlhf_engine.demo.vqa_margins import Margins, examples, read_margins
 from mmrlhf_engine.demo.vqa_questions import questions_of
 from mmrlhf_engine.demo.vqa_rows import Sizes
 
 SMALL = vqa_pipeline.Recipe(
-    sizes=Sizes(20, 20, 15, 6, 10), supervised_steps=4, reward_steps=3, policy_steps=2
+    sizes=Sizes(20, 20, 15, 6, 10), flip=0.4, supervised_steps=4, reward_steps=3, policy_steps=2
 )
 
 
@@ -23,8 +25,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("demo")
 
 
-def prepared_in(folder, **changes):
-    questions = [one for one in questions_of("train") if one.picture < 30]
+@pytest.fixture(scope="module")
+def curated(folder):
+    settings = {"select.count": 1_500, "select.question_types": {"short": 1}}
+    return curate_demo.curate_corpus(folder, settings, progress="silent")[0]
+
+
+def prepared_in(folder, questions=None, **changes):
+    questions = questions or [one for one in questions_of("train") if one.picture < 30]
     recipe = dataclasses.replace(SMALL, **changes)
     return vqa_pipeline.prepare(folder, questions, seed=0, recipe=recipe)
 
@@ -51,8 +59,13 @@ def written(folder):
 
 
 @pytest.mark.slow
-def test_every_stage_runs_once_and_the_second_run_skips_all(folder):
-    prepared = prepared_in(folder)
+def test_every_stage_runs_once_and_the_second_run_skips_all(folder, curated):
+    questions = curated_questions(curated)
+    known = {one.id: one for one in questions_of("train")}
+    assert len(questions) > 1_000
+    assert all(known[one.id] == one for one in questions)
+    prepared = prepared_in(folder / "training", questions)
+    assert {one.picture for one in prepared.parts.policy} <= {one.picture for one in questions}
     results = results_of(prepared)
     assert results["dpo"]["questions"] == 18
     assert set(results["dpo"]["by_kind"]) == {"shape", "colour", "yes/no"}
@@ -62,16 +75,24 @@ def test_every_stage_runs_once_and_the_second_run_skips_all(folder):
     assert len(margins.margin) == prepared.reports["pair_policy"]["pairs"] > 20
     assert 0 < margins.flipped.sum() < len(margins.flipped) / 2
     assert [one.annotation.flipped for one in examples(prepared, 4)] == [False, False, True, True]
-    before = written(folder)
-    again = prepared_in(folder)
+    page = vqa_report.write(folder / "report.html", curated, questions, prepared, results)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img") == 6
+    assert f'<td>preference pairs</td><td class="number">{len(margins.margin)}</td>' in text
+    assert vqa_report.findings(margins, results)[0] in html.unescape(text)
+    assert "http" not in text.replace("http://www.w3.org", "")
+    before = written(folder / "training")
+    again = prepared_in(folder / "training", questions)
     assert results_of(again) == results
-    changed = {file.name for file, time in written(folder).items() if before.get(file) != time}
+    after = written(folder / "training")
+    changed = {file.name for file, time in after.items() if before.get(file) != time}
     assert changed <= {"report.html", "scorecard.json"}
 
 
 @pytest.mark.slow
 def test_what_another_recipe_has_left_is_replaced(folder):
-    prepared = prepared_in(folder, supervised_steps=5)
+    prepared_in(folder / "other")
+    prepared = prepared_in(folder / "other", supervised_steps=5)
     assert prepared.reports["sft"]["steps"] == 5
     assert vqa_pipeline.train_variant(prepared, "dpo")["steps"] == 2
 
@@ -138,11 +159,11 @@ def test_the_command_says_which_part_it_runs_and_with_which_seed(monkeypatch, tm
     monkeypatch.setattr(demo, "run", lambda *given, **options: calls.append((given, options)) or "")
     runner = CliRunner()
     for arguments in ([], ["--curate-only", "--seed", "3", "--select", "9"]):
-        done = runner.invoke(main, ["demo", "--out", str(tmp_path), *arguments])
+        done = runner.invoke(cli, ["demo", "--out", str(tmp_path), *arguments])
         assert done.exit_code == 0, done.output
     (whole, first), (part, second) = calls
     assert whole == (tmp_path, None)
     assert (first["curate_only"], first["seed"]) == (False, None)
     assert part == (tmp_path, 9)
     assert (second["curate_only"], second["seed"]) == (True, 3)
-    assert re.search("--curate-only", runner.invoke(main, ["demo", "--help"]).output)
+    assert re.search("--curate-only", runner.invoke(cli, ["demo", "--help"]).output)

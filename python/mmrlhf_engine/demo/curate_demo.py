@@ -97,7 +97,7 @@ def found(run: Run, planted: Planted) -> bool:
     duplicates = pl.read_parquet(run.stage_folder("dedup") / "duplicates" / "*.parquet")
     # Which of two duplicates stays is the keep rule's choice: either may be the one removed.
     pairs = duplicates.filter(
-        (pl.col("id").is_in(mine["id"]) | pl.col("kept_id").is_in(mine["id"]))
+        (pl.col("id").is_in(mine["id"].implode()) | pl.col("kept_id").is_in(mine["id"].implode()))
         & (pl.col("kind") == planted.expected)
     )
     return pairs.height > 0

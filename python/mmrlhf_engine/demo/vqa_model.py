@@ -108,6 +108,7 @@ def _processor(tokenizer: Any) -> Any:
 
 def _write_weights(folder: Path, tokenizer: Any, seed: int) -> None:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, set_seed
+    from transformers.utils import logging
 
     from mmrlhf_engine.models.lite0_tower import pretrained_lite0
     from mmrlhf_engine.models.tower_configs import Lite0TowerConfig
@@ -136,6 +137,8 @@ def _write_weights(folder: Path, tokenizer: Any, seed: int) -> None:
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
+    # Standard error may carry progress as JSON.
+    logging.disable_progress_bar()
     set_seed(seed)
     model = LlavaForConditionalGeneration(config)
     tower = pretrained_lite0(config.vision_config)
