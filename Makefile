@@ -33,7 +33,7 @@ export HF_HUB_OFFLINE := 1
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.demo ## Curate a real corpus offline and write a report page
+demo: $(VENV)/.demo ## From raw rows to a better model, offline on a CPU, with a page
 	$(ENGINE) demo --out demo_run
 
 test: $(VENV)/.dev ## Everything CI runs: checks, Rust tests, Python tests

@@ -8,8 +8,8 @@ import pytest
 
 from mmrlhf_engine.curate import report
 from mmrlhf_engine.curate.explain import explain, inspect_table
-from mmrlhf_engine.demo import _built_again, found
 from mmrlhf_engine.demo.corpus import SOURCES, Planted
+from mmrlhf_engine.demo.curate_demo import _built_again, found
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pipeline import CURATE
 from mmrlhf_engine.run.folder import STAGE_ORDER

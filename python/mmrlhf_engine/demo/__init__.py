@@ -1,108 +1,66 @@
-"""``mmrlhf-engine demo``: the whole of ``curate`` on a small real corpus, offline, in minutes.
+"""``mmrlhf-engine demo``: from raw rows to a better model, offline, on a CPU, in minutes.
 
-It builds the corpus of :mod:`mmrlhf_engine.demo.corpus`, runs the same pipeline as the ``curate``
-command, and then holds the result against what was planted: every planted duplicate and every
-planted bad row must have been found, for the right reason.
+    curate_demo.py    a corpus with planted faults, through ``curate``; was all of it found?
+    vqa_curated.py    the curated queries whose answers are known
+    vqa_pipeline.py   a base model, sampled answers, annotations, pairs, a reward model, policies
+    vqa_report.py     the page at the end
+
+Of the parts that these share: ``corpus.py`` makes the corpus, ``vqa_questions.py`` knows what is
+asked and true, ``vqa_rows.py`` divides and writes rows, ``vqa_model.py`` makes the model, and
+``vqa_run.py`` runs stages.
 """
 
-import shutil
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+from mmrlhf_engine.demo import curate_demo
 
-from mmrlhf_engine.curate import report
-from mmrlhf_engine.demo.corpus import SOURCES, Corpus, Planted, build
-from mmrlhf_engine.errors import StageError
-from mmrlhf_engine.pipeline import CurateConfig, curate, with_sources
-from mmrlhf_engine.run.config import load_config
-from mmrlhf_engine.run.folder import Run
-from mmrlhf_engine.run.progress import Progress
+__all__ = ["run"]
 
-__all__ = ["found", "run"]
+_CONVERSATIONS = 980
+"""Pictures of the corpus; the policy wants more than the 420 of ``--curate-only``."""
+_MOST_SHORT = {"long": 1, "short": 8, "mcq": 1}
+"""Question types of the selection: the small model can answer short questions alone."""
+_SELECTED = 7_000
 
 
-def run(folder: Path, count: int, **options: Any) -> str:
-    """Build the corpus, curate ``count`` queries from it, and return the text to print.
+def run(
+    folder: Path, count: int | None = None, *, curate_only: bool = False, **options: Any
+) -> str:
+    """Run the demo in ``folder``; the text to print.
+
+    Args:
+        folder: Of everything that the demo makes.
+        count: Queries to select; None is 300 for ``curate_only``, else 7,000.
+        curate_only: End with the curated queries and their report.
+        options: ``threads``, ``memory``, ``seed`` and ``progress`` of the command.
 
     Raises:
         StageError: something planted was not found.
+        MissingExtraError: a package of the ``[demo]`` extra is not installed.
     """
-    corpus = _built_again(folder / "corpus")
-    settings = [f"select.count={count}", "embed.encoder=lite0", "cluster.clusters=24"]
-    given = {
-        key: options[key] for key in ("threads", "memory", "seed") if options.get(key) is not None
-    }
-    overrides = [*settings, *(f"{key}={value}" for key, value in given.items())]
-    config = load_config(CurateConfig, overrides=overrides)
-    config = with_sources(config, [corpus.folder / name for name in SOURCES])
-    finished = curate(config, folder / "run", progress=Progress(options.get("progress", "human")))
-    missed = [planted for planted in corpus.planted if not found(finished, planted)]
-    if missed:
-        listing = "\n".join(f"  {p.what}: {p.source} {p.position}, {p.expected}" for p in missed)
-        raise StageError(f"demo: planted but not found as expected:\n{listing}")
-    return "\n".join(
-        [
-            report.funnel(finished),
-            "",
-            _planted_table(corpus),
-            "",
-            f"page: {report.write(finished)}",
-        ]
+    if curate_only:
+        settings = curate_demo.CURATE_ONLY if count is None else {"select.count": count}
+        return curate_demo.curate_corpus(folder, settings, **options)[1]
+    # Threads of OpenMP wait for each other in a loop: on a busy machine two are slower than one,
+    # and the model is small. It must be said before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from mmrlhf_engine.demo import vqa_curated, vqa_pipeline, vqa_report
+
+    chosen = {"select.count": count or _SELECTED, "select.question_types": _MOST_SHORT}
+    curated, text = curate_demo.curate_corpus(folder, chosen, _CONVERSATIONS, **options)
+    seed, progress = options.get("seed") or 0, options.get("progress", "human")
+    questions = vqa_curated.curated_questions(curated)
+    prepared = vqa_pipeline.prepare(
+        folder / f"training_{seed}", questions, seed=seed, progress=progress
     )
-
-
-def _built_again(folder: Path) -> Corpus:
-    """The corpus in ``folder``, whose files stay as they are where they would be the same.
-
-    Ingest looks at size and time of its sources; a file that is written again runs it again.
-    """
-    made = build(folder.with_name(f".{folder.name}.new"))
-    if _same_files(made.folder, folder):
-        shutil.rmtree(made.folder)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        made.folder.rename(folder)
-    return replace(made, folder=folder)
-
-
-def _same_files(one: Path, other: Path) -> bool:
-    first, second = (
-        {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-        for folder in (one, other)
-    )
-    return first.keys() == second.keys() and all(
-        path.read_bytes() == second[name].read_bytes() for name, path in first.items()
-    )
-
-
-def found(run: Run, planted: Planted) -> bool:
-    """Whether the run removed the planted sample, or rejected the planted row, as it should."""
-    rejected = pl.read_parquet(run.stage_folder("ingest") / "rejected" / "*.parquet")
-    reasons = rejected.filter(
-        (pl.col("source") == planted.source) & (pl.col("position") == planted.position)
-    )["reason"]
-    if planted.expected in reasons.to_list():
-        return True
-    samples = pl.read_parquet(run.stage_folder("ingest") / "samples" / "*.parquet")
-    mine = samples.filter(
-        (pl.col("source") == planted.source) & (pl.col("source_id") == planted.position)
-    )
-    duplicates = pl.read_parquet(run.stage_folder("dedup") / "duplicates" / "*.parquet")
-    # Which of two duplicates stays is the keep rule's choice: either may be the one removed.
-    pairs = duplicates.filter(
-        (pl.col("id").is_in(mine["id"]) | pl.col("kept_id").is_in(mine["id"]))
-        & (pl.col("kind") == planted.expected)
-    )
-    return pairs.height > 0
-
-
-def _planted_table(corpus: Corpus) -> str:
-    counts: dict[tuple[str, str], int] = {}
-    for planted in corpus.planted:
-        key = (planted.what, planted.expected)
-        counts[key] = counts.get(key, 0) + 1
-    lines = [f"planted and found: {len(corpus.planted)} of {len(corpus.planted)}"]
-    lines += [f"  {what:32} {n:3}  {expected}" for (what, expected), n in counts.items()]
-    return "\n".join(lines)
+    results = {"base": vqa_pipeline.evaluate_model(prepared, "base", prepared.base)}
+    for name in vqa_pipeline.VARIANTS:
+        report = vqa_pipeline.train_variant(prepared, name)
+        prepared.reports[name] = report
+        results[name] = vqa_pipeline.evaluate_model(
+            prepared, name, Path(report["folder"]) / "model"
+        )
+    page = vqa_report.write(folder / "report.html", curated, questions, prepared, results)
+    return "\n".join([text, "", vqa_report.summary(prepared, results), "", f"page: {page}"])

@@ -31,7 +31,6 @@ __all__ = ["SOURCES", "Corpus", "Planted", "build"]
 
 SOURCES = ("shapes.jsonl", "shapes.parquet", "photos.tar", "album")
 
-_JSONL_PICTURES = 420
 _PARQUET_PICTURES = 120
 _LETTERS = "ABCD"
 _DESCRIBE = (
@@ -67,8 +66,13 @@ class Corpus:
         return len(self.lines)
 
 
-def build(folder: Path, seed: int = 0) -> Corpus:
-    """Make the corpus in ``folder``; the same seed gives the same bytes.
+def build(folder: Path, seed: int = 0, conversations: int = 420) -> Corpus:
+    """Make the corpus in ``folder``; the same arguments give the same bytes.
+
+    Args:
+        folder: Made where it is not there.
+        seed: Of the choice of pictures.
+        conversations: Pictures with a conversation each in ``shapes.jsonl``.
 
     Raises:
         MissingExtraError: a package of the ``[demo]`` extra is not installed.
@@ -79,10 +83,10 @@ def build(folder: Path, seed: int = 0) -> Corpus:
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     (folder / "album").mkdir(exist_ok=True)
     randomness = random.Random(seed)
-    pictures = list(_shape_pictures(randomness))
-    for picture in pictures[:_JSONL_PICTURES]:
+    pictures = list(_shape_pictures(randomness, conversations + _PARQUET_PICTURES))
+    for picture in pictures[:conversations]:
         _write_conversation(corpus, picture, randomness)
-    _write_parquet(folder, pictures[_JSONL_PICTURES:])
+    _write_parquet(folder, pictures[conversations:])
     photographs = _photographs()
     _write_photos(folder, photographs)
     _write_album(folder)
@@ -100,7 +104,7 @@ class _Picture:
     questions: list[tuple[str, str]]
 
 
-def _shape_pictures(randomness: random.Random) -> Iterator[_Picture]:
+def _shape_pictures(randomness: random.Random, count: int) -> Iterator[_Picture]:
     """A seeded choice of easy-vqa pictures, each with its questions and right answers."""
     import easy_vqa
 
@@ -110,7 +114,7 @@ def _shape_pictures(randomness: random.Random) -> Iterator[_Picture]:
     for text, answer, number in zip(texts, answers, numbers, strict=True):
         questions.setdefault(number, []).append((text, answer))
     rich = sorted(number for number, asked in questions.items() if len(asked) >= 6)
-    for number in randomness.sample(rich, _JSONL_PICTURES + _PARQUET_PICTURES):
+    for number in randomness.sample(rich, count):
         yield _Picture(number, Path(files[number]), questions[number])
 
 

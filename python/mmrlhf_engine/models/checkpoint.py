@@ -134,7 +134,10 @@ def _read(
 def _config(name: str) -> Any:
     from transformers import AutoConfig
 
+    from mmrlhf_engine.models.tower_configs import register_towers
+
     try:
+        register_towers(name)
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]

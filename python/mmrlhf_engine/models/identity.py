@@ -36,8 +36,11 @@ def processor_record(name: str) -> dict[str, Any] | None:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    from mmrlhf_engine.models.tower_configs import register_towers
+
     name = adapter_base(name) or name
     try:
+        register_towers(name, weights=False)
         config = AutoConfig.from_pretrained(name)
         if getattr(config, "vision_config", None) is None:
             return None

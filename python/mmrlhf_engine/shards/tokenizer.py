@@ -104,7 +104,9 @@ def load_fast_tokenizer(name: str, *, needed_for: str, offline: bool = False) ->
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ConfigError(f"--tokenizer {name}: no such folder")
     try:
-        tokenizer = _auto_tokenizer(needed_for).from_pretrained(name, local_files_only=offline)
+        auto = _auto_tokenizer(needed_for)
+        _register_towers(name)
+        tokenizer = auto.from_pretrained(name, local_files_only=offline)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
@@ -115,6 +117,13 @@ def load_fast_tokenizer(name: str, *, needed_for: str, offline: bool = False) ->
             f"--tokenizer {name}: it has no tokenizer.json", hint="save it as a fast tokenizer"
         )
     return tokenizer
+
+
+def _register_towers(name: str) -> None:
+    # Needs transformers, whose absence has been said by now.
+    from mmrlhf_engine.models.tower_configs import register_towers
+
+    register_towers(name, weights=False)
 
 
 def _auto_tokenizer(needed_for: str) -> Any:

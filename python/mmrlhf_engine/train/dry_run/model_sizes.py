@@ -97,7 +97,10 @@ def build_on_meta(name: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+    from mmrlhf_engine.models.tower_configs import register_towers
+
     try:
+        register_towers(name)
         config = AutoConfig.from_pretrained(name)
         sees = type(config) in AutoModelForImageTextToText._model_mapping
         kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
