@@ -80,10 +80,10 @@ def run_seed(work: Path, results: Path, flip: float, seed: int) -> None:
     if not wanted:
         return
     folder = work / f"flip{flip:g}_seed{seed}"
-    share_features(work, folder)
     pictures = questions_of("train")
     of_policy = {number for number in {one.picture for one in pictures} if number % 4 == 1}
     policy = [one for one in pictures if one.picture in of_policy]
+    share_features(work, folder)
     prepared = vqa_pipeline.prepare(folder, policy, seed=seed, recipe=Recipe(flip=flip))
     for name in wanted:
         row = {"flip": flip, "seed": seed, "rule": name}
