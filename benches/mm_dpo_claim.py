@@ -35,9 +35,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from mmrlhf_engine.demo import vqa_margins, vqa_pipeline
+from mmrlhf_engine import demo
+from mmrlhf_engine.demo import curate_demo, vqa_curated, vqa_margins, vqa_pipeline
 from mmrlhf_engine.demo.vqa_pipeline import Prepared, Recipe, evaluate_model, train_variant
-from mmrlhf_engine.demo.vqa_questions import questions_of
+from mmrlhf_engine.demo.vqa_questions import Question
 from mmrlhf_engine.demo.vqa_run import run_stage_in
 from mmrlhf_engine.shards.dataset import open_dataset
 from mmrlhf_kernels import dynamic_beta
@@ -80,11 +81,8 @@ def run_seed(work: Path, results: Path, flip: float, seed: int) -> None:
     if not wanted:
         return
     folder = work / f"flip{flip:g}_seed{seed}"
-    pictures = questions_of("train")
-    of_policy = {number for number in {one.picture for one in pictures} if number % 4 == 1}
-    policy = [one for one in pictures if one.picture in of_policy]
     share_features(work, folder)
-    prepared = vqa_pipeline.prepare(folder, policy, seed=seed, recipe=Recipe(flip=flip))
+    prepared = vqa_pipeline.prepare(folder, questions(work), seed=seed, recipe=Recipe(flip=flip))
     for name in wanted:
         row = {"flip": flip, "seed": seed, "rule": name}
         if name == "judges":
@@ -94,6 +92,15 @@ def run_seed(work: Path, results: Path, flip: float, seed: int) -> None:
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
+
+
+def questions(work: Path) -> list[Question]:
+    """The curated questions of the demo's corpus, as the demo has them."""
+    settings = {"select.count": demo._SELECTED, "select.question_types": demo._MOST_SHORT}
+    curated, _ = curate_demo.curate_corpus(
+        work / "curated", settings, demo._CONVERSATIONS, progress="silent"
+    )
+    return vqa_curated.curated_questions(curated)
 
 
 def share_features(work: Path, folder: Path) -> None:
