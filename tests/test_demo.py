@@ -16,7 +16,7 @@ from mmrlhf_engine.demo.vqa_questions import questions_of
 from mmrlhf_engine.demo.vqa_rows import Sizes
 
 SMALL = vqa_pipeline.Recipe(
-    sizes=Sizes(20, 20, 15, 6, 10), flip=0.4, supervised_steps=4, reward_steps=3, policy_steps=2
+    sizes=Sizes(20, 20, 15, 6, 10, 10), flip=0.4, supervised_steps=4, reward_steps=3, policy_steps=2
 )
 
 

@@ -17,7 +17,7 @@ from mmrlhf_engine.models.judge_turn import judge_turn
 from mmrlhf_engine.models.policy import load_policy, processor_record, weights_hash
 from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer
 
-SIZES = vqa_rows.Sizes(40, 50, 30, 5, 20)
+SIZES = vqa_rows.Sizes(40, 50, 30, 5, 20, 20)
 
 
 @pytest.fixture(scope="module")

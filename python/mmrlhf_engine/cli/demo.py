@@ -16,7 +16,7 @@ __all__ = ["COMMANDS"]
     "--select",
     "count",
     type=click.IntRange(min=1),
-    help="Queries to choose; default 7000, with --curate-only 300.",
+    help="Queries to choose; default 12000, with --curate-only 300.",
 )
 @click.option("--curate-only", is_flag=True, help="End with the curated queries.")
 @run_options

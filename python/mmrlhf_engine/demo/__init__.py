@@ -18,11 +18,11 @@ from mmrlhf_engine.demo import curate_demo
 
 __all__ = ["run"]
 
-_CONVERSATIONS = 980
+_CONVERSATIONS = 1_500
 """Pictures of the corpus; the policy wants more than the 420 of ``--curate-only``."""
 _MOST_SHORT = {"long": 1, "short": 8, "mcq": 1}
 """Question types of the selection: the small model can answer short questions alone."""
-_SELECTED = 7_000
+_SELECTED = 12_000
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 
     Args:
         folder: Of everything that the demo makes.
-        count: Queries to select; None is 300 for ``curate_only``, else 7,000.
+        count: Queries to select; None is 300 for ``curate_only``, else 12,000.
         curate_only: End with the curated queries and their report.
         options: ``threads``, ``memory``, ``seed`` and ``progress`` of the command.
 

@@ -51,7 +51,7 @@ class Recipe:
     """Share of questions at which the annotator takes right for wrong."""
     samples: int = 4
     """Answers of the base model to each question."""
-    supervised_steps: int = 120
+    supervised_steps: int = 100
     reward_steps: int = 400
     policy_steps: int = 300
 
@@ -241,7 +241,7 @@ def train_variant(
     """
     place, recipe = prepared.place, prepared.recipe
     own = VARIANTS[name] if settings is None else settings
-    chosen = recipe.training(place, recipe.policy_steps, 2e-3) | {
+    chosen = recipe.training(place, recipe.policy_steps, 1.5e-3) | {
         "shards": str(prepared.policy_shards),
         "model": str(prepared.base),
         "reference": "reflogp/base",

@@ -35,8 +35,10 @@ class Sizes:
     test_pictures: int = 600
     test_of_a_kind: int = 300
     """Questions of each kind that are asked of the test pictures."""
-    most_of_a_kind: int = 900
-    """The most questions of each kind that the reward model's and the policy's part have."""
+    reward_of_a_kind: int = 900
+    """The most questions of each kind that the reward model's part has."""
+    policy_of_a_kind: int = 1_300
+    """The most questions of each kind that the policy's part has."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def divide(
     tests = [question for question in test if question.picture in asked_of]
     return Parts(
         supervised=balanced(own["supervised"], randomness),
-        reward=balanced(own["reward"], randomness, sizes.most_of_a_kind),
-        policy=balanced(policy, randomness, sizes.most_of_a_kind),
+        reward=balanced(own["reward"], randomness, sizes.reward_of_a_kind),
+        policy=balanced(policy, randomness, sizes.policy_of_a_kind),
         test=balanced(tests, random.Random(1), sizes.test_of_a_kind),
     )
 
