@@ -43,7 +43,7 @@ LEFT_OUT = {"make demo": "installs an environment, and runs this test"}
 def test_blocks_that_are_left_out_are_known():
     shell = [block for language, block in BLOCKS if language == "sh"]
     left = [block for block in shell if any(start in block for start in LEFT_OUT)]
-    assert (len(shell), len(left)) == (4, 1)
+    assert (len(shell), len(left)) == (5, 1)
     assert sum(language == "python" for language, _ in BLOCKS) == 4
     assert all(text in PAGE for text in REPLACED)
 
@@ -65,8 +65,11 @@ def folder(corpus, tmp_path):
         put(tmp_path / f"{number}.png", picture(seed=number))
         answers = {"chosen": words(100 + number), "rejected": words(200 + number)}
         prompt = f"<image>{words(number)}"
-        rows.append({"images": [f"{number}.png"], "prompt": prompt, "margin": 0.5, **answers})
-    write_lines(tmp_path / "dpo_pairs.jsonl", rows)
+        reasons = {f"{side}_reason": words(300 + number) for side in answers}
+        row = {"id": number, "image": f"{number}.png", "prompt": prompt, **answers, **reasons}
+        rows.append(row)
+    write_lines(tmp_path / "dpo_pairs.jsonl", [{**row, "margin": 0.5} for row in rows])
+    write_lines(tmp_path / "mm_reward_bench.jsonl", rows)
     return tmp_path
 
 
@@ -102,6 +105,8 @@ def test_every_block_runs_in_the_order_of_the_page(folder, tiny_encoder, monkeyp
     assert len(names["batch"].pair_row) > 0
     assert json.dumps(names["state"])
     assert (folder / "RUN" / "13_mm_dpo" / "report.html").exists()
+    card = json.loads((folder / "RUN" / "scorecard.json").read_text())
+    assert card["reward_bench"]["overall"]["pairs"] == 12
     answers = pl.read_parquet("RUN/extra/sample/responses/*.parquet")
     assert answers["sample"].to_list() == [0, 1] * 12
 

@@ -16,6 +16,7 @@ from mmrlhf_engine.train import score, scorer
 from mmrlhf_engine.train.score_settings import ScoreConfig
 from mmrlhf_engine.train.settings import ModelSettings
 from naive_reward import NaiveReward
+from pack_data import write_lines
 from test_options import leaves
 from train_data import judged_rows, pack_rows, text_model, text_rows
 
@@ -248,3 +249,37 @@ def test_packs_are_as_large_as_tokens_says(prepared, tmp_path):
     model, shards = prepared
     with pytest.raises(InputError, match="above it"):
         run_score(shards, model, tmp_path, {**CRITIQUE, "tokens": 100})
+
+
+def test_a_benchmark_is_scored_by_the_model_itself(prepared, tmp_path):
+    model, _ = prepared
+    rows = [
+        {
+            "id": row["prompt"],
+            "prompt": row["prompt"],
+            "chosen": row["chosen"],
+            "rejected": row["rejected"],
+        }
+        for row in text_rows(4, seed=77)
+    ]
+    rows.append(dict(rows[0]))  # a pair that is there twice
+    rows.append(rows[1] | {"chosen": rows[1]["rejected"], "rejected": rows[1]["chosen"]})
+    file = write_lines(tmp_path / "bench.jsonl", rows)
+    words = [file, "--reward-model", model, "--critiques", "none", "--out", tmp_path / "out"]
+    done = engine("evaluate", "reward-bench", *words, "--resamples", "50", "--progress", "silent")
+    assert done.returncode == 0, done.stderr
+    scores = tmp_path / "out" / "reward_bench" / "scores.jsonl"
+    found = [json.loads(line)["rewards"] for line in scores.read_text().splitlines()]
+    assert found[-2] == found[0]
+    assert found[-1] == found[1][::-1]
+    card = json.loads((tmp_path / "out" / "scorecard.json").read_text())["reward_bench"]
+    right = [chosen > rejected for chosen, rejected in found]
+    assert card["overall"]["acc"] == pytest.approx(sum(right) / len(right))
+    shards = tmp_path / "out" / "reward_bench" / "shards"
+    _, wanted = naive_rewards(model, shards, [None] * open_dataset(shards).rows("responses"))
+    own = {round(float(value), 4) for value in wanted}
+    assert {round(value, 4) for both in found for value in both} <= own
+    (tmp_path / "bench.jsonl").write_text('{"id": 1, "prompt": "a", "chosen": "", "rejected": "b"}')
+    done = engine("evaluate", "reward-bench", *words, "--progress", "silent")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

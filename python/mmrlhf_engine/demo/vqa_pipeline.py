@@ -51,9 +51,9 @@ class Recipe:
     """Share of questions at which the annotator takes right for wrong."""
     samples: int = 4
     """Answers of the base model to each question."""
-    supervised_steps: int = 100
+    supervised_steps: int = 80
     reward_steps: int = 400
-    policy_steps: int = 300
+    policy_steps: int = 150
 
     def training(self, place: "Place", steps: int, rate: float) -> dict[str, Any]:
         """The settings that all training stages share."""
@@ -192,9 +192,9 @@ def _pairs(place: Place, part: str, judged: list[Annotation], start: Path) -> di
     return report
 
 
-def _margins(place: Place, recipe: Recipe, base: Path, reports: dict[str, Any]) -> Path:
-    """A reward model that writes critiques, and the margins of the policy's pairs by it."""
-    settings = recipe.training(place, recipe.reward_steps, 1e-3) | {
+def reward_settings(place: Place, recipe: Recipe, base: Path) -> dict[str, Any]:
+    """Of the stage ``reward``."""
+    return recipe.training(place, recipe.reward_steps, 1e-3) | {
         "shards": str(place.shards("reward")),
         "model": str(base),
         "instruction": JUDGE,
@@ -202,6 +202,11 @@ def _margins(place: Place, recipe: Recipe, base: Path, reports: dict[str, Any]) 
         "optimizer.weight_decay": 0.01,
         "schedule.warmup": 0.07,
     }
+
+
+def _margins(place: Place, recipe: Recipe, base: Path, reports: dict[str, Any]) -> Path:
+    """A reward model that writes critiques, and the margins of the policy's pairs by it."""
+    settings = reward_settings(place, recipe, base)
     reports["reward"] = run_stage_in("reward", settings, place.folder / "reward", place.progress)
     folder = Path(reports["reward"]["folder"])
     settings = {
@@ -241,12 +246,12 @@ def train_variant(
     """
     place, recipe = prepared.place, prepared.recipe
     own = VARIANTS[name] if settings is None else settings
-    chosen = recipe.training(place, recipe.policy_steps, 1.5e-3) | {
+    chosen = recipe.training(place, recipe.policy_steps, 1e-3) | {
         "shards": str(prepared.policy_shards),
         "model": str(prepared.base),
         "reference": "reflogp/base",
         "beta": 0.1,
-        "sft_weight": 0.2,
+        "sft_weight": 0.5,
         "data.tokens": 1_100,
         "schedule.warmup": 0.13,
         **own,

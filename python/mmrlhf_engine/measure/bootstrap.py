@@ -5,9 +5,10 @@ resample draws queries or pictures, as many as there are, and takes all of their
 Tibshirani, *An Introduction to the Bootstrap*, 1993, chapters 8 and 13). Every figure here is a
 ratio of sums over clusters, or a difference of two such ratios.
 
-A resample is how often each cluster was drawn. Clusters with equal sums are interchangeable, so the
-counts are drawn for the distinct ones alone, from a multinomial distribution: the same distribution
-of the sums at a fraction of the work, since accuracies have few distinct clusters.
+A resample is how often each cluster was drawn. Clusters with equal sums are interchangeable, so
+where few are distinct, as in accuracies, the counts are drawn for the distinct ones alone, from a
+multinomial distribution: the same distribution of the sums at a fraction of the work. Where many
+are, as in mean margins, clusters are drawn one by one, which is four times as fast for each.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -32,8 +33,12 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 """Numbers of one array of counts."""
+_FEW = 50
+"""As many distinct clusters are few, whatever the number of clusters."""
+_RATIO = 4
+"""A number of a multinomial distribution costs as much as so many clusters drawn."""
 
 
 class Resampling(Section):
@@ -74,13 +79,19 @@ def resampled_sums(sums: Floats, settings: Resampling) -> Floats:
     """
     clusters, columns = sums.shape
     distinct, repeats = np.unique(sums, axis=0, return_counts=True)
+    few = len(distinct) <= max(_FEW, clusters // _RATIO)
     random = np.random.default_rng(settings.seed)
     drawn = np.empty((settings.resamples, columns))
     step = max(1, _BLOCK // max(len(distinct), 1))
     for start in range(0, settings.resamples, step):
         rows = min(step, settings.resamples - start)
-        counts = random.multinomial(clusters, repeats / clusters, size=rows)
-        drawn[start : start + rows] = counts @ distinct
+        if few:
+            counts = random.multinomial(clusters, repeats / clusters, size=rows)
+            drawn[start : start + rows] = counts @ distinct
+        else:
+            ones = [random.integers(clusters, size=clusters) for _ in range(rows)]
+            counts = np.stack([np.bincount(one, minlength=clusters) for one in ones])
+            drawn[start : start + rows] = counts @ sums
     return drawn
 
 
