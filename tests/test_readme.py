@@ -34,6 +34,9 @@ REPLACED = {
     "Qwen/Qwen2.5-VL-7B-Instruct": "MODEL",
     # The demo's corpus has a thousand samples.
     "--select 30000": "--select 60",
+    # A random model writes every critique to its limit.
+    "--name judge": "--name judge --max-new-tokens 8",
+    "--reward-model RUN": "--critiques packed --reward-model RUN",
     '"select.count": 30_000': '"select.count": 60',
 }
 # Blocks that cannot run inside of a test.

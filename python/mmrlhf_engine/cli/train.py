@@ -221,6 +221,8 @@ def reference(
 @click.option("--batch", type=click.IntRange(min=1), help="Queries answered at once; default 4.")
 @click.option("--seed", type=click.IntRange(min=0))
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens that a query may hold.")
+@click.option("--endpoint", metavar="URL", help="A server that answers, such as vLLM's.")
+@click.option("--endpoint-model", metavar="NAME", help="The model's name there.")
 @FEATURES
 @PRECISION
 @THREADS
@@ -240,6 +242,9 @@ def sample(
 
     resume = options.pop("resume")
     named = {**options, "shards": _text(options["shards"])}
+    named["endpoint.url"], named["endpoint.model"] = (
+        named.pop(name) for name in ("endpoint", "endpoint_model")
+    )
     config = load_config(command.SampleConfig, config_file, [*overrides, *as_overrides(named)])
     with interruptible("the same command goes on where it was"):
         report = run_command(command.STAGE, config, out, Progress(progress), restart=not resume)

@@ -179,6 +179,16 @@ class ShardDataset:
         """Entries of the manifest for the files of pictures: ``id``, ``file``, ``rows``, ..."""
         return list(self._manifest["blobs"])
 
+    def picture(self, blob: int) -> tuple[bytes, int]:
+        """The file of a picture or frame by its blob id, and its format as in ``blobs``.
+
+        Raises:
+            InputError: there is no such blob.
+            CorruptDataError: the dataset is damaged there.
+        """
+        content, _, _, kind, *_ = self._core.blob(blob)
+        return content, kind
+
     def column(self, column_set: str, field: str) -> pl.Series:
         """A sidecar column, a value a row of its table, null where it was not computed.
 

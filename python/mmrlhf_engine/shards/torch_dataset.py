@@ -39,7 +39,16 @@ from mmrlhf_engine.shards.torch_epochs import Epochs, Position
 __all__ = ["PreferenceDataset"]
 
 _LOADER_SETTINGS = frozenset(
-    ("balance", "threads", "prefetch_bytes", "cache_bytes", "look_ahead", "version", "verify")
+    (
+        "balance",
+        "threads",
+        "prefetch_bytes",
+        "cache_bytes",
+        "look_ahead",
+        "version",
+        "verify",
+        "pixels",
+    )
 )
 _PLAN_SETTINGS = frozenset(PlanSettings.model_fields)
 _Batch = PreferenceBatch[np.ndarray]

@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from pydantic import PositiveInt
 
+from mmrlhf_engine.models.endpoint import EndpointSettings, complete
 from mmrlhf_engine.models.generation import Answer, Prompts, SamplingSettings, sample_answers
 from mmrlhf_engine.models.policy import FeatureCache, load_policy, weights_hash
 from mmrlhf_engine.run.stage import Stage, StageContext
@@ -26,6 +27,7 @@ from mmrlhf_engine.shards.tokenizer import load_fast_tokenizer
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
 from mmrlhf_engine.train.compatible import check_model_fits
 from mmrlhf_engine.train.device import accelerator_for, with_precision
+from mmrlhf_engine.train.endpoint_prompts import EndpointPrompts
 from mmrlhf_engine.train.finished_parts import FinishedParts, groups_of
 from mmrlhf_engine.train.settings import ModelSettings
 
@@ -40,7 +42,8 @@ RESPONSES: TableSchema = {
     "text": pl.String(),  # without the token that ended it; special tokens within are left as text
     "tokens": pl.List(pl.UInt32()),  # ids, the token that ended it included
     "n_tok": pl.UInt32(),
-    "logp": pl.Float64(),  # sum over tokens, under the model without temperature, top_p and top_k
+    "logp": pl.Float64(),  # sum over tokens, under the model without temperature, top_p and top_k;
+    # of an endpoint what it gives, null where that is nothing
     "finish": pl.String(),  # stop, or length
 }
 """The table ``responses``, by query and sample."""
@@ -63,6 +66,9 @@ class SampleConfig(ModelSettings, SamplingSettings):
     """The most that a query may hold with the answers in the shards, text and images together."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a query with more tokens; ``alone`` answers it like any other."""
+    endpoint: EndpointSettings | None = None
+    """A server that answers, such as vLLM's; ``model`` is then that whose tokenizer the shards were
+    packed with. Null answers by the model itself."""
 
 
 def run(config: SampleConfig, context: StageContext) -> None:
@@ -71,9 +77,14 @@ def run(config: SampleConfig, context: StageContext) -> None:
     dataset = open_dataset(config.shards)
     check_model_fits(dataset, config.model, other_template=config.other_template)
     parts = FinishedParts(context.scratch, _ANSWERS, ("unreadable", "too_large"))
-    with accelerator_for(str(config.precision)) as accelerator:
-        sampler = _Sampler(config, dataset, accelerator.device)
+    sampler: _Sampler | _EndpointSampler
+    if config.endpoint is not None:
+        sampler = _EndpointSampler(config, dataset, config.endpoint)
         counts = _answer(config, context, dataset, sampler, parts)
+    else:
+        with accelerator_for(str(config.precision)) as accelerator:
+            sampler = _Sampler(config, dataset, accelerator.device)
+            counts = _answer(config, context, dataset, sampler, parts)
     rows = _with_queries(parts.rows().sort("query", "sample"), dataset)
     with context.table("responses", RESPONSES) as table:
         table.write(rows)
@@ -94,7 +105,7 @@ def _answer(
     config: SampleConfig,
     context: StageContext,
     dataset: ShardDataset,
-    sampler: "_Sampler",
+    sampler: "_Sampler | _EndpointSampler",
     parts: FinishedParts,
 ) -> dict[str, Any]:
     """Answer the queries that are left; rows in and out, and dropped by reason."""
@@ -110,6 +121,7 @@ def _answer(
         rank=0,
         world_size=1,
         version=dataset.version,
+        pixels=config.endpoint is None,
         state=parts.cursor,
     )
     if parts.cursor is None and config.too_large == "drop":
@@ -204,6 +216,45 @@ class _Sampler:
         return str(text)
 
 
+class _EndpointSampler:
+    """A server that answers, and how its answers become rows.
+
+    Args:
+        config: The settings, resolved.
+        dataset: The shards.
+        endpoint: The server.
+    """
+
+    def __init__(
+        self, config: SampleConfig, dataset: ShardDataset, endpoint: EndpointSettings
+    ) -> None:
+        self._config, self._endpoint = config, endpoint
+        self._keys = dataset.queries.select("qid").collect()["qid"]
+        self._tokenizer = load_fast_tokenizer(config.model, needed_for="sample")
+        self._prompts = EndpointPrompts(dataset, self._tokenizer)
+        self.stop: list[int] = []
+        """The server knows them."""
+        self.closing = ""
+
+    def rows(self, batches: Sequence[Any], _parts: FinishedParts) -> list[dict[str, Any]]:
+        """Rows of all samples of the queries of some batches; tokens are those of the text."""
+        queries = [int(batch.sequence_query[0]) for batch in batches]
+        prompts = [self._prompts.of(query) for query in queries]
+        seeds = [
+            int.from_bytes(self._keys[query][:8], "little") ^ self._config.seed for query in queries
+        ]
+        rows = []
+        answers = complete(prompts, self._endpoint, self._config, seeds)
+        for query, samples in zip(queries, answers, strict=True):
+            for number, answer in enumerate(samples):
+                tokens = self._tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+                row = {"query": query, "sample": number, "text": answer.text, "tokens": tokens}
+                rows.append(
+                    {**row, "n_tok": len(tokens), "logp": answer.logp, "finish": answer.finish}
+                )
+        return rows
+
+
 def closing_of(responses: Iterable[Sequence[int]], special: set[int]) -> list[int]:
     """The ids that end most responses: the last special token of each, and what follows it.
 
@@ -251,7 +302,8 @@ def _with_queries(rows: pl.DataFrame, dataset: ShardDataset) -> pl.DataFrame:
 
 def _external(config: SampleConfig) -> list[object]:
     config = with_precision(config)
-    return [open_dataset(config.shards).fingerprint, weights_hash(config.model), config.precision]
+    of_model = weights_hash(config.model) if config.endpoint is None else config.endpoint.model
+    return [open_dataset(config.shards).fingerprint, of_model, config.precision]
 
 
 STAGE = Stage(
