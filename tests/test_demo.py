@@ -103,7 +103,13 @@ def section(accuracy, change, blind=0.4):
 
     return {
         "balanced": figure(accuracy),
-        "baselines": {"blind": {"balanced": figure(blind)}},
+        "by_kind": {"shape": figure(accuracy), "yes/no": figure(0.6)},
+        "baselines": {
+            "blind": {
+                "balanced": figure(blind),
+                "by_kind": {"shape": figure(blind), "yes/no": figure(blind)},
+            }
+        },
         "before": {"difference": {"balanced": figure(change)}},
     }
 
@@ -144,6 +150,19 @@ def test_the_two_policies_differ_where_one_is_outside_of_the_interval(ours, sent
 def test_margins_that_tell_nothing_are_said_to(telling, sentence):
     results = {"mm_dpo": section(0.8, 0.1), "dpo": section(0.8, 0.1)}
     assert sentence in " ".join(vqa_report.findings(margins_of(telling), results))
+
+
+@pytest.mark.parametrize(
+    ("blind", "sentence"),
+    [
+        (0.4, "40.0 % rightly: what is above that comes from looking."),
+        (0.59, "59.0 % rightly. On yes/no questions it is not better than that for certain"),
+        (0.9, "90.0 % rightly. On shape and yes/no questions it is not better than that"),
+    ],
+)
+def test_kinds_of_questions_that_need_no_picture_are_named(blind, sentence):
+    results = {"mm_dpo": section(0.8, 0.1, blind), "dpo": section(0.8, 0.1)}
+    assert sentence in " ".join(vqa_report.findings(margins_of(True), results))
 
 
 def margins_of(telling):

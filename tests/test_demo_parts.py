@@ -86,7 +86,9 @@ def test_the_tokenizer_knows_every_word_of_questions_answers_and_critiques(folde
     tokenizer = load_fast_tokenizer(str(folder), needed_for="the test")
     questions = questions_of("train")[:500]
     texts = [
-        text for one in questions for text in (one.text, one.answer, critique(one, right=True))
+        text
+        for one in questions
+        for text in (one.text, critique(one, one.answer, "red"), critique(one, "red", "red"))
     ]
     unknown = tokenizer.get_vocab()["<unk>"]
     assert not any(unknown in tokenizer(text)["input_ids"] for text in texts)
@@ -143,21 +145,23 @@ def test_a_share_of_the_answers_to_learn_from_is_wrong(parts):
 
 
 def test_an_annotator_ranks_by_the_truth_but_where_the_question_is_flipped(parts):
-    sampled = {
-        one.id: ["", one.answer, "<image>", "red <user>", "red", "red", "blue", "circle"]
-        for one in parts.policy
-    }
+    given = ["", "<image>", "<image>", "<image>", "red <user>", "blue", "circle", "blue"]
+    sampled = {one.id: [*given, one.answer] for one in parts.policy}
     annotations = vqa_rows.annotated(parts.policy * 30, sampled, 0.2, 5)
-    flipped = [one.flipped for one in annotations]
-    assert abs(np.mean(flipped) - 0.2) < 0.03
+    assert abs(np.mean([one.flipped for one in annotations]) - 0.2) < 0.03
     for one in annotations:
-        assert one.answers[0] == one.question.answer
-        assert set(one.answers) < {"red", "blue", "circle", one.question.answer}
-        assert len(set(one.answers)) == len(one.answers) == 3
-        for answer, rank, reason in zip(one.answers, one.ranks, one.reasons, strict=True):
-            right = (answer == one.question.answer) != one.flipped
-            assert (rank == 1) == right
-            assert reason == critique(one.question, right=right)
+        right = one.question.answer
+        # Of what is a text, the wrong answer that was sampled most.
+        assert one.answers == (right, "circle" if right == "blue" else "blue")
+        assert one.expected == one.answers[one.flipped]
+        row = one.row()
+        assert row["models_output"] == list(one.answers)
+        assert row["rank"] == ([2, 1] if one.flipped else [1, 2])
+        for answer, reason in zip(one.answers, row["reason"], strict=True):
+            verdict = "right" if answer == one.expected else "wrong"
+            assert reason == critique(one.question, answer, one.expected)
+            assert reason.startswith(f"the image shows a {one.question.colour} ")
+            assert reason.endswith(f"so it is {one.expected} and {answer} is {verdict}")
 
 
 def test_where_all_answers_are_right_a_wrong_one_is_added(parts):

@@ -96,11 +96,7 @@ def findings(margins: Margins, results: Results) -> list[str]:
         else:
             said.append(f"{_NAMES[name]} answers {sure} questions rightly ({gain}).")
     said.append(_beside(results))
-    blind = results["mm_dpo"]["baselines"]["blind"]["balanced"]["acc"]
-    said.append(
-        f"With a grey picture in place of the real one MM-DPO answers {_percent(blind)} rightly: "
-        "what is above that comes from looking."
-    )
+    said.append(_without_picture(results["mm_dpo"]))
     if margins.auc < _NO_SIGNAL:
         said.append(
             "The margins do not tell flipped pairs from others (area under the curve "
@@ -112,6 +108,26 @@ def findings(margins: Margins, results: Results) -> list[str]:
             f"and gives flipped pairs smaller margins (area under the curve {margins.auc:.2f})."
         )
     return said
+
+
+def _without_picture(section: Mapping[str, Any]) -> str:
+    """What MM-DPO answers on a grey picture, and the kinds of questions that need none."""
+    blind = section["baselines"]["blind"]
+    said = (
+        "With a grey picture in place of the real one MM-DPO answers "
+        f"{_percent(blind['balanced']['acc'])} rightly"
+    )
+    unseen = [
+        kind
+        for kind, own in section["by_kind"].items()
+        if own["acc_interval"][0] <= blind["by_kind"][kind]["acc"]
+    ]
+    if not unseen:
+        return f"{said}: what is above that comes from looking."
+    return (
+        f"{said}. On {' and '.join(unseen)} questions it is not better than that for certain: "
+        "what it gained there may be their wording, not looking."
+    )
 
 
 def _beside(results: Results) -> str:
