@@ -282,6 +282,20 @@ def test_fields_that_may_be_a_part_of_the_prompt_are_refused_or_ignored(pair, tm
     assert report["fields_ignored"] == {"options": 1, "worker": 1}
 
 
+def test_answers_may_be_objects_with_their_text(pair):
+    objects = [
+        {"text": "a", "model": "m", "score": 2},
+        {"text": "b", "model": None},
+        {"text": "c"},
+    ]
+    texts = row([2, 1, None], annotator="ann")
+    report = pair(row([1, 2, 3], annotator="bob", answers=objects), texts)
+    # One item: of a and b the votes are equally many.
+    assert compared(report) == ["a=b", "a>c", "b>c"]
+    assert report["queries"] == 1
+    assert report["fields_ignored"] == {"answers[].model": 1, "answers[].score": 1}
+
+
 # ---- faults ----------------------------------------------------------------------------------
 
 GOOD = row([1, 2, 3], prompt="good?")
@@ -308,6 +322,21 @@ BAD = {
     ),
     "empty_answer": (row([1, 2], answers=["a", " "]), "empty_response", "answers[1] is empty"),
     "answers_no_list": ({"prompt": "x", "answers": "a"}, "wrong_type", "expected a list"),
+    "object_without_text": (
+        row([1, 2], answers=["a", {"answer": "b"}]),
+        "missing_key",
+        "answers[1] is an object without 'text'; keys found: answer",
+    ),
+    "object_of_no_text": (
+        row([1, 2], answers=["a", {"text": 1}]),
+        "wrong_type",
+        "'answers[1]' is int, expected text",
+    ),
+    "object_with_a_prompt": (
+        row([1, 2], answers=["a", {"text": "b", "system_prompt": "Be brief."}]),
+        "unread_field",
+        "system_prompt",
+    ),
     "no_prompt": (row([1, 2, 3], prompt=None), "missing_key", "no prompt: expected 'question' or"),
     "empty_prompt": (row([1, 2, 3], prompt=" "), "empty_prompt", "'prompt' is empty"),
     "no_ranks": (row(), "no_ranks", "no two of its answers have a rank"),

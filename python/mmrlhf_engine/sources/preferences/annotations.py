@@ -9,7 +9,8 @@ MM-RLHF's ``data.jsonl`` is read, and a layout of our own, which has other names
      "reasons": ["Right.", "Wrong bird.", "Says little."],
      "annotator": "ann"}
 
-Only the prompt (or ``question``), the answers and either ranks or scores are needed. ``fields``
+Only the prompt (or ``question``), the answers and either ranks or scores are needed. Answers may be
+objects with their ``text``; what else such an object holds is not read, and is named. ``fields``
 names other fields to read: those of MM-RLHF's ranks and reasons are not documented.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmrlhf_engine.sources.preferences.field_names import check_nested
 from mmrlhf_engine.sources.preferences.fields import (
     IMAGES,
     VIDEOS,
@@ -102,7 +104,8 @@ def read_annotation(
     )
     messages = tagged_prompt(prompt, images, videos)
     where = _there(record, "answers", names, found["answers"])
-    answers = answer_texts(where, record[where])
+    texts, unread_within = _texts_of(where, record[where])
+    answers = answer_texts(where, texts)
     count = len(answers)
 
     rank = found["rank"]
@@ -119,7 +122,33 @@ def read_annotation(
     )
     read = frozenset(name for several in names.values() for name in several) | {*DIMENSIONS}
     unread = bookkeeping(record, read, Preference(messages, (), ()))
-    return annotation, [*left_out, *unread]
+    return annotation, [*left_out, *unread, *unread_within]
+
+
+def _texts_of(name: str, answers: Any) -> tuple[Any, list[str]]:
+    """Answers with the text in place of each object that has one, and fields not read of these.
+
+    Raises:
+        BadRecordError: an object has no text, or another field of it may be part of the prompt.
+    """
+    if not isinstance(answers, list):
+        return answers, []
+    texts: list[Any] = []
+    names: dict[str, None] = {}
+    for number, answer in enumerate(answers):
+        if not isinstance(answer, dict):
+            texts.append(answer)
+            continue
+        if answer.get("text") is None:
+            keys = ", ".join(sorted(map(str, answer))) or "none"
+            detail = f"{name}[{number}] is an object without 'text'; keys found: {keys}"
+            raise BadRecordError("missing_key", detail)
+        texts.append(answer["text"])
+        for field, value in answer.items():
+            if field != "text" and value not in (None, "", [], {}):
+                check_nested(str(field), value)
+                names[f"{name}[].{field}"] = None
+    return texts, list(names)
 
 
 def _there(
