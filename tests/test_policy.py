@@ -245,7 +245,7 @@ def test_the_hash_of_weights(tmp_path):
     folder = saved("Qwen2", tmp_path / "one")
     found = weights_hash(folder)
     assert found.startswith("sha256:")
-    model = hf.hf.AutoModelForCausalLM.from_pretrained(folder)
+    model = hf.AutoModelForCausalLM.from_pretrained(folder)
     model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
     assert weights_hash(str(tmp_path / "shards")) == found
