@@ -71,7 +71,7 @@ def main() -> None:
     for flip, seed in [] if given.only_record else PLAN:
         run_seed(given.work, results, flip, seed)
     rows = known(results)
-    print(write_record("mm_dpo_claim", parameters(), summary(rows), NOT_MEASURED))
+    print(write_record("mm_dpo_claim", parameters(rows), summary(rows), NOT_MEASURED))
 
 
 def run_seed(work: Path, results: Path, flip: float, seed: int) -> None:
@@ -230,10 +230,11 @@ def interval(values: list[float]) -> list[float] | None:
     return [mean - half, mean + half]
 
 
-def parameters() -> dict[str, Any]:
+def parameters(rows: list[dict[str, Any]]) -> dict[str, Any]:
     recipe = Recipe()
     return {
-        "plan": PLAN,
+        "planned": PLAN,
+        "run": sorted({(row["flip"], row["seed"]) for row in rows}),
         "beta": 0.1,
         "beta_w": 0.5,
         "beta_k": 0.5,
