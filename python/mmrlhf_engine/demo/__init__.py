@@ -46,6 +46,8 @@ def run(
     # Threads of OpenMP wait for each other in a loop: on a busy machine two are slower than one,
     # and the model is small. It must be said before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Rows name their pictures from the root on.
+    folder = folder.resolve()
     from mmrlhf_engine.demo import vqa_curated, vqa_pipeline, vqa_report
 
     chosen = {"select.count": count or _SELECTED, "select.question_types": _MOST_SHORT}
