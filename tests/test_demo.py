@@ -186,3 +186,18 @@ def test_the_command_says_which_part_it_runs_and_with_which_seed(monkeypatch, tm
     assert part == (tmp_path, 9)
     assert (second["curate_only"], second["seed"]) == (True, 3)
     assert re.search("--curate-only", runner.invoke(cli, ["demo", "--help"]).output)
+
+
+def test_a_relative_folder_is_the_same_folder_for_every_part(monkeypatch, tmp_path):
+    """Rows name their pictures from the root on, and would lose them."""
+    folders = []
+
+    def record(folder, *_, **__):
+        folders.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(curate_demo, "curate_corpus", record)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(vqa_pipeline.Path("demo_run"))
+    assert folders == [tmp_path.resolve() / "demo_run"]

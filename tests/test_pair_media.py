@@ -106,9 +106,14 @@ def saved_again(content):
     return saved.getvalue()
 
 
+def _recipe(number, start):
+    steps = " then ".join(f"step {step * (number + 7)}" for step in range(12))
+    return f"{start} why one would do {steps} in this order"
+
+
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """Forty groups of queries that share a picture, a near picture, frames or a text."""
+    """Forty groups of queries that share a picture, a near picture, a text or a near text."""
     folder = tmp_path_factory.mktemp("split")
     rows = []
     for n in range(40):
@@ -121,6 +126,8 @@ def split(tmp_path_factory):
             row([1, 2], answers="ab", image=f"{n}_again.jpg", id=f"picture {n}"),
             row([1, 2], answers="ab", id=f"text {n}", prompt=f"No  Picture {n}?"),
             row([1, 2], answers="cd", id=f"text {n}", prompt=f"no picture {n}? "),
+            row([1, 2], answers="ab", id=f"near {n}", prompt=_recipe(n, "Please explain")),
+            row([1, 2], answers="cd", id=f"near {n}", prompt=_recipe(n, "Explain")),
         ]
     return folder, rows
 
@@ -135,16 +142,16 @@ def sides_of(folder, rows, **settings):
 def test_a_family_is_never_parted(split):
     report, sides = sides_of(*split)
     assert not sides["pairs"] & sides["held_out"]
-    assert len(sides["pairs"]) + len(sides["held_out"]) == 80
+    assert len(sides["pairs"]) + len(sides["held_out"]) == 120
     # "what is it?" is asked of 40 pictures, and parts no family and joins none.
-    assert report["split"]["families"] == 80
+    assert report["split"]["families"] == 120
     assert report["split"]["largest_family"] == 3
     assert report["split"]["media_not_decoded"] == 0
-    # Of 80 families at 0.3, 24 are expected, with a deviation of 4.1.
-    assert 12 <= len(sides["held_out"]) <= 36
+    # Of 120 families at 0.3, 36 are expected, with a deviation of 5.
+    assert 21 <= len(sides["held_out"]) <= 51
     assert report["split"]["families_held_out"] == len(sides["held_out"])
     held, kept = (report["sides"][name] for name in ("held_out", "pairs"))
-    assert held["pairs"] + kept["pairs"] == report["pairs"] == 200
+    assert held["pairs"] + kept["pairs"] == report["pairs"] == 280
     assert held["queries"] == len(lines(report, "held_out"))
 
 

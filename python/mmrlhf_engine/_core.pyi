@@ -133,6 +133,9 @@ def find_duplicates(
     ``struct{row, other, text_jaccard, image_hamming}``, and the number of pairs measured.
     """
 
+def near_texts(texts: pa.Array, *, threshold: float, threads: int) -> ArrowArray:
+    """large_string in; uint32 out: the first text that each is connected with by near texts."""
+
 # select
 
 def select_queries(

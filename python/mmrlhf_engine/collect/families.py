@@ -1,26 +1,35 @@
 """Families of queries that must not be parted, and the side of a split that each is on.
 
 Two queries are of one family if they show an equal or a nearly equal picture, or, where they have
-no picture, if their texts are equal; and so on from query to query. A model that was trained on one
+no picture, if their texts are nearly equal (as in dedup); and so on from query to query. A model that was trained on one
 of them has seen a part of the other.
 """
 
 import hashlib
 import itertools
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from mmrlhf_engine._core import hash_images
+from mmrlhf_engine._core import hash_images, near_texts
 from mmrlhf_engine.sources.pictures import FrameSettings, Located, Picture, find_pictures
 from mmrlhf_engine.sources.preferences.record import BadRecordError
 
-__all__ = ["RADIUS", "Families", "hash_pictures", "is_held_out", "near_hashes", "normal_text"]
+__all__ = [
+    "RADIUS",
+    "THRESHOLD",
+    "Families",
+    "hash_pictures",
+    "is_held_out",
+    "near_hashes",
+    "unite_near_texts",
+]
 
 RADIUS = 4
 """Bits of the 64-bit pHash in which near pictures may differ, as in dedup."""
+THRESHOLD = 0.8
+"""Jaccard index of word shingles from which two texts are near, as in dedup."""
 
 _MAX_PIXELS = 89_478_485
 _MEDIA_AT_ONCE = 512
@@ -61,9 +70,14 @@ class Families:
         return number
 
 
-def normal_text(text: str) -> str:
-    """A text without what makes no other question: case, white space, forms of characters."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+def unite_near_texts(families: Families, texts: dict[int, str], *, threads: int = 0) -> None:
+    """Make one family of members whose texts are nearly equal, by member."""
+    members = list(texts)
+    found = near_texts(
+        pa.array(texts.values(), pa.large_string()), threshold=THRESHOLD, threads=threads
+    )
+    for member, first in zip(members, pa.array(found).to_pylist(), strict=True):
+        families.unite(member, members[first])
 
 
 def hash_pictures(

@@ -27,7 +27,7 @@ from mmrlhf_engine.collect.families import (
     hash_pictures,
     is_held_out,
     near_hashes,
-    normal_text,
+    unite_near_texts,
 )
 from mmrlhf_engine.collect.items import AnnotatedRow, Item, ItemReader
 from mmrlhf_engine.collect.pair_rows import common_root, rows_of
@@ -202,10 +202,9 @@ def _sides(
     families = Families()
     for item in items:
         named = [(item.root, media) for media in item.media]
-        families.add(
-            [*named, *(value for place in named for value in hashes[place])]
-            or [normal_text(item.prompt)]
-        )
+        families.add([*named, *(value for place in named for value in hashes[place])])
+    texts = {number: item.prompt for number, item in enumerate(items) if not item.media}
+    unite_near_texts(families, texts, threads=context.threads)
     values = sorted({value for several in hashes.values() for value in several})
     for first, second in near_hashes(np.array(values, dtype=np.uint64)).tolist():
         families.unite_names(values[first], values[second])

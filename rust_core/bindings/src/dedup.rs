@@ -8,6 +8,7 @@ use arrow_array::{
 };
 use mmrlhf_core::dedup::{
     Closeness, Duplicate, Kind, NearMiss, Pictures, Policy, Samples, Settings, find,
+    near_texts as find_near_texts,
 };
 use pyo3::prelude::*;
 
@@ -89,6 +90,23 @@ pub(crate) fn find_duplicates(
     enter(py, |interrupt| {
         let found = find(&samples, &pictures, &settings, threads, interrupt)?;
         Ok((duplicate_table(&found.duplicates), miss_table(&found.misses), found.compared))
+    })
+}
+
+/// For each text the row of the first one that it is connected with by near texts, uint32; see
+/// `mmrlhf_core::dedup::near_texts`.
+#[pyfunction]
+#[pyo3(signature = (texts, *, threshold, threads))]
+pub(crate) fn near_texts(
+    py: Python<'_>,
+    texts: ArrowIn,
+    threshold: f32,
+    threads: usize,
+) -> PyResult<ArrowArray> {
+    let texts: LargeStringArray = texts.typed("texts")?;
+    enter(py, |interrupt| {
+        let roots = find_near_texts(&texts, threshold, threads, interrupt)?;
+        Ok(ArrowArray::new(UInt32Array::from(roots)))
     })
 }
 

@@ -30,7 +30,7 @@ mod _core {
     #[pymodule_export]
     use crate::arrow::ArrowArray;
     #[pymodule_export]
-    use crate::dedup::find_duplicates;
+    use crate::dedup::{find_duplicates, near_texts};
     #[pymodule_export]
     use crate::image::{decode_images, hash_images, thumbnail_images};
     #[pymodule_export]

@@ -14,9 +14,11 @@
 pub mod bands;
 pub mod find;
 pub mod minhash;
+pub mod near_texts;
 pub mod pictures;
 pub mod text;
 pub mod union_find;
 
 pub use find::{Duplicate, Found, Kind, NearMiss, Policy, Samples, Settings, find};
+pub use near_texts::near_texts;
 pub use pictures::{Closeness, Pictures};

@@ -25,7 +25,8 @@ impl Units {
         else {
             return Ok(None);
         };
-        Ok(Some(text(2 * prompt + chosen + rejected, 1)))
+        let prompts = prompt.saturating_mul(2);
+        Ok(Some(text(prompts.saturating_add(chosen).saturating_add(rejected), 1)))
     }
 
     fn response_total(&self, response: u64) -> Result<Option<Total>> {
@@ -33,7 +34,7 @@ impl Units {
             return Ok(None);
         };
         // Pairs are formed by the responses that meet in a pack.
-        Ok(self.response_tokens(response)?.map(|tokens| text(prompt + tokens, 0)))
+        Ok(self.response_tokens(response)?.map(|tokens| text(prompt.saturating_add(tokens), 0)))
     }
 
     fn query_total(&self, query: u64) -> Result<Option<Total>> {
@@ -42,7 +43,7 @@ impl Units {
         let mut tokens = if responses.is_empty() { 0 } else { prompt };
         for response in responses {
             let Some(more) = self.response_tokens(response)? else { return Ok(None) };
-            tokens += more;
+            tokens = tokens.saturating_add(more);
         }
         let pairs = self.rows().pairs_of(query)?;
         Ok(Some(text(tokens, (pairs.end - pairs.start) as u32)))
@@ -55,7 +56,8 @@ impl Units {
     }
 
     fn response_tokens(&self, response: u64) -> Result<Option<u32>> {
-        let tokens = self.rows().tokens(response)?.len() as u32 + self.added_to(response);
+        let own = self.rows().tokens(response)?.len() as u32;
+        let tokens = own.saturating_add(self.added_to(response));
         let is_text = !self.has_images() || self.rows().response_media(response)?.is_empty();
         Ok(is_text.then_some(tokens))
     }

@@ -288,8 +288,9 @@ impl Units {
         let mut images = BTreeSet::new();
         for sequence in &content.sequences {
             let texts = self.texts(sequence)?;
-            cost.text_tokens += texts.iter().map(|text| text.tokens.len() as u32).sum::<u32>();
-            cost.text_tokens += sequence.response.map_or(0, |response| self.added_to(response));
+            let own = texts.iter().map(|text| text.tokens.len() as u32).sum::<u32>();
+            let added = sequence.response.map_or(0, |response| self.added_to(response));
+            cost.text_tokens = cost.text_tokens.saturating_add(own).saturating_add(added);
             let Some(processor) = &self.processor else {
                 if texts.iter().any(|text| !text.media.blobs.is_empty()) {
                     return Err(unshown());
@@ -305,7 +306,8 @@ impl Units {
                         .map_err(|error| of_sequence(sequence, error))?;
                     cost.image_tokens += tokens;
                     // The placeholders themselves are no tokens of text.
-                    cost.text_tokens = (cost.text_tokens + framing).saturating_sub(run.frames());
+                    cost.text_tokens =
+                        cost.text_tokens.saturating_add(framing).saturating_sub(run.frames());
                     images.insert(text.key(run.item, stills));
                 }
             }
