@@ -1,8 +1,8 @@
 """Families of queries that must not be parted, and the side of a split that each is on.
 
 Two queries are of one family if they show an equal or a nearly equal picture, or, where they have
-no picture, if their texts are nearly equal (as in dedup); and so on from query to query. A model that was trained on one
-of them has seen a part of the other.
+no picture, if their texts are nearly equal (as in dedup); and so on from query to query. A model
+that was trained on one of them has seen a part of the other.
 """
 
 import hashlib
