@@ -92,6 +92,17 @@ def test_weights_that_are_cast_after_loading_are_another_tower(case, tmp_path):
     assert len(entries(tmp_path / "cache")) == 2 * count
 
 
+def test_statistics_of_a_batch_norm_are_part_of_the_tower(case, tmp_path):
+    policy = load_policy(str(case.folder))
+    tower = policy.model.base_model.vision_tower
+    tower.add_module("norm", torch.nn.BatchNorm2d(2).requires_grad_(False))
+    vision, cache = policy.vision, FeatureCache(tmp_path / "cache")
+    before = cache.of_tower(policy.model, vision)._identity
+    assert cache.of_tower(policy.model, vision)._identity == before
+    tower.norm.running_mean += 1
+    assert cache.of_tower(policy.model, vision)._identity != before
+
+
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_a_damaged_entry_is_computed_again(damage, case, tmp_path, caplog):
     cache = FeatureCache(tmp_path / "cache")

@@ -347,3 +347,11 @@ def test_transformers_own_class_reads_the_weights_that_both_have(reward_folder):
     model = hf.Qwen2ForCausalLM.from_pretrained(reward_folder, output_loading_info=True)[1]
     assert not model["missing_keys"]
     assert all(key.startswith("rm_head.") for key in model["unexpected_keys"])
+
+
+def test_models_of_equal_weights_and_another_head_have_another_hash(tmp_path):
+    policy = problem("text", tmp_path)
+    load_reward_model(policy.folder, new_head=FRESH).model.save_pretrained(tmp_path / "reward")
+    before = weights_hash(str(tmp_path / "reward"))
+    change_config(tmp_path / "reward", reward_head={"activation": "silu"})
+    assert weights_hash(str(tmp_path / "reward")) != before

@@ -269,6 +269,10 @@ def test_the_command(prepared, tmp_path):
     report = json.loads((out / "extra" / "sample" / "report.json").read_text())
     found = [report[name] for name in ("samples", "top_p", "top_k", "seed", "temperature")]
     assert found == [1, 0.9, 50, 3, 0.5]
+    dry = engine("sample", shards, "--model", model, "--out", tmp_path / "dry", *given, "--dry-run")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert "tokens written, at most           20 (1 x 5 a query)" in dry.stdout
+    assert not (tmp_path / "dry").exists()
     result = engine("sample", shards, "--model", model, "--out", out, "--temperature", 0)
     assert result.returncode == 2
     assert "temperature 0 gives 8 equal samples" in result.stderr

@@ -226,6 +226,7 @@ def reference(
 @FEATURES
 @PRECISION
 @THREADS
+@click.option("--dry-run", is_flag=True, help="Say what would run and what it needs.")
 @RESUME
 @PROGRESS
 def sample(
@@ -240,12 +241,17 @@ def sample(
     from mmrlhf_engine.run.progress import Progress
     from mmrlhf_engine.train import sample as command
 
-    resume = options.pop("resume")
+    resume, dry_run = options.pop("resume"), options.pop("dry_run")
     named = {**options, "shards": _text(options["shards"])}
     named["endpoint.url"], named["endpoint.model"] = (
         named.pop(name) for name in ("endpoint", "endpoint_model")
     )
     config = load_config(command.SampleConfig, config_file, [*overrides, *as_overrides(named)])
+    if dry_run:
+        from mmrlhf_engine.train.dry_run.sample import describe_sample
+
+        click.echo(describe_sample(config))
+        return
     with interruptible("the same command goes on where it was"):
         report = run_command(command.STAGE, config, out, Progress(progress), restart=not resume)
     click.echo(

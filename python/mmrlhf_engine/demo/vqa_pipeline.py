@@ -31,8 +31,18 @@ from mmrlhf_engine.demo.vqa_rows import (
 )
 from mmrlhf_engine.demo.vqa_run import answers_of, evaluate_in, pack_rows, run_stage_in
 
-__all__ = ["VARIANTS", "Prepared", "Recipe", "evaluate_model", "prepare", "train_variant"]
+__all__ = [
+    "BETA",
+    "VARIANTS",
+    "Prepared",
+    "Recipe",
+    "evaluate_model",
+    "prepare",
+    "train_variant",
+]
 
+BETA = 0.1
+"""The least beta of a pair."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "mm_dpo": {"beta_rule": "paper", "margin": "margin/demo/margin"},
     "dpo": {"beta_rule": "constant"},
@@ -250,7 +260,7 @@ def train_variant(
         "shards": str(prepared.policy_shards),
         "model": str(prepared.base),
         "reference": "reflogp/base",
-        "beta": 0.1,
+        "beta": BETA,
         "sft_weight": 0.5,
         "data.tokens": 1_100,
         "schedule.warmup": 0.13,

@@ -17,7 +17,7 @@ from jinja2 import Environment
 
 from mmrlhf_engine import __version__
 from mmrlhf_engine.demo.vqa_margins import Margins, examples, read_margins
-from mmrlhf_engine.demo.vqa_pipeline import VARIANTS, Prepared, facts_of
+from mmrlhf_engine.demo.vqa_pipeline import BETA, VARIANTS, Prepared, facts_of
 from mmrlhf_engine.demo.vqa_questions import KINDS, Question
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import Run
@@ -211,9 +211,12 @@ def _histogram(margins: Margins) -> dict[str, Any]:
 
 def _betas(prepared: Prepared) -> dict[str, float]:
     """Mean beta of flipped and other pairs, by the rule of MM-DPO with its default w and k."""
+    import torch
+
+    from mmrlhf_kernels import dynamic_beta
+
     margins = read_margins(prepared)
-    grown = 0.1 * (1 + 0.5 * (1 - np.exp(-0.5 * margins.margin)))
-    beta = np.clip(grown, 0.1, 0.15)
+    beta = dynamic_beta(torch.from_numpy(margins.margin), BETA).numpy()
     return {
         "right": float(beta[~margins.flipped].mean()),
         "flipped": float(beta[margins.flipped].mean()),

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,11 @@ class TowerFeatures:
         self._folder = folder
         self._vision = vision
         self._config = model.config
-        self._tower = {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if part_of(name, model, vision) == "tower"
-        }
+        self._tower = _of_tower(model.named_parameters(), model, vision)
+        # The statistics of a batch norm; what is rebuilt from the configuration is not kept.
+        kept = model.state_dict(keep_vars=True)
+        buffers = ((name, value) for name, value in model.named_buffers() if name in kept)
+        self._buffers = _of_tower(buffers, model, vision)
         self._check_frozen()
         if is_partitioned(model):
             raise ConfigError(
@@ -93,7 +94,7 @@ class TowerFeatures:
         """Of the weights, and of the settings that the output depends on."""
         self._check_frozen()
         hashed = hashlib.sha256()
-        for name, weight in sorted(self._tower.items()):
+        for name, weight in sorted({**self._tower, **self._buffers}.items()):
             hashed.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
             hashed.update(_bytes_of(weight))
         config = self._config
@@ -178,3 +179,9 @@ def _write(file: Path, tensor: Tensor) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def _of_tower(
+    tensors: Iterable[tuple[str, Tensor]], model: Any, vision: Vision
+) -> dict[str, Tensor]:
+    return {name: one for name, one in tensors if part_of(name, model, vision) == "tower"}

@@ -4,7 +4,8 @@ Prompts are read by the packed forward pass of training: all of them at once, pi
 prefixes once, outputs of a frozen tower from where they are kept. Their keys and values are then
 put together for decoding, so that no family has to know of padding. That is why this is not
 ``generate`` of transformers, which computes pictures and prompt again for each sample; without
-randomness, both give the same tokens.
+randomness, both give the same tokens. Keys and values grow token by token: a static cache was
+between .89 and 1.03 times as fast on a CPU, and cannot leave out answers that are done.
 
 Each sample draws one number a token from a random stream of its own, which begins with the seed,
 the key of the query and the number of the sample. What is drawn depends on nothing else: not on the

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf_engine.errors import ConfigError, CorruptDataError
-from mmrlhf_engine.models.adapters import adapter_base
+from mmrlhf_engine.models.adapters import adapter_base, adapter_reward_head
 from mmrlhf_engine.models.families import family_of
 from mmrlhf_engine.models.families.files import read_processor_files
 
@@ -59,7 +59,8 @@ def weights_hash(name: str) -> str:
 
     Over the names, types, shapes and bytes of all tensors of safetensors files, by name; over the
     bytes of ``pytorch_model.bin`` where there is none. All of it is read, on several threads. Of an
-    adapter alone, over its own weights and its base's.
+    adapter alone, over its own weights and its base's. Of a reward model, also over which head it
+    has, which its weights do not say.
 
     Args:
         name: A folder or a name on the hub.
@@ -72,12 +73,23 @@ def weights_hash(name: str) -> str:
     """
     base = adapter_base(name)
     files = _weight_files(name) if base is None else [Path(name) / _ADAPTER]
-    digests: dict[str, str] = {} if base is None else {"base": weights_hash(base)}
+    digests: dict[str, Any] = {} if base is None else {"base": weights_hash(base)}
     for file in files:
         state = file.stat()
         digests |= _digests(file, state.st_size, state.st_mtime_ns)
+    head = _reward_head(name)
+    if head is not None:
+        digests["reward_head"] = head
     whole = hashlib.sha256(json.dumps(digests, sort_keys=True).encode())
     return f"sha256:{whole.hexdigest()}"
+
+
+def _reward_head(name: str) -> Any:
+    """What the configuration says of the head of a reward model; None for other models."""
+    if adapter_base(name) is not None:
+        return adapter_reward_head(name)
+    file = _file(name, "config.json")
+    return None if file is None else json.loads(file.read_bytes()).get("reward_head")
 
 
 def _weight_files(name: str) -> list[Path]:
