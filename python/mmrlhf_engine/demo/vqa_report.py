@@ -211,12 +211,12 @@ def _histogram(margins: Margins) -> dict[str, Any]:
 
 def _betas(prepared: Prepared) -> dict[str, float]:
     """Mean beta of flipped and other pairs, by the rule of MM-DPO with its default w and k."""
-    import torch
+    from mmrlhf_engine.train.mm_dpo import STAGE
 
-    from mmrlhf_kernels import dynamic_beta
-
+    w, k = (STAGE.config.model_fields[name].default for name in ("beta_w", "beta_k"))
     margins = read_margins(prepared)
-    beta = dynamic_beta(torch.from_numpy(margins.margin), BETA).numpy()
+    grown = BETA * (1 + w * (1 - np.exp(-k * margins.margin)))
+    beta = np.clip(grown, BETA, (1 + w) * BETA)
     return {
         "right": float(beta[~margins.flipped].mean()),
         "flipped": float(beta[margins.flipped].mean()),

@@ -1,4 +1,4 @@
-"""What commands that read and write answers need, said without weights: shared by score and sample."""
+"""What ``score`` and ``sample`` need for what they read and write, said without weights."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +9,8 @@ from mmrlhf_engine.shards.dataset import ShardDataset
 from mmrlhf_engine.shards.loader import PreferenceLoader
 from mmrlhf_engine.shards.plan import Budget, PlanSettings, plan_json
 from mmrlhf_engine.train.dry_run.model_sizes import ModelSizes
-from mmrlhf_engine.train.score_settings import ScoreConfig
 from mmrlhf_engine.train.sample import SampleConfig
+from mmrlhf_engine.train.score_settings import ScoreConfig
 
 __all__ = ["as_text", "keys_and_values", "sequence_tokens", "work_of_text_model"]
 
