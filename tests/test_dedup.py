@@ -34,20 +34,45 @@ def jaccard(a, b):
     return len(shingles(a) & shingles(b)) / len(shingles(a) | shingles(b))
 
 
-def find(prompts, media=None, hashes=(), colours=None, *, threads=2, **changes):
+BY_HASHES = {"judge": False, "max_per_image": None, "colour_tolerance": 24, "bands": 32}
+
+
+def find(
+    prompts,
+    media=None,
+    hashes=(),
+    colours=None,
+    *,
+    answers=None,
+    overrides=(),
+    judge=None,
+    threads=2,
+    **changes,
+):
     """Duplicates, near misses and the number of comparisons; one picture a media item."""
-    config = DedupConfig(**{"max_per_image": None, "colour_tolerance": 24, "bands": 32, **changes})
-    duplicates, misses, compared = find_duplicates(
-        pa.array(prompts, pa.large_string()),
-        pa.array(media or [[]] * len(prompts), pa.large_list(pa.uint32())),
-        pa.array(range(len(prompts)), pa.uint32()),
-        pa.array(range(len(hashes)), pa.uint32()),
-        pa.array(hashes, pa.uint64()),
-        pa.array(np.frombuffer(b"".join(colours or [FLAT] * len(hashes)), np.uint8)),
-        settings=config.model_dump(),
+    settings = {**BY_HASHES, "judge": judge is not None, **changes}
+    duplicates, misses, compared, _ = find_duplicates(
+        {
+            "prompts": pa.array(prompts, pa.large_string()),
+            "answers": pa.array(answers or [None] * len(prompts), pa.large_string()),
+            "media": pa.array(media or [[]] * len(prompts), pa.large_list(pa.uint32())),
+            "rank": pa.array(range(len(prompts)), pa.uint32()),
+            "overrides": list(overrides),
+        },
+        {
+            "media": pa.array(range(len(hashes)), pa.uint32()),
+            "phash": pa.array(hashes, pa.uint64()),
+            "colour": pa.array(np.frombuffer(b"".join(colours or [FLAT] * len(hashes)), np.uint8)),
+        },
+        settings=DedupConfig(**settings).model_dump(),
+        judge=judge,
         threads=threads,
     )
     return pa.array(duplicates).to_pylist(), pa.array(misses).to_pylist(), compared
+
+
+def normal(text):
+    return " ".join(text.lower().split())
 
 
 def look_alike(a, b, hashes, colours):
@@ -65,16 +90,15 @@ def look_alike(a, b, hashes, colours):
 def naive(prompts, media, hashes, colours, policy, most):
     """Every sample against every one that stays, in keep order; the rows that go."""
 
-    def normal(row):
-        return " ".join(prompts[row].lower().split())
-
     def like(a, b):
+        if policy in ("text", "exact"):
+            return media[a] == media[b]
         return look_alike(media[a], media[b], hashes, colours)
 
     def duplicate(a, b):
         text = jaccard(prompts[a], prompts[b]) >= 0.8
         if policy == "exact":
-            return normal(a) == normal(b) and media[a] == media[b]
+            return normal(prompts[a]) == normal(prompts[b]) and media[a] == media[b]
         if policy == "text":
             return text
         if policy == "image":
@@ -134,6 +158,95 @@ def test_removals_equal_a_comparison_of_all_pairs(policy, most, corpus):
     for removal in removals:
         assert removal["kept"] not in removed
         assert removal["kept"] < removal["row"]
+
+
+@st.composite
+def judged_corpora(draw):
+    """A corpus with answers, what a person overrides, and which media are copies and which equal."""
+    prompts, media, hashes, colours = draw(corpora())
+    rows = range(len(prompts))
+    answer = st.sampled_from(
+        [None, "yes", "Yes.", "no", "two cats", "a long answer in several words"]
+    )
+    answers = [draw(answer) for _ in rows]
+    pairs = st.tuples(st.sampled_from(rows), st.sampled_from(rows))
+    overrides = draw(st.lists(pairs, max_size=3))
+    verdict = st.sampled_from([(False, False), (True, False), (True, True)])
+    verdicts = {pair: draw(verdict) for pair in ((0, 1), (0, 2), (1, 2))}
+    return (prompts, media, hashes, colours), answers, overrides, verdicts
+
+
+def naive_judged(corpus, answers, overrides, verdicts, policy, most):
+    """As ``naive``, with verdicts on pictures, answers and overrides."""
+    prompts, media, hashes, colours = corpus
+
+    def agree(a, b, place):
+        return all(
+            x == y or verdicts[min(x, y), max(x, y)][place]
+            for x, y in zip(media[a], media[b], strict=True)
+        )
+
+    def like(a, b, place):
+        if policy in ("text", "exact"):
+            return media[a] == media[b]
+        return look_alike(media[a], media[b], hashes, colours) and agree(a, b, place)
+
+    def short(row):
+        words = (answers[row] or "").lower().strip(".").split()
+        return words if 1 <= len(words) <= 5 else None
+
+    def duplicate(a, b):
+        if (a, b) in overrides:
+            return False
+        text = jaccard(prompts[a], prompts[b]) >= 0.8
+        conflict = short(a) is not None and short(b) is not None and short(a) != short(b)
+        if policy == "exact":
+            return normal(prompts[a]) == normal(prompts[b]) and media[a] == media[b]
+        if policy == "text":
+            return text
+        if policy == "image":
+            return bool(media[a]) and like(a, b, 0)
+        return text and like(a, b, 1 if conflict else 0)
+
+    kept, founders, removed = [], [], set()
+    for row in range(len(prompts)):
+        founder = next(
+            (
+                f
+                for f in founders
+                if media[row] and like(row, f[0], 0) and (row, f[0]) not in overrides
+            ),
+            None,
+        )
+        full = most is not None and founder is not None and founder[1] >= most
+        if full or any(duplicate(row, other) for other in kept):
+            removed.add(row)
+        else:
+            kept.append(row)
+            if founder is not None:
+                founder[1] += 1
+            elif media[row]:
+                founders.append([row, 1])
+    return removed
+
+
+@pytest.mark.parametrize("policy", ["joint", "image", "text", "exact"])
+@settings(max_examples=150)
+@given(case=judged_corpora())
+def test_what_is_judged_equals_a_comparison_of_all_pairs(policy, case):
+    corpus, answers, overrides, verdicts = case
+    asked = []
+
+    def judge(first, second):
+        pairs = list(zip(first, second, strict=True))
+        asked.extend(pairs)
+        return [verdicts[pair][0] for pair in pairs], [verdicts[pair][1] for pair in pairs]
+
+    found, *_ = find(*corpus, policy=policy, answers=answers, overrides=overrides, judge=judge)
+    assert {r["row"] for r in found} == naive_judged(
+        corpus, answers, set(overrides), verdicts, policy, None
+    )
+    assert len(asked) == len(set(asked))
 
 
 @settings(max_examples=60)
@@ -215,7 +328,9 @@ def test_many_similar_texts_below_the_threshold_stay_linear_and_their_duplicates
 
 
 def test_columns_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="prompts, media and rank: 1, 2 and 1 rows"):
+    with pytest.raises(
+        InputError, match=r"prompts and answers, media, rank: 1 and \[1, 2, 1\] rows"
+    ):
         find(["a"], [[0], [0]], [1])
     with pytest.raises(ValidationError, match="policy"):
         find(["a"], policy="some")

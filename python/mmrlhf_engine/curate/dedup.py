@@ -1,17 +1,22 @@
 """Removes duplicates, each with the sample that stays and the measures that say so.
 
 A duplicate is a near image *and* a near text (policy ``joint``): one picture with many questions
-stays, up to ``max_per_image``, and one question on many pictures stays. The work, in order:
+stays, up to ``max_per_image``, and one question on many pictures stays. Hashes and keys propose;
+the pictures and the texts themselves decide. The work, in order:
 
 1. Every distinct picture is decoded once and hashed (chunks of this survive a kill).
 2. Samples whose picture turns out to be broken are rejected; a header does not show everything.
 3. The samples are put in keep order: more pixels, then longer answer, then smaller id.
-4. The core takes them in this order: a sample is removed if it is near to one that stays.
+4. The core takes them in this order: a sample is removed if it is a duplicate of one that stays.
 
-The text compared is the prompt: two answers to one question are one question.
+The text compared is the prompt, with the turns before it where it cannot be understood alone. Two
+answers to one question are one question, but short ones that differ are evidence: of equal questions
+about near pictures, two samples stay, unless the pictures are equal pixel for pixel. Then one of the
+answers is wrong, and the removed sample is a ``conflict``.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
@@ -20,6 +25,8 @@ from pydantic import Field
 
 from mmrlhf_engine._core import find_duplicates, hash_images
 from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.curate.media_judge import FRAME_POSITIONS, MAX_PIXELS, MediaJudge
+from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
@@ -28,10 +35,6 @@ from mmrlhf_engine.run.tables import REJECTED
 
 __all__ = ["STAGE", "DedupConfig"]
 
-# A header that passed ingest is trusted here: its pixel limit was the user's.
-_MAX_PIXELS = 2**32
-# Of a video, the frames at these places stand for the whole.
-_FRAME_POSITIONS = (0.25, 0.5, 0.75)
 _MEDIA_PER_CHUNK = 8192
 _PAGE_PAIRS = 200
 
@@ -51,6 +54,12 @@ class DedupConfig(Section):
     """Largest difference of mean colours on an 8 by 8 grid, of 255, for the hash sees luma alone:
     photographs saved again differ by up to 7, made a tenth brighter by up to 22, drawings of
     another colour or place nearly always by more than 24 (docs/log.md). Null looks at the hash."""
+    judge: bool = True
+    """Whether near pictures and texts are compared closely, and short answers count; otherwise
+    hashes and thresholds decide."""
+    thumbnails: bool = False
+    """Whether a picture of a third of the size or less may be a copy: at such a size a digit of a
+    document is no longer seen."""
     max_per_image: int | None = Field(default=32, ge=1)
     """Samples that may stay on one picture; null for any number."""
     shingle_words: int = Field(default=3, ge=1)
@@ -77,9 +86,12 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     pictures = _hash_pictures(media, stage) if needed else _NO_PICTURES
     samples, rejected = _reject_broken(samples, media, pictures)
     samples = _in_keep_order(samples, media)
-    found, misses, compared = _find(config, stage, samples, pictures)
-    duplicates = _with_ids(found, samples, "row", "kept").rename({"other_id": "kept_id"})
-    duplicates = duplicates.sort("id").with_columns(policy=pl.lit(config.policy))
+    judge = MediaJudge(media, stage, thumbnails=config.thumbnails)
+    found = _find(config, stage, samples, pictures, judge)
+    duplicates = _with_evidence(found.duplicates, samples, "row", "kept", judge.evidence)
+    duplicates = duplicates.rename({"other_id": "kept_id"}).sort("id")
+    duplicates = duplicates.with_columns(policy=pl.lit(config.policy))
+    misses = _with_evidence(found.misses, samples, "row", "other", judge.evidence)
     kept = samples.filter(~pl.col("id").is_in(duplicates["id"].implode()))
     with stage.table("kept", KEPT) as table:
         table.write(_with_hashes(kept, pictures))
@@ -88,14 +100,17 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     with stage.table("rejected", REJECTED) as table:
         table.write(rejected)
     with stage.table("near_pairs", NEAR_PAIRS) as table:
-        table.write(_page_pairs(duplicates, _with_ids(misses, samples, "row", "other")))
+        table.write(_page_pairs(duplicates, misses))
     stage.finish(
         rows_in=kept.height + duplicates.height + rejected.height,
         rows_out=kept.height,
         dropped=_counts(duplicates["kind"]) | _counts(rejected["reason"]),
         pictures=pictures["phash"].count(),
         media_without_pictures=media.height - pictures["number"].n_unique(),
-        pairs_compared=compared,
+        pairs_compared=found.compared,
+        pictures_judged=judge.evidence.height,
+        samples_not_all_judged=found.not_all_judged,
+        conflicts=int(duplicates["conflict"].sum()),
     )
 
 
@@ -129,10 +144,10 @@ def _hash_pictures(media: pl.DataFrame, stage: StageContext) -> pl.DataFrame:
 def _hash_chunk(
     part: pl.DataFrame, stage: StageContext, start: int, total: int
 ) -> Iterator[pl.DataFrame]:
-    for batch in picture_batches(part, 256, _FRAME_POSITIONS):
+    for batch in picture_batches(part, 256, FRAME_POSITIONS):
         hashed = hash_images(
             *(batch.paths, batch.offsets, batch.lengths, batch.inline),
-            max_pixels=_MAX_PIXELS,
+            max_pixels=MAX_PIXELS,
             threads=stage.threads,
         )
         rows = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(hashed))))
@@ -197,31 +212,68 @@ def _in_keep_order(samples: pl.DataFrame, media: pl.DataFrame) -> pl.DataFrame:
     return samples.join(ranked, on="id", how="left", maintain_order="left")
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Duplicates and near misses, by row of the samples."""
+
+    duplicates: pl.DataFrame
+    misses: pl.DataFrame
+    compared: int
+    not_all_judged: int
+
+
 def _find(
-    config: DedupConfig, stage: StageContext, samples: pl.DataFrame, pictures: pl.DataFrame
-) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """Duplicates and near misses, by row of ``samples``."""
+    config: DedupConfig,
+    stage: StageContext,
+    samples: pl.DataFrame,
+    pictures: pl.DataFrame,
+    judge: MediaJudge,
+) -> _Found:
+    overrides = read_overrides(stage.run_file(OVERRIDES))
     readable = pictures.filter(pl.col("phash").is_not_null())
-    duplicates, misses, compared = find_duplicates(
-        samples["prompt"].to_arrow().cast(pa.large_string()),
-        samples["numbers"].to_arrow().cast(pa.large_list(pa.uint32())),
-        samples["rank"].to_arrow().cast(pa.uint32()),
-        readable["number"].to_arrow().cast(pa.uint32()),
-        readable["phash"].to_arrow().cast(pa.uint64()),
-        readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
+    rows = dict(samples.select("id", pl.int_range(pl.len())).iter_rows())
+    known = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
+    duplicates, misses, compared, not_all_judged = find_duplicates(
+        {
+            "prompts": samples["prompt"].to_arrow().cast(pa.large_string()),
+            "answers": samples["answer"].to_arrow().cast(pa.large_string()),
+            "media": samples["numbers"].to_arrow().cast(pa.large_list(pa.uint32())),
+            "rank": samples["rank"].to_arrow().cast(pa.uint32()),
+            "overrides": known,
+        },
+        {
+            "media": readable["number"].to_arrow().cast(pa.uint32()),
+            "phash": readable["phash"].to_arrow().cast(pa.uint64()),
+            "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
+        },
         settings=config.model_dump(),
+        judge=judge,
         threads=stage.threads,
     )
     tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
     found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
-    return found, missed, compared
+    return _Found(found, missed, compared, not_all_judged)
 
 
-def _with_ids(pairs: pl.DataFrame, samples: pl.DataFrame, row: str, other: str) -> pl.DataFrame:
-    """The same pairs in the same order, their row numbers as ids."""
-    ids = samples["id"]
-    named = pairs.with_columns(id=ids.gather(pairs[row]), other_id=ids.gather(pairs[other]))
-    return named.drop(row, other)
+def _with_evidence(
+    pairs: pl.DataFrame, samples: pl.DataFrame, row: str, other: str, evidence: pl.DataFrame
+) -> pl.DataFrame:
+    """The same pairs in the same order, named by id, with what their pictures were found to be."""
+    ids, numbers = samples["id"], samples["numbers"]
+    rows, others = pairs[row], pairs[other]
+    named = pairs.with_columns(id=ids.gather(rows), other_id=ids.gather(others))
+    media = pl.DataFrame({"a": numbers.gather(rows), "b": numbers.gather(others)})
+    media = media.with_row_index("pair").filter(pl.col("a").list.len() == pl.col("b").list.len())
+    compared = (
+        media.explode("a", "b", empty_as_null=False)
+        .with_columns(first=pl.min_horizontal("a", "b"), second=pl.max_horizontal("a", "b"))
+        .join(evidence.drop("copy", "equal"), on=["first", "second"])
+        .sort("image_difference", descending=True, nulls_last=True, maintain_order=True)
+        .unique("pair", keep="first", maintain_order=True)
+        .drop("a", "b", "first", "second")
+    )
+    joined = named.drop(row, other).with_row_index("pair")
+    return joined.join(compared, on="pair", how="left", maintain_order="left").drop("pair")
 
 
 def _with_hashes(kept: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
@@ -279,5 +331,6 @@ STAGE = Stage(
     run=run,
     reads=("samples", "media"),
     writes=("kept", "duplicates", "near_pairs", "rejected"),
+    run_files=(OVERRIDES,),
     memory=memory,
 )

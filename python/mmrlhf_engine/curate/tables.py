@@ -15,6 +15,7 @@ __all__ = [
     "KEPT",
     "MEDIA",
     "NEAR_PAIRS",
+    "PICTURE_EVIDENCE",
     "QUERIES",
     "SAMPLES",
     "SEMANTIC_DUPLICATES",
@@ -53,12 +54,22 @@ KEPT: TableSchema = {
     "phash": pl.List(pl.UInt64()),  # one per media item; null where none can be had
 }
 
+PICTURE_EVIDENCE: TableSchema = {
+    # Of the media that differ most; null where their pictures were not compared.
+    "image_difference": pl.Float32(),  # of luma, the largest local one, in units of what one sees
+    "colour_difference": pl.Float32(),  # of 255; null also where one of them is grey
+    "image_scale": pl.Float32(),  # of the alignment; 1 without one
+    "difference_box": pl.List(pl.Float32()),  # left, top, width, height, as shares of the picture
+}
+
 DUPLICATES: TableSchema = {
     "id": pl.String(),  # the sample removed
     "kept_id": pl.String(),  # the near sample that stays
     "kind": pl.String(),  # exact, near, max_per_image
     "text_jaccard": pl.Float32(),  # of the shingle sets of these two; null where text had no say
     "image_hamming": pl.UInt32(),  # bits of 64, the largest over the media; null likewise
+    "conflict": pl.Boolean(),  # both have short answers, and other ones: one of them is wrong
+    **PICTURE_EVIDENCE,
     "policy": pl.String(),
 }
 
@@ -67,6 +78,7 @@ NEAR_PAIRS: TableSchema = {
     "other_id": pl.String(),
     "text_jaccard": pl.Float32(),
     "image_hamming": pl.UInt32(),
+    **PICTURE_EVIDENCE,
     "verdict": pl.String(),  # removed (other_id stays), or kept: both stay, by a little
 }
 

@@ -1,14 +1,16 @@
 //! Translates `mmrlhf_core::dedup`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
-    Array, Float32Array, LargeListArray, LargeStringArray, UInt8Array, UInt32Array, UInt64Array,
+    Array, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt8Array, UInt32Array,
+    UInt64Array,
 };
+use mmrlhf_core::Error;
 use mmrlhf_core::dedup::{
-    Closeness, Duplicate, Kind, NearMiss, Pictures, Policy, Samples, Settings, find,
-    near_texts as find_near_texts,
+    Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Samples,
+    Settings, find, near_texts as find_near_texts,
 };
 use pyo3::prelude::*;
 
@@ -35,6 +37,8 @@ pub(crate) struct DedupSettings {
     colour_tolerance: Option<u8>,
     #[pyo3(item)]
     max_per_image: Option<usize>,
+    #[pyo3(item)]
+    judge: bool,
 }
 
 impl DedupSettings {
@@ -57,40 +61,105 @@ impl DedupSettings {
                 colour_tolerance: self.colour_tolerance,
             },
             max_per_image: self.max_per_image,
+            judged: self.judge,
         })
     }
 }
 
+/// What is known of the samples, a row each.
+#[derive(FromPyObject)]
+pub(crate) struct DedupSamples {
+    #[pyo3(item)]
+    prompts: ArrowIn,
+    #[pyo3(item)]
+    answers: ArrowIn,
+    #[pyo3(item)]
+    media: ArrowIn,
+    #[pyo3(item)]
+    rank: ArrowIn,
+    #[pyo3(item)]
+    overrides: Vec<(u32, u32)>,
+}
+
+/// What is known of the pictures, ascending by the number of their media.
+#[derive(FromPyObject)]
+pub(crate) struct DedupPictures {
+    #[pyo3(item)]
+    media: ArrowIn,
+    #[pyo3(item)]
+    phash: ArrowIn,
+    #[pyo3(item)]
+    colour: ArrowIn,
+}
+
 /// Duplicates and near misses among samples; see `mmrlhf_core::dedup`.
 ///
-/// Returns `struct{row, kept, kind, text_jaccard, image_hamming}`, `struct{row, other, text_jaccard,
-/// image_hamming}` and the number of pairs measured.
+/// Returns `struct{row, kept, kind, text_jaccard, image_hamming, conflict}`, `struct{row, other,
+/// text_jaccard, image_hamming}`, the number of pairs measured, and of rows with too many near
+/// pictures to judge. `judge` takes lists of the media of each pair, and returns two lists of bool:
+/// whether they are copies, and equal.
 #[pyfunction]
-#[pyo3(signature = (prompts, media, rank, picture_media, phash, colour, *, settings, threads))]
+#[pyo3(signature = (samples, pictures, *, settings, judge, threads))]
 pub(crate) fn find_duplicates(
     py: Python<'_>,
-    prompts: ArrowIn,
-    media: ArrowIn,
-    rank: ArrowIn,
-    picture_media: ArrowIn,
-    phash: ArrowIn,
-    colour: ArrowIn,
+    samples: DedupSamples,
+    pictures: DedupPictures,
     settings: DedupSettings,
+    judge: Py<PyAny>,
     threads: usize,
-) -> PyResult<(ArrowArray, ArrowArray, u64)> {
+) -> PyResult<(ArrowArray, ArrowArray, u64, u64)> {
     let settings = settings.translate()?;
-    let samples = samples(&prompts, &media, &rank)?;
-    let picture_media: UInt32Array = picture_media.typed("picture_media")?;
-    let largest = samples.media.iter().chain(picture_media.values()).max();
+    let samples = samples.translate()?;
+    let media: UInt32Array = pictures.media.typed("media of pictures")?;
+    let largest = samples.media.iter().chain(media.values()).max();
     let distinct = largest.map_or(0, |&largest| largest as usize + 1);
-    let phash: UInt64Array = phash.typed("phash")?;
-    let colour: UInt8Array = colour.typed("colour")?;
-    let pictures = Pictures::new(distinct, picture_media.values(), phash.values(), colour.values())
+    let phash: UInt64Array = pictures.phash.typed("phash")?;
+    let colour: UInt8Array = pictures.colour.typed("colour")?;
+    let pictures = Pictures::new(distinct, media.values(), phash.values(), colour.values())
         .map_err(to_python)?;
-    enter(py, |interrupt| {
-        let found = find(&samples, &pictures, &settings, threads, interrupt)?;
-        Ok((duplicate_table(&found.duplicates), miss_table(&found.misses), found.compared))
-    })
+    let judge = CalledJudge { function: judge, raised: Mutex::default() };
+    let found =
+        enter(py, |interrupt| find(&samples, &pictures, &settings, &judge, threads, interrupt));
+    if let Some(raised) = judge.raised.into_inner().ok().flatten() {
+        return Err(raised);
+    }
+    let found = found?;
+    let tables = (duplicate_table(&found.duplicates), miss_table(&found.misses));
+    Ok((tables.0, tables.1, found.compared, found.not_all_judged))
+}
+
+/// A judge that is a function of Python: it knows where pictures are stored.
+struct CalledJudge {
+    function: Py<PyAny>,
+    /// What it raised; the work is then interrupted.
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl CalledJudge {
+    fn call(&self, pairs: &[(u32, u32)]) -> PyResult<Vec<PictureVerdict>> {
+        let (first, second): (Vec<u32>, Vec<u32>) = pairs.iter().copied().unzip();
+        Python::attach(|py| {
+            let verdicts = self.function.call1(py, (first, second))?;
+            let (copies, equal): (Vec<bool>, Vec<bool>) = verdicts.extract(py)?;
+            if copies.len() != pairs.len() || equal.len() != pairs.len() {
+                let found = format!("{} and {} verdicts", copies.len(), equal.len());
+                return Err(InputError::new_err(format!("{found} of {} pairs", pairs.len())));
+            }
+            let both = copies.into_iter().zip(equal);
+            Ok(both.map(|(copy, equal)| PictureVerdict { copy, equal }).collect())
+        })
+    }
+}
+
+impl PictureJudge for CalledJudge {
+    fn judge(&self, pairs: &[(u32, u32)]) -> mmrlhf_core::Result<Vec<PictureVerdict>> {
+        self.call(pairs).map_err(|raised| {
+            if let Ok(mut slot) = self.raised.lock() {
+                slot.get_or_insert(raised);
+            }
+            Error::Interrupted
+        })
+    }
 }
 
 /// For each text the row of the first one that it is connected with by near texts, uint32; see
@@ -110,22 +179,35 @@ pub(crate) fn near_texts(
     })
 }
 
-fn samples(prompts: &ArrowIn, media: &ArrowIn, rank: &ArrowIn) -> PyResult<Samples> {
-    let prompts: LargeStringArray = prompts.typed("prompts")?;
-    let media: LargeListArray = media.typed("media")?;
-    let rank: UInt32Array = rank.typed("rank")?;
-    let values = ArrowIn(media.values().clone()).typed::<UInt32Array>("media values")?;
-    let rows = prompts.len();
-    if media.len() != rows || rank.len() != rows {
-        let found = format!("{rows}, {} and {}", media.len(), rank.len());
-        return Err(InputError::new_err(format!("prompts, media and rank: {found} rows")));
+impl DedupSamples {
+    fn translate(self) -> PyResult<Samples> {
+        let prompts: LargeStringArray = self.prompts.typed("prompts")?;
+        let answers: LargeStringArray = self.answers.typed("answers")?;
+        let media: LargeListArray = self.media.typed("media")?;
+        let rank: UInt32Array = self.rank.typed("rank")?;
+        let Some(values) = media.values().as_any().downcast_ref::<UInt32Array>() else {
+            let found = media.value_type();
+            return Err(InputError::new_err(format!("media: {found}, expected uint32")));
+        };
+        let rows = prompts.len();
+        let lengths = [answers.len(), media.len(), rank.len()];
+        if lengths.iter().any(|&length| length != rows) {
+            let found = format!("{rows} and {lengths:?}");
+            return Err(InputError::new_err(format!(
+                "prompts and answers, media, rank: {found} rows"
+            )));
+        }
+        let mut overrides = self.overrides;
+        overrides.sort_unstable();
+        Ok(Samples {
+            media_offsets: media.value_offsets().to_vec(),
+            media: values.values().to_vec(),
+            rank: rank.values().to_vec(),
+            prompts,
+            answers,
+            overrides,
+        })
     }
-    Ok(Samples {
-        prompts,
-        media_offsets: media.value_offsets().to_vec(),
-        media: values.values().to_vec(),
-        rank: rank.values().to_vec(),
-    })
 }
 
 fn duplicate_table(duplicates: &[Duplicate]) -> ArrowArray {
@@ -141,12 +223,14 @@ fn duplicate_table(duplicates: &[Duplicate]) -> ArrowArray {
     let kept: UInt32Array = duplicates.iter().map(|duplicate| Some(duplicate.kept)).collect();
     let jaccard: Float32Array = duplicates.iter().map(|duplicate| duplicate.jaccard).collect();
     let hamming: UInt32Array = duplicates.iter().map(|duplicate| duplicate.hamming).collect();
+    let conflict: BooleanArray = duplicates.iter().map(|d| Some(d.conflict)).collect();
     ArrowArray::table(vec![
         ("row", Arc::new(rows)),
         ("kept", Arc::new(kept)),
         ("kind", Arc::new(kinds.finish())),
         ("text_jaccard", Arc::new(jaccard)),
         ("image_hamming", Arc::new(hamming)),
+        ("conflict", Arc::new(conflict)),
     ])
 }
 

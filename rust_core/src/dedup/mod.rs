@@ -1,24 +1,30 @@
 //! Duplicates of text, image and both, every removal verified.
 //!
 //! ```text
-//! exact      same normalised text, same media content              one hash each
-//! near text  word 3-grams, MinHash bands propose, exact Jaccard decides    (text, minhash)
-//! near image 64-bit pHash, equal chunks propose, Hamming and colour decide (pictures)
+//! exact   equal normalised text, equal media content                          one hash each
+//! text    keys propose (bands of MinHash over word 3-grams), a closer comparison decides
+//! image   64-bit pHash and colours propose (equal chunks), the pictures decide
 //! ```
 //!
 //! [`find`] puts them together under a policy: visiting the samples in keep order, a sample is removed
-//! if it is near to one that stays, and that one, with both measures, is its evidence. So nothing is
-//! removed through a chain of others, and the result does not depend on threads or on the order of
+//! if it is a duplicate of one that stays, and that one, with all measures, is its evidence. So nothing
+//! is removed through a chain of others, and the result does not depend on threads or on the order of
 //! the rows.
 
 pub mod bands;
-pub mod find;
+mod decide;
+mod find;
+mod keys;
 pub mod minhash;
-pub mod near_texts;
+mod near_texts;
 pub mod pictures;
 pub mod text;
+mod types;
 pub mod union_find;
 
-pub use find::{Duplicate, Found, Kind, NearMiss, Policy, Samples, Settings, find};
+pub use find::find;
 pub use near_texts::near_texts;
 pub use pictures::{Closeness, Pictures};
+pub use types::{
+    Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict, Policy, Samples, Settings,
+};

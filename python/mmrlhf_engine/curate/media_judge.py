@@ -1,0 +1,144 @@
+"""Whether near media are copies of each other, by their pixels: what ``find_duplicates`` asks.
+
+The core asks for pairs of media by number, many at a time. A medium is one picture, or some frames
+of a video; two are copies if they have as many pictures, each a copy of its counterpart. Verdicts
+are kept in the scratch folder, so that a run that was killed does not compare them again.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from mmrlhf_engine import _core
+from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.run.files import appearing
+from mmrlhf_engine.run.stage import StageContext
+
+__all__ = ["EVIDENCE", "FRAME_POSITIONS", "MAX_PIXELS", "MediaJudge"]
+
+FRAME_POSITIONS = (0.25, 0.5, 0.75)
+"""Of a video, the frames at these places stand for the whole."""
+MAX_PIXELS = 2**32
+"""A header that passed ingest is trusted: its pixel limit was the user's."""
+_PAIRS_PER_PART = 256
+
+EVIDENCE: dict[str, pl.DataType] = {
+    "first": pl.UInt32(),  # numbers of the media, the smaller one first
+    "second": pl.UInt32(),
+    "copy": pl.Boolean(),
+    "equal": pl.Boolean(),  # pixel for pixel
+    "image_difference": pl.Float32(),  # of luma, the largest local one; null where not compared
+    "colour_difference": pl.Float32(),  # of chroma; null where one of them is grey
+    "image_scale": pl.Float32(),  # of the alignment; 1 without one
+    "difference_box": pl.List(pl.Float32()),  # left, top, width, height, as shares of the picture
+}
+"""A row for each pair of media; of a video, of the frames that differ most."""
+
+
+class MediaJudge:
+    """Compares pairs of media, and remembers what was found.
+
+    Args:
+        media: Rows of ``media`` in the order of their numbers.
+        stage: Its scratch folder keeps the verdicts.
+        thumbnails: Whether a picture of a third of the size or less may be a copy.
+    """
+
+    def __init__(self, media: pl.DataFrame, stage: StageContext, *, thumbnails: bool) -> None:
+        self._media = media
+        self._stage = stage
+        self._thumbnails = thumbnails
+        self._parts = [pl.read_parquet(file) for file in sorted(_files(stage.scratch))]
+        self._verdicts = dict(_verdicts(self._parts))
+
+    def __call__(
+        self, first: Sequence[int], second: Sequence[int]
+    ) -> tuple[list[bool], list[bool]]:
+        """Whether each pair of media are copies, and whether they are equal."""
+        pairs = list(zip(first, second, strict=True))
+        unknown = [pair for pair in pairs if pair not in self._verdicts]
+        for start in range(0, len(unknown), _PAIRS_PER_PART):
+            self._keep(self._compare(unknown[start : start + _PAIRS_PER_PART]))
+        found = [self._verdicts[pair] for pair in pairs]
+        return [copy for copy, _ in found], [equal for _, equal in found]
+
+    @property
+    def evidence(self) -> pl.DataFrame:
+        """All that was found; see :data:`EVIDENCE`."""
+        return pl.concat([pl.DataFrame(schema=EVIDENCE), *self._parts])
+
+    def _compare(self, pairs: Sequence[tuple[int, int]]) -> pl.DataFrame:
+        numbers = sorted({number for pair in pairs for number in pair})
+        rows = self._media[numbers]
+        batches = list(picture_batches(rows, len(numbers) + 1, FRAME_POSITIONS))
+        shown: dict[int, list[int]] = {number: [] for number in numbers}
+        at = 0
+        for batch in batches:
+            for row in batch.rows:
+                shown[numbers[row]].append(at)
+                at += 1
+        compared = [
+            (place, a, b)
+            for place, (first, second) in enumerate(pairs)
+            if len(shown[first]) == len(shown[second])
+            for a, b in zip(shown[first], shown[second], strict=True)
+        ]
+        places, left, right = (np.array(column) for column in zip(*compared, strict=True))
+        judged = _core.judge_pictures(
+            *(_joined(batches, name) for name in ("paths", "offsets", "lengths", "inline")),
+            pa.array(left, pa.uint32()),
+            pa.array(right, pa.uint32()),
+            thumbnails=self._thumbnails,
+            max_pixels=MAX_PIXELS,
+            threads=self._stage.threads,
+        )
+        table = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(judged))))
+        return _of_media(table.with_columns(place=pl.Series(places)), pairs)
+
+    def _keep(self, part: pl.DataFrame) -> None:
+        file = self._stage.scratch / f"judged-{len(self._parts):06d}.parquet"
+        with appearing(file) as temporary:
+            part.write_parquet(temporary)
+        self._parts.append(part)
+        self._verdicts.update(_verdicts([part]))
+        self._stage.progress("comparing pictures", len(self._verdicts))
+
+
+def _files(scratch: Path) -> Iterator[Path]:
+    return scratch.glob("judged-*.parquet")
+
+
+def _verdicts(parts: Sequence[pl.DataFrame]) -> Iterator[tuple[tuple[int, int], tuple[bool, bool]]]:
+    for part in parts:
+        for first, second, copy, equal in part.select("first", "second", "copy", "equal").rows():
+            yield (first, second), (copy, equal)
+
+
+def _joined(batches: Sequence[Any], column: str) -> pa.Array:
+    return pa.concat_arrays([getattr(batch, column) for batch in batches])
+
+
+def _of_media(pictures: pl.DataFrame, pairs: Sequence[tuple[int, int]]) -> pl.DataFrame:
+    """Of each pair of media what was found of its pictures: of those that differ most."""
+    of_pair = (
+        pictures.sort("luma", descending=True, nulls_last=False)
+        .group_by("place", maintain_order=True)
+        .agg(
+            pl.col("copy").all(),
+            pl.col("equal").all(),
+            pl.col("luma").first().alias("image_difference"),
+            pl.col("chroma").max().alias("colour_difference"),
+            pl.col("scale_x").first().alias("image_scale"),
+            pl.col("box").first().alias("difference_box"),
+        )
+    )
+    named = pl.DataFrame(pairs, schema=["first", "second"], orient="row").with_row_index("place")
+    joined = named.join(
+        of_pair.cast({"place": pl.UInt32}), on="place", how="left", maintain_order="left"
+    )
+    known = joined.with_columns(pl.col("copy", "equal").fill_null(value=False))
+    return known.select(*EVIDENCE).cast(EVIDENCE)  # type: ignore[arg-type]

@@ -1,0 +1,356 @@
+//! Which rows stay, one by one in keep order.
+//!
+//! A row is compared with the kept rows that it shares a bucket with: those with the nearest pictures
+//! first, then in keep order. The first that it is a duplicate of removes it and is its evidence. If
+//! its image has as many samples as may stay, it is dropped. Otherwise it is kept, and may remove
+//! others.
+//!
+//! Two rows are duplicates if their hashes, their texts and, where pictures are judged, their pictures
+//! agree, asked in this order: the last is by far the most work. Pictures of a block of rows are judged
+//! together on all threads, ahead of the decisions that need them. What is judged ahead in vain, and
+//! how rows are put into blocks, changes no decision.
+
+use std::collections::{BTreeSet, HashMap};
+
+use rayon::prelude::*;
+
+use super::bands::Buckets;
+use super::keys::Finder;
+use super::text::{Shingler, jaccard};
+use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict};
+use crate::error::Result;
+use crate::parallel::Interrupt;
+
+/// Kept rows of one bucket that a row is compared with at most, and images that the cap of an image
+/// looks through: bounds the work where thousands of texts are alike but not near.
+const LEADERS: usize = 512;
+/// Kept rows whose pictures are judged for one row at most: bounds the work among thousands of
+/// pictures of one layout. The nearest hashes come first.
+const JUDGED: usize = 24;
+const MISS_MARGIN: f32 = 0.15;
+/// Near misses remembered on the way.
+const MISSES_SEEN: usize = 100_000;
+/// Rows whose shingles are made, and whose pictures are judged, ahead of the decisions.
+const BLOCK: usize = 4096;
+
+/// What has been kept so far, and where it is met.
+pub(super) struct Decisions<'a> {
+    finder: &'a Finder<'a>,
+    judge: &'a dyn PictureJudge,
+    verdicts: HashMap<(u32, u32), PictureVerdict>,
+    kept_in: Vec<Vec<u32>>,
+    shingles: HashMap<u32, Box<[u64]>>,
+    /// By the components of their media: the first sample that stays of an image, and how many do.
+    firsts: HashMap<u64, Vec<(u32, usize)>>,
+    /// Rows by the components of their media, where there is a cap.
+    of_image: HashMap<u64, usize>,
+    found: Found,
+}
+
+/// A kept row that a row may be a duplicate of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    /// Of their media; none where images have no say.
+    hamming: Option<u32>,
+    rank: u32,
+    row: u32,
+}
+
+/// What texts say of two rows.
+enum Texts {
+    Near(Option<f32>),
+    /// The Jaccard index is a little below the threshold.
+    Missed(f32),
+    Apart,
+}
+
+impl<'a> Decisions<'a> {
+    pub(super) fn new(finder: &'a Finder<'a>, judge: &'a dyn PictureJudge, buckets: usize) -> Self {
+        Self {
+            finder,
+            judge,
+            verdicts: HashMap::new(),
+            kept_in: vec![Vec::new(); buckets],
+            shingles: HashMap::new(),
+            firsts: HashMap::new(),
+            of_image: HashMap::new(),
+            found: Found::default(),
+        }
+    }
+
+    /// Decide about all rows of `order`.
+    pub(super) fn run(
+        mut self,
+        order: &[u32],
+        buckets: &Buckets,
+        interrupt: &Interrupt,
+    ) -> Result<Found> {
+        if self.finder.settings.max_per_image.is_some() {
+            for &row in order {
+                *self.of_image.entry(self.finder.media_key(row)).or_default() += 1;
+            }
+        }
+        for start in (0..order.len()).step_by(BLOCK) {
+            interrupt.check()?;
+            let block: Vec<(u32, &[u32])> = (start..order.len().min(start + BLOCK))
+                .map(|place| (order[place], buckets.of(place)))
+                .collect();
+            self.read(&block);
+            self.judge_ahead(&block)?;
+            for (row, buckets) in block {
+                interrupt.check()?;
+                self.decide(row, buckets)?;
+            }
+        }
+        Ok(self.found)
+    }
+
+    /// Make the shingles of a block of rows.
+    fn read(&mut self, block: &[(u32, &[u32])]) {
+        let settings = self.finder.settings;
+        if !settings.policy.text_counts() {
+            return;
+        }
+        let made: Vec<(u32, Box<[u64]>)> = block
+            .par_iter()
+            .filter(|(_, buckets)| !buckets.is_empty())
+            .map_init(
+                || Shingler::new(settings.shingle_words),
+                |reader, &(row, _)| (row, reader.shingle_set(self.finder.samples.prompt(row))),
+            )
+            .collect();
+        self.shingles.extend(made);
+    }
+
+    fn decide(&mut self, row: u32, buckets: &[u32]) -> Result<()> {
+        let removal = match self.near(row, buckets)? {
+            None => self.beyond_the_cap(row)?,
+            near => near,
+        };
+        if let Some(duplicate) = removal {
+            self.found.duplicates.push(duplicate);
+            self.shingles.remove(&row);
+            return Ok(());
+        }
+        for &bucket in buckets {
+            self.kept_in[bucket as usize].push(row);
+        }
+        Ok(())
+    }
+
+    /// The first of the candidates that a row is a duplicate of.
+    fn near(&mut self, row: u32, buckets: &[u32]) -> Result<Option<Duplicate>> {
+        let images = self.finder.settings.policy.images_count();
+        let candidates = self.candidates(row, self.met(buckets), images);
+        let mut judged = 0;
+        for (place, candidate) in candidates.iter().enumerate() {
+            self.found.compared += 1;
+            let kept = candidate.row;
+            let jaccard = match self.texts(row, kept) {
+                Texts::Near(jaccard) => jaccard,
+                Texts::Missed(jaccard) => {
+                    self.remember_miss(row, candidate, Some(jaccard));
+                    continue;
+                }
+                Texts::Apart => continue,
+            };
+            let conflict = self.finder.answers_differ(row, kept);
+            if !self.pairs_to_judge(row, kept).is_empty() {
+                if judged == JUDGED {
+                    self.found.not_all_judged += 1;
+                    break;
+                }
+                judged += 1;
+                self.judge_with(row, &candidates[place..])?;
+                if !self.pictures_agree(row, kept, conflict) {
+                    self.remember_miss(row, candidate, jaccard);
+                    continue;
+                }
+            }
+            let Candidate { hamming, .. } = *candidate;
+            let alike = jaccard.is_none_or(|j| j >= 1.0) && hamming.is_none_or(|h| h == 0);
+            let equal = alike && self.finder.equal(row, kept);
+            let kind = if equal { Kind::Exact } else { Kind::Near };
+            return Ok(Some(Duplicate { row, kept, kind, jaccard, hamming, conflict }));
+        }
+        Ok(None)
+    }
+
+    /// The first kept rows of each bucket.
+    fn met<'b>(&'b self, buckets: &'b [u32]) -> impl Iterator<Item = u32> + 'b {
+        let kept = buckets.iter().map(|&bucket| &self.kept_in[bucket as usize]);
+        kept.flat_map(|kept| kept.iter().take(LEADERS).copied())
+    }
+
+    /// Those of some rows whose pictures are near, if images count, in the order in which they are
+    /// compared.
+    fn candidates(
+        &self,
+        row: u32,
+        rows: impl Iterator<Item = u32>,
+        images: bool,
+    ) -> Vec<Candidate> {
+        let Finder { samples, settings, .. } = *self.finder;
+        let mut met: Vec<u32> = rows.collect();
+        met.sort_unstable();
+        met.dedup();
+        let has_pictures = images && !samples.media_of(row).is_empty();
+        let candidate = |other: u32| {
+            let distance = if images { self.finder.hamming(row, other)? } else { 0 };
+            let hamming = has_pictures.then_some(distance);
+            let rank = samples.rank[other as usize];
+            (!samples.overridden(row, other)).then_some(Candidate { hamming, rank, row: other })
+        };
+        let mut candidates: Vec<Candidate> = met.into_iter().filter_map(candidate).collect();
+        if settings.judged {
+            candidates.sort_unstable();
+        } else {
+            candidates.sort_unstable_by_key(|candidate| candidate.rank);
+        }
+        candidates
+    }
+
+    fn texts(&self, row: u32, kept: u32) -> Texts {
+        let settings = self.finder.settings;
+        if !settings.policy.text_counts() {
+            return Texts::Near(None);
+        }
+        let (Some(a), Some(b)) = (self.shingles.get(&row), self.shingles.get(&kept)) else {
+            return Texts::Apart;
+        };
+        let exact = jaccard(a, b);
+        if exact >= settings.text_threshold {
+            Texts::Near(Some(exact))
+        } else if exact >= settings.text_threshold - MISS_MARGIN {
+            Texts::Missed(exact)
+        } else {
+            Texts::Apart
+        }
+    }
+
+    fn remember_miss(&mut self, row: u32, candidate: &Candidate, jaccard: Option<f32>) {
+        if self.found.misses.len() < MISSES_SEEN {
+            let Candidate { hamming, row: other, .. } = *candidate;
+            self.found.misses.push(NearMiss { row, other, jaccard, hamming });
+        }
+    }
+
+    /// The pairs of media that decide whether the pictures of two rows agree; none where they are
+    /// equal, or where the hashes decide.
+    fn pairs_to_judge(&self, row: u32, kept: u32) -> Vec<(u32, u32)> {
+        let Finder { samples, settings, .. } = *self.finder;
+        if !settings.judged || !settings.policy.images_count() {
+            return Vec::new();
+        }
+        let pairs = samples.media_of(row).iter().zip(samples.media_of(kept));
+        pairs.filter(|(a, b)| a != b).map(|(&a, &b)| (a.min(b), a.max(b))).collect()
+    }
+
+    /// Whether all pairs of media that were judged are copies; equal ones if answers contradict.
+    fn pictures_agree(&self, row: u32, kept: u32, conflict: bool) -> bool {
+        self.pairs_to_judge(row, kept).iter().all(|pair| {
+            self.verdicts.get(pair).is_some_and(|found| found.equal || found.copy && !conflict)
+        })
+    }
+
+    /// Judge the pictures of a row and the first of these candidates, if they are not yet; and, as
+    /// look-alikes come in numbers, of the next ones with it.
+    fn judge_with(&mut self, row: u32, candidates: &[Candidate]) -> Result<()> {
+        let Some(first) = candidates.first() else { return Ok(()) };
+        if self.unknown(row, first.row).is_empty() {
+            return Ok(());
+        }
+        let near =
+            candidates.iter().filter(|one| matches!(self.texts(row, one.row), Texts::Near(_)));
+        let wanted = near.take(JUDGED).flat_map(|one| self.unknown(row, one.row)).collect();
+        self.judge_all(wanted)
+    }
+
+    /// Judge the pictures of each row of a block with those of the first candidate, among the rows
+    /// that are kept and those before it in the block.
+    fn judge_ahead(&mut self, block: &[(u32, &[u32])]) -> Result<()> {
+        let settings = self.finder.settings;
+        if !settings.judged || !settings.policy.images_count() {
+            return Ok(());
+        }
+        let mut before: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut met: Vec<(u32, Vec<u32>)> = Vec::new();
+        for &(row, buckets) in block {
+            if buckets.is_empty() || self.finder.samples.media_of(row).is_empty() {
+                continue;
+            }
+            let mut rows: Vec<u32> = self.met(buckets).collect();
+            for &bucket in buckets {
+                let others = before.entry(bucket).or_default();
+                rows.extend(others.iter().take(LEADERS));
+                others.push(row);
+            }
+            met.push((row, rows));
+        }
+        let wanted: Vec<Vec<(u32, u32)>> = met
+            .into_par_iter()
+            .map(|(row, rows)| {
+                let candidates = self.candidates(row, rows.into_iter(), true);
+                let near = |one: &&Candidate| matches!(self.texts(row, one.row), Texts::Near(_));
+                let first = candidates.iter().find(near);
+                first.map_or_else(Vec::new, |first| self.unknown(row, first.row))
+            })
+            .collect();
+        self.judge_all(wanted.into_iter().flatten().collect())
+    }
+
+    fn unknown(&self, row: u32, kept: u32) -> Vec<(u32, u32)> {
+        let mut pairs = self.pairs_to_judge(row, kept);
+        pairs.retain(|pair| !self.verdicts.contains_key(pair));
+        pairs
+    }
+
+    fn judge_all(&mut self, pairs: BTreeSet<(u32, u32)>) -> Result<()> {
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let pairs: Vec<(u32, u32)> = pairs.into_iter().collect();
+        let verdicts = self.judge.judge(&pairs)?;
+        self.verdicts.extend(pairs.into_iter().zip(verdicts));
+        Ok(())
+    }
+
+    /// Counts a sample on its image, or drops it if as many as may stay are there.
+    ///
+    /// Images count as one if near to the first of their kind, so that no chain of small differences
+    /// makes one image of many.
+    fn beyond_the_cap(&mut self, row: u32) -> Result<Option<Duplicate>> {
+        let finder = self.finder;
+        let Some(cap) = finder.settings.max_per_image else { return Ok(None) };
+        let key = finder.media_key(row);
+        if finder.samples.media_of(row).is_empty() || self.rows_of_image(key) <= cap {
+            return Ok(None);
+        }
+        let alike = self.firsts.get(&key).map_or(&[][..], Vec::as_slice);
+        let firsts = alike.iter().take(LEADERS).map(|&(first, _)| first);
+        let mut candidates = self.candidates(row, firsts, true);
+        candidates.truncate(JUDGED);
+        let unknown = candidates.iter().flat_map(|one| self.unknown(row, one.row)).collect();
+        self.judge_all(unknown)?;
+        let same = candidates.iter().find(|one| self.pictures_agree(row, one.row, false));
+        let alike = self.firsts.entry(key).or_default();
+        let Some(&Candidate { row: kept, hamming, .. }) = same else {
+            alike.push((row, 1));
+            return Ok(None);
+        };
+        let Some((_, count)) = alike.iter_mut().find(|(first, _)| *first == kept) else {
+            return Ok(None);
+        };
+        if *count < cap {
+            *count += 1;
+            return Ok(None);
+        }
+        let kind = Kind::MaxPerImage;
+        Ok(Some(Duplicate { row, kept, kind, jaccard: None, hamming, conflict: false }))
+    }
+
+    /// How many rows of all have an image that may be near.
+    fn rows_of_image(&self, key: u64) -> usize {
+        self.of_image.get(&key).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,172 @@
+//! By which keys samples meet: equal ones for samples that are equal, and for those that may be near.
+
+use rayon::prelude::*;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use super::bands::Buckets;
+use super::minhash::MinHasher;
+use super::pictures::Pictures;
+use super::text::Shingler;
+use super::types::{Policy, Samples, Settings};
+use crate::error::Result;
+use crate::parallel::Interrupt;
+
+/// What is computed of every sample, by reading its text once.
+#[derive(Default)]
+pub(super) struct Keys {
+    /// Equal for samples that are equal in all the policy looks at.
+    pub(super) exact: Vec<u128>,
+    /// `bands` a row: equal in one for samples that may be near.
+    pub(super) bands: Vec<u64>,
+}
+
+/// The samples with all that decides about them.
+pub(super) struct Finder<'a> {
+    pub(super) samples: &'a Samples,
+    pub(super) pictures: &'a Pictures,
+    pub(super) settings: &'a Settings,
+    pub(super) components: &'a [u32],
+}
+
+impl Finder<'_> {
+    /// Where the rows of `order` meet, by their place in it.
+    pub(super) fn buckets(&self, order: &[u32], keys: &[u64]) -> Buckets {
+        let bands = self.bands();
+        if !self.may_be_near() {
+            return Buckets::default();
+        }
+        let of_row = |&row: &u32| &keys[row as usize * bands..(row as usize + 1) * bands];
+        let ordered: Vec<u64> = order.iter().flat_map(of_row).copied().collect();
+        Buckets::new(&ordered, bands)
+    }
+
+    /// Keys a row; where text plays no part, the images are the one key.
+    fn bands(&self) -> usize {
+        if self.settings.policy == Policy::Image { 1 } else { self.settings.bands }
+    }
+
+    /// The keys of every row.
+    pub(super) fn keys(&self, interrupt: &Interrupt) -> Result<Keys> {
+        let minhash = MinHasher::new(self.bands() * self.settings.rows_per_band);
+        let rows: Vec<u32> = (0..self.samples.rank.len() as u32).collect();
+        let parts: Vec<Keys> = rows
+            .par_chunks(1024)
+            .map(|rows| {
+                interrupt.check()?;
+                let mut reader = Shingler::new(self.settings.shingle_words);
+                let (mut shingles, mut signature) = (Vec::new(), Vec::new());
+                let mut keys = Keys::default();
+                for &row in rows {
+                    let mut exact = None;
+                    if self.settings.policy.text_counts() {
+                        exact = Some(reader.read(self.samples.prompt(row), &mut shingles));
+                        minhash.sign(&shingles, &mut signature);
+                    }
+                    keys.exact.push(self.exact_key(row, exact));
+                    self.push_bands(row, &signature, &mut keys.bands);
+                }
+                Ok(keys)
+            })
+            .collect::<Result<_>>()?;
+        let (exact, bands): (Vec<_>, Vec<_>) =
+            parts.into_iter().map(|part| (part.exact, part.bands)).unzip();
+        Ok(Keys { exact: exact.concat(), bands: bands.concat() })
+    }
+
+    fn push_bands(&self, row: u32, signature: &[u32], keys: &mut Vec<u64>) {
+        let images = self.image_key(row);
+        if self.settings.policy == Policy::Image {
+            // A sample without images meets none: its key is its own.
+            let lone = self.samples.media_of(row).is_empty();
+            keys.push(if lone { xxh3_64(&row.to_le_bytes()) } else { images });
+            return;
+        }
+        let values = signature.chunks_exact(self.settings.rows_per_band).take(self.bands());
+        keys.extend(values.map(|values| {
+            values.iter().fold(images, |key, &value| {
+                (key ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31)
+            })
+        }));
+    }
+
+    /// Of rows with other short answers it differs: these may have different fates.
+    fn exact_key(&self, row: u32, text: Option<u128>) -> u128 {
+        let Settings { judged, policy, .. } = *self.settings;
+        let answers_count = policy.text_counts() && self.may_be_near();
+        let answer = if judged && answers_count { self.samples.short_answer_key(row) } else { 0 };
+        self.content_key(row, text) ^ answer
+    }
+
+    fn content_key(&self, row: u32, text: Option<u128>) -> u128 {
+        let media = self.samples.media_of(row);
+        match text {
+            Some(text) if media.is_empty() || !self.media_count() => text,
+            None if media.is_empty() => u128::from(row), // nothing to compare: equal to none
+            _ => {
+                let mut key = text.unwrap_or_default().to_le_bytes().to_vec();
+                key.extend(media.iter().flat_map(|media| media.to_le_bytes()));
+                xxh3_128(&key)
+            }
+        }
+    }
+
+    /// Whether samples of equal text may have different fates because of their media: by the policy,
+    /// or because one of them is over the cap of its image while another has no such image.
+    fn media_count(&self) -> bool {
+        self.settings.policy.images_count() || self.settings.max_per_image.is_some()
+    }
+
+    /// The same for samples whose images may be near; 0 for all where images do not count.
+    fn image_key(&self, row: u32) -> u64 {
+        if self.settings.policy.images_count() { self.media_key(row) } else { 0 }
+    }
+
+    /// Of the components of its media, in order.
+    pub(super) fn media_key(&self, row: u32) -> u64 {
+        let media = self.samples.media_of(row).iter();
+        let key: Vec<u8> = media.flat_map(|&media| self.component(media).to_le_bytes()).collect();
+        xxh3_64(&key)
+    }
+
+    fn component(&self, media: u32) -> u32 {
+        self.components.get(media as usize).copied().unwrap_or(media)
+    }
+
+    /// Hamming distance of the media of two samples if each is near its counterpart, the largest;
+    /// where near images are not enough for the policy, each has to equal its counterpart.
+    pub(super) fn hamming(&self, a: u32, b: u32) -> Option<u32> {
+        let (a, b) = (self.samples.media_of(a), self.samples.media_of(b));
+        if !matches!(self.settings.policy, Policy::Joint | Policy::Image) {
+            return (a == b).then_some(0);
+        }
+        if a.len() != b.len() {
+            return None;
+        }
+        let mut farthest = 0;
+        for (&a, &b) in a.iter().zip(b) {
+            farthest = farthest.max(self.pictures.near(a, b, self.settings.closeness)?);
+        }
+        Some(farthest)
+    }
+
+    /// Whether samples that are not equal may be duplicates.
+    pub(super) fn may_be_near(&self) -> bool {
+        self.settings.policy != Policy::Exact
+    }
+
+    /// Whether two samples are equal in all that the policy looks at.
+    pub(super) fn equal(&self, a: u32, b: u32) -> bool {
+        let (policy, samples) = (self.settings.policy, self.samples);
+        let media = !policy.images_count() || samples.media_of(a) == samples.media_of(b);
+        let text = |row: u32| {
+            Shingler::new(self.settings.shingle_words).read(samples.prompt(row), &mut Vec::new())
+        };
+        media && (!policy.text_counts() || text(a) == text(b))
+    }
+
+    /// Whether two samples have short answers of which one is wrong.
+    pub(super) fn answers_differ(&self, a: u32, b: u32) -> bool {
+        let Settings { judged, policy, .. } = *self.settings;
+        judged && policy.text_counts() && self.samples.answers_differ(a, b)
+    }
+}

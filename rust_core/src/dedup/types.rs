@@ -1,0 +1,194 @@
+//! What dedup is given, and what it finds.
+
+use arrow_array::{Array, LargeStringArray};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::pictures::Closeness;
+use crate::error::Result;
+
+/// What makes two samples duplicates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Near images and near text; text alone where there is no image.
+    Joint,
+    /// Near images; samples without one are left alone.
+    Image,
+    /// Near text.
+    Text,
+    /// Equal images and equal normalised text.
+    Exact,
+}
+
+impl Policy {
+    pub(super) fn text_counts(self) -> bool {
+        self != Self::Image
+    }
+
+    pub(super) fn images_count(self) -> bool {
+        self != Self::Text
+    }
+}
+
+/// The thresholds.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What makes a duplicate.
+    pub policy: Policy,
+    /// Tokens in a shingle.
+    pub shingle_words: usize,
+    /// Jaccard index from which two texts are near.
+    pub text_threshold: f32,
+    /// MinHash bands.
+    pub bands: usize,
+    /// MinHash values in a band.
+    pub rows_per_band: usize,
+    /// When two pictures are near.
+    pub closeness: Closeness,
+    /// Samples that may stay on one image.
+    pub max_per_image: Option<usize>,
+    /// Whether texts and pictures that are proposed are compared closely, and short answers count;
+    /// otherwise the thresholds decide.
+    pub judged: bool,
+}
+
+/// Answers of more words are prose, of which two differ without contradiction.
+const SHORT_ANSWER_WORDS: usize = 5;
+
+/// The samples: text, media, and how much each deserves to be kept.
+#[derive(Debug)]
+pub struct Samples {
+    /// One text a row.
+    pub prompts: LargeStringArray,
+    /// `media[media_offsets[row]..media_offsets[row + 1]]` are the media of a row.
+    pub media_offsets: Vec<i64>,
+    /// Numbers of distinct media.
+    pub media: Vec<u32>,
+    /// Keep order: 0 is kept before 1; no two are equal.
+    pub rank: Vec<u32>,
+    /// One answer a row, or null.
+    pub answers: LargeStringArray,
+    /// `(row, kept)`, ascending: pairs of which a person said that they are no duplicates.
+    pub overrides: Vec<(u32, u32)>,
+}
+
+impl Samples {
+    pub(super) fn media_of(&self, row: u32) -> &[u32] {
+        let row = row as usize;
+        &self.media[self.media_offsets[row] as usize..self.media_offsets[row + 1] as usize]
+    }
+
+    pub(super) fn prompt(&self, row: u32) -> &str {
+        self.prompts.value(row as usize)
+    }
+
+    /// The answer, if it is short enough to be a fact that another answer contradicts.
+    pub(super) fn short_answer(&self, row: u32) -> Option<&str> {
+        let row = row as usize;
+        let answer = self.answers.is_valid(row).then(|| self.answers.value(row).trim())?;
+        let words = answer.split_whitespace().take(SHORT_ANSWER_WORDS + 1).count();
+        (1..=SHORT_ANSWER_WORDS).contains(&words).then_some(answer)
+    }
+
+    /// Equal for equal short answers; 0 for no answer or a longer one.
+    pub(super) fn short_answer_key(&self, row: u32) -> u128 {
+        self.short_answer(row).map_or(0, |answer| xxh3_128(normal_answer(answer).as_bytes()))
+    }
+
+    /// Whether both have short answers, and other ones: case, articles and punctuation at the ends
+    /// make no other answer.
+    pub(super) fn answers_differ(&self, a: u32, b: u32) -> bool {
+        match (self.short_answer(a), self.short_answer(b)) {
+            (Some(a), Some(b)) => normal_answer(a) != normal_answer(b),
+            _ => false,
+        }
+    }
+
+    /// Whether a person said of any other that this one is no duplicate of it.
+    pub(super) fn has_override(&self, row: u32) -> bool {
+        let place = self.overrides.partition_point(|&(found, _)| found < row);
+        self.overrides.get(place).is_some_and(|&(found, _)| found == row)
+    }
+
+    /// Whether a person said that these are no duplicates.
+    pub(super) fn overridden(&self, row: u32, kept: u32) -> bool {
+        self.overrides.binary_search(&(row, kept)).is_ok()
+    }
+}
+
+fn normal_answer(answer: &str) -> String {
+    let lower = answer.to_lowercase();
+    let ends = |c: char| c.is_whitespace() || ".,;:!?\"'`()[]".contains(c);
+    let words: Vec<&str> = lower.trim_matches(ends).split_whitespace().collect();
+    let articles = words.iter().take_while(|word| ["a", "an", "the"].contains(word)).count();
+    words[articles.min(words.len().saturating_sub(1))..].join(" ")
+}
+
+/// Why a sample was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Equal text and media, as far as the policy looks at them.
+    Exact,
+    /// Near by its measures.
+    Near,
+    /// One more on an image than may stay.
+    MaxPerImage,
+}
+
+/// A removed sample and its evidence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Duplicate {
+    /// The sample removed.
+    pub row: u32,
+    /// The sample that stays.
+    pub kept: u32,
+    /// Why.
+    pub kind: Kind,
+    /// Of the shingle sets of the two; none where text had no say.
+    pub jaccard: Option<f32>,
+    /// Of 64 bits, the largest over the media; none where images had no say.
+    pub hamming: Option<u32>,
+    /// Whether both have short answers that differ: one of them is wrong.
+    pub conflict: bool,
+}
+
+/// Two samples that both stay, a little beyond a threshold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NearMiss {
+    /// One of them.
+    pub row: u32,
+    /// The other.
+    pub other: u32,
+    /// Measured, or none.
+    pub jaccard: Option<f32>,
+    /// Measured, or none.
+    pub hamming: Option<u32>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Ascending by row; no row twice, no kept row among them.
+    pub duplicates: Vec<Duplicate>,
+    /// Some pairs beyond a threshold, nearest first.
+    pub misses: Vec<NearMiss>,
+    /// Pairs that were measured.
+    pub compared: u64,
+    /// Rows that stay although not every near picture was compared with theirs, as there are too
+    /// many.
+    pub not_all_judged: u64,
+}
+
+/// What a close comparison of two media found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureVerdict {
+    /// Whether one is a copy of the other: saved again, resized, brightened, or the like.
+    pub copy: bool,
+    /// Whether they are equal pixel for pixel.
+    pub equal: bool,
+}
+
+/// Compares media closely. The same pair has the same verdict, whenever it is asked.
+pub trait PictureJudge: Sync {
+    /// A verdict for each pair of media, the smaller number first.
+    fn judge(&self, pairs: &[(u32, u32)]) -> Result<Vec<PictureVerdict>>;
+}
