@@ -20,6 +20,7 @@ from pydantic import Field
 
 from mmrlhf_engine._core import find_duplicates, hash_images
 from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.curate.overrides import OVERRIDES
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
@@ -279,5 +280,6 @@ STAGE = Stage(
     run=run,
     reads=("samples", "media"),
     writes=("kept", "duplicates", "near_pairs", "rejected"),
+    run_files=(OVERRIDES,),
     memory=memory,
 )

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import decode_images
 from mmrlhf_engine.curate.media import picture_batches
-from mmrlhf_engine.curate.precomputed import open_precomputed, unit_blocks
+from mmrlhf_engine.curate.precomputed import check_precomputed, open_precomputed, unit_blocks
 from mmrlhf_engine.curate.tables import EMBEDDING_IDS
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
+from mmrlhf_engine.models.encoder_check import check_encoder, check_encoder_form
 from mmrlhf_engine.models.threaded_encoder import ThreadedEncoder
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
@@ -55,6 +56,11 @@ class EmbedConfig(Section):
     """Pictures the encoder takes at once; null: 8 on a CPU, whose caches hold no more, and 128 on a
     GPU. The last digits of a row depend on it."""
 
+    @field_validator("encoder")
+    @classmethod
+    def _is_of_a_known_form(cls, value: str) -> str:
+        return check_encoder_form(value)
+
 
 def run(config: EmbedConfig, stage: StageContext) -> None:
     """Write ``embeddings.npy`` (float16 [pictures, d], unit rows) and the table ``embedding_ids``.
@@ -81,6 +87,18 @@ def run(config: EmbedConfig, stage: StageContext) -> None:
         encoder=config.encoder,
         **facts,
     )
+
+
+def check(config: EmbedConfig) -> None:
+    """Refuse an encoder that cannot be had, or precomputed rows that cannot be read.
+
+    Raises:
+        MmrlhfError: it is so; see :func:`~mmrlhf_engine.models.encoder_check.check_encoder`.
+    """
+    if config.encoder.startswith("precomputed:"):
+        check_precomputed(Path(config.encoder.removeprefix("precomputed:")))
+    else:
+        check_encoder(config.encoder)
 
 
 def external(config: EmbedConfig) -> list[object]:
@@ -243,5 +261,6 @@ STAGE = Stage(
     reads=("kept", "samples", "media"),
     writes=("embeddings.npy", "embedding_ids"),
     external=external,
+    check=check,
     memory=memory,
 )

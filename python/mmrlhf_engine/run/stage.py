@@ -79,6 +79,12 @@ class Stage:
     """An upper bound in bytes of what it holds at once, by its inputs and number of threads."""
     no_effect_on_output: frozenset[str] = frozenset()
     """Fields of the config that change how it works, not what it makes."""
+    run_files: tuple[str, ...] = ()
+    """Files at the top of the run folder that are written by other commands, or by hand; each may
+    be absent. Their content is an input like that of a table."""
+    check: Callable[[Any], None] = lambda _: None
+    """Raises MmrlhfError for what can be known to fail before any stage of a command begins: a
+    name that is of nothing, a package or a file that is not there. Changes nothing."""
 
 
 class Inputs(Protocol):
@@ -163,6 +169,17 @@ class StageContext:
                 hint="run the stages before it first (leave out --from)",
             )
         return found
+
+    def run_file(self, name: str) -> Path | None:
+        """A file at the top of the run folder; None where it is not there.
+
+        Raises:
+            StageError: the stage does not declare that it reads it.
+        """
+        if name not in self.stage.run_files:
+            raise StageError(f"{self.stage.name} reads {name}, but declares {self.stage.run_files}")
+        file = self.run.folder / name if self.run is not None else None
+        return file if file is not None and file.is_file() else None
 
     def scan(self, name: str) -> pl.LazyFrame:
         """The table :meth:`path` finds."""
@@ -340,7 +357,12 @@ def _input_hashes(stage: Stage, run: Run) -> dict[str, str]:
 
     By content, not by time: a rebuilt but equal input does not cause work.
     """
-    hashes = {}
+    files = ((name, run.folder / name) for name in stage.run_files)
+    hashes = {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in files
+        if file.is_file()
+    }
     for name in stage.reads:
         owner = run.owner(name, before=stage.name)
         manifest = run.manifest(owner) if owner is not None else None
