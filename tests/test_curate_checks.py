@@ -51,7 +51,6 @@ REFUSED = [
     (["absent.jsonl"], "no such file or folder"),
     (["empty.jsonl"], "the file is empty"),
     (["noise.bin"], "of no known format"),
-    (["s3://bucket/x.parquet"], "s3://bucket/x.parquet: an address, expected a local file"),
     (["b.jsonl"], "is a run of another corpus"),
     (["a.jsonl", "b.jsonl"], "--add extends the run"),
     (["b.jsonl", "--add"], "is a run of another corpus"),

@@ -100,16 +100,12 @@ class Plan:
 
 
 def with_sources(config: CurateConfig, paths: Iterable[Path | str]) -> CurateConfig:
-    """The config with the paths of the command line added to its sources.
+    """The config with the paths and addresses of the command line added to its sources.
 
-    All sources are absolute paths afterwards, so that a run does not depend on the folder that the
-    command is called in.
-
-    Raises:
-        InputError: a path is an address of another machine.
+    All paths are absolute afterwards, so that a run does not depend on the folder that the
+    command is called in. An address (``s3://...``) is given as text, which a path would change.
     """
     given = [*config.ingest.sources, *(SourceConfig(path=str(path)) for path in paths)]
-    checks.check_local([source.path for source in given])
     sources = [
         source.model_copy(
             update={

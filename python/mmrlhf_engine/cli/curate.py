@@ -36,7 +36,7 @@ def _text(metavar: str) -> dict[str, Any]:
     return {"metavar": metavar}
 
 
-def _number(kind: click.ParamType = _COUNT, metavar: str = "N") -> dict[str, Any]:
+def _number(kind: Any = _COUNT, metavar: str = "N") -> dict[str, Any]:
     return {"type": kind, "metavar": metavar}
 
 
@@ -139,7 +139,7 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     help="On stderr: human, jsonl or silent.",
 )
 @click.pass_context
-def curate(context: click.Context, sources: tuple[str, ...], out: Path, **options: Any) -> None:
+def curate(context: click.Context, /, sources: tuple[str, ...], out: Path, **options: Any) -> None:
     """Choose diverse queries from raw corpora and write a report.
 
     SOURCES are jsonl, json, parquet, csv and tar files, and folders. A finished and unchanged stage
@@ -149,6 +149,7 @@ def curate(context: click.Context, sources: tuple[str, ...], out: Path, **option
     """
     from mmrlhf_engine import pipeline
     from mmrlhf_engine.curate import report
+    from mmrlhf_engine.curate.alarms import find_alarms
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
 
@@ -165,8 +166,16 @@ def curate(context: click.Context, sources: tuple[str, ...], out: Path, **option
     slice_of = {"first": stages[0], "last": stages[-1], "add": options["add"]}
     with interruptible("the same command resumes the run"):
         run = pipeline.curate(config, out, progress=progress, **slice_of)
-        click.echo(report.funnel(run))
-        click.echo(f"\npage: {report.write(run)}")
+        alarms = find_alarms(run)
+        click.echo(report.funnel(run, alarms))
+        page = report.write(run, alarms)
+        click.echo(f"\npage: {page}")
+    if alarms:
+        count = "1 alarm" if len(alarms) == 1 else f"{len(alarms)} alarms"
+        facts = [alarm.facts() for alarm in alarms]
+        progress.warn(
+            f"{count}: look at the top of {page} before the queries are used", alarms=facts
+        )
 
 
 @click.command()

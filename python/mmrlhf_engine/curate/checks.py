@@ -25,7 +25,6 @@ __all__ = [
     "absolute",
     "check_bounds",
     "check_corpus",
-    "check_local",
     "check_max_bad",
     "check_space",
     "check_tables",
@@ -35,21 +34,6 @@ __all__ = [
 ]
 
 _SHOWN = 4
-
-
-def check_local(paths: list[str]) -> None:
-    """Refuse addresses of other machines.
-
-    Raises:
-        InputError: one of the paths is such an address.
-    """
-    for path in paths:
-        scheme, separator, rest = path.partition("://")
-        if separator and scheme.isalnum():
-            raise InputError(
-                f"{path}: an address, expected a local file or folder",
-                hint=f"copy it here first, or mount it ({scheme}: {rest.rpartition('/')[2]})",
-            )
 
 
 def check_writable(folder: Path) -> None:
@@ -112,8 +96,13 @@ def check_corpus(run: Run, paths: list[str], *, add: bool) -> None:
 
 
 def absolute(path: str) -> str:
-    """The path from the root of the file system on; links stay, but for those before a ``..``."""
-    whole = Path(path).absolute()
+    """The path from the root of the file system on; an address (``s3://...``) as it is.
+
+    Links stay as they are, but for those before a ``..``.
+    """
+    if "://" in path:
+        return path
+    whole = Path(path).expanduser().absolute()
     return str(whole.resolve() if ".." in whole.parts else whole)
 
 

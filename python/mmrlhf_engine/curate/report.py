@@ -1,8 +1,9 @@
 """What people look at: the funnel as text, and ``RUN/report.html``, one self-contained page.
 
-The page answers, in this order: how many went in and what became of them, whether the choice looks
-like what was asked for, whether it covers the corpus, whether the removals were right (pairs side
-by side, those around the thresholds first), what was wrong with the input, and what was chosen.
+The page answers, in this order: what is probably wrong (the alarms), how many went in and what
+became of them, whether the choice looks like what was asked for, whether it covers the corpus,
+whether the removals were right (pairs side by side, those around the thresholds first), what was
+wrong with the input, and what was chosen.
 Sections appear as far as the run has gone. Everything is read from the tables and reports of the
 run; nothing is computed that a reader could not compute from the same files.
 """
@@ -17,6 +18,7 @@ import polars as pl
 from jinja2 import Environment
 
 from mmrlhf_engine import __version__
+from mmrlhf_engine.curate.alarms import Alarm, as_text, find_alarms
 from mmrlhf_engine.curate.thumbnails import thumbnails
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import Run
@@ -36,8 +38,13 @@ _NAMES = {
 }
 
 
-def funnel(run: Run) -> str:
-    """Rows in and out of each finished stage with what was dropped by reason, as aligned text."""
+def funnel(run: Run, alarms: list[Alarm] | None = None) -> str:
+    """Rows in and out of each finished stage with what was dropped by reason, then the alarms.
+
+    Args:
+        run: The run.
+        alarms: Those of the run; looked for when None.
+    """
     lines = []
     for stage in _STAGES:
         report = run.report(stage)
@@ -52,7 +59,9 @@ def funnel(run: Run) -> str:
     balance = _balance(run)
     select = run.report("select") or {}
     more = [*([balance] if balance else []), *select.get("shortfalls", [])]
-    return "\n".join([*lines, "", *more] if more else lines)
+    alarmed = as_text(find_alarms(run) if alarms is None else alarms)
+    parts = ["\n".join(lines), "\n".join(more), alarmed]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _balance(run: Run) -> str | None:
@@ -71,12 +80,14 @@ def _balance(run: Run) -> str | None:
     )
 
 
-def write(run: Run) -> Path:
-    """Write ``report.html`` into the run folder and return its path."""
+def write(run: Run, alarms: list[Alarm] | None = None) -> Path:
+    """Write ``report.html`` into the run folder and return its path; ``alarms`` as above."""
     template = files("mmrlhf_engine.curate").joinpath("report.html.jinja").read_text("utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["thousands"] = lambda number: f"{number:,}"
-    page = environment.from_string(template).render(**_content(run))
+    page = environment.from_string(template).render(
+        **_content(run), alarms=find_alarms(run) if alarms is None else alarms
+    )
     path = run.folder / "report.html"
     write_atomically(path, page)
     return path

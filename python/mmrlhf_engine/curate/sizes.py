@@ -81,7 +81,7 @@ def _rows_of_file(file: Path) -> int:
 
 def _rows_of_text(file: Path, size: int) -> int:
     with open_stream(file) as stream:
-        start = stream.read(_SAMPLE_BYTES)
+        start = bytes(stream.read(_SAMPLE_BYTES))
     lines = start.count(b"\n")
     if lines < 2:  # an array in one line
         lines = max(start.count(b'{"'), 1)

@@ -68,8 +68,8 @@ def missing_weights(name: str) -> str | None:
         return None if _is_cached(place) else place
     if family == "open_clip":
         model, _, weights = rest.partition("/")
-        place = None if Path(weights).is_file() else (weights_of(model) or {}).get(weights)
-        return place if place and not _is_cached(place) else None
+        known = None if Path(weights).is_file() else (weights_of(model) or {}).get(weights)
+        return known if known and not _is_cached(known) else None
     return None
 
 

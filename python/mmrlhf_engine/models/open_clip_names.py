@@ -56,7 +56,7 @@ def _all_weights() -> dict[str, Weights]:
         if isinstance(target, ast.Name) and isinstance(value, ast.Dict):
             pairs = zip(value.keys, value.values, strict=True)
             if target.id == "_PRETRAINED":
-                models |= {k.value: _weights(v, named) for k, v in pairs if _is_text(k)}  # type: ignore[union-attr,misc]
+                models |= {k.value: _weights(v, named) for k, v in pairs if _is_text(k)}  # type: ignore[union-attr]
         elif isinstance(target, ast.Name):
             named[target.id] = _weights(value, named)
         elif isinstance(target, ast.Subscript) and _is_text(target.slice):

@@ -84,6 +84,15 @@ class Progress:
             # In a log file, what takes less time than this needs no line between these two.
             self._last = time.monotonic()
 
+    def warn(self, text: str, **facts: object) -> None:
+        """One line that stays, also where the format is silent: it is not about progress."""
+        if self.format == "jsonl":
+            self._write_json({"event": "warning", "text": text, **facts})
+        else:
+            self._close_line()
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
     def update(self, stage: str, task: str, done: int, total: int | None) -> None:
         """Done so far, with rate and time left; ``total`` is None where it cannot be known.
 
