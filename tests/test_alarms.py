@@ -25,12 +25,12 @@ from pack_data import write_lines
 
 
 def removals(*rows):
-    return pl.DataFrame(rows, schema=["id", "kept_id", "kind"], orient="row")
+    return pl.LazyFrame(rows, schema=["id", "kept_id", "kind"], orient="row")
 
 
 def rejected(*rows):
     names = ["source", "position", "reason", "detail"]
-    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+    return pl.LazyFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_sample_that_removes_many_near_duplicates(count, kind, raised):
         assert alarms[0].example == "a removed 21, among them b00"
 
 
-ANSWERS = pl.DataFrame(
+ANSWERS = pl.LazyFrame(
     {
         "id": ["a", "b", "c", "d", "e", "f", "g"],
         "answer": [
@@ -84,7 +84,7 @@ def test_short_answers_that_differ(removed, kept, kind, raised):
 
 
 def test_a_few_differing_answers_among_many_equal_ones_are_no_alarm():
-    same = pl.DataFrame({"id": [f"s{n}" for n in range(300)], "answer": "12"})
+    same = pl.LazyFrame({"id": [f"s{n}" for n in range(300)], "answer": "12"})
     samples = pl.concat([ANSWERS, same])
     rows = [(f"s{n}", "b", "near") for n in range(300)]
     assert list(differing_answers(removals(*rows, ("a", "b", "near")), samples)) == []
@@ -139,7 +139,7 @@ def unit(rows):
 
 
 def ids(count):
-    return pl.DataFrame({"id": [f"s{n}" for n in range(count)], "row": range(count)})
+    return pl.LazyFrame({"id": [f"s{n}" for n in range(count)], "row": range(count)})
 
 
 def test_rows_that_are_nearly_equal():

@@ -140,7 +140,7 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.pass_context
 def curate(context: click.Context, /, sources: tuple[str, ...], out: Path, **options: Any) -> None:
-    """Choose diverse queries from raw corpora and write a report.
+    """Choose diverse queries from raw corpora, with a report.
 
     SOURCES are jsonl, json, parquet, csv and tar files, and folders. A finished and unchanged stage
     is skipped, and an interrupted run resumes. The report is OUT/report.html.

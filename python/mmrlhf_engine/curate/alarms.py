@@ -1,7 +1,8 @@
 """What a person should look at before the chosen queries are used: alarms, each with an example.
 
 An alarm is no statistic: it says that something was probably read, compared or encoded wrongly.
-Each is a function of the run's tables; a run without alarms says nothing.
+Each is a function of the run's tables, which are scanned and need not fit in memory; a run without
+alarms says nothing.
 """
 
 import json
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from mmrlhf_engine.run.folder import Run
+from mmrlhf_engine.run.tables import REJECTED
 
 __all__ = [
     "Alarm",
@@ -97,14 +99,11 @@ def _alarms(run: Run) -> Iterator[Alarm]:
     yield from frequent_reasons(rejected, ingest.get("sources", {}))
     duplicates, samples = _scan(run, "duplicates"), _scan(run, "samples")
     if duplicates is not None and samples is not None:
-        removals = duplicates.select("id", "kept_id", "kind").collect()
-        yield from crowded_removals(removals)
-        ids = pl.concat([removals["id"], removals["kept_id"]]).unique()
-        answers = samples.select("id", "answer").filter(pl.col("id").is_in(ids.implode()))
-        yield from differing_answers(removals, answers.collect(engine="streaming"))
+        yield from crowded_removals(duplicates)
+        yield from differing_answers(duplicates, samples)
     embedded, rows = _scan(run, "embedding_ids"), run.find("embeddings.npy")
     if embedded is not None and rows is not None:
-        yield from collapsed_rows(np.load(rows, mmap_mode="r"), embedded.collect())
+        yield from collapsed_rows(np.load(rows, mmap_mode="r"), embedded)
 
 
 def _scan(run: Run, name: str) -> pl.LazyFrame | None:
@@ -112,21 +111,18 @@ def _scan(run: Run, name: str) -> pl.LazyFrame | None:
     return None if folder is None else pl.scan_parquet(folder / "*.parquet")
 
 
-def _rejected(run: Run) -> pl.DataFrame:
+def _rejected(run: Run) -> pl.LazyFrame:
     """``source, position, reason, detail`` of ingest and dedup."""
     parts = [
-        pl.read_parquet(folder / "*.parquet")
+        pl.scan_parquet(folder / "*.parquet")
         for stage in ("ingest", "dedup")
         if run.manifest(stage) is not None
         and (folder := run.stage_folder(stage) / "rejected").is_dir()
     ]
-    return pl.concat(parts) if parts else pl.DataFrame(schema=dict.fromkeys(_REJECTED, pl.String))
+    return pl.concat(parts) if parts else pl.LazyFrame(schema=REJECTED)
 
 
-_REJECTED = ("source", "position", "reason", "detail")
-
-
-def crowded_removals(duplicates: pl.DataFrame) -> Iterator[Alarm]:
+def crowded_removals(duplicates: pl.LazyFrame) -> Iterator[Alarm]:
     """Samples that have removed more near duplicates than there are likely to be.
 
     Args:
@@ -138,6 +134,7 @@ def crowded_removals(duplicates: pl.DataFrame) -> Iterator[Alarm]:
         .agg(pl.len().alias("count"), pl.col("id").min())
         .filter(pl.col("count") > MOST_REMOVED)
         .sort("count", "kept_id", descending=[True, False])
+        .collect(engine="streaming")
     )
     if crowds.height:
         worst = crowds.row(0, named=True)
@@ -152,7 +149,7 @@ def crowded_removals(duplicates: pl.DataFrame) -> Iterator[Alarm]:
         )
 
 
-def differing_answers(duplicates: pl.DataFrame, samples: pl.DataFrame) -> Iterator[Alarm]:
+def differing_answers(duplicates: pl.LazyFrame, samples: pl.LazyFrame) -> Iterator[Alarm]:
     """Removed samples whose short answer is another one than that of the sample that stays.
 
     Args:
@@ -161,7 +158,8 @@ def differing_answers(duplicates: pl.DataFrame, samples: pl.DataFrame) -> Iterat
     """
     answers = samples.select("id", "answer", plain=_plain(pl.col("answer")))
     pairs = (
-        duplicates.filter(pl.col("kind") != "max_per_image")
+        duplicates.select("id", "kept_id", "kind")
+        .filter(pl.col("kind") != "max_per_image")
         .join(answers, on="id", how="left")
         .join(answers.rename({"id": "kept_id"}), on="kept_id", how="left", suffix="_kept")
         .filter(
@@ -169,15 +167,17 @@ def differing_answers(duplicates: pl.DataFrame, samples: pl.DataFrame) -> Iterat
             pl.col("plain") != "",
             pl.col("plain_kept") != "",
         )
+        .with_columns(differ=pl.col("plain") != pl.col("plain_kept"))
     )
-    other = pairs.filter(pl.col("plain") != pl.col("plain_kept")).sort("id")
-    if other.height and other.height >= ANSWERS_SHARE * pairs.height:
-        row = other.row(0, named=True)
+    counted = pairs.select(all=pl.len(), other=pl.col("differ").sum()).collect(engine="streaming")
+    everything, other = counted.row(0)
+    if other and other >= ANSWERS_SHARE * everything:
+        row = pairs.filter("differ").bottom_k(1, by="id").collect().row(0, named=True)
         yield Alarm(
             "differing_answers",
-            f"{_samples(other.height)} of {pairs.height:,} with a short answer were removed for "
+            f"{_samples(other)} of {everything:,} with a short answer {_were(other)} removed for "
             "one with another answer: the questions may differ",
-            other.height,
+            other,
             f"{row['id']} ({_short(row['answer'])}) was removed for {row['kept_id']} "
             f"({_short(row['answer_kept'])})",
             "compare them with `mmrlhf-engine explain RUN ID KEPT_ID`; a part of the question may "
@@ -191,19 +191,21 @@ def _plain(text: pl.Expr) -> pl.Expr:
     return blanks.str.strip_chars(" .,;:!?\"'()")
 
 
-def marks_and_media(rejected: pl.DataFrame) -> Iterator[Alarm]:
+def marks_and_media(rejected: pl.LazyFrame) -> Iterator[Alarm]:
     """Records whose marks of pictures and whose pictures do not agree in number.
 
     Args:
         rejected: ``source, position, reason, detail``.
     """
     rows = rejected.filter(pl.col("reason") == "marks_and_media_differ")
-    if rows.height:
-        row = rows.row(0, named=True)
+    found = rows.select(pl.len(), pl.col("position", "detail").first()).collect()
+    row = found.row(0, named=True)
+    if row["len"]:
         yield Alarm(
             "marks_and_media",
-            f"{_rows(rows.height)} rejected: marks such as <image> and pictures differ in number",
-            rows.height,
+            f"{row['len']:,} row{'s' * (row['len'] != 1)} {_were(row['len'])} rejected: marks such "
+            "as <image> and pictures differ in number",
+            row["len"],
             f"{row['position']}: {row['detail']}",
             "a picture may be in a field that is not read: name it with "
             "`ingest: {sources: [{path: ..., columns: {image: FIELD}}]}`",
@@ -242,7 +244,7 @@ def unread_fields(fields: Mapping[str, Any], rows: int) -> Iterator[Alarm]:
 
 
 def frequent_reasons(
-    rejected: pl.DataFrame, sources: Mapping[str, Mapping[str, int]]
+    rejected: pl.LazyFrame, sources: Mapping[str, Mapping[str, int]]
 ) -> Iterator[Alarm]:
     """Reasons for which a large part of a source was rejected.
 
@@ -259,6 +261,7 @@ def frequent_reasons(
         .group_by("source", "reason")
         .agg(pl.len().alias("count"), pl.col("position", "detail").first())
         .sort("count", "source", "reason", descending=[True, False, False])
+        .collect()
     )
     found = [
         row
@@ -278,7 +281,7 @@ def frequent_reasons(
         )
 
 
-def collapsed_rows(embeddings: np.ndarray, ids: pl.DataFrame) -> Iterator[Alarm]:
+def collapsed_rows(embeddings: np.ndarray, ids: pl.LazyFrame) -> Iterator[Alarm]:
     """An encoder to which different pictures are equal, by an even sample of its rows.
 
     Args:
@@ -300,7 +303,10 @@ def collapsed_rows(embeddings: np.ndarray, ids: pl.DataFrame) -> Iterator[Alarm]
         return
     one = int(nearest.argmax())
     pair = [int(taken[one]), int(taken[int(cosines[one].argmax())])]
-    names = [ids.filter(pl.col("row") == row)["id"].min() for row in pair]
+    names = [
+        str(ids.filter(pl.col("row") == row).select(pl.col("id").min()).collect().item())
+        for row in pair
+    ]
     yield Alarm(
         "collapsed_rows",
         f"to the encoder {100 * share:.0f} % of the pictures are equal to another one, and two at "
@@ -322,5 +328,5 @@ def _samples(count: int) -> str:
     return f"{count:,} sample{'s' * (count != 1)}"
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s were' if count != 1 else ' was'}"
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
