@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from mmrlhf_engine.curate.embed import EmbedConfig
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models import open_clip_names
-from mmrlhf_engine.models.encoder_check import check_encoder, missing_weights
+from mmrlhf_engine.models.encoder_check import check_encoder, is_on_the_hub, missing_weights
 from mmrlhf_engine.run.config import load_config
 
 
@@ -57,6 +59,47 @@ def test_what_is_there_passes_and_weights_of_the_hub_are_named(tiny_encoder, tmp
     assert missing_weights("transformers:org/name") == "org/name"
     (tmp_path / f"models--{place.replace('/', '--')}" / "snapshots" / "abc").mkdir(parents=True)
     assert missing_weights("open_clip:ViT-B-32/openai") is None
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on this machine that has one model, by its address in the environment."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            there = self.path.startswith("/api/models/org/there")
+            body = b'{"id": "org/there"}' if there else b"{}"
+            self.send_response(200 if there else 404)
+            if not there:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_model_that_the_hub_does_not_have_is_refused(hub, monkeypatch):
+    assert is_on_the_hub("transformers:org/there", "org/there")
+    with pytest.raises(ConfigError, match="the hub has no model org/thre"):
+        is_on_the_hub("transformers:org/thre", "org/thre")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    assert not is_on_the_hub("transformers:org/there", "org/there")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not is_on_the_hub("transformers:org/thre", "org/thre")
 
 
 def test_the_names_read_from_the_files_of_open_clip_are_those_it_has():

@@ -18,7 +18,7 @@ from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.curate.sizes import SourceSize, size_of_source, space_needed
 from mmrlhf_engine.errors import ConfigError, InputError
-from mmrlhf_engine.models.encoder_check import is_offline, missing_weights
+from mmrlhf_engine.models.encoder_check import is_on_the_hub, missing_weights
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.run.config import MemorySize, Section, parse_bytes
 from mmrlhf_engine.run.folder import Run
@@ -84,13 +84,14 @@ class StageState:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that has passed all checks: what is there, what will run.
+    """A run that has passed all checks: what is there, and what will run.
 
     Attributes:
         states: The stages asked for, in order.
-        size: Of the sources; None where they are not read.
+        size: Of the sources; None where ingest is finished, or no part of it.
         notes: What the user should know before it runs, one sentence each.
-        weights: The place on the hub of weights that are not here yet; None where they are.
+        weights: The place on the hub of weights that are neither here nor can be downloaded; None
+            where there is no such place.
     """
 
     states: list[StageState]
@@ -161,15 +162,19 @@ def check(
         (run.report("ingest") or {}).get("sources", {})
     )
     checks.check_bounds(config.select, known)
-    weights = None
+    notes, weights = _unapplied(config, run, stages), None
     if not _is_text_alone(run, pending):
         for name in pending:
             STAGES[name].check(getattr(config, name))
-        weights = missing_weights(config.embed.encoder) if "embed" in pending else None
-    size = sum(map(size_of_source, sources), SourceSize(0, 0, 0)) if sources else None
-    if "ingest" in pending and size is not None:
+        if "embed" in pending:
+            note, weights = _look_for_weights(config.embed.encoder)
+            notes += note
+            _expect_weights(weights, run if "ingest" not in pending else None)
+    size = None
+    if "ingest" in pending:
+        size = sum(map(size_of_source, sources), SourceSize(0, 0, 0))
         checks.check_space(run.folder, space_needed(size.rows, size.rows))
-    return Plan(states, size, [*_unapplied(config, run, stages), *_download(weights)], weights)
+    return Plan(states, size, notes, weights)
 
 
 def _is_text_alone(run: Run, pending: list[str]) -> bool:
@@ -194,15 +199,17 @@ def _unapplied(config: CurateConfig, run: Run, stages: tuple[str, ...]) -> list[
     return []
 
 
-def _download(weights: str | None) -> list[str]:
-    if weights is None:
-        return []
-    if is_offline():
-        return [
-            f"embed: the weights {weights} are not on this machine, and HF_HUB_OFFLINE is set: a "
-            "corpus with pictures will stop after ingest"
-        ]
-    return [f"embed: the weights {weights} are not on this machine yet and will be downloaded"]
+def _look_for_weights(encoder: str) -> tuple[list[str], str | None]:
+    """What to say of weights that are not on this machine, and their place if it is of no use."""
+    place = missing_weights(encoder)
+    if place is None:
+        return [], None
+    if is_on_the_hub(encoder, place):
+        return [f"embed: the weights {place} will be downloaded"], None
+    return [f"embed: {_UNREACHABLE.format(place)}: with pictures the run stops after ingest"], place
+
+
+_UNREACHABLE = "the weights {} are not on this machine, and cannot be downloaded now"
 
 
 def curate(
@@ -251,17 +258,16 @@ def curate(
     return run
 
 
-def _expect_weights(weights: str | None, run: Run) -> None:
-    """Stop as soon as it is known that pictures are there and weights are not.
+def _expect_weights(weights: str | None, run: Run | None) -> None:
+    """Stop as soon as it is known that pictures are there and weights cannot be had.
 
     Raises:
-        InputError: it is so, and the environment says that nothing is to be downloaded.
+        InputError: it is so.
     """
-    report = run.report("ingest")
-    if weights is not None and is_offline() and report is not None and report["media"]:
+    report = run.report("ingest") if run is not None else None
+    if weights is not None and report is not None and report["media"]:
         raise InputError(
-            f"embed.encoder: the weights {weights} are not on this machine, and HF_HUB_OFFLINE is "
-            "set",
+            f"embed.encoder: {_UNREACHABLE.format(weights)}",
             hint="--encoder lite0 needs no download; --to dedup needs no encoder",
         )
 

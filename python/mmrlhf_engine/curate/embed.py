@@ -153,19 +153,29 @@ def _encode_missing(
     pictures = 0
     batches = _decoded(config, stage, encoder, media, missing)
     with contextlib.closing(work.run(batches)) as encoded:
-        for number, results in itertools.groupby(encoded, key=lambda result: result[0][0]):
+        watched = _tell_progress(stage, encoded, media.height)
+        for number, results in itertools.groupby(watched, key=lambda result: result[0][0]):
             parts = [(rows, features) for (_, rows), features in results]
             numbers, rows = _mean_of_frames(
                 np.concatenate([rows for rows, _ in parts]), np.concatenate([f for _, f in parts])
             )
             _save_chunk(files[number], numbers + number * CHUNK, rows)
             pictures += sum(len(rows) for rows, _ in parts)
-            stage.progress("pictures", min((number + 1) * CHUNK, media.height), media.height)
     return {
         "device": encoder.device,
         "images_per_second": round(pictures / work.seconds, 1),
         "encoder_busy": round(work.busy, 3),
     }
+
+
+def _tell_progress(
+    stage: StageContext, encoded: Iterable[tuple[tuple[int, Rows], np.ndarray]], total: int
+) -> Iterator[tuple[tuple[int, Rows], np.ndarray]]:
+    """The same results, each batch told on its way."""
+    for (chunk, rows), features in encoded:
+        if len(rows):
+            stage.progress("pictures", chunk * CHUNK + int(rows[-1]) + 1, total)
+        yield (chunk, rows), features
 
 
 def _decoded(

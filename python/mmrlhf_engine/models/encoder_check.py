@@ -12,7 +12,7 @@ from pathlib import Path
 from mmrlhf_engine.errors import ConfigError, InputError, MissingExtraError
 from mmrlhf_engine.models.open_clip_names import model_names, weights_of
 
-__all__ = ["check_encoder", "check_encoder_form", "is_offline", "missing_weights"]
+__all__ = ["check_encoder", "check_encoder_form", "is_on_the_hub", "missing_weights"]
 
 _FORMS = "open_clip:MODEL/WEIGHTS, transformers:NAME, lite0 or precomputed:FILE.npy"
 _FAMILIES = ("open_clip", "transformers", "precomputed")
@@ -73,10 +73,32 @@ def missing_weights(name: str) -> str | None:
     return None
 
 
-def is_offline() -> bool:
-    """Whether the environment says that nothing is to be downloaded."""
+def is_on_the_hub(name: str, place: str) -> bool:
+    """Whether weights that :func:`missing_weights` names can be downloaded now.
+
+    False where the environment says that nothing is to be downloaded, or the hub does not answer.
+
+    Raises:
+        ConfigError: the hub answers that it has no such repository.
+    """
     values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
+    if any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values):
+        return False
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    repository = _repository(place)
+    try:
+        HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(repository, timeout=10)
+    except RepositoryNotFoundError:
+        raise ConfigError(
+            f"{name}: the hub has no model {repository}",
+            hint="a private one needs `hf auth login`",
+        ) from None
+    # What the library raises for a hub that cannot be reached differs by version and cause.
+    except Exception:
+        return False
+    return True
 
 
 def _check_packages(name: str, packages: tuple[str, ...], extra: str) -> None:
@@ -131,6 +153,11 @@ def _is_cached(place: str) -> bool:
     """Whether a repository of the hub, or a part of one, lies in the cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    repository = "/".join(place.split("/")[:2])
-    snapshots = Path(HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "snapshots")
+    repository = _repository(place).replace("/", "--")
+    snapshots = Path(HF_HUB_CACHE, f"models--{repository}", "snapshots")
     return snapshots.is_dir() and any(snapshots.iterdir())
+
+
+def _repository(place: str) -> str:
+    """``ORG/NAME`` of ``ORG/NAME/FILE``."""
+    return "/".join(place.split("/")[:2])
