@@ -162,7 +162,7 @@ def test_removals_equal_a_comparison_of_all_pairs(policy, most, corpus):
 
 @st.composite
 def judged_corpora(draw):
-    """A corpus with answers, what a person overrides, and which media are copies and which equal."""
+    """A corpus with answers and overrides, and which media are copies and which equal."""
     prompts, media, hashes, colours = draw(corpora())
     rows = range(len(prompts))
     answer = st.sampled_from(

@@ -155,6 +155,23 @@ def test_what_is_outside_of_the_run_is_part_of_the_fingerprint(tmp_path):
     assert fingerprint(stage, Settings(), 0, None) != before
 
 
+def test_a_file_of_the_run_folder_is_part_of_the_fingerprint_where_it_is_declared(tmp_path):
+    before = times(run_both(tmp_path))
+    stage = dataclasses.replace(SECOND, run_files=("by_hand.jsonl",))
+    assert times(run_both(tmp_path, second=stage)) == before
+    file = tmp_path / "by_hand.jsonl"
+    file.write_text("1")
+    assert times(run_both(tmp_path)) == before
+    changed = times(run_both(tmp_path, second=stage))
+    assert (changed[0] == before[0], changed[1] == before[1]) == (True, False)
+    assert times(run_both(tmp_path, second=stage)) == changed
+    assert context(tmp_path, stage).run_file("by_hand.jsonl") == file
+    with pytest.raises(StageError, match="reads other, but declares"):
+        context(tmp_path, stage).run_file("other")
+    file.unlink()
+    assert context(tmp_path, stage).run_file("by_hand.jsonl") is None
+
+
 def test_memory_that_does_not_suffice_is_refused_before_anything_is_removed(tmp_path):
     run = run_both(tmp_path)
     before = times(run)

@@ -42,6 +42,7 @@ def run_curate(
     config: CurateConfig | Path | str | None = None,
     first: str = "ingest",
     last: str = "select",
+    add: bool = False,
     progress: Literal["human", "jsonl", "silent"] = "silent",
 ) -> Run:
     """Choose diverse queries from raw corpora, as ``mmrlhf-engine curate`` does.
@@ -55,6 +56,7 @@ def run_curate(
         config: A YAML file, or settings that are read already; None is the defaults.
         first: The first stage to run.
         last: The last stage to run.
+        add: The run folder may hold a run of a part of these sources, which is extended.
         progress: What is written to stderr.
 
     Returns:
@@ -62,13 +64,17 @@ def run_curate(
         folder of a table's Parquet parts.
 
     Raises:
-        ConfigError: a setting is unknown or does not fit.
+        ConfigError: a setting is unknown or does not fit, or the folder holds a run of another
+            corpus.
         InputError: a source cannot be read, or too much of it is bad.
         MissingExtraError: a package that a stage needs is not installed.
     """
     resolved = _resolve(CurateConfig, config, settings)
-    resolved = pipeline.with_sources(resolved, _paths(sources))
-    return pipeline.curate(resolved, Path(out), first=first, last=last, progress=Progress(progress))
+    several = [sources] if isinstance(sources, str | Path) else sources
+    resolved = pipeline.with_sources(resolved, several)
+    return pipeline.curate(
+        resolved, Path(out), first=first, last=last, add=add, progress=Progress(progress)
+    )
 
 
 def run_pack(

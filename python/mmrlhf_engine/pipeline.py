@@ -4,31 +4,36 @@ The stages do not know of each other: a stage is a function from tables on disk 
 and this file is the only one that knows which there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
-from mmrlhf_engine.curate import cluster, dedup, embed, ingest, select
+from mmrlhf_engine.curate import checks, cluster, dedup, embed, ingest, select
 from mmrlhf_engine.curate.cluster import ClusterConfig
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.embed import EmbedConfig
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.select import SelectConfig
-from mmrlhf_engine.errors import ConfigError
+from mmrlhf_engine.curate.sizes import SourceSize, size_of_source, space_needed
+from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.models.encoder_check import is_on_the_hub, missing_weights
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.run.config import MemorySize, Section, parse_bytes
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.memory import format_size
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Resources, Stage, fingerprint, is_finished, run_stage
+from mmrlhf_engine.sources.samples.resolve import resolve
 
 __all__ = [
     "CURATE",
     "STAGES",
     "CurateConfig",
+    "Plan",
     "StageState",
+    "check",
     "curate",
     "describe_plan",
     "plan",
@@ -42,11 +47,8 @@ STAGES: dict[str, Stage] = {
 }
 CURATE = ("ingest", "dedup", "embed", "cluster", "select")
 
-# Guesses of --dry-run before ingest has run: a row of the source; the tables of all five stages; a
-# float16 row of 512 to 1,280 values an image.
 _BYTES_PER_ROW = 500
-_DISK_PER_ROW = 400
-_DISK_PER_IMAGE = 2_600
+"""Of text, as --dry-run guesses before ingest has run."""
 _WIDEST_EMBEDDING = 1_280
 
 
@@ -80,13 +82,41 @@ class StageState:
     finished: bool
 
 
-def with_sources(config: CurateConfig, paths: list[Path]) -> CurateConfig:
-    """The config with the paths of the command line as its sources, if there are any."""
-    if not paths:
-        return config
-    ingest = config.ingest.model_copy(
-        update={"sources": [*config.ingest.sources, *(SourceConfig(path=str(p)) for p in paths)]}
-    )
+@dataclass(frozen=True)
+class Plan:
+    """A run that has passed all checks: what is there, and what will run.
+
+    Attributes:
+        states: The stages asked for, in order.
+        size: Of the sources; None where ingest is finished, or no part of it.
+        notes: What the user should know before it runs, one sentence each.
+        weights: The place on the hub of weights that are neither here nor can be downloaded; None
+            where there is no such place.
+    """
+
+    states: list[StageState]
+    size: SourceSize | None
+    notes: list[str]
+    weights: str | None
+
+
+def with_sources(config: CurateConfig, paths: Iterable[Path | str]) -> CurateConfig:
+    """The config with the paths and addresses of the command line added to its sources.
+
+    All paths are absolute afterwards, so that a run does not depend on the folder that the
+    command is called in. An address (``s3://...``) is given as text, which a path would change.
+    """
+    given = [*config.ingest.sources, *(SourceConfig(path=str(path)) for path in paths)]
+    sources = [
+        source.model_copy(
+            update={
+                "path": checks.absolute(source.path),
+                "root": source.root and checks.absolute(source.root),
+            }
+        )
+        for source in given
+    ]
+    ingest = config.ingest.model_copy(update={"sources": sources})
     return config.model_copy(update={"ingest": ingest})
 
 
@@ -101,25 +131,126 @@ def plan(config: CurateConfig, run: Run, stages: tuple[str, ...] = CURATE) -> li
     return states
 
 
+def check(
+    config: CurateConfig, run: Run, stages: tuple[str, ...] = CURATE, *, add: bool = False
+) -> Plan:
+    """Refuse what can be known to fail before anything is written or removed.
+
+    That is: sources that are absent, empty or of no known kind; other sources than those of the run
+    without ``add``; an encoder or a package that is not there; bounds of ``select`` that cannot be
+    met; a folder that cannot be written, and a disk that is nearly full.
+
+    Raises:
+        MmrlhfError: the first of these that is so.
+    """
+    config = with_sources(config, ())
+    given = [source.path for source in config.ingest.sources]
+    checks.check_writable(run.folder)
+    if "ingest" in stages and not given and (before := checks.sources_of(run)):
+        raise InputError(
+            f"no source given; {run.folder} is a run of {', '.join(before[:4])}",
+            hint="name them again, or --from dedup goes on from the finished ingest",
+        )
+    sources = resolve(config.ingest.sources) if given or "ingest" in stages else []
+    checks.check_corpus(run, given, add=add)
+    checks.check_tables(run, [STAGES[name] for name in stages])
+    states = plan(config, run, stages)
+    pending = [state.name for state in states if not state.finished]
+    if "ingest" in pending:
+        checks.check_max_bad(run, STAGES["ingest"], config.ingest, config.seed)
+    known = [source.name for source in sources] or list(
+        (run.report("ingest") or {}).get("sources", {})
+    )
+    checks.check_bounds(config.select, known)
+    notes, weights = _unapplied(config, run, stages), None
+    if not _is_text_alone(run, pending):
+        for name in pending:
+            STAGES[name].check(getattr(config, name))
+        if "embed" in pending:
+            note, weights = _look_for_weights(config.embed.encoder)
+            notes += note
+            _expect_weights(weights, run if "ingest" not in pending else None)
+    size = None
+    if "ingest" in pending:
+        size = sum(map(size_of_source, sources), SourceSize(0, 0, 0))
+        checks.check_space(run.folder, space_needed(size.rows, size.rows))
+    return Plan(states, size, notes, weights)
+
+
+def _is_text_alone(run: Run, pending: list[str]) -> bool:
+    """Whether a finished ingest has found no picture, so that no encoder is needed."""
+    report = run.report("ingest")
+    return "ingest" not in pending and report is not None and report["media"] == 0
+
+
+def _unapplied(config: CurateConfig, run: Run, stages: tuple[str, ...]) -> list[str]:
+    """Stages before the first of this command that would run again if they were part of it."""
+    before = CURATE[: CURATE.index(stages[0])]
+    if not config.ingest.sources:
+        before = before[1:]
+    for name in before:
+        manifest = run.manifest(name)
+        made_from = fingerprint(STAGES[name], getattr(config, name), config.seed, run)
+        if manifest is not None and manifest["fingerprint"] != made_from:
+            return [
+                f"{name}: its settings or inputs have changed since it ran, and --from {stages[0]} "
+                f"leaves it as it is (--from {name} runs it again)"
+            ]
+    return []
+
+
+def _look_for_weights(encoder: str) -> tuple[list[str], str | None]:
+    """What to say of weights that are not on this machine, and their place if it is of no use."""
+    place = missing_weights(encoder)
+    if place is None:
+        return [], None
+    if is_on_the_hub(encoder, place):
+        return [f"embed: the weights {place} will be downloaded"], None
+    return [f"embed: {_UNREACHABLE.format(place)}: with pictures the run stops after ingest"], place
+
+
+_UNREACHABLE = "the weights {} are not on this machine, and cannot be downloaded now"
+
+
 def curate(
     config: CurateConfig,
     folder: Path,
     *,
     first: str = CURATE[0],
     last: str = CURATE[-1],
+    add: bool = False,
     progress: Progress | None = None,
     after_stage: Callable[[str], None] | None = None,
 ) -> Run:
     """Run the stages from ``first`` to ``last`` in ``folder``, skipping what is finished.
 
+    Args:
+        config: All settings.
+        folder: The run folder.
+        first: The first stage.
+        last: The last stage.
+        add: The sources may be those of the run and more; ingest and what follows run again.
+        progress: What is said on the way.
+        after_stage: Called with the name of each stage that has ended.
+
     Raises:
         MmrlhfError: a setting or an input does not fit; the run folder stays consistent, and the
-            same call goes on where this one stopped.
+            same call goes on where this one stopped. See :func:`check` for what is refused before
+            anything is touched.
     """
     run = Run(folder)
+    config = with_sources(config, ())
     resources = config.resources(progress)
+    stages = stage_slice(first, last)
+    planned = check(config, run, stages, add=add)
+    for note in planned.notes:
+        resources.progress.say(note)
     with run.locked():
-        for name in stage_slice(first, last):
+        # Another process may have finished another corpus here since.
+        checks.check_corpus(run, [source.path for source in config.ingest.sources], add=add)
+        for name in stages:
+            if name != "ingest":
+                _expect_weights(planned.weights, run)
             folder = run.stage_folder(name)
             run_stage(STAGES[name], getattr(config, name), folder, resources, run)
             if after_stage is not None:
@@ -127,50 +258,76 @@ def curate(
     return run
 
 
-def describe_plan(config: CurateConfig, folder: Path, stages: tuple[str, ...] = CURATE) -> str:
+def _expect_weights(weights: str | None, run: Run | None) -> None:
+    """Stop as soon as it is known that pictures are there and weights cannot be had.
+
+    Raises:
+        InputError: it is so.
+    """
+    report = run.report("ingest") if run is not None else None
+    if weights is not None and report is not None and report["media"]:
+        raise InputError(
+            f"embed.encoder: {_UNREACHABLE.format(weights)}",
+            hint="--encoder lite0 needs no download; --to dedup needs no encoder",
+        )
+
+
+def describe_plan(
+    config: CurateConfig, folder: Path, stages: tuple[str, ...] = CURATE, *, add: bool = False
+) -> str:
     """What ``curate`` would do, without doing it: stages, sources, disk and memory, as text.
 
-    Numbers of rows are those of the finished stages of the run where there are any, else a guess
-    from the size of the sources, and marked as such.
+    Numbers of rows are those of the finished ingest where it is unchanged, else an estimate from
+    the sources, and marked as such.
+
+    Raises:
+        MmrlhfError: ``curate`` would be refused; see :func:`check`.
     """
     run = Run(folder)
+    config = with_sources(config, ())
+    planned = check(config, run, stages, add=add)
     lines = [f"run folder  {folder}{'' if folder.exists() else ' (new)'}"]
-    if "ingest" in stages:
-        sources = ingest.describe(config.ingest)
-        lines.append(f"sources     {sources['files']:,} files, {format_size(sources['bytes'])}")
-    for state in plan(config, run, stages):
+    if planned.size is not None:
+        lines.append(f"sources     {planned.size.files:,} files, {format_size(planned.size.bytes)}")
+    for state in planned.states:
         action = "finished and unchanged, skipped" if state.finished else "runs"
         lines.append(f"{state.name:11} {action}")
+    lines += planned.notes
     curve = [
         f"{jaccard:.2f}: {config.dedup.candidate_probability(jaccard):.3f}"
         for jaccard in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
     ]
     lines += ["", "chance that two texts are compared, by their Jaccard index"]
-    lines += [f"  {'   '.join(curve)}", "", *_needs(config, run)]
+    lines += [f"  {'   '.join(curve)}", "", *_needs(config, run, planned)]
     return "\n".join(lines)
 
 
-def _needs(config: CurateConfig, run: Run) -> list[str]:
-    """Rows, disk and memory, by the finished ingest or guessed from the size of the sources."""
+def _needs(config: CurateConfig, run: Run, planned: Plan) -> list[str]:
+    """Rows, disk and memory, by the finished ingest or estimated from the sources."""
     report = run.report("ingest")
-    if report is not None:
+    reads = planned.states[0].name == "ingest" and not planned.states[0].finished
+    if report is not None and not reads:
         rows, media, origin = report["rows_out"], report["media"], "by the finished ingest"
     else:
-        size = ingest.describe(config.ingest)["bytes"]
-        rows = media = size // _BYTES_PER_ROW
-        origin = f"guessed at {_BYTES_PER_ROW} bytes a row; known once ingest has run"
-    disk = rows * _DISK_PER_ROW + media * _DISK_PER_IMAGE
+        rows = media = planned.size.rows if planned.size is not None else 0
+        origin = "estimated from the sources; known once ingest has run"
     resources = config.resources()
     inputs = _EstimatedInputs(rows, media)
     bounds = [
         (name, STAGES[name].memory(getattr(config, name), inputs, resources.cores))
         for name in CURATE
     ]
+    allowed = resources.memory_budget
+    free = checks.free_space(run.folder)
     return [
         f"rows        about {rows:,} samples, {media:,} distinct media ({origin})",
-        f"disk        about {format_size(disk)} in the run folder",
-        f"memory      {format_size(resources.memory_budget)} allowed; at most, by stage",
-        *(f"  {name:9} {format_size(bound)}" for name, bound in bounds),
+        f"disk        about {format_size(space_needed(rows, media))} in the run folder, "
+        f"{format_size(free)} free",
+        f"memory      {format_size(allowed)} allowed; at most, by stage",
+        *(
+            f"  {name:9} {format_size(bound)}{' (more than allowed)' if bound > allowed else ''}"
+            for name, bound in bounds
+        ),
     ]
 
 

@@ -17,10 +17,13 @@ __all__ = [
     "SET",
     "THREADS",
     "VERSION",
+    "Grouped",
     "Interrupted",
     "as_overrides",
     "interruptible",
+    "option",
     "run_options",
+    "setting",
 ]
 
 FILE_OR_FOLDER = click.Path(path_type=Path)
@@ -40,6 +43,56 @@ PROGRESS = click.option(
     help="What is written to stderr.",
 )
 VERSION = click.option("--version", type=click.IntRange(min=1), help="Default: the highest.")
+
+
+class _GroupedOption(click.Option):
+    """An option with the heading it stands under in ``--help``, and the setting it is."""
+
+    def __init__(
+        self, *arguments: Any, group: str = "Options", key: str | None = None, **more: Any
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self.group = group
+        self.key = key
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """What stands in brackets; without the range, which the error of a wrong value says."""
+        extra = super().get_help_extra(ctx)
+        extra.pop("range", None)
+        return extra
+
+
+class Grouped(click.Command):
+    """A command whose ``--help`` shows its options under headings, in the order they first come."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each group with its heading, those of no group last."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Other"), []).append(record)
+        # Equal names make equal columns in all groups.
+        width = max(len(name) for records in groups.values() for name, _ in records)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, text in records])
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Name of a parameter -> the dotted setting that it stands for."""
+        options = (entry for entry in self.params if isinstance(entry, _GroupedOption))
+        return {str(entry.name): entry.key for entry in options if entry.key is not None}
+
+
+def option(*names: str, group: str, **more: Any) -> Callable[[Any], Any]:
+    """An option of a :class:`Grouped` command, under this heading."""
+    return click.option(*names, cls=_GroupedOption, group=group, **more)
+
+
+def setting(name: str, key: str, *, group: str, **more: Any) -> Callable[[Any], Any]:
+    """An option that is short for ``--set KEY=VALUE``."""
+    return option(name, key.replace(".", "_"), group=group, key=key, **more)
 
 
 class Interrupted(click.ClickException):

@@ -11,6 +11,7 @@ size are assigned on one thread each, several at a time. FAISS uses a GPU where 
 the same holds from run to run on the same kind of GPU.
 """
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,16 @@ def run(config: ClusterConfig, stage: StageContext) -> None:
         training_objective=objective,
         device=device,
     )
+
+
+def check(_config: ClusterConfig) -> None:
+    """Refuse to begin without FAISS.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if importlib.util.find_spec("faiss") is None:
+        raise MissingExtraError("faiss", extra="curate", needed_for="cluster")
 
 
 def _import_faiss() -> Any:
@@ -180,5 +191,6 @@ STAGE = Stage(
     run=run,
     reads=("kept", "embeddings.npy", "embedding_ids"),
     writes=("centroids.npy", "clusters"),
+    check=check,
     memory=memory,
 )

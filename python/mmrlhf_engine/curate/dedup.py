@@ -10,9 +10,9 @@ the pictures and the texts themselves decide. The work, in order:
 4. The core takes them in this order: a sample is removed if it is a duplicate of one that stays.
 
 The text compared is the prompt, with the turns before it where it cannot be understood alone. Two
-answers to one question are one question, but short ones that differ are evidence: of equal questions
-about near pictures, two samples stay, unless the pictures are equal pixel for pixel. Then one of the
-answers is wrong, and the removed sample is a ``conflict``.
+answers to one question are one question, but short ones that differ are evidence: of equal
+questions about near pictures, two samples stay, unless the pictures are equal pixel for pixel. Then
+one of the answers is wrong, and the removed sample is a ``conflict``.
 """
 
 from collections.abc import Iterator

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import decode_images
 from mmrlhf_engine.curate.media import picture_batches
-from mmrlhf_engine.curate.precomputed import open_precomputed, unit_blocks
+from mmrlhf_engine.curate.precomputed import check_precomputed, open_precomputed, unit_blocks
 from mmrlhf_engine.curate.tables import EMBEDDING_IDS
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
+from mmrlhf_engine.models.encoder_check import check_encoder, check_encoder_form
 from mmrlhf_engine.models.threaded_encoder import ThreadedEncoder
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
@@ -55,6 +56,11 @@ class EmbedConfig(Section):
     """Pictures the encoder takes at once; null: 8 on a CPU, whose caches hold no more, and 128 on a
     GPU. The last digits of a row depend on it."""
 
+    @field_validator("encoder")
+    @classmethod
+    def _is_of_a_known_form(cls, value: str) -> str:
+        return check_encoder_form(value)
+
 
 def run(config: EmbedConfig, stage: StageContext) -> None:
     """Write ``embeddings.npy`` (float16 [pictures, d], unit rows) and the table ``embedding_ids``.
@@ -81,6 +87,18 @@ def run(config: EmbedConfig, stage: StageContext) -> None:
         encoder=config.encoder,
         **facts,
     )
+
+
+def check(config: EmbedConfig) -> None:
+    """Refuse an encoder that cannot be had, or precomputed rows that cannot be read.
+
+    Raises:
+        MmrlhfError: it is so; see :func:`~mmrlhf_engine.models.encoder_check.check_encoder`.
+    """
+    if config.encoder.startswith("precomputed:"):
+        check_precomputed(Path(config.encoder.removeprefix("precomputed:")))
+    else:
+        check_encoder(config.encoder)
 
 
 def external(config: EmbedConfig) -> list[object]:
@@ -135,19 +153,29 @@ def _encode_missing(
     pictures = 0
     batches = _decoded(config, stage, encoder, media, missing)
     with contextlib.closing(work.run(batches)) as encoded:
-        for number, results in itertools.groupby(encoded, key=lambda result: result[0][0]):
+        watched = _tell_progress(stage, encoded, media.height)
+        for number, results in itertools.groupby(watched, key=lambda result: result[0][0]):
             parts = [(rows, features) for (_, rows), features in results]
             numbers, rows = _mean_of_frames(
                 np.concatenate([rows for rows, _ in parts]), np.concatenate([f for _, f in parts])
             )
             _save_chunk(files[number], numbers + number * CHUNK, rows)
             pictures += sum(len(rows) for rows, _ in parts)
-            stage.progress("pictures", min((number + 1) * CHUNK, media.height), media.height)
     return {
         "device": encoder.device,
         "images_per_second": round(pictures / work.seconds, 1),
         "encoder_busy": round(work.busy, 3),
     }
+
+
+def _tell_progress(
+    stage: StageContext, encoded: Iterable[tuple[tuple[int, Rows], np.ndarray]], total: int
+) -> Iterator[tuple[tuple[int, Rows], np.ndarray]]:
+    """The same results, each batch told on its way."""
+    for (chunk, rows), features in encoded:
+        if len(rows):
+            stage.progress("pictures", chunk * CHUNK + int(rows[-1]) + 1, total)
+        yield (chunk, rows), features
 
 
 def _decoded(
@@ -243,5 +271,6 @@ STAGE = Stage(
     reads=("kept", "samples", "media"),
     writes=("embeddings.npy", "embedding_ids"),
     external=external,
+    check=check,
     memory=memory,
 )

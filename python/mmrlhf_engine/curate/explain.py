@@ -13,7 +13,15 @@ import polars as pl
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.folder import Run
 
-__all__ = ["explain", "inspect_table"]
+__all__ = [
+    "evidence",
+    "explain",
+    "find_sample",
+    "inspect_table",
+    "nearest_ids",
+    "rows_of",
+    "shorten",
+]
 
 _LINE = 100
 
@@ -24,12 +32,18 @@ def explain(run: Run, identifier: str) -> str:
     Raises:
         InputError: no finished stage of the run has met this id.
     """
-    samples = _rows(run, "samples", (pl.col("id") == identifier))
-    if not samples:
-        samples = _rows(run, "samples", pl.col("source_id") == identifier)
+    samples = find_sample(run, identifier)
     if not samples:
         return _explain_rejected(run, identifier)
     return "\n\n".join(_story(run, sample) for sample in samples)
+
+
+def find_sample(run: Run, identifier: str) -> list[dict[str, Any]]:
+    """The sample of this id; else those of this source id, of which there may be several."""
+    for column in ("id", "source_id"):
+        if samples := rows_of(run, "samples", pl.col(column) == identifier):
+            return samples
+    return []
 
 
 def _story(run: Run, sample: dict[str, Any]) -> str:
@@ -43,11 +57,11 @@ def _ingest(run: Run, sample: dict[str, Any]) -> str:
     lines = [
         sample["id"],
         f"  ingest   source {sample['source']}, {sample['modality']}, {sample['question_type']}",
-        f"           prompt: {_shorten(sample['prompt'])}",
+        f"           prompt: {shorten(sample['prompt'])}",
     ]
     if sample["answer"] is not None:
-        lines.append(f"           answer: {_shorten(sample['answer'])}")
-    for item in _rows(run, "media", pl.col("hash").is_in(sample["media"])):
+        lines.append(f"           answer: {shorten(sample['answer'])}")
+    for item in rows_of(run, "media", pl.col("hash").is_in(sample["media"])):
         place = item["path"]
         if item["column"] is not None:
             place += f", column {item['column']}, row {item['row']}"
@@ -60,20 +74,20 @@ def _ingest(run: Run, sample: dict[str, Any]) -> str:
 
 def _dedup(run: Run, identifier: str) -> list[str]:
     lines = []
-    for row in _rows(run, "duplicates", pl.col("id") == identifier):
-        lines.append(f"  dedup    removed: {_evidence(row)} {row['kept_id']}")
-        stays = _rows(run, "samples", pl.col("id") == row["kept_id"])
-        lines += [f"           which asks: {_shorten(kept['prompt'])}" for kept in stays]
+    for row in rows_of(run, "duplicates", pl.col("id") == identifier):
+        lines.append(f"  dedup    removed: {evidence(row)} {row['kept_id']}")
+        stays = rows_of(run, "samples", pl.col("id") == row["kept_id"])
+        lines += [f"           which asks: {shorten(kept['prompt'])}" for kept in stays]
     for row in _rejected(run, pl.col("position") == identifier):
         lines.append(f"  dedup    rejected: {row['reason']}: {row['detail']}")
-    if not lines and _rows(run, "kept", pl.col("id") == identifier):
-        others = _rows(run, "duplicates", pl.col("kept_id") == identifier)
+    if not lines and rows_of(run, "kept", pl.col("id") == identifier):
+        others = rows_of(run, "duplicates", pl.col("kept_id") == identifier)
         lines.append(f"  dedup    kept; {len(others):,} others were removed in its favour")
-        lines += [f"           {row['id']}: {_evidence(row)} this one" for row in others[:5]]
+        lines += [f"           {row['id']}: {evidence(row)} this one" for row in others[:5]]
     return lines
 
 
-def _evidence(row: dict[str, Any]) -> str:
+def evidence(row: dict[str, Any]) -> str:
     """The measure on which a removal rests, as words that end in "of"."""
     if row["kind"] == "max_per_image":
         return "more samples on this image than max_per_image allows; the image is that of"
@@ -87,12 +101,12 @@ def _evidence(row: dict[str, Any]) -> str:
 
 def _removed(run: Run, identifier: str) -> bool:
     here = pl.col("id") == identifier
-    return run.find("kept") is not None and not _rows(run, "kept", here)
+    return run.find("kept") is not None and not rows_of(run, "kept", here)
 
 
 def _cluster(run: Run, identifier: str) -> list[str]:
     lines = []
-    for row in _rows(run, "clusters", pl.col("id") == identifier):
+    for row in rows_of(run, "clusters", pl.col("id") == identifier):
         if row["cluster"] < 0:
             lines.append("  cluster  none: it has no picture to embed")
         else:
@@ -105,10 +119,10 @@ def _cluster(run: Run, identifier: str) -> list[str]:
 def _select(run: Run, identifier: str) -> list[str]:
     if run.find("queries") is None:
         return []
-    chosen = _rows(run, "queries", pl.col("id") == identifier)
+    chosen = rows_of(run, "queries", pl.col("id") == identifier)
     if chosen:
         return [f"  select   chosen: {row['why']}" for row in chosen]
-    close = _rows(run, "semantic_duplicates", pl.col("id") == identifier)
+    close = rows_of(run, "semantic_duplicates", pl.col("id") == identifier)
     if close:
         return [
             f"  select   not chosen: cosine {row['cosine']:.3f} to {row['chosen_id']}, which was"
@@ -124,10 +138,11 @@ def _explain_rejected(run: Run, identifier: str) -> str:
             f"{row['position']}\n  {row['stage']:8} rejected: {row['reason']}: {row['detail']}"
             for row in rows
         )
-    raise InputError(f"{run.folder}: no sample {identifier!r}", hint=_nearest(run, identifier))
+    raise InputError(f"{run.folder}: no sample {identifier!r}", hint=nearest_ids(run, identifier))
 
 
-def _nearest(run: Run, identifier: str) -> str:
+def nearest_ids(run: Run, identifier: str) -> str:
+    """What ids of the run look like, the nearest first, for a hint."""
     folder = run.find("samples")
     if folder is None:
         return "the run has no finished ingest yet"
@@ -136,7 +151,8 @@ def _nearest(run: Run, identifier: str) -> str:
     return f"ids look like {', '.join(near)}"
 
 
-def _rows(run: Run, table: str, condition: pl.Expr) -> list[dict[str, Any]]:
+def rows_of(run: Run, table: str, condition: pl.Expr) -> list[dict[str, Any]]:
+    """The rows of a table for which the condition holds; none where there is no such table."""
     folder = run.find(table)
     if folder is None:
         return []
@@ -154,7 +170,8 @@ def _rejected(run: Run, condition: pl.Expr) -> list[dict[str, Any]]:
     return rows
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str) -> str:
+    """The text in one line, cut where it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
 

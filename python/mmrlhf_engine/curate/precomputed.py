@@ -14,9 +14,20 @@ import polars as pl
 
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["open_precomputed", "unit_blocks"]
+__all__ = ["check_precomputed", "open_precomputed", "unit_blocks"]
 
 BLOCK = 65_536
+
+
+def check_precomputed(file: Path) -> None:
+    """Refuse what can be seen without knowing the kept samples.
+
+    Raises:
+        InputError: as :func:`open_precomputed`.
+    """
+    rows, listed = _map(file), _listed_ids(file)
+    if listed is not None:
+        _check_count(file, rows, listed[1], f"ids in {listed[0].name}")
 
 
 def open_precomputed(file: Path, kept: pl.Series) -> tuple[np.ndarray, pl.DataFrame]:
@@ -28,12 +39,8 @@ def open_precomputed(file: Path, kept: pl.Series) -> tuple[np.ndarray, pl.DataFr
     rows = _map(file)
     listed = _listed_ids(file)
     ids = kept.sort() if listed is None else listed[1]
-    if len(rows) != len(ids):
-        source = "kept samples" if listed is None else f"ids in {listed[0].name}"
-        raise InputError(
-            f"{file}: found {len(rows)} rows, expected {len(ids)}, one for each of the {source}",
-            hint=f"list the sample ids of the rows in {file.with_suffix('.ids').name}, one a line",
-        )
+    source = "kept samples" if listed is None else f"ids in {listed[0].name}"
+    _check_count(file, rows, ids, source)
     if ids.n_unique() != len(ids):
         twice = ids.filter(ids.is_duplicated())[0]
         raise InputError(f"{file}: the id {twice} has more than one row")
@@ -45,6 +52,14 @@ def open_precomputed(file: Path, kept: pl.Series) -> tuple[np.ndarray, pl.DataFr
             hint=f"found {ids[0]!r}, expected ids such as {kept[0]!r}" if len(ids) else None,
         )
     return rows, found
+
+
+def _check_count(file: Path, rows: np.ndarray, ids: pl.Series, source: str) -> None:
+    if len(rows) != len(ids):
+        raise InputError(
+            f"{file}: found {len(rows)} rows, expected {len(ids)}, one for each of the {source}",
+            hint=f"list the sample ids of the rows in {file.with_suffix('.ids').name}, one a line",
+        )
 
 
 def unit_blocks(file: Path, rows: np.ndarray, found: pl.DataFrame) -> Iterator[np.ndarray]:

@@ -1,8 +1,9 @@
 """What people look at: the funnel as text, and ``RUN/report.html``, one self-contained page.
 
-The page answers, in this order: how many went in and what became of them, whether the choice looks
-like what was asked for, whether it covers the corpus, whether the removals were right (pairs side
-by side, those around the thresholds first), what was wrong with the input, and what was chosen.
+The page answers, in this order: what is probably wrong (the alarms), how many went in and what
+became of them, whether the choice looks like what was asked for, whether it covers the corpus,
+whether the removals were right (pairs side by side, those around the thresholds first), what was
+wrong with the input, and what was chosen.
 Sections appear as far as the run has gone. Everything is read from the tables and reports of the
 run; nothing is computed that a reader could not compute from the same files.
 """
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jinja2 import Environment
+from markupsafe import Markup
 
 from mmrlhf_engine import __version__
+from mmrlhf_engine.curate.alarms import Alarm, as_text, find_alarms
 from mmrlhf_engine.curate.thumbnails import thumbnails
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import Run
@@ -36,8 +39,13 @@ _NAMES = {
 }
 
 
-def funnel(run: Run) -> str:
-    """Rows in and out of each finished stage with what was dropped by reason, as aligned text."""
+def funnel(run: Run, alarms: list[Alarm] | None = None) -> str:
+    """Rows in and out of each finished stage with what was dropped by reason, then the alarms.
+
+    Args:
+        run: The run.
+        alarms: Those of the run; looked for when None.
+    """
     lines = []
     for stage in _STAGES:
         report = run.report(stage)
@@ -52,7 +60,9 @@ def funnel(run: Run) -> str:
     balance = _balance(run)
     select = run.report("select") or {}
     more = [*([balance] if balance else []), *select.get("shortfalls", [])]
-    return "\n".join([*lines, "", *more] if more else lines)
+    alarmed = as_text(find_alarms(run) if alarms is None else alarms)
+    parts = ["\n".join(lines), "\n".join(more), alarmed]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _balance(run: Run) -> str | None:
@@ -71,15 +81,26 @@ def _balance(run: Run) -> str | None:
     )
 
 
-def write(run: Run) -> Path:
-    """Write ``report.html`` into the run folder and return its path."""
+def write(run: Run, alarms: list[Alarm] | None = None) -> Path:
+    """Write ``report.html`` into the run folder and return its path; ``alarms`` as above."""
     template = files("mmrlhf_engine.curate").joinpath("report.html.jinja").read_text("utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["thousands"] = lambda number: f"{number:,}"
-    page = environment.from_string(template).render(**_content(run))
+    environment.filters["code"] = _with_code
+    page = environment.from_string(template).render(
+        **_content(run), alarms=find_alarms(run) if alarms is None else alarms
+    )
     path = run.folder / "report.html"
     write_atomically(path, page)
     return path
+
+
+def _with_code(text: str) -> Markup:
+    """A text whose parts between backquotes are shown as code."""
+    parts = enumerate(text.split("`"))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in parts
+    )
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -129,32 +150,37 @@ def _notes(stage: str, report: dict[str, Any]) -> str:
 
 
 class _Tables:
-    """The tables of a run, each read once, None where the run has not come so far."""
+    """The tables of a run, None where the run has not come so far.
+
+    Those with a row for every sample are scanned: they need not fit in memory.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self.samples = self._read("samples")
-        self.media = self._read("media")
-        self.duplicates = self._read("duplicates")
+        self.samples = self._scan("samples")
+        self.media = self._scan("media")
+        self.clusters = self._scan("clusters")
         self.near_pairs = self._read("near_pairs")
-        self.kept = self._read("kept")
-        self.clusters = self._read("clusters")
         self.queries = self._read("queries")
         self.rejected = self._rejected()
 
-    def _read(self, name: str) -> pl.DataFrame | None:
+    def _scan(self, name: str) -> pl.LazyFrame | None:
         folder = self._run.find(name)
-        return pl.read_parquet(folder / "*.parquet") if folder is not None else None
+        return pl.scan_parquet(folder / "*.parquet") if folder is not None else None
 
-    def _rejected(self) -> pl.DataFrame:
+    def _read(self, name: str) -> pl.DataFrame | None:
+        table = self._scan(name)
+        return table.collect() if table is not None else None
+
+    def _rejected(self) -> pl.LazyFrame | None:
         """The rejected rows of every finished stage, with the stage that rejected them."""
         parts = [
-            pl.read_parquet(folder / "rejected" / "*.parquet").with_columns(stage=pl.lit(stage))
+            pl.scan_parquet(folder / "rejected" / "*.parquet").with_columns(stage=pl.lit(stage))
             for stage in _STAGES
             if (folder := self._run.stage_folder(stage)).joinpath("manifest.json").exists()
             and (folder / "rejected").is_dir()
         ]
-        return pl.concat(parts) if parts else pl.DataFrame()
+        return pl.concat(parts) if parts else None
 
 
 @dataclass(frozen=True)
@@ -199,12 +225,14 @@ def _mixtures(tables: _Tables) -> list[dict[str, Any]]:
         ("modality", "Modality"),
         ("source", "Source"),
     ):
-        before = dict(tables.samples[column].value_counts(sort=True).iter_rows())
+        counts = tables.samples.group_by(column).len().sort("len", column, descending=[True, False])
+        before = dict(counts.collect(engine="streaming").iter_rows())
+        total = sum(before.values())
         after = dict(tables.queries[column].value_counts().iter_rows())
         rows = [
             {
                 "name": name,
-                "before": count / max(tables.samples.height, 1),
+                "before": count / max(total, 1),
                 "after": after.get(name, 0) / max(tables.queries.height, 1),
                 "count": after.get(name, 0),
             }
@@ -218,7 +246,8 @@ def _clusters(tables: _Tables) -> list[dict[str, Any]]:
     """Size of each cluster, largest first, and how many were chosen from it."""
     if tables.clusters is None:
         return []
-    sizes = tables.clusters["cluster"].value_counts().sort("count", descending=True)
+    counts = tables.clusters.group_by("cluster").agg(count=pl.len())
+    sizes = counts.sort("count", "cluster", descending=[True, False]).collect(engine="streaming")
     chosen: dict[int, int] = {}
     if tables.queries is not None:
         chosen = dict(tables.queries["cluster"].value_counts().iter_rows())
@@ -285,14 +314,15 @@ def _pairs(tables: _Tables) -> list[dict[str, Any]]:
 
 def _rejected(tables: _Tables) -> list[dict[str, Any]]:
     """Every reason with its count and some examples, the most frequent first."""
-    if tables.rejected.is_empty():
+    if tables.rejected is None:
         return []
-    counts = tables.rejected["reason"].value_counts(sort=True)
+    rows = tables.rejected
+    counts = rows.group_by("reason").len().sort("len", "reason", descending=[True, False]).collect()
     return [
         {
             "reason": reason,
             "count": count,
-            "examples": tables.rejected.filter(pl.col("reason") == reason).head(4).to_dicts(),
+            "examples": rows.filter(pl.col("reason") == reason).head(4).collect().to_dicts(),
         }
         for reason, count in counts.head(REJECTED_EXAMPLES).iter_rows()
     ]
@@ -315,5 +345,5 @@ def _cards(tables: _Tables, ids: set[str]) -> dict[str, dict[str, Any]]:
     rows = tables.samples.filter(pl.col("id").is_in(list(ids))).sort("id")
     return {
         row["id"]: {**row, "picture": row["media"][0] if row["media"] else None}
-        for row in rows.iter_rows(named=True)
+        for row in rows.collect(engine="streaming").iter_rows(named=True)
     }

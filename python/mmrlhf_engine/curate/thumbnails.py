@@ -16,7 +16,7 @@ _MAX_PIXELS = 89_478_485
 _BATCH = 64
 
 
-def thumbnails(media: pl.DataFrame | None, hashes: AbstractSet[str | None]) -> dict[str, str]:
+def thumbnails(media: pl.LazyFrame | None, hashes: AbstractSet[str | None]) -> dict[str, str]:
     """Content hash -> ``data:image/jpeg`` URI, longest side 160 pixels.
 
     A picture that can no longer be read (its file was moved since the run) is left out: the page
@@ -24,7 +24,8 @@ def thumbnails(media: pl.DataFrame | None, hashes: AbstractSet[str | None]) -> d
     """
     if media is None:
         return {}
-    wanted = media.filter(pl.col("hash").is_in([h for h in hashes if h is not None])).sort("hash")
+    named = pl.col("hash").is_in([name for name in hashes if name is not None])
+    wanted = media.filter(named).collect(engine="streaming").sort("hash")
     found: dict[str, str] = {}
     for batch in picture_batches(wanted, _BATCH):
         made = pa.array(

@@ -130,7 +130,9 @@ def _explain(kind: type[Section], error: ValidationError, file: Path | None) -> 
     where = ".".join(str(part) for part in problem["loc"])
     origin = f"{file}: " if file is not None else ""
     if problem["type"] != "extra_forbidden":
-        return ConfigError(f"{origin}{where}: found {problem['input']!r}: {problem['msg'].lower()}")
+        # What a validator of the project says is shown as it stands, without pydantic's preface.
+        said = problem.get("ctx", {}).get("error", problem["msg"].lower())
+        return ConfigError(f"{origin}{where}: found {problem['input']!r}: {said}")
     known = _known_keys(kind, problem["loc"][:-1])
     nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.4)
     suggestion = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"

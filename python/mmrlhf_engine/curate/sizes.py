@@ -1,0 +1,103 @@
+"""How large a corpus is before it has been read: rows and media, estimated from its files.
+
+Parquet says how many rows it has; of text files the first MiB is read, of tars the first members;
+of a folder the pictures are counted.
+"""
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmrlhf_engine.errors import MmrlhfError
+from mmrlhf_engine.sources.files import detect_format, media_files, open_stream
+from mmrlhf_engine.sources.samples.batch import Source
+from mmrlhf_engine.sources.samples.resolve import files_of
+
+__all__ = ["SourceSize", "size_of_source", "space_needed"]
+
+_SAMPLE_BYTES = 1 << 20
+_SAMPLE_MEMBERS = 400
+_COMPRESSED_TEXT = 4
+"""Bytes of text that a byte of a compressed file stands for, roughly."""
+_DISK_PER_ROW = 400
+"""Bytes of the tables of all five stages."""
+_DISK_PER_IMAGE = 2_600
+"""A float16 row of up to 1,280 values."""
+
+
+@dataclass(frozen=True)
+class SourceSize:
+    """A source, or several together.
+
+    Attributes:
+        files: Files, without those that records only name.
+        bytes: Of these files.
+        rows: Records, estimated where the files do not say.
+    """
+
+    files: int
+    bytes: int
+    rows: int
+
+    def __add__(self, other: "SourceSize") -> "SourceSize":
+        return SourceSize(
+            self.files + other.files, self.bytes + other.bytes, self.rows + other.rows
+        )
+
+
+def space_needed(rows: int, media: int) -> int:
+    """Bytes in the run folder after all five stages, roughly."""
+    return rows * _DISK_PER_ROW + media * _DISK_PER_IMAGE
+
+
+def size_of_source(source: Source) -> SourceSize:
+    """Files, bytes and records of a source."""
+    files = list(files_of(source))
+    size = sum(file.stat().st_size for file in files)
+    if source.path.is_dir():
+        pictures = len(media_files(source.path))
+        rows = pictures or sum(_rows_of_file(file) for file in files)
+    else:
+        rows = sum(_rows_of_file(file) for file in files)
+    return SourceSize(len(files), size, rows)
+
+
+def _rows_of_file(file: Path) -> int:
+    """Records of a file, roughly; 0 where it cannot be read, which ingest will say."""
+    size = file.stat().st_size
+    try:
+        format = detect_format(file, ("jsonl", "json", "csv", "parquet", "arrow", "webdataset"))
+        if format == "parquet":
+            return int(pq.read_metadata(file).num_rows)
+        if format == "webdataset":
+            return _rows_of_tar(file, size)
+        return _rows_of_text(file, size)
+    except (MmrlhfError, OSError, ValueError, pa.ArrowException, tarfile.TarError):
+        return 0
+
+
+def _rows_of_text(file: Path, size: int) -> int:
+    with open_stream(file) as stream:
+        start = bytes(stream.read(_SAMPLE_BYTES))
+    lines = start.count(b"\n")
+    if lines < 2:  # an array in one line
+        lines = max(start.count(b'{"'), 1)
+    if len(start) < _SAMPLE_BYTES:
+        return lines
+    with file.open("rb") as raw:
+        compressed = raw.read(len(start)) != start
+    return int(size * (_COMPRESSED_TEXT if compressed else 1) / len(start) * lines)
+
+
+def _rows_of_tar(file: Path, size: int) -> int:
+    stems: set[str] = set()
+    with tarfile.open(file, "r:") as tar:
+        for number, member in enumerate(tar):
+            stems.add(member.name.partition(".")[0])
+            if number >= _SAMPLE_MEMBERS:
+                end = member.offset_data + member.size
+                return int(len(stems) * size / max(end, 1))
+    return len(stems)

@@ -1,0 +1,86 @@
+"""The options of ``curate``: each reaches its setting, and the help says what it does."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from command import engine
+from mmrlhf_engine.cli import cli
+from mmrlhf_engine.cli.curate import _SETTINGS
+from mmrlhf_engine.cli.curate import curate as command
+from mmrlhf_engine.pipeline import CurateConfig
+
+OTHER = {
+    "ingest.max_bad": "3%",
+    "ingest.max_pixels": 12345,
+    "dedup.policy": "exact",
+    "dedup.text_threshold": 0.77,
+    "dedup.image_radius": 3,
+    "dedup.max_per_image": 7,
+    "embed.encoder": "lite0",
+    "embed.frames": 5,
+    "embed.batch": 3,
+    "cluster.clusters": 9,
+    "select.count": 11,
+    "select.order": "farthest",
+    "select.semantic_threshold": 0.25,
+    "seed": 42,
+    "threads": 3,
+    "memory": "3G",
+}
+
+
+def value_of(config, key):
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def test_every_named_option_has_a_value_to_be_tested_with():
+    assert {key for _, key, *_ in _SETTINGS} == set(OTHER) == set(command.settings.values())
+
+
+@pytest.mark.parametrize(("name", "key"), [entry[:2] for entry in _SETTINGS])
+def test_a_named_option_reaches_its_setting(name, key, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "mmrlhf_engine.pipeline.describe_plan", lambda config, *_, **__: given.append(config) or ""
+    )
+    done = engine("curate", "--out", tmp_path / "r", "--dry-run", name, OTHER[key])
+    assert done.returncode == 0, done.stderr
+    assert value_of(given[0], key) == OTHER[key] != value_of(CurateConfig(), key)
+    # It lies over the setting of the same name.
+    engine("curate", "--out", tmp_path / "r", "--dry-run", "--set", f"{key}=null", name, OTHER[key])
+    assert given[1] == given[0]
+
+
+@pytest.mark.parametrize(("name", "key", "shown"), [(e[0], e[1], e[5]) for e in _SETTINGS])
+def test_the_default_in_the_help_is_that_of_the_setting(name, key, shown):
+    default = value_of(CurateConfig(), key)
+    assert shown == ("" if default is None else str(default)), name
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_help_fits_and_has_headings(width):
+    done = subprocess.run(
+        [sys.executable, "-m", "mmrlhf_engine", "curate", "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": str(width)},
+    )
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    headings = [line for line in lines if line and not line.startswith(" ") and line[-1] == ":"]
+    assert headings == [
+        "The run:",
+        "What is read:",
+        "What counts as a duplicate:",
+        "What is chosen:",
+        "The machine:",
+        "Other:",
+    ]
+    for option in cli.commands["curate"].params:
+        if option.opts[0].startswith("--"):
+            assert f"  {option.opts[0]} " in done.stdout
