@@ -133,7 +133,7 @@ def test_parquet_with_lists_of_pictures_and_conversations(tmp_path, take_in):
     talk = conversation(("<image><image>Compare.", "Both red."), ("Sure?", "Yes."))
     table = {
         "images": pa.array([contents[:2], [], [contents[2]]], pa.list_(pa.large_binary())),
-        "conversations": pa.array([talk, talk[:2], talk[2:]]),
+        "conversations": pa.array([talk, conversation(("Why?", "So.")), talk[2:]]),
     }
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     out = take_in(tmp_path / "t.parquet")
@@ -337,7 +337,10 @@ TEXTS = st.sampled_from(["", " ", "<image>", "Why?", "<image>\nWhat?", "Ja. ", "
 @settings(max_examples=200)
 def test_turns_are_split_as_the_naive_twin_does(messages):
     record = {"conversations": [{"from": who, "value": text} for who, text in messages]}
-    turns, _ = core_read([json.dumps(record).encode()])
+    asked = "".join(text for who, text in messages if who == "human")
+    for kind in ("image", "video"):
+        record[kind] = [f"{kind}.png"] * asked.count(f"<{kind}>")
+    turns, _, _ = core_read([json.dumps(record).encode()])
     expected = split_turns(messages)
     assert turns.height == len(expected)
     for row, (prompt, answer) in zip(turns.iter_rows(named=True), expected, strict=True):
@@ -364,7 +367,7 @@ VALUES = st.recursive(
 @given(st.lists(VALUES.map(lambda v: json.dumps(v).encode()) | st.binary(max_size=20), max_size=6))
 @settings(max_examples=300)
 def test_no_record_is_lost_and_none_breaks_the_mapper(records):
-    turns, references = core_read(records)
+    turns, references, _ = core_read(records)
     assert sorted(set(turns["record"])) == list(range(len(records)))
     sound = turns.filter(pl.col("reason").is_null())
     assert sound["prompt"].null_count() == 0

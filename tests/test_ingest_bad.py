@@ -39,13 +39,16 @@ BAD_LINES = {
     "image points to a cell": ({"image": {"cell": 0}, "prompt": "x"}, "wrong_type"),
     "conversations is a text": ({"conversations": "hi"}, "wrong_type"),
     "a message is a text": ({"conversations": ["hi"]}, "wrong_type"),
-    "unknown speaker": ({"conversations": [{"from": "cat", "value": "x"}]}, "wrong_type"),
+    "unknown speaker": ({"conversations": [{"from": "cat", "value": "x"}]}, "unknown_role"),
+    "no speaker": ({"messages": [{"who": "cat", "said": "x"}]}, "wrong_type"),
     "no text at all": ({"id": "x", "score": 1}, "no_text"),
     "empty object": ("{}", "no_text"),
     "empty prompt": ({"prompt": "  "}, "empty_prompt"),
-    "only a mark": ({"conversations": conversation(("<image>\n", "x"))}, "empty_prompt"),
+    "only white space": ({"conversations": conversation(("\n", "x"))}, "empty_prompt"),
     "no question": ({"conversations": []}, "empty_prompt"),
-    "id used before": (GOOD, "duplicate_id"),
+    "a mark without a picture": ({"prompt": "<image>\nWhat?"}, "marks_and_media_differ"),
+    "options of lists": ({"prompt": "x", "options": [["a"], ["b"]]}, "wrong_type"),
+    "input is an object": ({"instruction": "x", "input": {"a": "b"}}, "wrong_type"),
 }
 
 
@@ -122,7 +125,7 @@ def test_bad_media_are_named_and_cost_their_record_only(tmp_path, take_in, case)
 
 
 def test_one_bad_turn_costs_only_itself(tmp_path, take_in):
-    talk = conversation(("one?", "1"), ("<image>", "2"), ("three?", "3"))
+    talk = conversation(("one?", "1"), (" ", "2"), ("three?", "3"))
     out = take_in(lines(tmp_path / "x.jsonl", {"id": "a", "conversations": talk}))
     assert out.prompts == {"x:a#1": "one?", "x:a#3": "three?"}
     assert out.reasons == {"x.jsonl:1#2": "empty_prompt"}
@@ -141,9 +144,11 @@ def test_an_id_that_looks_like_a_turn_costs_no_other_row(tmp_path, take_in, turn
         {"id": "a", "conversations": conversation(("one?", "1"), ("two?", "2"))},
     ]
     out = take_in(lines(tmp_path / "x.jsonl", *(records[::-1] if turned else records)))
-    assert sorted(out.samples["id"]) == ["x:a#1", "x:a#2"]
-    assert out.prompts["x:a#1"] == ("one?" if turned else "mine")
-    assert out.rejected["reason"].to_list() == ["duplicate_id"]
+    expected = {"x:a#1": "one?", "x:a#2": "two?", "x:a#1#2": "mine"}
+    if not turned:
+        expected = {"x:a#1": "mine", "x:a#2#1": "one?", "x:a#2#2": "two?"}
+    assert out.prompts == expected
+    assert out.rejected.is_empty()
 
 
 def test_a_first_line_that_looks_like_an_array_hides_nothing(tmp_path, take_in):

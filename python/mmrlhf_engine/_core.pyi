@@ -42,13 +42,20 @@ class FirstSeen:
     def insert(self, texts: pa.Array) -> ArrowArray:
         """large_string in, bool out: whether each is new."""
 
+@final
+class UniqueIds:
+    def __new__(cls) -> UniqueIds: ...
+    def claim(self, records: pa.Array, ids: pa.Array, turns: pa.Array) -> ArrowArray:
+        """uint32, large_string and uint32 in, a row a turn (0: the only one); uint32 out."""
+
 def read_records(
-    records: pa.Array, columns: Mapping[str, str], threads: int
-) -> tuple[ArrowArray, ArrowArray]:
-    """large_binary JSON in.
+    records: pa.Array, columns: Mapping[str, str], threads: int, *, attached: pa.Array | None = None
+) -> tuple[ArrowArray, ArrowArray, ArrowArray]:
+    """large_binary JSON in, and uint32: how many media each record has by file names.
 
     Out, a row a turn: ``struct{record, turn, source_id, pair, prompt, answer, question_type,
-    reason, detail}``; a row a media reference: ``struct{record, name, cell}``.
+    reason, detail, options, history, needs_history}``; a row a media reference: ``struct{record,
+    name, cell, content}``; a row a field that is not read: ``struct{rows, name, kind, example}``.
     """
 
 def record_fields() -> list[str]: ...

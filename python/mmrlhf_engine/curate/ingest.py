@@ -7,37 +7,46 @@
 4. A record that cannot be used is a row of `rejected` with its place, reason and what was found. A
    defect of the record or its media costs the record, a defect of one turn only that turn.
 
-Bytes are never copied into the tables: `media` says where they are stored.
+5. Fields that look like a part of the sample and are not read are counted by name in the report.
+6. Records whose ids repeat are all kept, under ids of their own.
+
+Bytes are never copied into the tables: `media` says where they are stored. When too much is bad, the
+run stops, and `rejected` holds what was found until then.
 """
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
 import pyarrow as pa
-from pydantic import Field, field_serializer, field_validator
+from pydantic import BeforeValidator, Field, field_serializer, field_validator
 
 from mmrlhf_engine._core import (
     FirstSeen,
+    UniqueIds,
     inspect_located_media,
     inspect_named_media,
     read_records,
 )
+from mmrlhf_engine.curate.ingest_embedded import EmbeddedFile
 from mmrlhf_engine.curate.ingest_frames import (
     INSPECTED,
+    attached_counts,
     bad_rows,
     media_by_record,
     name_rows,
     to_frame,
+    with_unique_ids,
 )
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
+from mmrlhf_engine.curate.unread import UnreadFields
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
-from mmrlhf_engine.sources.bad_share import check_bad_share
+from mmrlhf_engine.sources.bad_share import check_bad_share, shown_rejected
 from mmrlhf_engine.sources.samples.batch import RawBatch, Source
 from mmrlhf_engine.sources.samples.read import read
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
@@ -48,13 +57,19 @@ __all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
 _NAMES_REMEMBERED = 200_000
 
 
+def _number_as_text(value: object) -> object:
+    """A share that YAML reads as a number, as it was written."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 class IngestConfig(Section):
     """Where the raw rows come from, and how much may be wrong with them."""
 
     sources: list[SourceConfig] = Field(default_factory=list)
     """The corpora; those of the command line are added."""
-    max_bad: str | None = None
-    """Share of rejected rows, for example ``1%``, at which the run stops; null never stops it."""
+    max_bad: Annotated[str | None, BeforeValidator(_number_as_text)] = None
+    """Share of rejected rows, ``1%`` or ``0.01``, at which the run stops; null never stops it."""
     max_pixels: int = Field(default=89_478_485, ge=1)
     """Pictures of more pixels are rejected before they are decoded (the default is Pillow's)."""
 
@@ -83,8 +98,9 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         stage.table("samples", SAMPLES) as samples,
         stage.table("media", MEDIA) as media,
         stage.table("rejected", REJECTED) as rejected,
+        EmbeddedFile(stage.folder / "embedded.bin") as embedded,
     ):
-        reader = _Reader(config, stage, samples, media, rejected)
+        reader = _Reader(config, stage, samples, media, rejected, embedded)
         for source in sources:
             for batch in read(source):
                 reader.take(source, batch)
@@ -93,11 +109,14 @@ def run(config: IngestConfig, stage: StageContext) -> None:
             if source.name not in reader.by_source:
                 raise InputError(f"{source.path}: no record in it", hint="leave it out")
         reader.check_share(final=True)
+    if told := reader.unread.told():
+        stage.resources.progress.say(f"ingest: {told}", stage="ingest")
     stage.finish(
         rows_in=reader.rows,
         rows_out=samples.rows,
         dropped=dict(reader.reasons),
         media=media.rows,
+        unread_fields=reader.unread.facts(),
         sources={name: dict(counts) for name, counts in sorted(reader.by_source.items())},
     )
 
@@ -129,19 +148,22 @@ class _Reader:
     samples: TableWriter
     media: TableWriter
     rejected: TableWriter
+    embedded: EmbeddedFile
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     by_source: dict[str, Counter[str]] = field(default_factory=dict)
-    ids: FirstSeen = field(default_factory=FirstSeen)
+    unread: UnreadFields = field(default_factory=UnreadFields)
+    ids: UniqueIds = field(default_factory=UniqueIds)
     contents: FirstSeen = field(default_factory=FirstSeen)
     names: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
 
     def take(self, source: Source, batch: RawBatch) -> None:
         """Turn one batch of records into rows of the three tables."""
-        threads = self.stage.threads
-        turns, references = (
-            to_frame(table) for table in read_records(batch.records, source.columns, threads)
+        tables = read_records(
+            batch.records, source.columns, self.stage.threads, attached=attached_counts(batch)
         )
+        turns, references, unread = (to_frame(table) for table in tables)
+        self.unread.add(unread)
         rows = name_rows(source, batch, turns)
         media = self._inspect(source, batch, references)
         rows = rows.join(media_by_record(media), on="record", how="left", maintain_order="left")
@@ -152,17 +174,16 @@ class _Reader:
             pl.coalesce("media_detail", "detail").alias("detail"),
             whole=pl.col("media_reason").is_not_null(),
         )
-        rows = self._reject_known_ids(rows)
         bad = bad_rows(rows, batch.unreadable)
-        good = rows.filter(pl.col("reason").is_null())
+        good = with_unique_ids(rows.filter(pl.col("reason").is_null()), self.ids)
         self._write(source, good, bad)
         self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
 
     def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
         own = references.filter(~pl.col("record").is_in(batch.attached["record"].implode()))
-        references = pl.concat([own, batch.attached]).sort("record", maintain_order=True)
-        references = references.with_row_index("order")
+        references = pl.concat([own, batch.attached], how="diagonal")
+        references = references.sort("record", maintain_order=True).with_row_index("order")
         named = references.filter(pl.col("name").is_not_null())
         celled = references.filter(pl.col("cell").is_not_null())
         names = self._inspect_names(source, named["name"])
@@ -171,6 +192,7 @@ class _Reader:
             [
                 named.join(names, on="name", how="left"),
                 celled.join(cells, on=["record", "cell"], how="left"),
+                self._inspect_contents(references.filter(pl.col("content").is_not_null())),
             ],
             how="diagonal_relaxed",
         )
@@ -212,38 +234,18 @@ class _Reader:
         )
         return pl.concat([cells, to_frame(inspected).drop("path")], how="horizontal")
 
-    def _reject_known_ids(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Rows whose id was used before, in this batch or an earlier one, are rejected.
-
-        Only rows that are good so far use up their id. A record takes its own id and, if it has
-        several turns, the id of each: ``a`` with a turn ``a#1``, and a record ``a#1``, never share.
-        """
-        good = rows.filter(pl.col("reason").is_null())
-        records = good.unique("record", keep="first", maintain_order=True)
-        claims = pl.concat(
-            [
-                records.select("record", turn=pl.lit(0, pl.UInt32), claim="record_id"),
-                good.drop_nulls("turn").select("record", "turn", claim="id"),
-            ]
-        ).sort("record", "turn")
-        known = claims.filter(~self._are_new(claims["claim"])).select("record", "turn")
-        by_record = pl.col("record").is_in(known.filter(turn=0)["record"].implode())
-        by_turn = pl.struct("record", "turn").is_in(known.to_struct().implode())
-        known_whole = pl.col("reason").is_null() & by_record
-        known_part = pl.col("reason").is_null() & by_turn
-        return rows.with_columns(
-            reason=pl.when(known_whole | known_part)
-            .then(pl.lit("duplicate_id"))
-            .otherwise("reason"),
-            detail=pl.when(known_whole | known_part)
-            .then(pl.format("{} has come before", "id"))
-            .otherwise("detail"),
-            whole=pl.col("whole") | known_whole,
+    def _inspect_contents(self, references: pl.DataFrame) -> pl.DataFrame:
+        """References whose content stood in the record, with what it is."""
+        nowhere = pa.nulls(references.height, pa.uint64())
+        inspected = inspect_located_media(
+            pa.nulls(references.height, pa.large_string()),
+            nowhere,
+            nowhere,
+            references["content"].to_arrow().cast(pa.large_binary()),
+            max_pixels=self.config.max_pixels,
+            threads=self.stage.threads,
         )
-
-    def _are_new(self, ids: pl.Series) -> pl.Series:
-        new = pa.array(self.ids.insert(ids.to_arrow().cast(pa.large_string())))
-        return pl.Series(pl.from_arrow(new), dtype=pl.Boolean)
+        return pl.concat([references, to_frame(inspected)], how="horizontal")
 
     def _write(self, source: Source, good: pl.DataFrame, bad: pl.DataFrame) -> None:
         tags = pl.lit(source.tags, pl.List(pl.String()))
@@ -259,18 +261,22 @@ class _Reader:
         media = media.unique("hash", keep="first", maintain_order=True)
         new = pa.array(self.contents.insert(media["hash"].to_arrow().cast(pa.large_string())))
         rows = media.filter(pl.Series(pl.from_arrow(new), dtype=pl.Boolean))
-        missing = [name for name in MEDIA if name not in rows.columns]
-        self.media.write(rows.with_columns(**dict.fromkeys(missing)))
+        missing = [name for name in (*MEDIA, "content") if name not in rows.columns]
+        self.media.write(self.embedded.place(rows.with_columns(**dict.fromkeys(missing))))
 
     def check_share(self, *, final: bool = False) -> None:
         """Stop when too much is bad: early, once there is enough to judge by, and at the end."""
+        table = self.rejected.folder
         if final and self.reasons.total() == self.rows:
             most = ", ".join(f"{count:,} {name}" for name, count in self.reasons.most_common(3))
             names = ", ".join(Path(source.path).name for source in self.config.sources)
-            raise InputError(f"{names}: none of {self.rows:,} rows can be used: {most}")
+            raise InputError(
+                f"{names}: none of {self.rows:,} rows can be used: {most}",
+                hint=shown_rejected(table),
+            )
         text = self.config.max_bad
         max_bad = None if text is None else parse_share(text, "ingest.max_bad")
-        check_bad_share(self.rows, self.reasons, max_bad, final=final)
+        check_bad_share(self.rows, self.reasons, max_bad, final=final, table=table)
 
 
 def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:

@@ -1,11 +1,21 @@
 """Frames of ingest between the core and the tables: rows named, bad ones listed, media grouped."""
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from mmrlhf_engine._core import UniqueIds
 from mmrlhf_engine.sources.samples.batch import RawBatch, Source
 
-__all__ = ["INSPECTED", "bad_rows", "media_by_record", "name_rows", "to_frame"]
+__all__ = [
+    "INSPECTED",
+    "attached_counts",
+    "bad_rows",
+    "media_by_record",
+    "name_rows",
+    "to_frame",
+    "with_unique_ids",
+]
 
 INSPECTED: dict[str, pl.DataType] = {
     **{name: pl.String() for name in ("hash", "kind", "format", "path", "reason", "detail")},
@@ -21,8 +31,14 @@ def to_frame(table: object) -> pl.DataFrame:
     return pl.DataFrame(pl.from_arrow(batch))
 
 
+def attached_counts(batch: RawBatch) -> pa.Array:
+    """uint32, a number a record: how many media belong to it by their file names."""
+    parents = batch.attached["record"].to_numpy()
+    return pa.array(np.bincount(parents, minlength=len(batch.keys)).astype(np.uint32))
+
+
 def name_rows(source: Source, batch: RawBatch, turns: pl.DataFrame) -> pl.DataFrame:
-    """The turns with position, source id and id."""
+    """The turns with position, source id and the id of their record."""
     records = pl.DataFrame(
         {
             "record": pl.arange(len(batch.keys), dtype=pl.UInt32, eager=True),
@@ -39,8 +55,19 @@ def name_rows(source: Source, batch: RawBatch, turns: pl.DataFrame) -> pl.DataFr
         .otherwise(pl.coalesce("source_id", "key"))
     )
     rows = rows.with_columns(source_id=source_id)
-    rows = rows.with_columns(record_id=pl.format(f"{_literal(source.name)}:{{}}", "source_id"))
-    return rows.with_columns(id=pl.col("record_id") + _turn_mark())
+    return rows.with_columns(record_id=pl.format(f"{_literal(source.name)}:{{}}", "source_id"))
+
+
+def with_unique_ids(rows: pl.DataFrame, ids: UniqueIds) -> pl.DataFrame:
+    """Good rows with ``id``: the id of their record, ``#2`` where it repeats, and the turn."""
+    numbers = ids.claim(
+        rows["record"].to_arrow(),
+        rows["record_id"].to_arrow().cast(pa.large_string()),
+        rows["turn"].fill_null(0).to_arrow(),
+    )
+    rows = rows.with_columns(repeat=pl.Series(pl.from_arrow(pa.array(numbers)), dtype=pl.UInt32))
+    repeat = pl.when(pl.col("repeat") > 1).then(pl.format("#{}", "repeat")).otherwise(pl.lit(""))
+    return rows.with_columns(id=pl.col("record_id") + repeat + _turn_mark())
 
 
 def _literal(text: str) -> str:

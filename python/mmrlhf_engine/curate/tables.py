@@ -22,14 +22,27 @@ __all__ = [
 ]
 
 SAMPLES: TableSchema = {
-    "id": pl.String(),  # unique in the run: "source:source_id", "#k" added for turn k of several
+    # Unique in the run: "source:source_id". "#k" is added for turn k of several. Where a source_id
+    # repeats, "#2", "#3", ... comes before that: the next number that gives an id that no row
+    # before has. "a", "a#2" and "a#3#1" are of three records "a", the third of several turns.
+    "id": pl.String(),
     "source_id": pl.String(),  # as the user gave it
     "source": pl.String(),
     "tags": pl.List(pl.String()),
     "modality": pl.String(),  # image, multi_image, video, text
     "question_type": pl.String(),  # mcq, long, short
+    # The complete question: context, question, input, then the options as lines "A. ...", each
+    # where the question does not hold it already; without marks of media.
     "prompt": pl.String(),
     "answer": pl.String(),  # null where the source has none
+    "options": pl.List(pl.String()),  # without their letters; empty where there are none
+    # The system prompt and the turns before this one, in order: role is system, user, assistant or
+    # tool; the last 64 messages, and 16,384 characters in all, at most.
+    "history": pl.List(pl.Struct({"role": pl.String(), "text": pl.String()})),
+    # Whether the question cannot be understood without the turns before it ("And on the right?").
+    # English is judged by its words (rust_core/src/ingest/record/alone.rs); in another language it
+    # is every turn after the first that has fewer than four words.
+    "needs_history": pl.Boolean(),
     "media": pl.List(pl.String()),  # hashes into MEDIA, in the order of the prompt
 }
 
@@ -41,7 +54,9 @@ MEDIA: TableSchema = {
     "height": pl.UInt32(),
     "frames": pl.UInt32(),
     "bytes": pl.UInt64(),
-    "path": pl.String(),  # the file, or the tar or Parquet file it lies in
+    # The file, or the tar or Parquet file it lies in; for what stood in a record as base64, the file
+    # 01_ingest/embedded.bin of the run.
+    "path": pl.String(),
     "offset": pl.UInt64(),  # byte range inside path; null in a Parquet cell
     "length": pl.UInt64(),
     "column": pl.String(),  # Parquet cell: column, row, item of the list

@@ -253,7 +253,7 @@ def _plant_bad_rows(corpus: Corpus) -> None:
     (pictures / "bomb.png").write_bytes(_bomb())
     talk = good["conversations"][:2]
     empty = [{"from": "human", "value": "<image>\n  "}, talk[1]]
-    repeated = {"id": good["id"], "conversations": good["conversations"]}
+    twice = [{"from": "human", "value": "<image>\n<image>\nWhat differs?"}, talk[1]]
     bad: list[tuple[str, str | dict[str, Any], str]] = [
         ("line cut short", corpus.lines[1][:80], "broken_record"),
         ("a list where an object belongs", "[1, 2, 3]", "wrong_type"),
@@ -263,7 +263,7 @@ def _plant_bad_rows(corpus: Corpus) -> None:
         ("decompression bomb", {"image": "pictures/bomb.png"}, "too_many_pixels"),
         ("path that leaves the folder", {"image": "../../etc/passwd"}, "outside_root"),
         ("empty prompt", {"conversations": empty}, "empty_prompt"),
-        ("id used before", repeated, "duplicate_id"),
+        ("two marks, one picture", {"conversations": twice}, "marks_and_media_differ"),
     ]
     for what, change, reason in bad:
         plain = {"id": f"bad_{reason}", "image": good["image"], "conversations": talk}

@@ -1,14 +1,19 @@
 //! Translates `mmrlhf_core::ingest`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder, UInt32Builder, UInt64Builder};
-use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray};
+use arrow_array::builder::{
+    BooleanBuilder, LargeBinaryBuilder, LargeStringBuilder, ListBuilder, StructBuilder,
+    UInt32Builder, UInt64Builder,
+};
+use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray, UInt32Array};
+use arrow_schema::{DataType, Field, Fields};
 use mmrlhf_core::image::Locations;
 use mmrlhf_core::ingest::{
     ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Member, ROLE_NAMES,
-    Record, Rejection, inspect_media, read_record,
+    Record, Rejection, Sample, inspect_media, read_record,
 };
 use pyo3::prelude::*;
 
@@ -55,20 +60,30 @@ impl RecordSplitter {
 
 /// Samples and media references of JSON records.
 ///
-/// Returns two struct arrays: one row a turn (or one rejected record), one row a media reference.
+/// `attached` is the number of media each record has by file names; none where it is left out.
+/// Returns three struct arrays: one row a turn (or one rejected record), one row a media reference,
+/// one row a field that no record was read from.
 #[pyfunction]
+#[pyo3(signature = (records, columns, threads, *, attached=None))]
 pub(crate) fn read_records(
     py: Python<'_>,
     records: ArrowIn,
     columns: ColumnMap,
     threads: usize,
-) -> PyResult<(ArrowArray, ArrowArray)> {
+    attached: Option<ArrowIn>,
+) -> PyResult<(ArrowArray, ArrowArray, ArrowArray)> {
     let records: LargeBinaryArray = records.typed("records")?;
+    let attached: Option<UInt32Array> =
+        attached.map(|counts| counts.typed("attached")).transpose()?;
+    if attached.as_ref().is_some_and(|counts| counts.len() != records.len()) {
+        return Err(InputError::new_err("attached: expected one number a record"));
+    }
     enter(py, |interrupt| {
         let outcomes = mmrlhf_core::parallel::map_rows(records.len(), threads, interrupt, |row| {
-            read_record(records.value(row), &columns)
+            let attached = attached.as_ref().map_or(0, |counts| counts.value(row) as usize);
+            read_record(records.value(row), &columns, attached)
         })?;
-        Ok((sample_table(&outcomes), reference_table(&outcomes)))
+        Ok((sample_table(&outcomes), reference_table(&outcomes), unread_table(&outcomes)))
     })
 }
 
@@ -89,6 +104,7 @@ type Outcome<T> = std::result::Result<T, Rejection>;
 fn sample_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
     let (mut records, mut turns) = (UInt32Builder::new(), UInt32Builder::new());
     let mut texts: [LargeStringBuilder; 7] = std::array::from_fn(|_| LargeStringBuilder::new());
+    let mut context = ContextColumns::new();
     for (index, outcome) in outcomes.iter().enumerate() {
         let rejected = outcome.as_ref().err().cloned().map(Err);
         let record = outcome.as_ref().ok();
@@ -110,6 +126,7 @@ fn sample_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
             for (column, value) in texts.iter_mut().zip(values) {
                 column.append_option(value);
             }
+            context.append(sample);
         }
     }
     let names = ["source_id", "pair", "prompt", "answer", "question_type", "reason", "detail"];
@@ -118,32 +135,99 @@ fn sample_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
     for (name, mut column) in names.into_iter().zip(texts) {
         columns.push((name, Arc::new(column.finish())));
     }
+    columns.extend(context.finish());
     ArrowArray::table(columns)
+}
+
+/// The columns `options`, `history` and `needs_history`, null where there is no sample.
+struct ContextColumns {
+    options: ListBuilder<LargeStringBuilder>,
+    history: ListBuilder<StructBuilder>,
+    needs: BooleanBuilder,
+}
+
+impl ContextColumns {
+    fn new() -> Self {
+        let names = ["role", "text"];
+        let fields: Fields =
+            names.into_iter().map(|name| Field::new(name, DataType::LargeUtf8, true)).collect();
+        Self {
+            options: ListBuilder::new(LargeStringBuilder::new()),
+            history: ListBuilder::new(StructBuilder::from_fields(fields, 0)),
+            needs: BooleanBuilder::new(),
+        }
+    }
+
+    fn append(&mut self, sample: Option<&Sample>) {
+        for option in sample.map_or(&[][..], |sample| &sample.options) {
+            self.options.values().append_value(option);
+        }
+        self.options.append(sample.is_some());
+        for message in sample.map_or(&[][..], |sample| &sample.history) {
+            let row = self.history.values();
+            for (column, value) in [message.role.name(), &message.text].into_iter().enumerate() {
+                if let Some(texts) = row.field_builder::<LargeStringBuilder>(column) {
+                    texts.append_value(value);
+                }
+            }
+            row.append(true);
+        }
+        self.history.append(sample.is_some());
+        self.needs.append_option(sample.map(|sample| sample.needs_history));
+    }
+
+    fn finish(mut self) -> [(&'static str, ArrayRef); 3] {
+        [
+            ("options", Arc::new(self.options.finish())),
+            ("history", Arc::new(self.history.finish())),
+            ("needs_history", Arc::new(self.needs.finish())),
+        ]
+    }
 }
 
 fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
     let (mut records, mut cells) = (UInt32Builder::new(), UInt32Builder::new());
-    let mut names = LargeStringBuilder::new();
+    let (mut names, mut contents) = (LargeStringBuilder::new(), LargeBinaryBuilder::new());
     for (index, record) in outcomes.iter().enumerate() {
         for reference in record.as_ref().map_or(&[][..], |record| &record.media) {
+            let (name, cell, content) = match reference {
+                MediaReference::Named(name) => (Some(name), None, None),
+                MediaReference::Cell(cell) => (None, Some(*cell), None),
+                MediaReference::Content(content) => (None, None, Some(content)),
+            };
             records.append_value(index as u32);
-            match reference {
-                MediaReference::Named(name) => {
-                    names.append_value(name);
-                    cells.append_null();
-                }
-                MediaReference::Cell(cell) => {
-                    names.append_null();
-                    cells.append_value(*cell);
-                }
-            }
+            names.append_option(name);
+            cells.append_option(cell);
+            contents.append_option(content);
         }
     }
     ArrowArray::table(vec![
         ("record", Arc::new(records.finish())),
         ("name", Arc::new(names.finish())),
         ("cell", Arc::new(cells.finish())),
+        ("content", Arc::new(contents.finish())),
     ])
+}
+
+/// How many records have each field that is not read, with the first example of each.
+fn unread_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
+    let mut found: BTreeMap<(&str, &str), (u64, &str)> = BTreeMap::new();
+    for field in outcomes.iter().flatten().flat_map(|record| &record.unread) {
+        found.entry((&field.name, field.kind)).or_insert((0, &field.example)).0 += 1;
+    }
+    let mut rows = UInt64Builder::new();
+    let mut texts: [LargeStringBuilder; 3] = std::array::from_fn(|_| LargeStringBuilder::new());
+    for ((name, kind), (count, example)) in found {
+        rows.append_value(count);
+        for (column, value) in texts.iter_mut().zip([name, kind, example]) {
+            column.append_value(value);
+        }
+    }
+    let mut columns: Vec<(&str, ArrayRef)> = vec![("rows", Arc::new(rows.finish()))];
+    for (name, mut column) in ["name", "kind", "example"].into_iter().zip(texts) {
+        columns.push((name, Arc::new(column.finish())));
+    }
+    ArrowArray::table(columns)
 }
 
 /// What the files of these names below `root` are: hash, kind, format, size; or reason and detail.
@@ -289,5 +373,56 @@ impl FirstSeenTexts {
             texts.iter().map(|text| Some(seen.insert(text.unwrap_or_default()))).collect()
         })?;
         Ok(ArrowArray::new(new))
+    }
+}
+
+/// Gives records whose ids repeat ids of their own.
+#[pyclass(frozen)]
+#[derive(Default)]
+pub(crate) struct UniqueIds(Mutex<mmrlhf_core::ingest::UniqueIds>);
+
+#[pymethods]
+impl UniqueIds {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of each row's record: 1 keeps its id, any other is put behind it as `#2`.
+    ///
+    /// Rows of one record stand together and have one id; `turns` is 0 for its only turn.
+    fn claim(
+        &self,
+        py: Python<'_>,
+        records: ArrowIn,
+        ids: ArrowIn,
+        turns: ArrowIn,
+    ) -> PyResult<ArrowArray> {
+        let records: UInt32Array = records.typed("records")?;
+        let ids: LargeStringArray = ids.typed("ids")?;
+        let turns: UInt32Array = turns.typed("turns")?;
+        if records.len() != ids.len() || turns.len() != ids.len() {
+            return Err(InputError::new_err("records, ids, turns: expected one length"));
+        }
+        let numbers = detached(py, || {
+            let mut unique = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut numbers = Vec::with_capacity(ids.len());
+            let mut start = 0;
+            for rows in records.values().chunk_by(|one, other| one == other) {
+                let turns: Vec<u32> = turns
+                    .values()
+                    .iter()
+                    .skip(start)
+                    .take(rows.len())
+                    .copied()
+                    .filter(|turn| *turn > 0)
+                    .collect();
+                let number = unique.claim(ids.value(start), &turns);
+                numbers.resize(numbers.len() + rows.len(), number);
+                start += rows.len();
+            }
+            UInt32Array::from(numbers)
+        })?;
+        Ok(ArrowArray::new(numbers))
     }
 }

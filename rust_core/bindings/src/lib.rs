@@ -35,8 +35,8 @@ mod _core {
     use crate::image::{decode_images, hash_images, thumbnail_images};
     #[pymodule_export]
     use crate::ingest::{
-        FirstSeenTexts, RecordSplitter, TarReader, inspect_located_media, inspect_named_media,
-        read_records, record_fields, role_names,
+        FirstSeenTexts, RecordSplitter, TarReader, UniqueIds, inspect_located_media,
+        inspect_named_media, read_records, record_fields, role_names,
     };
     #[pymodule_export]
     use crate::load::{

@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(split(layout, content, usize::from(*block) + 1), records);
         for record in &records {
             for columns in [&ColumnMap::new(), &named] {
-                match read_record(&record.bytes, columns) {
+                match read_record(&record.bytes, columns, usize::from(*block) % 3) {
                     Ok(read) => assert!(!read.turns.is_empty()),
                     Err(rejection) => assert!(!rejection.detail.is_empty()),
                 }

@@ -6,7 +6,7 @@
 //! - [`role`] knows the names of the speakers of a conversation;
 //! - [`tar`] finds the members of a tar, also behind damage;
 //! - [`media`] finds the file a record points to, hashes its content and reads its header;
-//! - [`seen`] remembers which ids and contents were seen.
+//! - [`seen`] remembers which contents were seen, and gives each record an id of its own.
 //!
 //! What is wrong with a record is a [`Rejection`]: a reason people can count and a detail they can
 //! act on. Nothing here fails because of what a file holds.
@@ -19,9 +19,9 @@ pub mod split;
 pub mod tar;
 
 pub use media::{MediaFile, MediaSource, inspect_media};
-pub use record::{ColumnMap, MediaReference, Record, Sample, read_record};
+pub use record::{ColumnMap, MediaReference, Message, Record, Sample, UnreadField, read_record};
 pub use role::{ROLE_NAMES, Role};
-pub use seen::FirstSeen;
+pub use seen::{FirstSeen, UniqueIds};
 pub use split::{Layout, RecordSplitter};
 pub use tar::{Member, TarReader};
 

@@ -24,24 +24,40 @@ impl Role {
         }
     }
 
-    /// The role of a name, in the spelling of any of the layouts; `None` for an unknown name.
+    /// The role of a name in any of the layouts, in capitals or not; `None` for an unknown name.
     pub fn parse(name: &str) -> Option<Self> {
-        ROLE_NAMES.iter().find(|(known, _)| *known == name).map(|(_, role)| *role)
+        let name = name.trim();
+        ROLE_NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, role)| *role)
+    }
+
+    /// Whether a name is of messages in which the assistant calls a tool, and says nothing.
+    pub fn is_call(name: &str) -> bool {
+        CALL_NAMES.iter().any(|known| known.eq_ignore_ascii_case(name.trim()))
     }
 }
 
 /// Every name a role goes by: those of `OpenAI` and Hugging Face, `ShareGPT`'s (`human`, `gpt`,
 /// `observation`, `function`), and what exports of chats use (`model`, `chatgpt`, `developer`).
-pub const ROLE_NAMES: [(&str, Role); 11] = [
+pub const ROLE_NAMES: [(&str, Role); 18] = [
     ("system", Role::System),
     ("user", Role::User),
     ("assistant", Role::Assistant),
     ("tool", Role::Tool),
     ("developer", Role::System),
     ("human", Role::User),
+    ("prompter", Role::User),
     ("gpt", Role::Assistant),
     ("model", Role::Assistant),
     ("chatgpt", Role::Assistant),
+    ("bard", Role::Assistant),
+    ("bing", Role::Assistant),
+    ("claude", Role::Assistant),
+    ("bot", Role::Assistant),
     ("observation", Role::Tool),
     ("function", Role::Tool),
+    ("tool_response", Role::Tool),
+    ("ipython", Role::Tool),
 ];
+
+/// Names of messages that hold the call of a tool: `ShareGPT`'s and ms-swift's.
+const CALL_NAMES: [&str; 4] = ["function_call", "tool_call", "tool_calls", "function-call"];

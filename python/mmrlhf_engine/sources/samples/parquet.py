@@ -1,8 +1,8 @@
 """Parquet as Hugging Face writes it: pictures as bytes in cells, next to text columns.
 
 Cells of bytes become references (``{"cell": 3}``) in the record, and their content goes into
-``RawBatch.contents``; every other column goes into the record as it is. Only columns are read that
-a record can make use of.
+``RawBatch.contents``; every other column goes into the record as it is. Columns are read that a
+record can make use of, and all that may hold a text or a picture: what is not used is told by name.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from mmrlhf_engine._core import record_fields
 from mmrlhf_engine.sources.columnar import read_parquet
@@ -34,13 +35,38 @@ def read(source: Source) -> Iterator[RawBatch]:
         source.path,
         max_rows=RECORDS_PER_BATCH,
         max_bytes=_BATCH_BYTES,
-        columns={*record_fields(), *source.columns.values()},
+        columns=_columns_read(source),
     )
     for batch in found:
         if isinstance(batch, Damage):
             yield RawBatch.of_damage(source, batch)
         else:
             yield _to_records(source, batch.rows, batch.first)
+
+
+def _columns_read(source: Source) -> set[str] | None:
+    """Names of columns that are known or may hold a text or a picture; all of a damaged file."""
+    try:
+        schema = pq.read_schema(source.path)
+    except (pa.ArrowException, OSError):
+        return None
+    known = {name.lower() for name in (*record_fields(), *source.columns.values())}
+    return {
+        field.name
+        for field in schema
+        if field.name.lower() in known or _may_hold_sample(field.type)
+    }
+
+
+def _may_hold_sample(kind: pa.DataType) -> bool:
+    """Whether values are texts, bytes, or lists and structs of these."""
+    types = pa.types
+    if _is_list(kind) or types.is_dictionary(kind):
+        return _may_hold_sample(kind.value_type)
+    if types.is_struct(kind):
+        return any(_may_hold_sample(field.type) for field in kind.fields)
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return bool(text or _is_binary(kind))
 
 
 def _to_records(source: Source, batch: pa.RecordBatch, first: int) -> RawBatch:

@@ -1,0 +1,201 @@
+//! The fields of a record: found by the user's names or the usual ones, and which were read.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::super::Rejection;
+
+/// Which field of a record holds what, where the user said so: `prompt -> "q"`.
+pub type ColumnMap = HashMap<String, String>;
+
+pub(super) const ID: [&str; 5] = ["id", "question_id", "uid", "sample_id", "__key__"];
+pub(super) const PROMPT: [&str; 8] =
+    ["prompt", "question", "query", "instruction", "problem", "caption", "text", "input"];
+pub(super) const ANSWER: [&str; 10] = [
+    "answer",
+    "response",
+    "output",
+    "chosen",
+    "solution",
+    "multiple_choice_answer",
+    "answers",
+    "gt_answer",
+    "ground_truth",
+    "completion",
+];
+
+/// Bytes of a broken record that its rejection shows.
+const SHOWN: usize = 60;
+
+/// The object that a record is. Numbers that are none (`NaN`, `Infinity`), which Python writes and
+/// JSON does not have, count as absent.
+pub(super) fn parse(json: &[u8]) -> Result<Map<String, Value>, Rejection> {
+    let text =
+        std::str::from_utf8(json).map_err(|error| broken(json, &format!("not UTF-8: {error}")))?;
+    let value = serde_json::from_str(text).or_else(|error| {
+        without_nan(text)
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .ok_or_else(|| broken(json, &error.to_string()))
+    })?;
+    match value {
+        Value::Object(fields) => Ok(fields),
+        other => Err(wrong_type("the record", &other, "an object")),
+    }
+}
+
+/// The text with `null` in the place of each `NaN` and `Infinity` outside of strings.
+fn without_nan(text: &str) -> Option<String> {
+    if !text.contains("NaN") && !text.contains("Infinity") {
+        return None;
+    }
+    let (mut cleaned, mut rest, mut in_string) = (String::with_capacity(text.len()), text, false);
+    while let Some(character) = rest.chars().next() {
+        let word = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| rest.starts_with(word));
+        let (taken, written) = match (word, character) {
+            (Some(word), _) if !in_string => (word.len(), "null"),
+            (_, '\\') => {
+                let escaped = rest.chars().nth(1).map_or(0, char::len_utf8);
+                (1 + escaped, rest.get(..=escaped)?)
+            }
+            _ => {
+                in_string ^= character == '"';
+                (character.len_utf8(), rest.get(..character.len_utf8())?)
+            }
+        };
+        cleaned.push_str(written);
+        rest = rest.get(taken..)?;
+    }
+    Some(cleaned)
+}
+
+fn broken(json: &[u8], what: &str) -> Rejection {
+    let start = String::from_utf8_lossy(json.get(..SHOWN).unwrap_or(json));
+    Rejection::new("broken_record", format!("{what}; it begins {start:?}"))
+}
+
+/// The rejection of a value of another type than `expected`.
+pub(super) fn wrong_type(what: &str, found: &Value, expected: &str) -> Rejection {
+    let kind = match found {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    Rejection::new("wrong_type", format!("{what} is {kind}, expected {expected}"))
+}
+
+/// Whether a value says nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.iter().all(is_empty),
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// A text, number or truth value as text.
+pub(super) fn plain_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        _ => None,
+    }
+}
+
+/// The fields of a record, by the user's names first and the usual ones after.
+pub(super) struct Fields<'a> {
+    pub(super) all: &'a Map<String, Value>,
+    pub(super) columns: &'a ColumnMap,
+    read: RefCell<Vec<&'a str>>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(all: &'a Map<String, Value>, columns: &'a ColumnMap) -> Self {
+        Self { all, columns, read: RefCell::default() }
+    }
+
+    /// The first of these fields that holds something, with its name in the record.
+    ///
+    /// A name is looked for as it is, and where none is there, in any case.
+    pub(super) fn find(&self, what: &str, names: &[&str]) -> Option<(&'a str, &'a Value)> {
+        let said = |found: &(&'a str, &'a Value)| !is_empty(found.1);
+        if let Some(name) = self.columns.get(what) {
+            return self.get(name);
+        }
+        let exact = names.iter().find_map(|name| self.get(name).filter(said));
+        let in_any_case = || {
+            names.iter().find_map(|wanted| {
+                let mut entries = self.all.iter().map(|(name, value)| (name.as_str(), value));
+                entries.find(|entry| entry.0.eq_ignore_ascii_case(wanted) && said(entry))
+            })
+        };
+        exact.or_else(in_any_case).or_else(|| names.iter().find_map(|name| self.get(name)))
+    }
+
+    /// A field that is not null.
+    pub(super) fn get(&self, name: &str) -> Option<(&'a str, &'a Value)> {
+        let (name, value) = self.all.get_key_value(name)?;
+        (!value.is_null()).then_some((name.as_str(), value))
+    }
+
+    /// The same as [`Self::find`], and the field counts as read.
+    pub(super) fn take(&self, what: &str, names: &[&str]) -> Option<(&'a str, &'a Value)> {
+        let found = self.find(what, names);
+        if let Some((name, _)) = found {
+            self.mark_read(name);
+        }
+        found
+    }
+
+    pub(super) fn mark_read(&self, name: &'a str) {
+        self.read.borrow_mut().push(name);
+    }
+
+    pub(super) fn was_read(&self, name: &str) -> bool {
+        self.read.borrow().contains(&name)
+    }
+
+    pub(super) fn id(&self) -> Result<Option<String>, Rejection> {
+        match self.take("id", &ID) {
+            None => Ok(None),
+            Some((_, Value::String(id))) => Ok(Some(id.clone()).filter(|id| !id.is_empty())),
+            Some((_, Value::Number(id))) => Ok(Some(id.to_string())),
+            Some((name, other)) => Err(wrong_type(name, other, "a text or a number")),
+        }
+    }
+
+    /// The rejection of a record in which no question was found.
+    pub(super) fn no_text(&self) -> Rejection {
+        let names: Vec<&str> = self.all.keys().map(String::as_str).collect();
+        let among = names.join(", ");
+        let detail = match self.columns.get("prompt") {
+            Some(name) => format!("no {name} among the fields: {among}"),
+            None => format!("no conversation, question or prompt among the fields: {among}"),
+        };
+        Rejection::new("no_text", detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_none_count_as_absent() {
+        let text =
+            r#"{"a": NaN, "b": [Infinity, -Infinity, 1], "c": "NaN \" Infinity", "d\\": NaN}"#;
+        let expected =
+            json!({"a": null, "b": [null, null, 1], "c": "NaN \" Infinity", "d\\": null});
+        assert_eq!(Value::Object(parse(text.as_bytes()).expect("an object")), expected);
+        assert_eq!(parse(b"{\"a\": NaN").expect_err("cut short").reason, "broken_record");
+    }
+}

@@ -1,0 +1,182 @@
+//! One record of any of the usual layouts to its samples.
+//!
+//! ```text
+//! LLaVA      {"id", "image": "a.jpg" | [..], "video", "conversations": [{"from", "value"}, ..]}
+//! chat       {"images": [..], "messages": [{"role", "content": ".." | [{"type", "text"}, ..]}, ..]}
+//! pairs      {"images", "texts": [{"user", "assistant"}, ..]}
+//! plain      {"image", "question" | "prompt" | .., "answer" | "response" | ..}
+//!            and "choices" | "options" | "A", "B", ..; "context" | "hint" | ..; "input"; "history"
+//! MM-RLHF    {"id", "image" | "video", "question", "models_output", ..}
+//!            {"id", "image" | "video", "prompt", "chosen", "rejected", ..}
+//! TRL        {"prompt": [{"role", "content"}], "chosen": [..], "rejected": [..]}
+//! ```
+//!
+//! - [`fields`] knows the names of fields and which were read, [`literal`] lists that are texts;
+//! - [`pictures`] finds media, [`marks`] the places of a text where they belong;
+//! - [`turns`] reads conversations and [`plain`] rows of columns, both as a talk of single turns;
+//! - [`options`] finds the options of a question, [`prompt`] puts a question together;
+//! - [`alone`] tells which turns need those before them, [`unread`] what was not read.
+//!
+//! A conversation is split into single turns, as the paper MM-RLHF does (section 2.1): each question
+//! with its answer is a sample, with all media of the record and with what was said before it.
+
+mod alone;
+mod fields;
+mod literal;
+mod marks;
+mod options;
+mod pictures;
+mod plain;
+mod prompt;
+mod turns;
+mod unread;
+
+pub use fields::ColumnMap;
+pub use pictures::MediaReference;
+pub use prompt::{LONG_ANSWER, question_type};
+pub use turns::Message;
+pub use unread::UnreadField;
+
+use self::fields::Fields;
+use self::marks::{Marks, MediaCount};
+use self::turns::Talk;
+use super::Rejection;
+use super::role::Role;
+
+/// The most messages before a turn that are kept with it, besides the system prompt.
+pub const MOST_HISTORY: usize = 64;
+
+/// The most characters of the messages that are kept with a turn.
+pub const LONGEST_HISTORY: usize = 16_384;
+
+/// A question and its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// The complete question, without media marks.
+    pub prompt: String,
+    /// The answer, where there is one.
+    pub answer: Option<String>,
+    /// `mcq`, `long` or `short`.
+    pub question_type: &'static str,
+    /// The options of the question, without their letters; empty where it has none.
+    pub options: Vec<String>,
+    /// The system prompt and the last messages before the question, in order.
+    pub history: Vec<Message>,
+    /// Whether the question cannot be understood without [`Self::history`].
+    pub needs_history: bool,
+}
+
+/// What a record holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// As the user gave it.
+    pub id: Option<String>,
+    /// Whether the record is one of several pairs of the same query, so that its id repeats.
+    pub is_pair: bool,
+    /// In the order of the record.
+    pub media: Vec<MediaReference>,
+    /// One outcome a turn, at least one.
+    pub turns: Vec<Result<Sample, Rejection>>,
+    /// Fields that are not read and look like a part of the sample.
+    pub unread: Vec<UnreadField>,
+}
+
+/// Every field name under which [`read_record`] looks without being told.
+pub fn fields() -> Vec<&'static str> {
+    let lists = [&fields::ID[..], &fields::PROMPT, &fields::ANSWER, &turns::CONVERSATIONS];
+    let names = lists.into_iter().flatten().copied();
+    names.chain(pictures::names()).chain(options::names()).chain(plain::names()).collect()
+}
+
+/// Read a record from its JSON text.
+///
+/// `attached` is the number of media that belong to the record by their file names; those that the
+/// record names itself do not count then.
+pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<Record, Rejection> {
+    let all = fields::parse(json)?;
+    let fields = Fields::new(&all, columns);
+    let id = fields.id()?;
+    let is_pair = all.contains_key("chosen") && all.contains_key("rejected");
+    let (mut media, mut count) = pictures::collect(&fields)?;
+    let mut talk = plain::read(&fields)?;
+    let mut texts: Vec<(String, Marks)> =
+        talk.turns.iter().map(|turn| marks::strip(&turn.question)).collect();
+    for ((_, marks), turn) in texts.iter_mut().zip(&talk.turns) {
+        marks.images += turn.nameless[0];
+        marks.videos += turn.nameless[1];
+    }
+    let extra = prompt::Extra::read(&fields, &talk)?;
+    if media.is_empty() {
+        media = std::mem::take(&mut talk.media);
+        count = MediaCount::of_images(media.len());
+    }
+    // Names within the text are the media themselves, or marks of media that are named elsewhere.
+    let named = texts.iter_mut().flat_map(|(_, marks)| std::mem::take(&mut marks.named));
+    let named: Vec<String> = named.collect();
+    if media.is_empty() && attached == 0 {
+        media = named.into_iter().map(MediaReference::Named).collect();
+        if media.is_empty() {
+            media = unread::media(&fields);
+        }
+        count = MediaCount::of_images(media.len());
+    }
+    if attached > 0 {
+        count = MediaCount::of_images(attached);
+    }
+    let (stripped, marks): (Vec<String>, Vec<Marks>) = texts.into_iter().unzip();
+    marks::check(&marks, count)?;
+    let several = count.images + count.videos > 1;
+    let mut samples = Vec::with_capacity(talk.turns.len().max(1));
+    for (number, text) in stripped.into_iter().enumerate() {
+        let text = if several { text } else { marks::strip_numbered(&text).to_owned() };
+        samples.push(sample(&mut talk, number, text, &extra));
+    }
+    if samples.is_empty() {
+        samples.push(Err(prompt::empty()));
+    }
+    Ok(Record { id, is_pair, media, turns: samples, unread: unread::fields(&fields) })
+}
+
+/// The sample of one turn, whose text without marks is given.
+fn sample(
+    talk: &mut Talk,
+    number: usize,
+    text: String,
+    extra: &prompt::Extra,
+) -> Result<Sample, Rejection> {
+    let Some(turn) = talk.turns.get_mut(number) else { return Err(prompt::empty()) };
+    let (answer, before) = (turn.answer.take(), turn.before);
+    if text.is_empty() {
+        return Err(prompt::empty());
+    }
+    let before = talk.said.get(..before).unwrap_or_default();
+    let is_first = talk.independent || !before.iter().any(|message| message.role == Role::User);
+    let needs_history = !is_first && alone::needs_history(&text);
+    let (prompt, options) = extra.complete(text);
+    let answer = answer.map(|answer| answer.trim().to_owned()).filter(|answer| !answer.is_empty());
+    let question_type = question_type(&prompt, answer.as_deref());
+    let question_type = if options.is_empty() { question_type } else { "mcq" };
+    let history = history(before, talk.independent);
+    Ok(Sample { prompt, answer, question_type, options, history, needs_history })
+}
+
+/// The system prompt and the last of the messages that fit within the limits.
+fn history(before: &[Message], independent: bool) -> Vec<Message> {
+    let (system, said): (Vec<&Message>, Vec<&Message>) =
+        before.iter().partition(|message| message.role == Role::System);
+    let mut room = LONGEST_HISTORY;
+    let mut fits = |message: &&Message| {
+        let length = message.text.chars().take(LONGEST_HISTORY + 1).count();
+        let fits = length <= room;
+        room = room.saturating_sub(length);
+        fits
+    };
+    let mut kept: Vec<Message> = system.into_iter().take_while(&mut fits).cloned().collect();
+    if !independent {
+        let last = said.into_iter().rev().take(MOST_HISTORY).take_while(&mut fits);
+        let mut last: Vec<Message> = last.cloned().collect();
+        last.reverse();
+        kept.append(&mut last);
+    }
+    kept
+}

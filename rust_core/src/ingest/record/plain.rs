@@ -1,0 +1,181 @@
+//! Which layout a record has, as a talk of single turns.
+
+use serde_json::Value;
+
+use super::super::Rejection;
+use super::super::role::Role;
+use super::fields::{ANSWER, Fields, PROMPT, is_empty, plain_text, wrong_type};
+use super::literal::structured;
+use super::options;
+use super::turns::{CONVERSATIONS, STRICT, Talk, answer_text, is_talk, listed};
+
+const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
+const QUESTIONS: &str = "questions";
+
+/// Fields that are read besides those of the question and the answer.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let own = ["rejected", "history", QUESTIONS, "correct_choice_idx", "direct_answers"];
+    own.into_iter().chain(SYSTEM).chain(super::prompt::CONTEXT).chain(["inputs"])
+}
+
+/// What was asked and answered, with what was said before.
+pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
+    let mut talk = Talk::default();
+    if let Some((name, system)) = fields.find("system", &SYSTEM)
+        && let Some(text) = plain_text(system).filter(|text| !text.trim().is_empty())
+    {
+        fields.mark_read(name);
+        talk.say(Role::System, &text);
+    }
+    if !fields.columns.contains_key("prompt") && read_conversation(fields, &mut talk)? {
+        return Ok(talk);
+    }
+    read_history(fields, &mut talk)?;
+    match fields.take("prompt", &PROMPT) {
+        // TRL: the prompt is a conversation that the chosen answer ends.
+        Some((name, Value::Array(items)))
+            if !items.is_empty() && items.iter().all(Value::is_object) =>
+        {
+            talk.read(name, items)?;
+            if let Some(answer) = read_answer(fields)? {
+                talk.reply(&answer);
+            }
+        }
+        Some((_, question)) if plain_text(question).is_some() => {
+            talk.ask(plain_text(question).unwrap_or_default(), [0; 2]);
+            if let Some(answer) = read_answer(fields)? {
+                talk.reply(&answer);
+            }
+        }
+        Some((name, other)) => return Err(wrong_type(name, other, "a text or messages")),
+        None => read_implicit(fields, &mut talk)?,
+    }
+    Ok(talk)
+}
+
+/// A conversation under one of its names, if the record has one.
+fn read_conversation(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejection> {
+    for (number, name) in CONVERSATIONS.into_iter().enumerate() {
+        let Some((name, value)) = fields.get(name) else { continue };
+        let asked = PROMPT.iter().any(|name| fields.get(name).is_some_and(|f| !is_empty(f.1)));
+        if is_empty(value) && asked {
+            continue;
+        }
+        let items =
+            listed(value).filter(|items| number < STRICT || (!items.is_empty() && is_talk(items)));
+        match items {
+            Some(items) => {
+                fields.mark_read(name);
+                talk.read(name, &items)?;
+                return Ok(true);
+            }
+            None if number < STRICT => return Err(wrong_type(name, value, "a list of messages")),
+            None => {}
+        }
+    }
+    read_questions(fields, talk)
+}
+
+/// `questions`: pairs, or texts with the answers in a list beside them.
+fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejection> {
+    let Some(mut items) = fields.get(QUESTIONS).and_then(|(_, value)| listed(value)) else {
+        return Ok(false);
+    };
+    if items.is_empty()
+        || PROMPT.iter().any(|name| fields.get(name).is_some_and(|f| !is_empty(f.1)))
+    {
+        return Ok(false);
+    }
+    if items.iter().all(Value::is_string) {
+        let answers = fields.take("", &["answers", "answer"]).and_then(|(_, value)| listed(value));
+        let answers = answers.filter(|answers| answers.len() == items.len()).unwrap_or_default();
+        let paired = items.iter().enumerate().map(|(index, question)| {
+            Value::Array(vec![question.clone(), answers.get(index).cloned().unwrap_or(Value::Null)])
+        });
+        items = paired.collect();
+    }
+    for key in ["image_id", "image", "video_id"] {
+        if items.iter().any(|item| item.get(key).is_some()) {
+            let detail = format!(
+                "{QUESTIONS}[0] has {key} of its own: give each question a record of its own (a list \
+                 of them, or a line each)"
+            );
+            return Err(Rejection::new("wrong_type", detail));
+        }
+    }
+    if !is_talk(&items) {
+        return Ok(false);
+    }
+    if let Some((name, _)) = fields.get(QUESTIONS) {
+        fields.mark_read(name);
+    }
+    talk.independent = true;
+    talk.read(QUESTIONS, &items)?;
+    Ok(true)
+}
+
+/// ms-swift's `history`: the turns before the question, which are no samples of their own.
+fn read_history(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> {
+    let Some((name, value)) = fields.get("history").filter(|(_, value)| !is_empty(value)) else {
+        return Ok(());
+    };
+    let Some(items) = listed(value) else {
+        return Err(wrong_type(name, value, "a list of questions and answers"));
+    };
+    fields.mark_read(name);
+    talk.read(name, &items)?;
+    talk.turns.clear();
+    Ok(())
+}
+
+/// A record without a question: its answer may be a conversation that holds it (TRL, HH-RLHF).
+fn read_implicit(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> {
+    match fields.get("chosen") {
+        Some((name, Value::Array(items))) if !items.is_empty() => {
+            fields.mark_read(name);
+            fields.take("", &["rejected"]);
+            talk.read(name, items)
+        }
+        Some((name, Value::String(dialog))) if dialog.trim_start().starts_with("Human:") => {
+            fields.mark_read(name);
+            fields.take("", &["rejected"]);
+            read_dialog(dialog, talk);
+            Ok(())
+        }
+        _ => Err(fields.no_text()),
+    }
+}
+
+/// `Human: .. Assistant: ..`, each at the beginning of a paragraph.
+fn read_dialog(dialog: &str, talk: &mut Talk) {
+    let text = format!("\n\n{}", dialog.trim_start());
+    let mut rest = text.as_str();
+    while let Some((role, body)) = rest.strip_prefix("\n\n").and_then(|r| r.split_once(':')) {
+        let next = ["\n\nHuman:", "\n\nAssistant:"].iter().filter_map(|mark| body.find(mark)).min();
+        let said = body.get(..next.unwrap_or(body.len())).unwrap_or_default().trim();
+        match role {
+            "Human" => talk.ask(said.to_owned(), [0; 2]),
+            _ => talk.reply(said),
+        }
+        rest = next.and_then(|at| body.get(at..)).unwrap_or_default();
+    }
+}
+
+/// The answer as the record gives it; of A-OKVQA, the option it numbers.
+fn read_answer(fields: &Fields<'_>) -> Result<Option<String>, Rejection> {
+    fields.take("", &["rejected"]);
+    if let Some((name, value)) =
+        fields.take("answer", &ANSWER).filter(|(_, value)| !is_empty(value))
+    {
+        return answer_text(name, value);
+    }
+    if let Some((name, Value::Number(number))) = fields.get("correct_choice_idx") {
+        fields.mark_read(name);
+        let options = options::read(fields)?;
+        let index = number.as_u64().and_then(|number| usize::try_from(number).ok());
+        return Ok(index.and_then(|index| options.get(index).cloned()));
+    }
+    let direct = fields.take("", &["direct_answers"]);
+    let listed = direct.and_then(|(name, value)| Some((name, structured(value.as_str()?)?)));
+    listed.map_or(Ok(None), |(name, value)| answer_text(name, &value))
+}

@@ -1,0 +1,138 @@
+//! The complete question: what it is about, the question, what it is asked of, and its options.
+
+use serde_json::Value;
+
+use super::super::Rejection;
+use super::fields::{Fields, is_empty, plain_text, wrong_type};
+use super::options;
+use super::pictures::names_media;
+use super::turns::Talk;
+
+/// Answers longer than this many characters are long (paper MM-RLHF, section 2.2).
+pub const LONG_ANSWER: usize = 128;
+
+/// Fields that stand before the question.
+pub(super) const CONTEXT: [&str; 6] =
+    ["context", "passage", "article", "paragraph", "story", "hint"];
+
+/// Fields of Alpaca that stand after it.
+const INPUT: [&str; 2] = ["input", "inputs"];
+
+/// What a record has besides the question.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    context: Vec<String>,
+    input: Option<String>,
+    options: Vec<String>,
+    /// The record has one turn, whose question they belong to.
+    apply: bool,
+}
+
+impl Extra {
+    /// The fields that belong to the question. Of several turns nobody can tell which they belong
+    /// to, and a conversation has its context within; there they stay unread.
+    pub(super) fn read(fields: &Fields<'_>, talk: &Talk) -> Result<Self, Rejection> {
+        if talk.turns.len() != 1 {
+            return Ok(Self::default());
+        }
+        let options = options::read(fields)?;
+        let mut extra = Self { options, apply: true, ..Self::default() };
+        for name in CONTEXT {
+            let Some((name, value)) = fields.find("", &[name]) else { continue };
+            if let Some(text) = paragraph(value) {
+                fields.mark_read(name);
+                extra.context.push(text);
+            }
+        }
+        if let Some((name, value)) = fields.find("", &INPUT).filter(|found| !is_empty(found.1))
+            && !fields.was_read(name)
+            && !value.as_str().is_some_and(names_media)
+        {
+            let Some(text) = paragraph(value) else {
+                return Err(wrong_type(name, value, "a text"));
+            };
+            fields.mark_read(name);
+            extra.input = Some(text);
+        }
+        Ok(extra)
+    }
+
+    /// The question with everything that belongs to it and does not stand in it, and the options.
+    pub(super) fn complete(&self, question: String) -> (String, Vec<String>) {
+        if !self.apply {
+            let options = options::in_text(&question);
+            return (question, options);
+        }
+        let asked = flat(&question);
+        let is_new = |text: &&str| !asked.contains(&flat(text));
+        let listed = self.options.is_empty() || options::are_in(&question, &self.options);
+        let lines = if listed { String::new() } else { options::as_lines(&self.options) };
+        let options = if self.options.is_empty() {
+            options::in_text(&question)
+        } else {
+            self.options.clone()
+        };
+        let before = self.context.iter().map(String::as_str).filter(is_new);
+        let after = self.input.as_deref().filter(is_new);
+        let parts: Vec<&str> = before.chain([question.as_str()]).chain(after).collect();
+        let mut prompt = parts.join("\n");
+        if !lines.is_empty() {
+            prompt = format!("{prompt}\n{lines}");
+        }
+        (prompt, options)
+    }
+}
+
+/// A text, or the texts of a list as lines; neither names of pictures nor nothing.
+fn paragraph(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Array(items) => {
+            items.iter().map(plain_text).collect::<Option<Vec<String>>>()?.join("\n")
+        }
+        other => plain_text(other)?,
+    };
+    let text = text.trim();
+    (!text.is_empty() && !names_media(text)).then(|| text.to_owned())
+}
+
+fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The rejection of a turn in which nothing is asked.
+pub(super) fn empty() -> Rejection {
+    Rejection::new("empty_prompt", "no question is left without its media marks")
+}
+
+/// `mcq` where the question offers options, else `long` or `short` by the length of the answer.
+pub fn question_type(prompt: &str, answer: Option<&str>) -> &'static str {
+    if options::are_offered(prompt) {
+        "mcq"
+    } else if answer.is_some_and(|answer| answer.chars().count() > LONG_ANSWER) {
+        "long"
+    } else {
+        "short"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_seen_in_every_spelling() {
+        for prompt in ["Which?\nA. cat\nB. dog", "Which? (A) cat (B) dog", "A) 1 B) 2", "A: x B: y"]
+        {
+            assert_eq!(question_type(prompt, None), "mcq", "{prompt}");
+        }
+        for prompt in ["Who is A. Lincoln?", "A bird, B-side", "Is (A) true?", "B. or A. Lee?"] {
+            assert_eq!(question_type(prompt, None), "short", "{prompt}");
+        }
+    }
+
+    #[test]
+    fn exactly_128_characters_are_short() {
+        assert_eq!(question_type("Why?", Some(&"é".repeat(128))), "short");
+        assert_eq!(question_type("Why?", Some(&"é".repeat(129))), "long");
+    }
+}

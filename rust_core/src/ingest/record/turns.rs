@@ -1,0 +1,325 @@
+//! What was asked and answered in a record, in any of the layouts of conversations.
+//!
+//! - messages with a speaker: `{"from", "value"}`, `{"role", "content"}`, under any of the names of
+//!   [`CONVERSATIONS`], also as JSON text; a user's message opens a turn, what the assistant says
+//!   until the next one is its answer;
+//! - pairs: `{"user", "assistant"}` (The Cauldron), `{"question", "answer"}`, `[question, answer]`;
+//! - `questions` as a list of pairs, or as lists of questions and of answers, which are not a
+//!   conversation: none is what another one rests on.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::super::Rejection;
+use super::super::role::{ROLE_NAMES, Role};
+use super::fields::{is_empty, plain_text, wrong_type};
+use super::literal::structured;
+use super::pictures::{MediaReference, collect_value};
+
+/// Fields of conversations; under the first two nothing else can stand.
+pub(super) const CONVERSATIONS: [&str; 9] = [
+    "conversations",
+    "messages",
+    "conversation",
+    "dialog",
+    "dialogue",
+    "texts",
+    "turns",
+    "qa_pairs",
+    "qas",
+];
+pub(super) const STRICT: usize = 2;
+
+/// The most turns of a record: each holds what was said before it.
+const MOST_TURNS: usize = 4096;
+
+/// The most different answers of one question that are counted.
+const MOST_ANSWERS: usize = 64;
+
+const QUESTION_KEYS: [&str; 7] =
+    ["user", "question", "human", "query", "prompt", "instruction", "q"];
+const ANSWER_KEYS: [&str; 8] =
+    ["assistant", "answer", "gpt", "response", "output", "bot", "a", "answers"];
+
+/// One message, as it is kept for the turns after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who said it.
+    pub role: Role,
+    /// What was said, with its media marks.
+    pub text: Arc<str>,
+}
+
+/// A question, its answer, and what came before.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    pub question: String,
+    pub answer: Option<String>,
+    /// How many messages of the talk were before it.
+    pub before: usize,
+    /// Parts of its content that are a picture or video and do not say which.
+    pub nameless: [usize; 2],
+}
+
+/// A conversation.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    pub turns: Vec<Turn>,
+    /// Everything that was said, in order.
+    pub said: Vec<Message>,
+    /// Media that messages name themselves.
+    pub media: Vec<MediaReference>,
+    /// Questions that have nothing to do with each other.
+    pub independent: bool,
+}
+
+impl Talk {
+    /// Something was asked; `nameless` counts pictures and videos that the message does not name.
+    pub(super) fn ask(&mut self, question: String, nameless: [usize; 2]) {
+        let before = self.said.len();
+        self.say(Role::User, &question);
+        self.turns.push(Turn { question, answer: None, before, nameless });
+    }
+
+    /// Something was said that opens no turn; of the assistant, it answers the last one.
+    pub(super) fn say(&mut self, role: Role, text: &str) {
+        self.said.push(Message { role, text: text.into() });
+    }
+
+    pub(super) fn reply(&mut self, text: &str) {
+        self.say(Role::Assistant, text);
+        if let Some(turn) = self.turns.last_mut() {
+            turn.answer = Some(match turn.answer.take() {
+                Some(said) => format!("{said}\n{text}"),
+                None => text.to_owned(),
+            });
+        }
+    }
+
+    /// Messages, or pairs of question and answer, under the field `name`.
+    pub(super) fn read(&mut self, name: &str, items: &[Value]) -> Result<(), Rejection> {
+        if items.len() > 2 * MOST_TURNS {
+            let detail =
+                format!("{name} has {} messages, the limit is {}", items.len(), 2 * MOST_TURNS);
+            return Err(Rejection::new("too_many_turns", detail));
+        }
+        for (index, item) in items.iter().enumerate() {
+            let what = format!("{name}[{index}]");
+            match item {
+                Value::Object(message) if speaker_of(message).is_some() => {
+                    self.read_message(&what, message)?;
+                }
+                Value::Object(pair) => match pair_of(pair) {
+                    Some((question, answer)) => self.read_pair(&what, question, answer)?,
+                    None => return Err(no_speaker(&what, pair)),
+                },
+                Value::Array(pair) if matches!(pair.len(), 1 | 2) => {
+                    self.read_pair(&what, &pair[0], pair.get(1).unwrap_or(&Value::Null))?;
+                }
+                other => return Err(wrong_type(&what, other, "an object")),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_pair(&mut self, what: &str, question: &Value, answer: &Value) -> Result<(), Rejection> {
+        let Some(question) = plain_text(question) else {
+            return Err(wrong_type(what, question, "a question and its answer"));
+        };
+        self.ask(question, [0; 2]);
+        if let Some(answer) = answer_text(what, answer)? {
+            self.reply(&answer);
+        }
+        Ok(())
+    }
+
+    fn read_message(&mut self, what: &str, message: &Map<String, Value>) -> Result<(), Rejection> {
+        let Some((speaker, role)) = speaker_of(message) else { return Ok(()) };
+        let content = ["value", "content", "text"]
+            .iter()
+            .find_map(|key| message.get(*key).filter(|value| !value.is_null()));
+        let calls = message.get("tool_calls").or_else(|| message.get("function_call"));
+        let mut nameless = [0; 2];
+        let text = self.content(what, content.unwrap_or(&Value::Null), &mut nameless)?;
+        for key in ["image", "images", "video", "videos"] {
+            if let Some(value) = message.get(key).filter(|value| !is_empty(value)) {
+                collect_value(&format!("{what}.{key}"), value, &mut self.media)?;
+            }
+        }
+        let name = role.as_str().unwrap_or_default();
+        match Role::parse(name) {
+            Some(Role::User) => self.ask(text, nameless),
+            Some(Role::Assistant) if content.is_none() => {
+                self.say(Role::Assistant, &calls.map(Value::to_string).unwrap_or_default());
+            }
+            Some(Role::Assistant) => self.reply(&text),
+            Some(other) => self.say(other, &text),
+            None if Role::is_call(name) => self.say(Role::Assistant, &text),
+            None => return Err(unknown_role(&format!("{what}.{speaker}"), role)),
+        }
+        Ok(())
+    }
+
+    /// A text, or the texts of a list of parts; what parts name are media.
+    fn content(
+        &mut self,
+        what: &str,
+        content: &Value,
+        nameless: &mut [usize; 2],
+    ) -> Result<String, Rejection> {
+        match content {
+            Value::Null => Ok(String::new()),
+            Value::String(text) => Ok(text.clone()),
+            Value::Array(parts) => {
+                let mut texts = Vec::new();
+                for part in parts {
+                    match part {
+                        Value::String(text) => texts.push(text.as_str()),
+                        Value::Object(part) => {
+                            self.part_media(what, part, nameless)?;
+                            texts.extend(
+                                ["text", "content"].iter().find_map(|key| part.get(*key)?.as_str()),
+                            );
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(texts.join("\n"))
+            }
+            Value::Object(inner) => {
+                let held =
+                    ["parts", "text", "content", "value"].iter().find_map(|key| inner.get(*key));
+                match held {
+                    Some(held @ (Value::String(_) | Value::Array(_))) => {
+                        self.content(what, held, nameless)
+                    }
+                    _ => Err(wrong_type(what, content, "a text or a list of parts")),
+                }
+            }
+            other => Err(wrong_type(what, other, "a text or a list of parts")),
+        }
+    }
+
+    /// The media of one part: `{"type": "image", "image": ".."}` and the like.
+    fn part_media(
+        &mut self,
+        what: &str,
+        part: &Map<String, Value>,
+        nameless: &mut [usize; 2],
+    ) -> Result<(), Rejection> {
+        let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
+        let is_visual = kind.contains("image") || kind.contains("video");
+        let own = ["image", "image_url", "video", "video_url"];
+        let more: &[&str] =
+            if is_visual { &["source", "path", "url", "data", "base64"] } else { &[] };
+        let named = own
+            .iter()
+            .chain(more)
+            .find_map(|key| Some((*key, part.get(*key).filter(|value| !is_empty(value))?)));
+        if let Some((key, value)) = named {
+            return collect_value(&format!("{what}.{key}"), value, &mut self.media);
+        }
+        if is_visual {
+            nameless[usize::from(kind.contains("video"))] += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The value of a conversation's field as a list; a text may spell one out.
+pub(super) fn listed(value: &Value) -> Option<Vec<Value>> {
+    let parsed = match value {
+        Value::String(text) => structured(text)?,
+        other => other.clone(),
+    };
+    match parsed {
+        // A table may hold the messages as one object of lists.
+        Value::Object(columns) => transposed(&columns),
+        Value::Array(items) => Some(items),
+        _ => None,
+    }
+}
+
+/// Whether a list is of messages or pairs.
+pub(super) fn is_talk(items: &[Value]) -> bool {
+    items.iter().all(|item| match item {
+        Value::Object(fields) => speaker_of(fields).is_some() || pair_of(fields).is_some(),
+        Value::Array(pair) => pair.len() == 2 && pair[0].is_string(),
+        _ => false,
+    })
+}
+
+/// `{"question": [..], "answer": [..]}` as a list of objects.
+fn transposed(columns: &Map<String, Value>) -> Option<Vec<Value>> {
+    let first = columns.values().find_map(Value::as_array)?;
+    let row = |index: usize| {
+        let cells = columns.iter().filter_map(|(name, values)| {
+            Some((name.clone(), values.as_array()?.get(index)?.clone()))
+        });
+        Value::Object(cells.collect())
+    };
+    Some((0..first.len()).map(row).collect())
+}
+
+fn speaker_of(message: &Map<String, Value>) -> Option<(&'static str, &Value)> {
+    ["from", "role", "speaker"].into_iter().find_map(|key| Some((key, message.get(key)?)))
+}
+
+fn pair_of(pair: &Map<String, Value>) -> Option<(&Value, &Value)> {
+    let question = QUESTION_KEYS.iter().find_map(|key| pair.get(*key).filter(|v| v.is_string()))?;
+    let answer = ANSWER_KEYS.iter().find_map(|key| pair.get(*key)).unwrap_or(&Value::Null);
+    Some((question, answer))
+}
+
+fn no_speaker(what: &str, message: &Map<String, Value>) -> Rejection {
+    let keys: Vec<&str> = message.keys().map(String::as_str).collect();
+    let detail = format!("{what} has no from or role; its fields: {}", keys.join(", "));
+    Rejection::new("wrong_type", detail)
+}
+
+fn unknown_role(what: &str, role: &Value) -> Rejection {
+    let known: Vec<&str> = ROLE_NAMES.iter().map(|(name, _)| *name).collect();
+    let shown = super::super::shorten(&role.to_string(), 60);
+    Rejection::new(
+        "unknown_role",
+        format!("{what} is {shown}, expected one of {}", known.join(", ")),
+    )
+}
+
+/// An answer: a text, a number, the answer of most annotators, or what the assistant says.
+pub(super) fn answer_text(what: &str, value: &Value) -> Result<Option<String>, Rejection> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Array(items)
+            if items.iter().any(|item| item.get("role").or(item.get("from")).is_some()) =>
+        {
+            let mut talk = Talk::default();
+            talk.ask(String::new(), [0; 2]);
+            // A chosen conversation repeats its prompt; what counts is the answer to the last question.
+            talk.read(what, items)?;
+            Ok(talk.turns.pop().and_then(|turn| turn.answer))
+        }
+        Value::Array(items) => {
+            let mut counts: Vec<(String, usize)> = Vec::new();
+            for item in items {
+                let Some(text) = answer_text(what, item)? else { continue };
+                match counts.iter().position(|(known, _)| *known == text) {
+                    Some(place) => counts[place].1 += 1,
+                    None if counts.len() < MOST_ANSWERS => counts.push((text, 1)),
+                    None => {}
+                }
+            }
+            let most = counts.iter().map(|(_, count)| *count).max();
+            Ok(counts.into_iter().find(|(_, count)| Some(*count) == most).map(|(text, _)| text))
+        }
+        Value::Object(fields) => {
+            let keys = ["answer", "text", "content", "value", "response"];
+            match keys.iter().find_map(|key| fields.get(*key)) {
+                Some(inner) => answer_text(what, inner),
+                None => Err(wrong_type(what, value, "a text")),
+            }
+        }
+        other => Ok(plain_text(other)),
+    }
+}

@@ -1,0 +1,122 @@
+//! Fields that are not read, and look like a part of the sample.
+
+use serde_json::Value;
+
+use super::super::shorten;
+use super::fields::Fields;
+use super::pictures::{MediaReference, collect_value, is_media};
+
+/// Longest example of a value, in characters.
+const LONGEST_EXAMPLE: usize = 80;
+
+/// Shortest text, in characters, that may be a part of a question.
+const SHORTEST_TEXT: usize = 24;
+
+/// A field that is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadField {
+    /// `name`, or `name.inner` for a field of an object.
+    pub name: String,
+    /// `picture`, `text`, `list of texts` or `messages`.
+    pub kind: &'static str,
+    /// The beginning of its value.
+    pub example: String,
+}
+
+/// What is said of the sample by fields of these names is of no other kind than these.
+const LABELS: [&str; 22] = [
+    "id", "ids", "source", "sources", "dataset", "license", "url", "urls", "link", "split", "hash",
+    "model", "category", "subject", "topic", "type", "language", "score", "scores", "date", "task",
+    "tag",
+];
+
+/// The fields that nobody has read and that look like a text, options, messages or a picture.
+pub(super) fn fields(fields: &Fields<'_>) -> Vec<UnreadField> {
+    let mut found = Vec::new();
+    each(fields, |name, value| {
+        if let Some(kind) = kind_of(name, value) {
+            found.push(UnreadField { name: name.to_owned(), kind, example: example(value) });
+        }
+    });
+    found
+}
+
+/// The media in fields that nobody has read: for a record that would have none otherwise.
+pub(super) fn media(fields: &Fields<'_>) -> Vec<MediaReference> {
+    let (mut media, mut taken) = (Vec::new(), Vec::new());
+    each(fields, |name, value| {
+        let mut found = Vec::new();
+        if is_media(value) && collect_value(name, value, &mut found).is_ok() {
+            taken.push(name.to_owned());
+            // One picture may be named twice.
+            found.retain(|reference| !media.contains(reference));
+            media.append(&mut found);
+        }
+    });
+    let all = fields.all;
+    for name in taken {
+        let outer = name.split_once('.').map_or(name.as_str(), |(outer, _)| outer);
+        if let Some((name, _)) = all.get_key_value(&name).or_else(|| all.get_key_value(outer)) {
+            fields.mark_read(name);
+        }
+    }
+    media
+}
+
+/// Every field that was not read; of an object, each of its fields.
+fn each(fields: &Fields<'_>, mut visit: impl FnMut(&str, &Value)) {
+    for (name, value) in fields.all {
+        match value {
+            _ if fields.was_read(name) => {}
+            Value::Object(inner) if !is_media(value) => {
+                for (key, value) in inner {
+                    visit(&format!("{name}.{key}"), value);
+                }
+            }
+            _ => visit(name, value),
+        }
+    }
+}
+
+fn kind_of(name: &str, value: &Value) -> Option<&'static str> {
+    if is_media(value) {
+        return Some("picture");
+    }
+    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    let is_label = last.split(['_', '-', ' ']).any(|word| LABELS.contains(&word));
+    match value {
+        Value::String(text) => is_sentence(text, is_label).then_some("text"),
+        Value::Array(items) if items.iter().all(Value::is_object) && !items.is_empty() => {
+            let holds_text = items.iter().any(|item| {
+                item.as_object().is_some_and(|o| {
+                    o.values().any(|v| v.as_str().is_some_and(|t| is_sentence(t, false)))
+                })
+            });
+            holds_text.then_some("messages")
+        }
+        Value::Array(items) if !is_label && items.len() >= 2 => {
+            items.iter().all(Value::is_string).then_some("list of texts")
+        }
+        _ => None,
+    }
+}
+
+/// Several words, or a text in a script without blanks.
+fn is_sentence(text: &str, is_label: bool) -> bool {
+    let long = text.chars().nth(SHORTEST_TEXT - 1).is_some();
+    let words = text.split_whitespace().nth(2).is_some();
+    let ideographs =
+        text.chars().take(200).filter(|c| ('\u{3040}'..'\u{AC00}').contains(c)).count() >= 8;
+    !is_label && ((long && words) || ideographs)
+}
+
+fn example(value: &Value) -> String {
+    match value {
+        Value::String(text) => shorten(text, LONGEST_EXAMPLE),
+        Value::Array(items) => {
+            let first: Vec<Value> = items.iter().take(3).cloned().collect();
+            shorten(&Value::Array(first).to_string(), LONGEST_EXAMPLE)
+        }
+        other => shorten(&other.to_string(), LONGEST_EXAMPLE),
+    }
+}
