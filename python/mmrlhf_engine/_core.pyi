@@ -5,7 +5,7 @@ Arrow arrays come in as pyarrow arrays of exactly the type named, contiguous; wh
 ``mmrlhf_engine.errors``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -124,20 +124,21 @@ def thumbnail_images(
 # dedup
 
 def find_duplicates(
-    prompts: pa.Array,
-    media: pa.Array,
-    rank: pa.Array,
-    picture_media: pa.Array,
-    phash: pa.Array,
-    colour: pa.Array,
+    samples: Mapping[str, Any],
+    pictures: Mapping[str, Any],
     *,
     settings: Mapping[str, Any],
+    judge: Callable[[list[int], list[int]], tuple[list[bool], list[bool]]] | None,
     threads: int,
-) -> tuple[ArrowArray, ArrowArray, int]:
-    """large_string, large_list<uint32>, uint32, uint32, uint64 and uint8 (192 a picture) in.
+) -> tuple[ArrowArray, ArrowArray, int, int]:
+    """Samples have ``prompts`` and ``answers`` (large_string), ``media`` (large_list<uint32>),
+    ``rank`` (uint32) and ``overrides`` (list of row and kept row); pictures ``media`` (uint32),
+    ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of media which
+    are copies and which are equal.
 
-    Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming}``, near misses
-    ``struct{row, other, text_jaccard, image_hamming}``, and the number of pairs measured.
+    Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict}``, near misses
+    ``struct{row, other, text_jaccard, image_hamming}``, the number of pairs measured, and of rows
+    that have too many near pictures to judge.
     """
 
 def near_texts(texts: pa.Array, *, threshold: float, threads: int) -> ArrowArray:
