@@ -4,7 +4,7 @@ The stages do not know of each other: a stage is a function from tables on disk 
 and this file is the only one that knows which there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +80,8 @@ class StageState:
     finished: bool
 
 
-def with_sources(config: CurateConfig, paths: list[Path]) -> CurateConfig:
-    """The config with the paths of the command line as its sources, if there are any."""
+def with_sources(config: CurateConfig, paths: Sequence[Path | str]) -> CurateConfig:
+    """The config with the paths and addresses of the command line as its sources, if any."""
     if not paths:
         return config
     ingest = config.ingest.model_copy(

@@ -23,7 +23,7 @@ _STAGES = click.Choice(["ingest", "dedup", "embed", "cluster", "select"])
 
 
 @click.command()
-@click.argument("sources", nargs=-1, type=FILE_OR_FOLDER)
+@click.argument("sources", nargs=-1)  # texts: a path type would make s3:/ of s3://
 @click.option(
     "--out", required=True, type=FILE_OR_FOLDER, help="The run folder; a run there is resumed."
 )
@@ -37,10 +37,11 @@ _STAGES = click.Choice(["ingest", "dedup", "embed", "cluster", "select"])
 @click.option("--to", "last", type=_STAGES, default="select", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print what would run, and what it needs.")
 @run_options
-def curate(sources: tuple[Path, ...], out: Path, **options: Any) -> None:
+def curate(sources: tuple[str, ...], out: Path, **options: Any) -> None:
     """Choose diverse queries from raw corpora and write a report.
 
-    SOURCES are jsonl, json, parquet, csv and tar files, and folders. A finished and unchanged stage
+    SOURCES are jsonl, json, parquet, csv, tsv and tar files, folders, quoted patterns such as
+    'data/*.parquet', and addresses (s3://, gs://, hf://, https://). A finished and unchanged stage
     is skipped, and an interrupted run resumes. The report is OUT/report.html.
     """
     from mmrlhf_engine import pipeline
