@@ -71,7 +71,7 @@ BAD_MEDIA = {
     "cut short": ("short.png", "truncated_media"),
     "empty file": ("empty.png", "unreadable_media"),
     "a web page": ("page.png", "unreadable_media"),
-    "a HEIF picture": ("heif.png", "unreadable_media"),
+    "a HEIF picture": ("heif.png", "truncated_media"),
     "a pipe": ("pipe.png", "unreadable_media"),
     "too many pixels": ("bomb.png", "too_many_pixels"),
     "up and away": ("../../../../etc/hostname", "outside_root"),
@@ -227,8 +227,11 @@ def test_no_source_and_sources_of_one_name(tmp_path, take_in):
         (tmp_path / folder).mkdir()
         lines(tmp_path / folder / "x.jsonl", GOOD)
     both = [tmp_path / folder / "x.jsonl" for folder in ("a", "b")]
-    with pytest.raises(ConfigError, match="name"):
-        take_in(*both)
+    assert take_in(*both).samples["id"].to_list() == ["a/x:good", "b/x:good"]
+    with pytest.raises(ConfigError, match="two sources are named 'x'"):
+        take_in(*(SourceConfig(path=str(p), name="x") for p in both))
+    with pytest.raises(ConfigError, match="given twice"):
+        take_in(both[0], both[0])
     out = take_in(*(SourceConfig(path=str(p), name=p.parent.name) for p in both))
     assert out.samples["id"].to_list() == ["a:good", "b:good"]
 

@@ -45,10 +45,12 @@ def write_all(folder):
     (folder / "arrow").write_bytes((folder / "saved_dataset" / "data-00000.arrow").read_bytes())
     lines(folder / "jsonl", *ROWS)
     (folder / "json").write_text(json.dumps(ROWS))
+    (folder / "x.json").write_text(json.dumps({"info": "of a set", "data": ROWS}))
     (folder / "x.csv").write_text("id,prompt\n1,question 0\n")
     record = json.dumps(ROWS[0]).encode()
     write_tar(folder / "webdataset", {"a.json": record, "a.png": PICTURES[0].read_bytes()})
-    return {name: folder / ("x.csv" if name == "csv" else name) for name in DESCRIPTIONS}
+    suffixed = {"csv": "x.csv", "json_object": "x.json"}
+    return {name: folder / suffixed.get(name, name) for name in DESCRIPTIONS}
 
 
 def rows_of(path):
@@ -67,12 +69,14 @@ def test_every_format_is_known_by_its_content(tmp_path):
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_a_format_is_read_or_refused_by_its_name(tmp_path, name):
     path = write_all(tmp_path)[name]
-    if name in ("arrow", "saved_dataset", "parquet_folder"):
+    if name in ("arrow", "saved_dataset"):
         with pytest.raises(InputError, match=f"{DESCRIPTIONS[name]}, which is not read") as caught:
             batches_of(path)
         assert "CSV or TSV, Parquet, a WebDataset tar" in str(caught.value)
     else:
         assert "question 0" in str(batches_of(path)[0].records[0])
+    if name == "json_object":
+        return  # to a stage that does not take it, it is a line
     if name in ("csv", "webdataset", "folder"):
         with pytest.raises(InputError, match=f"{DESCRIPTIONS[name]}, which is not read") as caught:
             rows_of(path)
@@ -84,6 +88,9 @@ def test_a_format_is_read_or_refused_by_its_name(tmp_path, name):
 def test_pictures_and_tables_of_one_folder_are_read_by_the_stage_that_takes_them(tmp_path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
     picture(tmp_path, "a.png")
+    assert batches_of(tmp_path)[0].keys == ["0", "1", "2", "3", "4"]
+    assert [row for _, row in rows_of(tmp_path)] == ROWS
+    (tmp_path / "a.txt").write_text("question 0")
     assert batches_of(tmp_path)[0].keys == ["a.png"]
     assert [row for _, row in rows_of(tmp_path)] == ROWS
 

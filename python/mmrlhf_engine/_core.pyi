@@ -5,7 +5,7 @@ Arrow arrays come in as pyarrow arrays of exactly the type named, contiguous; wh
 ``mmrlhf_engine.errors``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -26,7 +26,9 @@ class ArrowArray:
 
 @final
 class RecordSplitter:
-    def __new__(cls, layout: Literal["lines", "array"]) -> RecordSplitter: ...
+    def __new__(
+        cls, layout: Literal["lines", "array", "member"], member: str | None = None
+    ) -> RecordSplitter: ...
     def feed(self, block: bytes, last: bool) -> ArrowArray:
         """``struct{number: uint64, record: large_binary}``"""
 
@@ -63,7 +65,13 @@ def role_names() -> list[tuple[str, str]]:
     """Every name of a conversation role with the role it means: system, user, assistant, tool."""
 
 def inspect_named_media(
-    root: Path, names: pa.Array, *, max_pixels: int, threads: int
+    starts: Sequence[Path],
+    names: pa.Array,
+    *,
+    within: Sequence[Path],
+    follow_links: bool = False,
+    max_pixels: int,
+    threads: int,
 ) -> ArrowArray:
     """large_string in; ``struct{hash, kind, format, path, reason, detail, width, height, frames,
     bytes}`` out."""

@@ -70,8 +70,8 @@ def run_curate(
         MissingExtraError: a package that a stage needs is not installed.
     """
     resolved = _resolve(CurateConfig, config, settings)
-    several = [sources] if isinstance(sources, str | Path) else sources
-    resolved = pipeline.with_sources(resolved, several)
+    several = [sources] if isinstance(sources, str | Path) else list(sources)
+    resolved = pipeline.with_sources(resolved, several)  # as texts: a path has no s3://
     return pipeline.curate(
         resolved, Path(out), first=first, last=last, add=add, progress=Progress(progress)
     )

@@ -142,7 +142,8 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 def curate(context: click.Context, /, sources: tuple[str, ...], out: Path, **options: Any) -> None:
     """Choose diverse queries from raw corpora, with a report.
 
-    SOURCES are jsonl, json, parquet, csv and tar files, and folders. A finished and unchanged stage
+    SOURCES are jsonl, json, parquet, csv, tsv and tar files, folders, quoted patterns such as
+    'data/*.parquet', and addresses (s3://, gs://, hf://, https://). A finished and unchanged stage
     is skipped, and an interrupted run resumes. The report is OUT/report.html.
 
     Everything is checked before anything in OUT is touched: sources, settings, encoder, disk.

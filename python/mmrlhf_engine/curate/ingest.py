@@ -10,8 +10,8 @@
 5. Fields that look like a part of the sample and are not read are counted by name in the report.
 6. Records whose ids repeat are all kept, under ids of their own.
 
-Bytes are never copied into the tables: `media` says where they are stored. When too much is bad, the
-run stops, and `rejected` holds what was found until then.
+Bytes are never copied into the tables: `media` says where they are stored. When too much is bad,
+the run stops, and `rejected` holds what was found until then.
 """
 
 from collections import Counter
@@ -27,7 +27,6 @@ from mmrlhf_engine._core import (
     FirstSeen,
     UniqueIds,
     inspect_located_media,
-    inspect_named_media,
     read_records,
 )
 from mmrlhf_engine.curate.ingest_embedded import EmbeddedFile
@@ -47,6 +46,8 @@ from mmrlhf_engine.run.config import Section, parse_share
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources.bad_share import check_bad_share, shown_rejected
+from mmrlhf_engine.sources.foreign import refuse_undecodable
+from mmrlhf_engine.sources.places import NOWHERE, MediaPlaces, inspect_names
 from mmrlhf_engine.sources.samples.batch import RawBatch, Source
 from mmrlhf_engine.sources.samples.read import read
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
@@ -102,8 +103,10 @@ def run(config: IngestConfig, stage: StageContext) -> None:
     ):
         reader = _Reader(config, stage, samples, media, rejected, embedded)
         for source in sources:
+            reader.passed_over.update(source.passed_over)
             for batch in read(source):
                 reader.take(source, batch)
+                reader.passed_over.update(batch.passed_over)
                 reader.check_share()
                 stage.progress(f"reading {source.name}", reader.rows)
             if source.name not in reader.by_source:
@@ -117,6 +120,12 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         dropped=dict(reader.reasons),
         media=media.rows,
         unread_fields=reader.unread.facts(),
+        passed_over=dict(sorted(reader.passed_over.items())),
+        splits={
+            source.name: {"taken": source.split.taken, "not_read": list(source.split.left)}
+            for source in sources
+            if source.split is not None
+        },
         sources={name: dict(counts) for name, counts in sorted(reader.by_source.items())},
     )
 
@@ -151,11 +160,13 @@ class _Reader:
     embedded: EmbeddedFile
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """Files and members that belong to no record, by suffix."""
     by_source: dict[str, Counter[str]] = field(default_factory=dict)
     unread: UnreadFields = field(default_factory=UnreadFields)
     ids: UniqueIds = field(default_factory=UniqueIds)
     contents: FirstSeen = field(default_factory=FirstSeen)
-    names: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
+    names: dict[tuple[MediaPlaces, str], dict[str, Any]] = field(default_factory=dict)
 
     def take(self, source: Source, batch: RawBatch) -> None:
         """Turn one batch of records into rows of the three tables."""
@@ -165,7 +176,7 @@ class _Reader:
         turns, references, unread = (to_frame(table) for table in tables)
         self.unread.add(unread)
         rows = name_rows(source, batch, turns)
-        media = self._inspect(source, batch, references)
+        media = self._inspect(batch, references)
         rows = rows.join(media_by_record(media), on="record", how="left", maintain_order="left")
         rows = rows.with_columns(
             pl.col("modality").fill_null("text"),
@@ -179,14 +190,14 @@ class _Reader:
         self._write(source, good, bad)
         self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
 
-    def _inspect(self, source: Source, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
+    def _inspect(self, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
         own = references.filter(~pl.col("record").is_in(batch.attached["record"].implode()))
         references = pl.concat([own, batch.attached], how="diagonal")
         references = references.sort("record", maintain_order=True).with_row_index("order")
         named = references.filter(pl.col("name").is_not_null())
         celled = references.filter(pl.col("cell").is_not_null())
-        names = self._inspect_names(source, named["name"])
+        names = self._inspect_names(batch.places or NOWHERE, named["name"])
         cells = self._inspect_cells(batch)
         found = pl.concat(
             [
@@ -204,21 +215,19 @@ class _Reader:
             .otherwise("detail"),
         )
 
-    def _inspect_names(self, source: Source, names: pl.Series) -> pl.DataFrame:
+    def _inspect_names(self, places: MediaPlaces, names: pl.Series) -> pl.DataFrame:
         """One row a name; names seen before are remembered, since records share pictures."""
         if len(self.names) > _NAMES_REMEMBERED:
             self.names.clear()
         wanted = names.unique(maintain_order=True)
-        new = [name for name in wanted if (source.root, name) not in self.names]
-        found = inspect_named_media(
-            source.root,
-            pa.array(new, pa.large_string()),
-            max_pixels=self.config.max_pixels,
-            threads=self.stage.threads,
+        new = [name for name in wanted if (places, name) not in self.names]
+        found = inspect_names(
+            places, new, max_pixels=self.config.max_pixels, threads=self.stage.threads
         )
-        for name, row in zip(new, to_frame(found).iter_rows(named=True), strict=True):
-            self.names[source.root, name] = row
-        rows = [{"name": name, **self.names[source.root, name]} for name in wanted]
+        inspected = refuse_undecodable(to_frame(found))
+        for name, row in zip(new, inspected.iter_rows(named=True), strict=True):
+            self.names[places, name] = row
+        rows = [{"name": name, **self.names[places, name]} for name in wanted]
         return pl.DataFrame(rows, schema={"name": pl.String(), **INSPECTED})
 
     def _inspect_cells(self, batch: RawBatch) -> pl.DataFrame:
@@ -232,7 +241,8 @@ class _Reader:
             max_pixels=self.config.max_pixels,
             threads=self.stage.threads,
         )
-        return pl.concat([cells, to_frame(inspected).drop("path")], how="horizontal")
+        found = refuse_undecodable(to_frame(inspected)).drop("path")
+        return pl.concat([cells, found], how="horizontal")
 
     def _inspect_contents(self, references: pl.DataFrame) -> pl.DataFrame:
         """References whose content stood in the record, with what it is."""

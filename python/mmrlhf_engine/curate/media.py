@@ -2,11 +2,14 @@
 
 A row of the ``media`` table says where its content is stored: in a file, in a byte range of a tar,
 in a cell of a Parquet file. This is the one place that turns such rows into pictures: files and
-ranges are left to the core to read, cells and frames of videos are read here and passed to it.
+ranges are left to the core to read; cells, frames of videos, and pictures that Pillow decodes
+(AVIF, HEIC) are read here and passed to it.
 """
 
 import io
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,9 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine.errors import MissingExtraError
+from mmrlhf_engine.sources.base64_text import from_base64
 from mmrlhf_engine.sources.columnar import CellReader
+from mmrlhf_engine.sources.foreign import FOREIGN, ForeignError, as_png
 from mmrlhf_engine.sources.video import (
     VideoError,
     as_bitmap,
@@ -43,6 +48,10 @@ class PictureBatch:
     """uint64 [n]; null means the whole file."""
     inline: pa.Array
     """large_binary [n]; the content itself, or null."""
+
+
+_DECODERS = 8
+"""Pictures that Pillow decodes at a time; it lets go of the interpreter while it does."""
 
 
 def picture_batches(
@@ -74,6 +83,8 @@ class _Pictures:
     offsets: list[int | None] = field(default_factory=list)
     lengths: list[int | None] = field(default_factory=list)
     inline: list[bytes | None] = field(default_factory=list)
+    foreign: dict[int, str] = field(default_factory=dict)
+    """Formats of those that are still to be decoded, by their place in the batch."""
 
     def add(
         self,
@@ -89,6 +100,7 @@ class _Pictures:
         self.inline.append(content)
 
     def as_batch(self) -> PictureBatch:
+        self._decode_foreign()
         return PictureBatch(
             rows=np.array(self.rows, dtype=np.int64),
             paths=pa.array(self.paths, pa.large_string()),
@@ -96,6 +108,24 @@ class _Pictures:
             lengths=pa.array(self.lengths, pa.uint64()),
             inline=pa.array(self.inline, pa.large_binary()),
         )
+
+    def _decode_foreign(self) -> None:
+        """What cannot be decoded stays as it is: the core refuses it by the name of its format."""
+
+        def decode(item: tuple[int, str]) -> bytes | None:
+            place, format = item
+            content = self.inline[place]
+            try:
+                return None if content is None else as_png(content, format)
+            except (ForeignError, MissingExtraError):
+                return content
+
+        if self.foreign:
+            with ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool:
+                for place, content in zip(
+                    self.foreign, pool.map(decode, self.foreign.items()), strict=True
+                ):
+                    self.inline[place] = content
 
 
 def _add_pictures(
@@ -116,6 +146,13 @@ def _add_pictures(
     if row["kind"] == "video":
         for frame in _video_frames(row, content, positions):
             pictures.add(index, content=frame)
+    elif row["format"] in FOREIGN:
+        content = content if content is not None else _read_range(row)
+        if content is not None:
+            pictures.foreign[len(pictures.rows)] = row["format"]
+            pictures.add(index, content=content)
+        else:
+            pictures.add(index, row["path"], (row["offset"], row["length"]))
     elif content is not None:
         pictures.add(index, content=content)
     else:
@@ -136,11 +173,25 @@ def _video_frames(
     """Frames of a video file as bitmaps; none without PyAV or where the file cannot be decoded."""
     try:
         if content is None and row["offset"] is not None:
-            with Path(row["path"]).open("rb") as file:
-                file.seek(row["offset"])
-                content = file.read(row["length"])
+            content = _read_range(row)
         source = io.BytesIO(content) if content is not None else row["path"]
         for frame in decode_frames(source, row["path"], partial(at_positions, positions=positions)):
             yield as_bitmap(frame)
     except (VideoError, MissingExtraError, OSError):
         return
+
+
+def _read_range(row: dict[str, Any]) -> bytes | None:
+    """The content of a media row that lies in a file, or in a range of one; None where it has gone.
+
+    A range of a text, such as a TSV file, is base64.
+    """
+    try:
+        with Path(row["path"]).open("rb") as file:
+            file.seek(row["offset"] or 0)
+            content = file.read(-1 if row["length"] is None else row["length"])
+    except OSError:
+        return None
+    if row["offset"] is None or not content.isascii():
+        return content
+    return from_base64(content.decode("ascii")) or content

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_engine.errors import MmrlhfError
-from mmrlhf_engine.sources.files import detect_format, media_files, open_stream
-from mmrlhf_engine.sources.samples.batch import Source
+from mmrlhf_engine.sources.files import detect_format, open_stream
+from mmrlhf_engine.sources.listing import list_folder
+from mmrlhf_engine.sources.samples.batch import Part, Source
 from mmrlhf_engine.sources.samples.resolve import files_of
 
 __all__ = ["SourceSize", "size_of_source", "space_needed"]
@@ -57,12 +58,14 @@ def size_of_source(source: Source) -> SourceSize:
     """Files, bytes and records of a source."""
     files = list(files_of(source))
     size = sum(file.stat().st_size for file in files)
-    if source.path.is_dir():
-        pictures = len(media_files(source.path))
-        rows = pictures or sum(_rows_of_file(file) for file in files)
-    else:
-        rows = sum(_rows_of_file(file) for file in files)
+    rows = sum(_rows_of_part(part) for part in source.parts)
     return SourceSize(len(files), size, rows)
+
+
+def _rows_of_part(part: Part) -> int:
+    if part.path.is_dir():
+        return len(list_folder(part.path, follow_links=part.places.follow_links).media)
+    return _rows_of_file(part.path)
 
 
 def _rows_of_file(file: Path) -> int:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.sources.base64_text import from_base64
 from mmrlhf_engine.sources.files import Damage
 
 __all__ = ["Batch", "CellReader", "read_arrow", "read_parquet"]
@@ -114,6 +115,8 @@ class CellReader:
         if item is not None:
             value = value[item] if isinstance(value, list) and item < len(value) else None
         content = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            return from_base64(content)
         return content if isinstance(content, bytes) else None
 
     def _open(self, path: str) -> None:

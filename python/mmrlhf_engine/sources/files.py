@@ -7,7 +7,7 @@ expected.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from typing import Literal
 import pyarrow as pa
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.sources.json_object import read_opening
 
 __all__ = [
     "INDEX_FILES",
@@ -25,18 +26,20 @@ __all__ = [
     "SourceFormat",
     "check_present",
     "detect_format",
-    "media_files",
+    "is_compressed",
     "open_stream",
+    "start_of",
     "table_files",
 ]
 
-FileFormat = Literal["jsonl", "json", "csv", "parquet", "arrow", "webdataset"]
+FileFormat = Literal["jsonl", "json", "json_object", "csv", "parquet", "arrow", "webdataset"]
 FolderFormat = Literal["folder", "saved_dataset", "parquet_folder"]
 SourceFormat = FileFormat | FolderFormat
 
 DESCRIPTIONS: dict[SourceFormat, str] = {
     "jsonl": "JSON Lines",
     "json": "a JSON array",
+    "json_object": "a JSON object",
     "csv": "CSV or TSV",
     "parquet": "Parquet",
     "arrow": "an Arrow stream",
@@ -46,10 +49,12 @@ DESCRIPTIONS: dict[SourceFormat, str] = {
     "parquet_folder": "a folder of Parquet files",
 }
 
-MEDIA_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "png", "webp", "gif", "bmp", "mp4", "webm", "mov", "avi", "mkv"}
-)
-"""Suffixes of pictures and videos, in lower case."""
+_PICTURES = "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff avif heic heif hif jxl jp2 svg"
+_VIDEOS = "mp4 m4v webm mov avi mkv mpg mpeg ogv flv wmv 3gp"
+
+MEDIA_SUFFIXES = frozenset(f"{_PICTURES} {_VIDEOS}".split())
+"""Suffixes of pictures and videos, in lower case; also of those that are not read, so that they are
+refused by name and never left out of a sample."""
 
 INDEX_FILES: dict[str, FileFormat] = {
     "metadata.jsonl": "jsonl",
@@ -77,6 +82,11 @@ def open_stream(path: Path) -> pa.NativeFile:
     return pa.input_stream(str(path), compression=_compression(path))
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed as a whole (gzip, zstd), by its first bytes."""
+    return _compression(path) is not None
+
+
 def _compression(path: Path) -> str | None:
     with path.open("rb") as file:
         start = file.read(4)
@@ -94,7 +104,7 @@ def detect_format(
         InputError: it is absent, empty, damaged from its first byte, or of none of these formats.
     """
     check_present(path)
-    found = _folder_format(path, takes) if path.is_dir() else _file_format(path)
+    found = _folder_format(path, takes) if path.is_dir() else _file_format(path, takes)
     if found is None or found not in takes:
         expected = "expected one of: " + ", ".join(DESCRIPTIONS[name] for name in takes)
         what = "its content is of no known format"
@@ -103,7 +113,8 @@ def detect_format(
         raise InputError(f"{path}: {what}", hint="; ".join(filter(None, [expected, advice])))
     if found == "webdataset" and _compression(path) is not None:
         raise InputError(
-            f"{path}: a compressed tar", hint="decompress it: pictures are read in place"
+            f"{path}: a compressed tar",
+            hint="decompress it (gunzip, zstd -d): pictures are read in place",
         )
     return found
 
@@ -136,21 +147,42 @@ def _is_folder_of(folder: Path, format: SourceFormat) -> bool:
             return next(folder.rglob("*.parquet"), None) is not None
         case "folder":
             indexed = any((folder / name).is_file() for name in INDEX_FILES)
-            return indexed or next(_find_media(folder), None) is not None
+            return indexed or _has_media(folder)
         case _:
             return False
 
 
-def _file_format(path: Path) -> FileFormat | None:
+def _file_format(path: Path, takes: Sequence[SourceFormat]) -> FileFormat | None:
     """The format of a file; None where it is none of those known."""
-    start = _start_of(path)
+    start = start_of(path)
     if start[:4] == b"PAR1":
         return "parquet"
     if start[:4] == b"\xff\xff\xff\xff":
         return "arrow"
     if start[257:262] == b"ustar":
         return "webdataset"
-    return _text_format(path, start.removeprefix(b"\xef\xbb\xbf").lstrip())
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if "json_object" in takes and text[:1] == b"{" and _is_one_object(path, text):
+        return "json_object"
+    return _text_format(path, text)
+
+
+def _is_one_object(path: Path, text: bytes) -> bool:
+    """Whether a file that begins with an object is that object alone, in a file called JSON.
+
+    JSON Lines may be called so too: their first line is a whole object, and another follows. A
+    first line that goes on beyond the bytes that were read is taken for one of several, unless what
+    it begins with is no record.
+    """
+    if ".json" not in {suffix.lower() for suffix in path.suffixes}:
+        return False
+    first, newline, rest = text.partition(b"\n")
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        opening = read_opening(text)
+        return bool(newline) or opening.record_list is not None or opening.has_columns
+    return not rest.strip()
 
 
 def _text_format(path: Path, text: bytes) -> FileFormat | None:
@@ -164,7 +196,7 @@ def _text_format(path: Path, text: bytes) -> FileFormat | None:
     return "jsonl" if has_object or ".jsonl" in suffixes else None
 
 
-def _start_of(path: Path) -> bytes:
+def start_of(path: Path) -> bytes:
     """The first 64 KiB of a file, decompressed."""
     try:
         with open_stream(path) as stream:
@@ -188,13 +220,6 @@ def table_files(folder: Path, format: SourceFormat) -> list[Path]:
         raise InputError(f"{folder}/state.json: not as save_to_disk writes it: {error}") from None
 
 
-def media_files(folder: Path) -> list[Path]:
-    """Every picture and video below a folder, sorted; links to folders are not followed."""
-    return sorted(_find_media(folder))
-
-
-def _find_media(folder: Path) -> Iterator[Path]:
-    for place, _, files in os.walk(folder):
-        for name in files:
-            if name.rpartition(".")[2].lower() in MEDIA_SUFFIXES and not name.startswith("."):
-                yield Path(place, name)
+def _has_media(folder: Path) -> bool:
+    files = (name for _, _, names in os.walk(folder) for name in names)
+    return any(name.rpartition(".")[2].lower() in MEDIA_SUFFIXES for name in files)

@@ -14,8 +14,11 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from mmrlhf_engine._core import inspect_located_media, inspect_named_media
+from mmrlhf_engine._core import inspect_located_media
 from mmrlhf_engine.errors import MissingExtraError
+from mmrlhf_engine.sources.foreign import NOT_PACKED, ForeignError
+from mmrlhf_engine.sources.foreign import as_png as converted
+from mmrlhf_engine.sources.places import MediaPlaces, inspect_names
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Media
 from mmrlhf_engine.sources.video import (
     VideoError,
@@ -129,9 +132,8 @@ def _unequal(frames: list[Picture]) -> BadRecordError | None:
 
 def _frames_of_file(root: Path, place: Path, name: str, settings: FrameSettings) -> list[Picture]:
     """A video of one file: an animation, or what PyAV makes of it."""
-    names = pa.array([name], pa.large_string())
     limits = {"max_pixels": settings.max_pixels, "threads": 1}
-    (row,) = pa.array(inspect_named_media(root, names, **limits)).to_pylist()
+    (row,) = pa.array(inspect_names(_places(root), [name], **limits)).to_pylist()
     if row["kind"] == "image" and row["frames"] == 1:
         return [Picture(name, None, seconds=0.0)]
     if row["kind"] == "image":
@@ -174,8 +176,12 @@ def _animation_frames(source: str | BinaryIO, name: str, settings: FrameSettings
     return pictures
 
 
+def _places(root: Path) -> MediaPlaces:
+    return MediaPlaces.of([root], [root])
+
+
 def _below(root: Path, name: str) -> Path:
-    """The place a name means, if it lies below the root after every link is followed."""
+    """The place a name means, if it may be read after every link is followed."""
     if name.startswith(("http://", "https://")):
         raise BadRecordError("missing_media", f"{name} is an address: download it first")
     try:
@@ -183,7 +189,7 @@ def _below(root: Path, name: str) -> Path:
         there = place.exists()
     except (OSError, ValueError, RuntimeError) as error:
         raise BadRecordError("missing_media", f"{name!r}: {error}") from None
-    if not place.is_relative_to(root):
+    if not any(place.is_relative_to(folder) for folder in _places(root).within):
         raise BadRecordError("outside_root", f"{name} leaves {root}")
     if not there:
         raise BadRecordError("missing_media", f"{name} is not there")
@@ -220,8 +226,8 @@ def _inspect(
     limits = {"max_pixels": settings.max_pixels, "threads": settings.threads}
     outcomes: dict[tuple[Path, Picture], Picture | BadRecordError] = {}
     for root, pictures_here in by_root.items():
-        names = pa.array([picture.path for picture in pictures_here], pa.large_string())
-        rows = pa.array(inspect_named_media(root, names, **limits)).to_pylist()
+        names = [str(picture.path) for picture in pictures_here]
+        rows = pa.array(inspect_names(_places(root), names, **limits)).to_pylist()
         for picture, row in zip(pictures_here, rows, strict=True):
             outcomes[root, picture] = _outcome(picture, row)
     if inline:
@@ -239,6 +245,8 @@ def _outcome(picture: Picture, row: dict[str, Any]) -> Picture | BadRecordError:
         return BadRecordError(row["reason"], row["detail"] or "")
     if row["kind"] != "image":
         return BadRecordError("unreadable_media", f"{picture.path}: a {row['kind']}, not an image")
+    if row["format"] in NOT_PACKED:
+        return _converted(picture, row)
     return replace(
         picture,
         path=row["path"],
@@ -246,6 +254,19 @@ def _outcome(picture: Picture, row: dict[str, Any]) -> Picture | BadRecordError:
         height=row["height"],
         frames=row["frames"],
     )
+
+
+def _converted(picture: Picture, row: dict[str, Any]) -> Picture | BadRecordError:
+    """A picture of a format that shards do not hold, as PNG."""
+    name = picture.path or f"a picture of the format {row['format']}"
+    try:
+        content = replace(picture, path=row["path"] or picture.path).read()
+        content = converted(content, row["format"])
+    except (ForeignError, OSError) as error:
+        return BadRecordError("unreadable_media", f"{name}: {error}")
+    # PNG begins with eight bytes of its name, then the length, type and content of its header.
+    width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
+    return replace(picture, path=None, content=content, width=width, height=height)
 
 
 def shrink(picture: Picture, width: int, height: int) -> Picture:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["Split", "choose_split", "saved_splits", "split_of"]
+__all__ = ["Split", "choose_split", "folder_splits", "saved_splits", "split_of"]
 
 _SHARD = re.compile(r"(?P<split>[A-Za-z_][\w.]*?)-\d{4,}(?:-of-\d+)?(?:-[0-9a-f]{8,})?$")
 _NAMES = {
@@ -19,6 +19,7 @@ _NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+_SUFFIXES = re.compile(r"\.(parquet|jsonl|ndjson|json|csv|tsv|tar)(\.(gz|zst))?.*$", re.IGNORECASE)
 _START = re.compile(r"([A-Za-z]+)(?:[-_.]?\d.*)?$")
 
 
@@ -33,7 +34,7 @@ class Split:
 
 def split_of(path: Path, folder: Path) -> str | None:
     """The split that a file below ``folder`` belongs to, by its name or that of its folder."""
-    stem = path.name.partition(".parquet")[0]
+    stem = _SUFFIXES.sub("", path.name)
     shard = _SHARD.fullmatch(stem)
     if shard is not None and (shard["split"].lower().partition("_")[0] in _NAMES or "-of-" in stem):
         return _NAMES.get(shard["split"].lower(), shard["split"])
@@ -68,6 +69,34 @@ def choose_split(
     return splits[taken], Split(taken, tuple(sorted(left)))
 
 
+def folder_splits(
+    folder: Path, names: list[str], wanted: str | None
+) -> tuple[list[str], Split | None]:
+    """The folders of one split of pictures, where every picture lies in the folder of a split.
+
+    ``train`` beside ``bus`` is a folder of pictures of trains: such a folder has no splits. The
+    first result is empty then, and the second None.
+
+    Args:
+        folder: The folder of the source.
+        names: The pictures, relative to it.
+        wanted: The split that is asked for.
+
+    Raises:
+        InputError: as :func:`choose_split`.
+    """
+    folders = {name.partition("/")[0] if "/" in name else "" for name in names}
+    splits: dict[str, list[str]] = {}
+    for name in sorted(folders):
+        splits.setdefault(_NAMES.get(name.lower(), ""), []).append(name)
+    if "" in splits or not splits:
+        if wanted is not None:
+            _choose(folder, [], wanted)
+        return [], None
+    taken = _choose(folder, list(splits), wanted)
+    return splits[taken], Split(taken, tuple(sorted(name for name in splits if name != taken)))
+
+
 def saved_splits(folder: Path, wanted: str | None) -> tuple[Path, Split]:
     """The folder of one split of a saved ``DatasetDict``.
 
@@ -94,5 +123,6 @@ def _choose(folder: Path, names: list[str], wanted: str | None) -> str:
     if len(names) == 1:
         return names[0]
     raise InputError(
-        f"{folder}: several splits, and none is 'train': {found}", hint="choose one by --split"
+        f"{folder}: several splits, and none is 'train': {found}",
+        hint="choose one by --split, or by the setting `split` of the source",
     )

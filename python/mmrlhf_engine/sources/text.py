@@ -19,15 +19,22 @@ _PIECE_BYTES = 64 << 10
 
 
 def read_text_records(
-    path: Path, format: Literal["jsonl", "json"], *, block_bytes: int
+    path: Path,
+    format: Literal["jsonl", "json", "json_object"],
+    *,
+    block_bytes: int,
+    member: str | None = None,
 ) -> Iterator[pa.StructArray | Damage]:
     """The records of each block of a file as ``struct{number: uint64, record: large_binary}``.
 
-    ``number`` is the line of a record, from 1, or the place of an element in the array, from 0.
+    ``number`` is the line of a record, from 1, or the place of an element in the array, from 0. Of
+    a ``json_object`` the array under the key ``member`` is read.
     Compressed data that end too early, or are damaged, give what can be read and one
     :class:`Damage` at the end.
     """
-    splitter = RecordSplitter("array" if format == "json" else "lines")
+    layouts: dict[str, Literal["lines", "array", "member"]]
+    layouts = {"jsonl": "lines", "json": "array", "json_object": "member"}
+    splitter = RecordSplitter(layouts[format], member)
     with open_stream(path) as stream:
         last = False
         while not last:

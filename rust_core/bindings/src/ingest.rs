@@ -12,8 +12,8 @@ use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringAr
 use arrow_schema::{DataType, Field, Fields};
 use mmrlhf_core::image::Locations;
 use mmrlhf_core::ingest::{
-    ColumnMap, FirstSeen, Layout, MediaFile, MediaReference, MediaSource, Member, ROLE_NAMES,
-    Record, Rejection, Sample, inspect_media, read_record,
+    ColumnMap, FirstSeen, Layout, MediaFile, MediaPlaces, MediaReference, MediaSource, Member,
+    ROLE_NAMES, Record, Rejection, Sample, inspect_media, read_record,
 };
 use pyo3::prelude::*;
 
@@ -27,15 +27,17 @@ pub(crate) struct RecordSplitter(mmrlhf_core::ingest::RecordSplitter);
 
 #[pymethods]
 impl RecordSplitter {
-    /// `layout` is `lines` or `array`.
+    /// `layout` is `lines`, `array` or `member`: the array of the key `member` of one object.
     #[new]
-    fn new(layout: &str) -> PyResult<Self> {
-        let layout = match layout {
-            "lines" => Layout::Lines,
-            "array" => Layout::Array,
-            other => {
+    #[pyo3(signature = (layout, member=None))]
+    fn new(layout: &str, member: Option<String>) -> PyResult<Self> {
+        let layout = match (layout, member) {
+            ("lines", None) => Layout::Lines,
+            ("array", None) => Layout::Array,
+            ("member", Some(name)) => Layout::Member(name),
+            (other, _) => {
                 return Err(InputError::new_err(format!(
-                    "layout: {other}, expected lines or array"
+                    "layout: {other}, expected lines, array, or member with its key"
                 )));
             }
         };
@@ -230,19 +232,25 @@ fn unread_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
     ArrowArray::table(columns)
 }
 
-/// What the files of these names below `root` are: hash, kind, format, size; or reason and detail.
+/// What the files of these names are: hash, kind, format, size; or reason and detail.
+///
+/// Names are looked for from each folder of `starts` on. What they mean must lie below one of
+/// `within`, or below the same folders by their text where `follow_links` is set.
 #[pyfunction]
-#[pyo3(signature = (root, names, *, max_pixels, threads))]
+#[pyo3(signature = (starts, names, *, within, follow_links=false, max_pixels, threads))]
 pub(crate) fn inspect_named_media(
     py: Python<'_>,
-    root: PathBuf,
+    starts: Vec<PathBuf>,
     names: ArrowIn,
+    within: Vec<PathBuf>,
+    follow_links: bool,
     max_pixels: u64,
     threads: usize,
 ) -> PyResult<ArrowArray> {
     let names: LargeStringArray = names.typed("names")?;
     let names = names.iter().map(|name| name.unwrap_or_default().to_owned()).collect();
-    let source = MediaSource::Named { root, names };
+    let places = MediaPlaces { starts, within, follow_links };
+    let source = MediaSource::Named { places, names };
     enter(py, |interrupt| Ok(media_table(&inspect_media(&source, max_pixels, threads, interrupt)?)))
 }
 

@@ -18,8 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((block, content)) = bytes.split_first() else { return };
     let named = [("id", "x"), ("prompt", "q"), ("answer", "a"), ("image", "i")];
     let named: ColumnMap = named.map(|(what, name)| (what.to_owned(), name.to_owned())).into();
-    for layout in [Layout::Lines, Layout::Array] {
-        let records = split(layout, content, content.len().max(1));
+    for layout in [Layout::Lines, Layout::Array, Layout::Member("a".into())] {
+        let records = split(layout.clone(), content, content.len().max(1));
         assert_eq!(split(layout, content, usize::from(*block) + 1), records);
         for record in &records {
             for columns in [&ColumnMap::new(), &named] {

@@ -5,8 +5,11 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 
 use arrow_array::{Array, LargeBinaryArray, LargeStringArray, UInt64Array};
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet, engine::DecodePaddingMode};
 
 use super::error::PictureError;
+use super::format::Format;
 use crate::error::{Error, Result};
 
 /// The places of a batch of pictures, one row each, as Arrow columns of equal length.
@@ -58,8 +61,24 @@ impl Locations {
         let path = self.paths.value(row);
         let range = (self.offsets.is_valid(row) && self.lengths.is_valid(row))
             .then(|| (self.offsets.value(row), self.lengths.value(row)));
-        read_range(path, range).map(Cow::Owned)
+        let bytes = read_range(path, range)?;
+        Ok(Cow::Owned(if range.is_some() { without_base64(bytes) } else { bytes }))
     }
+}
+
+/// Padding at the end may be left out, as it is in some tables.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A range of a text, such as a TSV file, holds a picture as base64; a range of a tar the picture
+/// itself, which is no text in that alphabet.
+fn without_base64(bytes: Vec<u8>) -> Vec<u8> {
+    if Format::of(&bytes).is_some() {
+        return bytes;
+    }
+    BASE64.decode(&bytes).unwrap_or(bytes)
 }
 
 /// The bytes of a file, or of a `(offset, length)` range of it.

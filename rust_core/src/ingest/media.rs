@@ -1,7 +1,8 @@
 //! The files records point to: found, hashed, their headers read.
 //!
-//! A name in a record is untrusted input. It may point only below the root of its source, also
-//! after every symbolic link is followed; anything else is rejected before it is opened.
+//! A name in a record is untrusted input. The file it means must lie in one of the folders that its
+//! source allows, also after every symbolic link is followed; anything else is rejected before it
+//! is opened.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,13 +13,24 @@ use crate::error::Result;
 use crate::image::{Format, Locations, PictureError, probe};
 use crate::parallel::{Interrupt, map_rows};
 
+/// Where the names of media start, and where the files they mean may lie.
+#[derive(Debug, Clone)]
+pub struct MediaPlaces {
+    /// A name is looked for from each of these folders on, in this order; the first file counts.
+    pub starts: Vec<PathBuf>,
+    /// A file must lie below one of these, after links are followed.
+    pub within: Vec<PathBuf>,
+    /// Whether links may lead elsewhere. Names that leave their folder by themselves never may.
+    pub follow_links: bool,
+}
+
 /// Where a batch of media is to be looked for.
 #[derive(Debug)]
 pub enum MediaSource {
-    /// Names below a root folder.
+    /// Names of files and folders.
     Named {
-        /// No media may lie outside of it.
-        root: PathBuf,
+        /// Where they start, and where they may lead.
+        places: MediaPlaces,
         /// As they stand in the records.
         names: Vec<String>,
     },
@@ -60,13 +72,15 @@ pub fn inspect_media(
         MediaSource::Named { names, .. } => names.len(),
         MediaSource::Located(locations) => locations.len(),
     };
-    // A relative root is the caller's working directory's; canonical once, not once a row.
-    let root = match source {
-        MediaSource::Named { root, .. } => root.canonicalize().unwrap_or_else(|_| root.clone()),
-        MediaSource::Located(_) => PathBuf::new(),
+    // Relative folders are the caller's working directory's; canonical once, not once a row.
+    let places = match source {
+        MediaSource::Named { places, .. } => places.canonical(),
+        MediaSource::Located(_) => {
+            MediaPlaces { starts: Vec::new(), within: Vec::new(), follow_links: false }
+        }
     };
     map_rows(rows, threads, interrupt, |row| match source {
-        MediaSource::Named { names, .. } => inspect_named(&root, &names[row], max_pixels),
+        MediaSource::Named { names, .. } => inspect_named(&places, &names[row], max_pixels),
         MediaSource::Located(locations) => locations
             .read(row)
             .and_then(|bytes| inspect_bytes(&bytes, max_pixels))
@@ -125,11 +139,11 @@ fn reject(error: &PictureError) -> Rejection {
     Rejection::new(error.reason(), error.to_string())
 }
 
-fn inspect_named(root: &Path, name: &str, max_pixels: u64) -> Outcome<MediaFile> {
-    let path = resolve(root, name)?;
+fn inspect_named(places: &MediaPlaces, name: &str, max_pixels: u64) -> Outcome<MediaFile> {
+    let path = places.find(name)?;
     let text = path.to_string_lossy().into_owned();
     let media = if path.is_dir() {
-        inspect_frames(root, &path, max_pixels)?
+        inspect_frames(places, name, &path, max_pixels)?
     } else {
         let named = |error: PictureError| match error {
             PictureError::Unreadable(what) => PictureError::Unreadable(format!("{name}: {what}")),
@@ -141,29 +155,68 @@ fn inspect_named(root: &Path, name: &str, max_pixels: u64) -> Outcome<MediaFile>
     Ok(MediaFile { path: Some(text), ..media })
 }
 
-/// The file a name means, if it lies below the root.
-fn resolve(root: &Path, name: &str) -> Outcome<PathBuf> {
-    if name.starts_with("http://") || name.starts_with("https://") {
-        return Err(Rejection::new(
-            "missing_media",
-            format!("{name} is an address: download it first"),
-        ));
-    }
-    let joined = root.join(name);
-    let outside = || Rejection::new("outside_root", format!("{name} leaves {}", root.display()));
-    match joined.canonicalize() {
-        Ok(real) if real.starts_with(root) => Ok(real),
-        Ok(_) => Err(outside()),
-        // What does not exist can point outside as well.
-        Err(_) if !flatten(&joined).starts_with(root) => Err(outside()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Rejection::new("missing_media", format!("{name} is not there")))
+impl MediaPlaces {
+    fn canonical(&self) -> Self {
+        let real = |folders: &[PathBuf]| {
+            let each = |folder: &PathBuf| folder.canonicalize().unwrap_or_else(|_| folder.clone());
+            folders.iter().map(each).collect()
+        };
+        Self {
+            starts: real(&self.starts),
+            within: real(&self.within),
+            follow_links: self.follow_links,
         }
-        Err(error) => Err(Rejection::new("missing_media", format!("{name}: {error}"))),
+    }
+
+    /// The file a name means, in the first folder that has it.
+    fn find(&self, name: &str) -> Outcome<PathBuf> {
+        if name.starts_with("http://") || name.starts_with("https://") {
+            let detail = format!("{name} is an address: download it first");
+            return Err(Rejection::new("missing_media", detail));
+        }
+        let mut worst: Option<Rejection> = None;
+        for start in &self.starts {
+            match self.admit(&start.join(name), name) {
+                Ok(path) => return Ok(path),
+                // That a file is refused says more than that it is not in another folder.
+                Err(rejection) if worst.is_none() || rejection.reason == "outside_root" => {
+                    worst = Some(rejection);
+                }
+                Err(_) => {}
+            }
+        }
+        Err(worst.unwrap_or_else(|| Rejection::new("missing_media", format!("{name}: no folder"))))
+    }
+
+    /// The path after links are followed, if it may be read.
+    fn admit(&self, path: &Path, name: &str) -> Outcome<PathBuf> {
+        let allowed = |path: &Path| self.within.iter().any(|folder| path.starts_with(folder));
+        let leaves = || {
+            let folders: Vec<_> = self.within.iter().map(|it| it.display().to_string()).collect();
+            Rejection::new("outside_root", format!("{name} leaves {}", folders.join(" and ")))
+        };
+        // By its text; what does not exist can leave the folder too.
+        let stays = allowed(&flatten(path))
+            || self.starts.iter().any(|start| path.starts_with(start))
+                && !path.components().any(|part| part == Component::ParentDir);
+        match path.canonicalize() {
+            Ok(real) if allowed(&real) => Ok(real),
+            Ok(real) if stays && self.follow_links => Ok(real),
+            Ok(real) if stays => Err(Rejection::new(
+                "outside_root",
+                format!("{name} is a link to {}: set root or follow_links", real.display()),
+            )),
+            Ok(_) => Err(leaves()),
+            Err(_) if !stays => Err(leaves()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Rejection::new("missing_media", format!("{name} is not there")))
+            }
+            Err(error) => Err(Rejection::new("missing_media", format!("{name}: {error}"))),
+        }
     }
 }
 
-/// The path without `.` and `..`, by its text alone: what does not exist can leave the root too.
+/// The path without `.` and `..`, by its text alone.
 fn flatten(path: &Path) -> PathBuf {
     let mut flat = PathBuf::new();
     for component in path.components() {
@@ -195,14 +248,10 @@ fn inspect_bytes(bytes: &[u8], max_pixels: u64) -> std::result::Result<MediaFile
     })
 }
 
-/// The container of a video by its first bytes; HEIF pictures wear that of MP4.
+/// The container of a video by its first bytes; pictures in that of MP4 were recognised before.
 fn video_format(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
-        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4)? {
-            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1" | b"avif"
-            | b"avis" => None,
-            _ => Some("mp4"),
-        },
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => Some("mp4"),
         [0x1A, 0x45, 0xDF, 0xA3, ..] => {
             let head = bytes.get(..64).unwrap_or(bytes);
             Some(if memchr::memmem::find(head, b"webm").is_some() { "webm" } else { "matroska" })
@@ -213,7 +262,12 @@ fn video_format(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// A folder of pictures is a video whose frames are the pictures in the order of their names.
-fn inspect_frames(root: &Path, folder: &Path, max_pixels: u64) -> Outcome<MediaFile> {
+fn inspect_frames(
+    places: &MediaPlaces,
+    name: &str,
+    folder: &Path,
+    max_pixels: u64,
+) -> Outcome<MediaFile> {
     let unreadable = |error: std::io::Error| {
         Rejection::new("missing_media", format!("{}: {error}", folder.display()))
     };
@@ -229,19 +283,23 @@ fn inspect_frames(root: &Path, folder: &Path, max_pixels: u64) -> Outcome<MediaF
     let mut first: Option<MediaFile> = None;
     let (mut frames, mut bytes) = (0, 0);
     for file in files {
-        let relative = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().into_owned();
-        let real = resolve(root, &relative)?;
-        let frame = inspect_file(&real, max_pixels).map_err(|error| {
-            Rejection::new(error.reason(), format!("frame {relative}: {error}"))
-        })?;
-        if frame.kind != "image" {
-            let detail = format!("frame {relative} is a {}", frame.kind);
+        let frame = file.file_name().unwrap_or_default().to_string_lossy();
+        let frame = format!("{}/{frame}", name.trim_end_matches('/'));
+        // The folder itself was admitted, perhaps through a link: its frames may lie in it.
+        let real = match file.canonicalize() {
+            Ok(real) if real.parent() == Some(folder) => real,
+            _ => places.admit(&file, &frame)?,
+        };
+        let media = inspect_file(&real, max_pixels)
+            .map_err(|error| Rejection::new(error.reason(), format!("frame {frame}: {error}")))?;
+        if media.kind != "image" {
+            let detail = format!("frame {frame} is a {}", media.kind);
             return Err(Rejection::new("unreadable_media", detail));
         }
-        content.update(frame.hash.as_bytes());
+        content.update(media.hash.as_bytes());
         frames += 1;
-        bytes += frame.bytes;
-        first.get_or_insert(frame);
+        bytes += media.bytes;
+        first.get_or_insert(media);
     }
     let first = first.ok_or_else(|| {
         Rejection::new("missing_media", format!("{} holds no frame", folder.display()))

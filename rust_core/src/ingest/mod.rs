@@ -18,7 +18,7 @@ pub mod seen;
 pub mod split;
 pub mod tar;
 
-pub use media::{MediaFile, MediaSource, inspect_media};
+pub use media::{MediaFile, MediaPlaces, MediaSource, inspect_media};
 pub use record::{ColumnMap, MediaReference, Message, Record, Sample, UnreadField, read_record};
 pub use role::{ROLE_NAMES, Role};
 pub use seen::{FirstSeen, UniqueIds};

@@ -1,4 +1,5 @@
-//! Records out of blocks of a file: lines, or the elements of one JSON array.
+//! Records out of blocks of a file: lines, or the elements of one JSON array, which may be a member
+//! of the file's one object (`{"info": .., "questions": [..]}`).
 //!
 //! A file is read in blocks of any size; what is left of the last record waits for the next block.
 //! Elements of an array are found by counting brackets outside of strings, not by parsing, so that
@@ -6,12 +7,14 @@
 //! which no parser will accept: it must not vanish.
 
 /// How a file holds its records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
     /// One record a line.
     Lines,
     /// The elements of one array.
     Array,
+    /// The elements of the array that is the value of this key of one object.
+    Member(String),
 }
 
 /// A record as it is in the file, and its number: the line from 1, or the element from 0.
@@ -33,6 +36,20 @@ pub struct RecordSplitter {
     waiting: Vec<u8>,
     number: u64,
     scan: Scan,
+    object: Object,
+}
+
+/// The object around an array that is a member of it.
+#[derive(Debug, Default)]
+struct Object {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// The last string on the first level, with its quotes: a key, where a colon follows.
+    string: Vec<u8>,
+    /// Whether that string was a key, and its value is next.
+    is_key: bool,
+    inside: bool,
 }
 
 /// The state of the scan of an array.
@@ -58,15 +75,20 @@ impl RecordSplitter {
     /// A splitter at the start of a file.
     pub fn new(layout: Layout) -> Self {
         let number = u64::from(layout == Layout::Lines);
-        Self { layout, waiting: Vec::new(), number, scan: Scan::default() }
+        let (scan, object) = (Scan::default(), Object::default());
+        Self { layout, waiting: Vec::new(), number, scan, object }
     }
 
     /// The records that end in `block`; with `last`, also what is left.
     pub fn feed(&mut self, block: &[u8], last: bool) -> Vec<RawRecord> {
         let mut records = Vec::new();
-        match self.layout {
+        match &self.layout {
             Layout::Lines => self.feed_lines(block, &mut records),
             Layout::Array => self.feed_array(block, &mut records),
+            Layout::Member(name) => {
+                let name = serde_json::to_vec(name).unwrap_or_default();
+                self.feed_member(&name, block, &mut records);
+            }
         }
         if last {
             if self.scan.progress == Progress::Followed {
@@ -119,6 +141,23 @@ impl RecordSplitter {
         }
     }
 
+    /// Bytes outside of the array only tell where it begins. A second array of the same name is read
+    /// like the first, as a parser that keeps both would.
+    fn feed_member(&mut self, name: &[u8], block: &[u8], records: &mut Vec<RawRecord>) {
+        for &byte in block {
+            if self.object.inside {
+                self.feed_array(&[byte], records);
+                if self.scan.progress == Progress::Closed {
+                    self.object.inside = false;
+                    self.scan = Scan::default();
+                }
+            } else if self.object.take(byte, name) {
+                self.object.inside = true;
+                self.feed_array(&[byte], records);
+            }
+        }
+    }
+
     fn end_record(&mut self, records: &mut Vec<RawRecord>) {
         let bytes = self.waiting.trim_ascii();
         // A byte order mark may open the file; it is no part of the first record.
@@ -130,6 +169,35 @@ impl RecordSplitter {
         // A blank line is no record but still a line; an array has no blank elements.
         self.number += u64::from(self.layout == Layout::Lines || !empty);
         self.waiting.clear();
+    }
+}
+
+impl Object {
+    /// Go on by one byte; whether the array of this name, given as JSON, begins with it.
+    fn take(&mut self, byte: u8, name: &[u8]) -> bool {
+        if self.in_string {
+            self.in_string = self.escaped || byte != b'"';
+            self.escaped = !self.escaped && byte == b'\\';
+            if self.depth == 1 {
+                self.string.push(byte);
+            }
+            return false;
+        }
+        let begins = byte == b'[' && self.depth == 1 && self.is_key && self.string == name;
+        match byte {
+            b'"' => {
+                self.in_string = true;
+                self.string.clear();
+                self.string.push(byte);
+                self.is_key = false;
+            }
+            b':' => self.is_key = true,
+            b',' => self.is_key = false,
+            b'[' | b'{' if !begins => self.depth += 1,
+            b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        begins
     }
 }
 
@@ -169,12 +237,24 @@ mod tests {
         #[test]
         fn array_elements_are_what_a_parser_finds(
             values in prop::collection::vec(json(), 0..6),
+            before in prop::collection::hash_map("[a-z\"]{1,5}", json(), 0..3),
             block in 1_usize..40,
             pretty: bool,
         ) {
             let array = Value::from(values.clone());
             let text = if pretty { format!("{array:#}") } else { array.to_string() };
+            let mut outer = before;
+            outer.insert("rows".into(), array.clone());
+            let outer = Value::Object(outer.into_iter().collect());
+            let member = if pretty { format!("{outer:#}") } else { outer.to_string() };
+            let member = split(Layout::Member("rows".into()), member.as_bytes(), block);
             let found = split(Layout::Array, text.as_bytes(), block);
+            prop_assert_eq!(member.len(), found.len());
+            let same = |(a, b): (&RawRecord, &RawRecord)| {
+                let parse = |record: &RawRecord| serde_json::from_slice::<Value>(&record.bytes).ok();
+                (a.number, parse(a)) == (b.number, parse(b))
+            };
+            prop_assert!(member.iter().zip(&found).all(same));
             let parsed: Vec<Value> =
                 found.iter().map(|r| serde_json::from_slice(&r.bytes).expect("an element")).collect();
             prop_assert_eq!(parsed, values);
@@ -203,6 +283,7 @@ mod tests {
         #[test]
         fn no_bytes_cause_a_panic(content: Vec<u8>, block in 1_usize..20) {
             let _ = split(Layout::Array, &content, block);
+            let _ = split(Layout::Member("a".into()), &content, block);
             let _ = split(Layout::Lines, &content, block);
         }
     }

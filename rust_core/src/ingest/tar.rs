@@ -55,6 +55,7 @@ struct Header {
     kind: u8,
     size: u64,
     name: String,
+    target: String,
 }
 
 impl TarReader {
@@ -125,6 +126,14 @@ impl TarReader {
                 b'S' => {
                     return Ok(Some(rejected(name, "broken_record", "a sparse member")));
                 }
+                // Tar writes the second of two hard links as a link to the first: what it stands
+                // for would be lost.
+                b'1' | b'2' => {
+                    let target = header.target;
+                    let detail = format!("a link to {target}: write the tar with its content");
+                    return Ok(Some(rejected(name, "broken_record", &detail)));
+                }
+                b'K' | b'g' => {} // the target of a link; settings of the whole tar
                 kind if is_file(kind) => {
                     let (text, rejection) = (None, None);
                     return Ok(Some(Member { name, offset, length: size, text, rejection }));
@@ -218,7 +227,8 @@ fn parse_header(block: &[u8]) -> Option<Header> {
     if block.get(257..263)? == b"ustar\0" && !prefix.is_empty() {
         name = format!("{prefix}/{name}");
     }
-    Some(Header { kind: *block.get(156)?, size: number(block.get(124..136)?)?, name })
+    let target = text_field(block.get(157..257)?);
+    Some(Header { kind: *block.get(156)?, size: number(block.get(124..136)?)?, name, target })
 }
 
 /// Octal digits, or base 256 where the first bit is set.

@@ -1,67 +1,103 @@
-"""A folder of pictures, with a text file next to each, or with an index of them all.
+"""A folder of pictures, with a text file next to each, or with one question for all.
 
-``dogs/1.jpg`` belongs with ``dogs/1.txt`` (its prompt) and ``dogs/1.json`` (a record). If the
-folder holds ``metadata.jsonl``, ``metadata.csv`` or ``metadata.parquet``, its rows are the records
-instead and their ``file_name`` is the picture, as in Hugging Face's image folders.
+``dogs/1.jpg`` belongs with ``dogs/1.txt`` or ``dogs/1.caption`` (its prompt) and ``dogs/1.json`` (a
+record). A picture without a text gets the source's ``prompt_for_pictures``, or is rejected.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-from mmrlhf_engine.sources.files import INDEX_FILES, media_files
+from mmrlhf_engine.sources.listing import TEXT_SUFFIXES, Listing, list_folder, stem_of, suffix_of
 from mmrlhf_engine.sources.samples.batch import (
     ATTACHED,
     RECORDS_PER_BATCH,
     UNREADABLE,
+    Part,
     RawBatch,
-    Source,
 )
-from mmrlhf_engine.sources.samples.webdataset import record_of_texts
+from mmrlhf_engine.sources.samples.texts import prompt_for, record_of_texts
 
-__all__ = ["files_of_folder", "find_index", "read"]
+__all__ = ["files_of_folder", "read"]
 
-
-def read(source: Source) -> Iterator[RawBatch]:
-    """The pictures of a folder without an index as records, sorted by path."""
-    files = media_files(source.path)
-    for start in range(0, len(files), RECORDS_PER_BATCH):
-        yield _to_records(source, files[start : start + RECORDS_PER_BATCH])
+NO_TEXT = "a picture without a text beside it; `prompt_for_pictures` gives it one"
 
 
-def find_index(folder: Path) -> Path | None:
-    """The index file of a folder, or None."""
-    return next((folder / name for name in INDEX_FILES if (folder / name).is_file()), None)
+def read(part: Part) -> Iterator[RawBatch]:
+    """The pictures of a folder as records, sorted by path."""
+    listing = list_folder(part.path, follow_links=part.places.follow_links)
+    texts = _texts_by_stem(listing)
+    for start in range(0, len(listing.media), RECORDS_PER_BATCH):
+        yield _to_records(part, listing.media[start : start + RECORDS_PER_BATCH], texts)
 
 
-def files_of_folder(folder: Path) -> Iterator[Path]:
+def files_of_folder(part: Part) -> Iterator[Path]:
     """The files :func:`read` looks at: each picture and its texts."""
-    for file in media_files(folder):
-        for member in (file, file.with_suffix(".json"), file.with_suffix(".txt")):
-            if member.is_file():
-                yield member
+    listing = list_folder(part.path, follow_links=part.places.follow_links)
+    for name in sorted([*listing.media, *listing.texts]):
+        path = part.path / name
+        if path.is_file():  # a link may lead nowhere
+            yield path
 
 
-def _to_records(source: Source, files: list[Path]) -> RawBatch:
+def _texts_by_stem(listing: Listing) -> dict[str, dict[str, str]]:
+    """Names of the texts of each stem by suffix; the suffix may be written in capitals."""
+    texts: dict[str, dict[str, str]] = {}
+    for name in listing.texts:
+        texts.setdefault(stem_of(name), {})[suffix_of(name)] = name
+    return texts
+
+
+def _to_records(part: Part, files: list[str], texts: dict[str, dict[str, str]]) -> RawBatch:
     names, records, unreadable = [], [], []
-    for file in files:
-        name = file.relative_to(source.path).as_posix()
-        if _is_text(name):
-            names.append(name)
-            records.append(record_of_texts(_texts_of(source.root, file)))
-        else:
+    passed_over: Counter[str] = Counter()
+    for name in files:
+        if not _is_text(name):
             shown = name.encode("utf-8", "backslashreplace").decode()
             unreadable.append((shown, "missing_media", "the name of the file is not UTF-8"))
+            continue
+        record = _record_of(part, name, texts.get(stem_of(name), {}), passed_over)
+        if isinstance(record, bytes):
+            names.append(name)
+            records.append(record)
+        else:
+            unreadable.append((f"{part.label}/{name}", *record))
     attached = {"record": range(len(names)), "name": names, "cell": [None] * len(names)}
     return RawBatch(
-        positions=[f"{source.path.name}/{name}" for name in names],
+        positions=[f"{part.label}/{name}" for name in names],
         keys=names,
         records=pa.array(records, pa.large_binary()),
         attached=pl.DataFrame(attached, schema=ATTACHED),
         unreadable=pl.DataFrame(unreadable, schema=UNREADABLE, orient="row"),
+        passed_over=passed_over,
     )
+
+
+def _record_of(
+    part: Part, name: str, members: dict[str, str], passed_over: Counter[str]
+) -> bytes | tuple[str, str]:
+    """The record of a picture, or reason and detail."""
+    texts = {}
+    for suffix in TEXT_SUFFIXES:
+        if suffix not in members:
+            continue
+        path = part.path / members[suffix]
+        # A link next to a picture must not pull a file from elsewhere into a prompt.
+        if not part.places.allow(path):
+            return "outside_root", f"{members[suffix]} is a link that leaves the folder"
+        try:
+            texts[suffix] = path.read_bytes()
+        except OSError as error:
+            return "broken_record", f"{members[suffix]} cannot be read: {error}"
+    if not texts:
+        prompt = prompt_for(part.prompt_for_pictures, name)
+        return ("no_text", NO_TEXT) if prompt is None else prompt
+    record, unused = record_of_texts(texts)
+    passed_over.update(f".{suffix}" for suffix in unused)
+    return record
 
 
 def _is_text(name: str) -> bool:
@@ -71,13 +107,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _texts_of(root: Path, file: Path) -> dict[str, bytes]:
-    texts = {}
-    for suffix in ("json", "txt"):
-        member = file.with_suffix(f".{suffix}")
-        # A link next to a picture must not pull a file from elsewhere into a prompt.
-        if member.is_file() and member.resolve().is_relative_to(root):
-            texts[suffix] = member.read_bytes()
-    return texts

@@ -66,7 +66,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
 
 /// Pillow's conversion: each ink times what black leaves over. Every four-component JPEG is taken to
 /// store its inks inverted, as Adobe does, whether it names Adobe or not.
-fn inverted_cmyk_to_rgb(data: &[u8]) -> Vec<u8> {
+pub(super) fn inverted_cmyk_to_rgb(data: &[u8]) -> Vec<u8> {
     let product = |a: u32, b: u32| {
         let scaled = a * b + 128;
         ((scaled >> 8) + scaled) >> 8

@@ -17,8 +17,10 @@ use super::pixels::Pixels;
 mod bmp;
 mod bytes;
 mod gif;
+mod heif;
 mod jpeg;
 mod png;
+mod tiff;
 mod webp;
 
 /// A format of still or animated pictures.
@@ -34,6 +36,12 @@ pub enum Format {
     Gif,
     /// Windows bitmap.
     Bmp,
+    /// TIFF, of one page or several.
+    Tiff,
+    /// AVIF; its header alone is read here.
+    Avif,
+    /// HEIC; its header alone is read here.
+    Heic,
 }
 
 impl Format {
@@ -45,7 +53,11 @@ impl Format {
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Self::WebP),
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Self::Gif),
             [b'B', b'M', ..] => Some(Self::Bmp),
-            _ => None,
+            [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => Some(Self::Tiff),
+            _ => match heif::brand(bytes)? {
+                "avif" => Some(Self::Avif),
+                _ => Some(Self::Heic),
+            },
         }
     }
 
@@ -57,6 +69,9 @@ impl Format {
             Self::WebP => "webp",
             Self::Gif => "gif",
             Self::Bmp => "bmp",
+            Self::Tiff => "tiff",
+            Self::Avif => "avif",
+            Self::Heic => "heic",
         }
     }
 }
@@ -93,6 +108,8 @@ pub fn probe(bytes: &[u8]) -> Result<Probe, PictureError> {
         Format::WebP => webp::header(bytes),
         Format::Gif => gif::header(bytes),
         Format::Bmp => bmp::header(bytes),
+        Format::Tiff => tiff::header(bytes),
+        Format::Avif | Format::Heic => heif::header(bytes),
     }?;
     if width == 0 || height == 0 {
         return Err(PictureError::Unreadable(format!("{width} x {height} pixels in the header")));
@@ -110,6 +127,10 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Pixels, PictureError> {
         Format::WebP => webp::decode(bytes),
         Format::Gif => gif::decode(bytes, header.width as usize, header.height as usize),
         Format::Bmp => bmp::decode(bytes),
+        Format::Tiff => tiff::decode(bytes),
+        Format::Avif | Format::Heic => {
+            Err(PictureError::unreadable(header.format.name(), "its pixels are made by Pillow"))
+        }
     }));
     let pixels = decoded.unwrap_or_else(|_| {
         Err(PictureError::unreadable(header.format.name(), "its decoder gave up"))

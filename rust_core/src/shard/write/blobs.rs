@@ -38,14 +38,16 @@ pub enum Added {
     Refused(String),
 }
 
-/// The number of a format in the column `fmt`; 0 is reserved for "unknown".
-pub fn format_number(format: Format) -> u8 {
+/// The number of a format in the column `fmt`; 0 is reserved for "unknown". None for formats that
+/// every reader of a dataset would need another decoder for.
+pub fn format_number(format: Format) -> Option<u8> {
     match format {
-        Format::Jpeg => 1,
-        Format::Png => 2,
-        Format::WebP => 3,
-        Format::Gif => 4,
-        Format::Bmp => 5,
+        Format::Jpeg => Some(1),
+        Format::Png => Some(2),
+        Format::WebP => Some(3),
+        Format::Gif => Some(4),
+        Format::Bmp => Some(5),
+        Format::Tiff | Format::Avif | Format::Heic => None,
     }
 }
 
@@ -65,6 +67,7 @@ struct Image<'a> {
     bytes: Cow<'a, [u8]>,
     hash: ContentHash,
     probe: Probe,
+    format: u8,
     orientation: u8,
 }
 
@@ -160,7 +163,7 @@ impl BlobStore {
         stream.push(BlobRow {
             b3: &image.hash,
             bytes: &image.bytes,
-            fmt: format_number(image.probe.format),
+            fmt: image.format,
             w: width,
             h: height,
             orient: image.orientation,
@@ -205,10 +208,12 @@ fn read_image<'a>(
         _ => return Err("neither bytes nor a path".into()),
     };
     let probe = probe(&bytes).map_err(|e| e.to_string())?;
+    let format = format_number(probe.format)
+        .ok_or_else(|| format!("{} is not stored: make it PNG", probe.format.name()))?;
     let orientation = match probe.format {
         Format::Jpeg => orientation::of_jpeg(&bytes),
         _ => 1,
     };
     let hash = *blake3::hash(&bytes).as_bytes();
-    Ok(Image { bytes, hash, probe, orientation })
+    Ok(Image { bytes, hash, probe, format, orientation })
 }

@@ -1,0 +1,192 @@
+"""The files that make up a source: one file, or what a folder holds.
+
+A folder is read as the first of these that it is:
+
+1. an image folder: ``metadata.csv``, ``.jsonl`` or ``.parquet`` lists the pictures beside it;
+2. pictures with a text beside them, where any picture has one;
+3. tables and tars (``data/train-00000-of-00002.parquet``), whose records may name its pictures;
+4. pictures alone, if a question for them was given.
+
+Of a folder with splits one is read: the one that was asked for, else ``train``, else the only one.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.sources.files import SourceFormat, detect_format
+from mmrlhf_engine.sources.listing import Listing, list_folder, suffix_of
+from mmrlhf_engine.sources.places import MediaPlaces
+from mmrlhf_engine.sources.samples.batch import Part
+from mmrlhf_engine.sources.samples.names import choose_names
+from mmrlhf_engine.sources.splits import Split, choose_split, folder_splits
+
+__all__ = ["FORMATS", "Found", "PartSettings", "parts_of_files", "parts_of_folder"]
+
+FORMATS: tuple[SourceFormat, ...] = (
+    *("jsonl", "json", "json_object", "csv", "parquet", "webdataset", "folder"),
+)
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """What a source's settings say about each of its files."""
+
+    root: Path | None
+    follow_links: bool
+    columns: Mapping[str, str]
+    prompt_for_pictures: str | None
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The parts of a source, and what of its folder is not read."""
+
+    parts: list[Part]
+    split: Split | None
+    passed_over: Counter[str]
+
+
+def parts_of_files(
+    files: list[tuple[Path, Path]], format: SourceFormat | None, settings: PartSettings
+) -> list[Part]:
+    """Files that were named one by one, each with the path by which people know it."""
+    names = choose_names([(shown, None) for _, shown in files])
+    parts = []
+    for (path, shown), name in zip(files, names, strict=True):
+        label = name.removesuffix(name.rpartition("/")[2]) + shown.name
+        prefix = "" if len(files) == 1 else f"{name}:"
+        found = format or detect_format(path, FORMATS, advice="or set `format`")
+        parts.append(_part(path, found, label, prefix, settings, path.parent))
+    return parts
+
+
+def parts_of_folder(folder: Path, format: SourceFormat | None, settings: PartSettings) -> Found:
+    """What is read of a folder.
+
+    Raises:
+        InputError: nothing in it is a record, its pictures have no text, or a split has to be
+            chosen.
+    """
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        detect_format(folder, FORMATS)  # refuses what `save_to_disk` writes by its name
+    listing = list_folder(folder, follow_links=settings.follow_links)
+    if format == "folder" or (listing.texts and not listing.indexes):
+        return _pictures(listing, settings)
+    if listing.indexes or listing.tables:
+        return _tables(listing, listing.indexes or listing.tables, format, settings)
+    if listing.media and settings.prompt_for_pictures is None:
+        count = len(listing.media)
+        raise InputError(
+            f"{folder}: {count:,} picture{'s' * (count > 1)} and no text: there is no question in "
+            "the folder",
+            hint="put a NAME.txt beside each picture, or a metadata.jsonl with file_name and "
+            "question, or ask the same of all: --set 'ingest.sources=[{path: "
+            f'{folder}, prompt_for_pictures: "Describe the image."}}]\'',
+        )
+    if listing.media:
+        return _pictures(listing, settings)
+    shown = ", ".join(f"{times:,} {suffix}" for suffix, times in listing.others.most_common(5))
+    raise InputError(f"{folder}: no file in it can be read" + (f", but {shown}" if shown else ""))
+
+
+def _pictures(listing: Listing, settings: PartSettings) -> Found:
+    folder = listing.folder
+    taken, split = folder_splits(folder, listing.media, settings.split)
+    passed_over = listing.others.copy()
+    passed_over.update(f".{suffix_of(name)}" for name in [*listing.tables, *listing.indexes])
+    roots = [folder] if split is None else [folder / split_folder for split_folder in taken]
+    parts = [
+        _part(
+            root,
+            "folder",
+            folder.name if root == folder else f"{folder.name}/{root.name}",
+            "" if root == folder else f"{root.name}/",
+            settings,
+            root,
+            within=folder,
+        )
+        for root in roots
+    ]
+    return Found(parts, split, passed_over)
+
+
+def _tables(
+    listing: Listing, names: list[str], format: SourceFormat | None, settings: PartSettings
+) -> Found:
+    folder = listing.folder
+    passed_over = listing.others.copy()
+    passed_over.update(f".{suffix_of(name)}" for name in listing.texts)
+    if names is listing.indexes:
+        passed_over.update(f".{suffix_of(name)}" for name in listing.tables)
+    files, split = choose_split(folder, [folder / name for name in names], settings.split)
+    parts = []
+    for path in files:
+        label = path.relative_to(folder).as_posix()
+        prefix = "" if len(files) == 1 else f"{_without_suffix(label)}:"
+        part = _part(path, format, label, prefix, settings, path.parent, within=folder)
+        part, known = _detected(part)
+        if known:
+            parts.append(part)
+        else:
+            passed_over[f".{suffix_of(label)}"] += 1
+    if not parts:
+        raise InputError(f"{folder}: none of its {len(files):,} files holds records")
+    return Found(parts, split, passed_over)
+
+
+def _detected(part: Part) -> tuple[Part, bool]:
+    """The part with its format, or why it has none; whether it is one at all.
+
+    A file called JSON may hold anything, such as settings; other tables are what they are called.
+    """
+    if not part.places.allow(part.path):
+        problem = ("outside_root", f"a link to {part.path.resolve()}: set root or follow_links")
+        return _changed(part, None, problem), True
+    if part.format is not None:
+        return part, True
+    try:
+        return _changed(part, detect_format(part.path, FORMATS), None), True
+    except (InputError, OSError) as error:
+        known = suffix_of(part.path.name) != "json"
+        return _changed(part, None, ("broken_record", str(error.args[0]))), known
+
+
+def _changed(part: Part, format: SourceFormat | None, problem: tuple[str, str] | None) -> Part:
+    return Part(**{**vars(part), "format": format, "problem": problem})
+
+
+def _part(
+    path: Path,
+    format: SourceFormat | None,
+    label: str,
+    prefix: str,
+    settings: PartSettings,
+    own: Path,
+    within: Path | None = None,
+) -> Part:
+    """A part whose names start at the root, at its own folder, and at the folder of the source.
+
+    Names in an image folder start at the folder of the index: that is first.
+    """
+    root = settings.root
+    first = [own] if format == "folder" or path.name.startswith("metadata.") else []
+    starts = [*first, *([root] if root else []), own, *([within] if within else [])]
+    allowed = [root] if root else [within or own]
+    return Part(
+        path=path,
+        format=format,
+        label=label,
+        prefix=prefix,
+        places=MediaPlaces.of(starts, allowed, follow_links=settings.follow_links),
+        columns=settings.columns,
+        prompt_for_pictures=settings.prompt_for_pictures,
+    )
+
+
+def _without_suffix(label: str) -> str:
+    folder, slash, name = label.rpartition("/")
+    return folder + slash + (name.partition(".")[0] or name)
