@@ -14,7 +14,7 @@ import pytest
 from easy_vqa import get_train_image_paths
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from mmrlhf_engine._core import decode_images, hash_images, thumbnail_images
 
@@ -47,6 +47,20 @@ def columns(contents=(), paths=()):
 def hashes(contents=(), paths=(), limit=LIMIT):
     made = hash_images(*columns(contents, paths), max_pixels=limit, threads=2)
     return pa.array(made).to_pylist()
+
+
+def displayed(image):
+    """The picture over the background on which `mmrlhf_engine` shows it."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    if image.getextrema()[3] == (255, 255):
+        return image.convert("RGB")
+    white, black = (Image.new("RGB", image.size, colour) for colour in ("white", "black"))
+    for background in (white, black):
+        background.paste(image, mask=image.getchannel("A"))
+    seen, other = (np.asarray(flat.convert("L"), np.float64).std() for flat in (white, black))
+    return black if seen < 8 and other > seen else white
 
 
 def reference(image):
@@ -170,7 +184,7 @@ def test_png_palettes(depth, colours, transparency):
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 30, depth, 3, 0, 0, 0))
         + chunk(b"PLTE", rng.bytes(3 * entries))
-        + (chunk(b"tRNS", transparency) if transparency else b"")
+        + (chunk(b"tRNS", transparency[:entries]) if transparency else b"")
         + chunk(b"IDAT", zlib.compress(lines))
         + chunk(b"IEND", b"")
     )
@@ -234,11 +248,77 @@ def test_the_first_frame_of_an_animation(kind, mode, options):
 
 
 @pytest.mark.parametrize("quality", [40, 90])
-def test_transparency_is_left_aside(quality):
+def test_transparent_pixels_are_laid_over_white(quality):
     image = photograph(4).resize((71, 53))
     image.putalpha(photograph(5).resize(image.size).convert("L"))
     assert_pixels_and_hash_equal(encoded(image, "WEBP", quality=quality))
+    assert_pixels_and_hash_equal(encoded(image, "WEBP", lossless=True))
     assert_pixels_and_hash_equal(encoded(image, "PNG"))
+    assert_pixels_and_hash_equal(encoded(image.convert("LA"), "PNG"))
+
+
+def glyph(index, colour, background=(0, 0, 0, 0)):
+    image = Image.new("RGBA", (96, 96), background)
+    corners = [(10 + 8 * index, 10), (80, 20 + 6 * index), (20, 85)]
+    ImageDraw.Draw(image).polygon(corners, fill=colour)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("grey", [0, 128, 238, 255])
+def test_glyphs_drawn_in_alpha_alone_stay_distinct(kind, grey):
+    transparent = (grey, grey, grey, 0)
+    images = [glyph(i, (grey, grey, grey, 255), transparent) for i in range(10)]
+    contents = [encoded(image, kind, lossless=True) for image in images]
+    rows = hashes(contents)
+    assert len({(row["phash"], tuple(row["colour"])) for row in rows}) == 10
+    if kind == "PNG":
+        assert [row["phash"] for row in rows] == [reference(displayed(i)) for i in images]
+
+
+def test_opaque_alpha_changes_nothing():
+    image = photograph().resize((90, 70))
+    opaque = image.convert("RGBA")
+    grey = image.convert("L")
+    contents = [encoded(picture, "PNG") for picture in (image, opaque, grey, grey.convert("LA"))]
+    plain, with_alpha, plain_grey, grey_with_alpha = hashes(contents)
+    assert plain == with_alpha
+    assert plain_grey == grey_with_alpha
+
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 100})]
+)
+def test_a_picture_is_seen_as_its_orientation_says(kind, options, orientation):
+    upright = photograph().resize((96, 64))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright.transpose(TURNS[orientation])
+    tagged = encoded(stored, kind, exif=exif, **options)
+    seen = ImageOps.exif_transpose(Image.open(io.BytesIO(tagged))).convert("RGB")
+    if kind != "JPEG":
+        assert np.array_equal(seen, upright)
+    first, second = hashes([encoded(seen, "PNG"), tagged])
+    assert first == second
+    arguments = {"size": 48, "fit": "squash", "filter": "bicubic", "max_pixels": LIMIT}
+    buffer, _ = decode_images(*columns([encoded(seen, "PNG"), tagged]), **arguments, threads=1)
+    plain, turned = np.frombuffer(buffer, np.uint8).reshape(2, 48, 48, 3)
+    np.testing.assert_array_equal(plain, turned)
+    made = thumbnail_images(*columns([tagged]), edge=48, max_pixels=LIMIT, threads=1)
+    thumbnail = Image.open(io.BytesIO(pa.array(made)[0].as_py()))
+    assert thumbnail.size == (48, 32)
 
 
 def riff(*chunks):
@@ -267,9 +347,11 @@ def assert_pixels_and_hash_equal(content):
         *columns([content]), size=64, fit="squash", filter="bicubic", max_pixels=LIMIT, threads=1
     )
     pixels = np.frombuffer(buffer, np.uint8).reshape(64, 64, 3)
-    expected = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BICUBIC))
+    seen = displayed(image)
+    expected = np.asarray(seen.resize((64, 64), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(pixels, expected)
-    assert ours["phash"] == reference(image)
+    # A picture without transparent pixels is hashed as it is stored.
+    assert ours["phash"] == reference(image if not image.has_transparency_data else seen)
 
 
 @settings(max_examples=60)

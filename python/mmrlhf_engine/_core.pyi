@@ -129,6 +129,31 @@ def thumbnail_images(
 ) -> ArrowArray:
     """large_binary JPEG, longer side ``edge``; null where it cannot be made."""
 
+# judge
+
+def judge_pictures(
+    paths_a: pa.Array,
+    offsets_a: pa.Array,
+    lengths_a: pa.Array,
+    inline_a: pa.Array,
+    paths_b: pa.Array,
+    offsets_b: pa.Array,
+    lengths_b: pa.Array,
+    inline_b: pa.Array,
+    *,
+    thumbnails: bool,
+    max_pixels: int,
+    threads: int,
+) -> ArrowArray:
+    """Whether picture A and picture B of each row are copies, located as for ``hash_images``.
+
+    Out: ``struct{copy, equal: bool, cause: frames | shape | thumbnail | luma | chroma,
+    luma, chroma: float32, width, height: uint32, scale_x, scale_y, shift_x, shift_y: float32,
+    background: none | white | black, left, top, difference_width, difference_height: float32,
+    reason, detail}``; without reason and detail unless a picture of the row cannot be read, and then
+    with nothing else.
+    """
+
 # dedup
 
 def find_duplicates(

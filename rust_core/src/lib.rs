@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`ingest`] | `ingest` | raw records to canonical samples, media found and probed |
 //! | [`image`] | `dedup`, `embed` | decode, perceptual hash, resize |
+//! | [`judge`] | `dedup` | whether what looks alike is a copy |
 //! | [`dedup`] | `dedup` | duplicates of text, image and both, each removal verified |
 //! | [`select`] | `select` | exactly N queries under quotas |
 //! | [`shard`] | `pack`, training | preference shards: write, open, verify, sidecar columns |
@@ -23,6 +24,7 @@ pub mod dedup;
 pub mod error;
 pub mod image;
 pub mod ingest;
+pub mod judge;
 pub mod load;
 pub mod order;
 pub mod parallel;

@@ -1,7 +1,8 @@
 //! Loops compiled twice: for any processor of the architecture, and for the vector units most have.
 
 /// Define functions whose body is also compiled for AVX2, and run as that where the processor has
-/// it. Nothing but speed may differ, so bodies are of integers alone; what they call must be inlined.
+/// it. Nothing but speed differs: Rust neither reorders sums of floats nor fuses a product with a sum, so
+/// bodies of floats that are to be fast sum in lanes of their own. What bodies call must be inlined.
 macro_rules! vectorised {
     ($(
         $(#[$attribute:meta])*

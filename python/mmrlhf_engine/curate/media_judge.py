@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from mmrlhf_engine import _core
+from mmrlhf_engine._core import judge_pictures
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.run.files import appearing
 from mmrlhf_engine.run.stage import StageContext
@@ -31,6 +30,7 @@ EVIDENCE: dict[str, pl.DataType] = {
     "second": pl.UInt32(),
     "copy": pl.Boolean(),
     "equal": pl.Boolean(),  # pixel for pixel
+    "difference": pl.String(),  # what makes them no copies: luma, chroma, shape, thumbnail, frames
     "image_difference": pl.Float32(),  # of luma, the largest local one; null where not compared
     "colour_difference": pl.Float32(),  # of chroma; null where one of them is grey
     "image_scale": pl.Float32(),  # of the alignment; 1 without one
@@ -87,17 +87,17 @@ class MediaJudge:
             if len(shown[first]) == len(shown[second])
             for a, b in zip(shown[first], shown[second], strict=True)
         ]
-        places, left, right = (np.array(column) for column in zip(*compared, strict=True))
-        judged = _core.judge_pictures(
-            *(_joined(batches, name) for name in ("paths", "offsets", "lengths", "inline")),
-            pa.array(left, pa.uint32()),
-            pa.array(right, pa.uint32()),
+        places, left, right = (pa.array(column) for column in zip(*compared, strict=True))
+        columns = [_joined(batches, name) for name in ("paths", "offsets", "lengths", "inline")]
+        judged = judge_pictures(
+            *(column.take(left) for column in columns),
+            *(column.take(right) for column in columns),
             thumbnails=self._thumbnails,
             max_pixels=MAX_PIXELS,
             threads=self._stage.threads,
         )
         table = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(judged))))
-        return _of_media(table.with_columns(place=pl.Series(places)), pairs)
+        return _of_media(table.with_columns(place=pl.Series(values=places)), pairs)
 
     def _keep(self, part: pl.DataFrame) -> None:
         file = self._stage.scratch / f"judged-{len(self._parts):06d}.parquet"
@@ -133,7 +133,10 @@ def _of_media(pictures: pl.DataFrame, pairs: Sequence[tuple[int, int]]) -> pl.Da
             pl.col("luma").first().alias("image_difference"),
             pl.col("chroma").max().alias("colour_difference"),
             pl.col("scale_x").first().alias("image_scale"),
-            pl.col("box").first().alias("difference_box"),
+            pl.concat_list("left", "top", "difference_width", "difference_height")
+            .first()
+            .alias("difference_box"),
+            pl.col("cause").drop_nulls().first().alias("difference"),
         )
     )
     named = pl.DataFrame(pairs, schema=["first", "second"], orient="row").with_row_index("place")

@@ -71,7 +71,8 @@ KEPT: TableSchema = {
 
 PICTURE_EVIDENCE: TableSchema = {
     # Of the media that differ most; null where their pictures were not compared.
-    "image_difference": pl.Float32(),  # of luma, the largest local one, in units of what one sees
+    "difference": pl.String(),  # luma, chroma, shape, thumbnail, frames; null for copies
+    "image_difference": pl.Float32(),  # of luma, the largest local one; copies have less than 5.5
     "colour_difference": pl.Float32(),  # of 255; null also where one of them is grey
     "image_scale": pl.Float32(),  # of the alignment; 1 without one
     "difference_box": pl.List(pl.Float32()),  # left, top, width, height, as shares of the picture

@@ -15,7 +15,7 @@ use crate::arrow::{ArrowArray, ArrowIn};
 use crate::call::enter;
 use crate::errors::to_python;
 
-fn locations(
+pub(crate) fn locations(
     paths: &ArrowIn,
     offsets: &ArrowIn,
     lengths: &ArrowIn,

@@ -1,9 +1,10 @@
-//! Many pictures at once, over all threads: hashes, encoder input, thumbnails.
+//! Many pictures at once, over all threads: hashes, encoder input, thumbnails, all of the first frame
+//! as it is seen.
 
 use libjpeg_turbo_rs::{Encoder, PixelFormat};
 
+use super::displayed::decode_displayed;
 use super::error::PictureError;
-use super::format::decode;
 use super::location::Locations;
 use super::phash::phash;
 use super::pixels::{Pixels, split};
@@ -55,7 +56,7 @@ pub fn signatures(
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome<Signature>>> {
     each(pictures, threads, interrupt, |bytes| {
-        let pixels = decode(bytes, max_pixels)?;
+        let pixels = decode_displayed(bytes, max_pixels)?;
         let colour = colour_layout(&pixels);
         Ok(Signature { phash: phash(pixels.into_grey()), colour })
     })
@@ -111,7 +112,7 @@ pub fn squares(
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome<Vec<u8>>>> {
     each(pictures, threads, interrupt, |bytes| {
-        let pixels = decode(bytes, max_pixels)?;
+        let pixels = decode_displayed(bytes, max_pixels)?;
         Ok(match fit {
             Fit::Squash => resize(pixels, size, size, filter),
             Fit::Crop => crop(pixels, size, filter),
@@ -147,7 +148,7 @@ pub fn thumbnails(
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome<Vec<u8>>>> {
     each(pictures, threads, interrupt, |bytes| {
-        let pixels = decode(bytes, max_pixels)?;
+        let pixels = decode_displayed(bytes, max_pixels)?;
         let long = pixels.width.max(pixels.height).max(edge);
         let scaled = |length: usize| (length * edge / long).max(1);
         let (width, height) = (scaled(pixels.width), scaled(pixels.height));

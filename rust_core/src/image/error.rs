@@ -24,6 +24,14 @@ pub enum PictureError {
         /// Pixels allowed.
         limit: u64,
     },
+    /// Decoding the frames of an animation would need more pixels than allowed.
+    #[error("{found} pixels, the limit is {limit} pixels in all")]
+    TooManyFrames {
+        /// How many frames of which size.
+        found: String,
+        /// Pixels allowed in all frames.
+        limit: u64,
+    },
 }
 
 impl PictureError {
@@ -33,7 +41,7 @@ impl PictureError {
             Self::Missing(_) => "missing_media",
             Self::Unreadable(_) => "unreadable_media",
             Self::Truncated(_) => "truncated_media",
-            Self::TooManyPixels { .. } => "too_many_pixels",
+            Self::TooManyPixels { .. } | Self::TooManyFrames { .. } => "too_many_pixels",
         }
     }
 

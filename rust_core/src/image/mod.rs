@@ -5,6 +5,7 @@
 //!
 //! - [`format`] has a file for each format: [`probe`] reads a header and looks whether the end of
 //!   the file is there, [`decode`] makes pixels after the header was checked against the limit;
+//! - [`displayed`] is what a person sees: upright, over a background, any frame of an animation;
 //! - [`resize`] is Pillow's fixed-point convolution;
 //! - [`phash`] is the 64-bit median hash of the low frequencies.
 //!
@@ -12,13 +13,16 @@
 //! rejected; it never stops the others, and no content of a file can cause a panic.
 
 pub mod batch;
+pub mod displayed;
 mod error;
 pub mod format;
 pub mod location;
+pub mod orientation;
 pub mod phash;
 pub mod pixels;
 pub mod resize;
 
+pub use displayed::decode_displayed;
 pub use error::PictureError;
 pub use format::{Format, Probe, decode, probe};
 pub use location::Locations;

@@ -60,7 +60,7 @@ pub(super) fn split(pixel: [u8; 4]) -> [u8; 3] {
 }
 
 /// The factors, green's taken twice, fit the 16 bits that vector units multiply.
-fn luma(pixel: [u8; 3]) -> u8 {
+pub(crate) fn luma(pixel: [u8; 3]) -> u8 {
     let [red, green, blue] = pixel.map(i32::from);
     ((19_595 * red + 2 * (19_235 * green) + 7_471 * blue + 0x8000) >> 16) as u8
 }

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use super::processor::Processor;
 use crate::error::Error;
+use crate::image::orientation::{of_jpeg, turn};
 use crate::image::{PictureError, Pixels, decode, resize};
 use crate::order::{FitToView, ImageShape, Rule, VideoShape};
-use crate::shard::orientation::of_jpeg;
 use crate::vector::vectorised;
 
 /// A file of an image, and how it is to be seen.
@@ -279,32 +279,4 @@ vectorised! {
             }
         }
     }
-}
-
-/// The image as EXIF's orientation says it is to be seen.
-fn turn(pixels: Pixels, orientation: u8) -> Pixels {
-    if !(2..=8).contains(&orientation) {
-        return pixels;
-    }
-    let (width, height, channels) = (pixels.width, pixels.height, pixels.channels);
-    // From 5 on, rows become columns; which ends are swapped is then a matter of the stored image.
-    let swapped = orientation >= 5;
-    let (from_right, from_below) = match orientation {
-        2 | 8 => (true, false),
-        3 | 7 => (true, true),
-        4 | 6 => (false, true),
-        _ => (false, false),
-    };
-    let (new_width, new_height) = if swapped { (height, width) } else { (width, height) };
-    let mut data = Vec::with_capacity(pixels.data.len());
-    for row in 0..new_height {
-        for column in 0..new_width {
-            let (x, y) = if swapped { (row, column) } else { (column, row) };
-            let x = if from_right { width - 1 - x } else { x };
-            let y = if from_below { height - 1 - y } else { y };
-            let at = (y * width + x) * channels;
-            data.extend_from_slice(&pixels.data[at..at + channels]);
-        }
-    }
-    Pixels { width: new_width, height: new_height, channels, data }
 }

@@ -17,7 +17,6 @@
 //! Each uses only those above it.
 
 mod checksum;
-pub mod orientation;
 pub mod read;
 pub mod row_id;
 pub mod schema;

@@ -1,8 +1,12 @@
-//! GIF: headers, and the first frame laid on the screen of the animation.
+//! GIF: headers, and frames laid on the screen of the animation.
 
-use ::gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, Frame, MemoryLimit};
+use ::gif::{
+    ColorOutput, DecodeOptions, Decoder, DecodingError, DisposalMethod, Frame, MemoryLimit,
+};
 
 use super::bytes::u16_le;
+use super::canvas::{self, Canvas, Disposal};
+use super::{EachFrame, Layer};
 use crate::image::error::PictureError;
 use crate::image::pixels::Pixels;
 
@@ -58,30 +62,113 @@ fn after_sub_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// The first frame on a screen of `width` by `height`, both checked by the caller.
+/// The first frame on a screen of `width` by `height`, both checked by the caller, with what Pillow
+/// gives transparent pixels: the colour of their index.
 pub(super) fn decode(bytes: &[u8], width: usize, height: usize) -> Result<Pixels, PictureError> {
-    let failed = |error: DecodingError| match &error {
-        DecodingError::Io(_) | DecodingError::UnexpectedEof => PictureError::truncated(NAME, error),
-        _ => PictureError::unreadable(NAME, error),
-    };
-    let mut options = DecodeOptions::new();
-    options.set_color_output(ColorOutput::Indexed);
-    options.set_memory_limit(MemoryLimit::Unlimited); // the header's size has been checked
-    let mut decoder = options.read_info(bytes).map_err(failed)?;
-    let frame = decoder.next_frame_info().map_err(failed)?.cloned();
-    let frame = frame.ok_or_else(|| PictureError::truncated(NAME, "no frame"))?;
-    let mut indices = vec![0; decoder.buffer_size()];
-    decoder.read_into_buffer(&mut indices).map_err(failed)?;
-    let colours = colours(palette(&decoder));
-    // Around a frame smaller than the screen is the transparent colour, or else the first.
-    let mut screen = vec![frame.transparent.unwrap_or(0); width * height];
-    place(&mut screen, width, &frame, &indices);
+    let (screen, colours, _) = first(bytes, width, height)?;
     let data = screen.iter().flat_map(|&index| colours[usize::from(index)]).collect();
     Ok(Pixels { width, height, channels: 3, data })
 }
 
+/// The same; transparent pixels have no alpha.
+pub(super) fn layer(bytes: &[u8], width: usize, height: usize) -> Result<Layer, PictureError> {
+    let (screen, colours, transparent) = first(bytes, width, height)?;
+    if transparent.is_none() {
+        let data = screen.iter().flat_map(|&index| colours[usize::from(index)]).collect();
+        return Ok(Layer { pixels: Pixels { width, height, channels: 3, data }, alpha: false });
+    }
+    let data = screen.iter().flat_map(|&index| with_alpha(&colours, transparent, index)).collect();
+    Ok(Layer { pixels: Pixels { width, height, channels: 4, data }, alpha: true })
+}
+
+/// Every frame as it is seen, each of at most `max_pixels` pixels.
+pub(super) fn animate(
+    bytes: &[u8],
+    width: usize,
+    height: usize,
+    max_pixels: u64,
+    each: EachFrame<'_>,
+) -> Result<(), PictureError> {
+    let mut decoder = open(bytes)?;
+    let mut canvas = None;
+    let mut index = 0;
+    while let Some(frame) = decoder.next_frame_info().map_err(failed)?.cloned() {
+        let (wide, high) = (u32::from(frame.width), u32::from(frame.height));
+        if u64::from(wide) * u64::from(high) > max_pixels {
+            let limit = max_pixels;
+            return Err(PictureError::TooManyPixels { width: wide, height: high, limit });
+        }
+        let indices = indices(&mut decoder)?;
+        let colours = colours(palette(&decoder));
+        let colour = |index: u8| with_alpha(&colours, frame.transparent, index);
+        let canvas = canvas.get_or_insert_with(|| {
+            Canvas::new(width, height, colour(frame.transparent.unwrap_or(0)))
+        });
+        canvas.draw(&canvas::Frame {
+            data: &indices.iter().map(|&index| colour(index)).collect::<Vec<_>>(),
+            left: usize::from(frame.left),
+            top: usize::from(frame.top),
+            width: usize::from(frame.width),
+            blend: true,
+            disposal: match frame.dispose {
+                DisposalMethod::Any | DisposalMethod::Keep => Disposal::Keep,
+                DisposalMethod::Background => Disposal::Clear,
+                DisposalMethod::Previous => Disposal::Restore,
+            },
+        });
+        if each(index, &canvas.pixels).is_break() {
+            return Ok(());
+        }
+        index += 1;
+    }
+    Ok(())
+}
+
+type Colours = [[u8; 3]; 256];
+
+/// The indices of the first frame on the screen, their colours, and the transparent one.
+fn first(
+    bytes: &[u8],
+    width: usize,
+    height: usize,
+) -> Result<(Vec<u8>, Colours, Option<u8>), PictureError> {
+    let mut decoder = open(bytes)?;
+    let frame = decoder.next_frame_info().map_err(failed)?.cloned();
+    let frame = frame.ok_or_else(|| PictureError::truncated(NAME, "no frame"))?;
+    let indices = indices(&mut decoder)?;
+    // Around a frame smaller than the screen is the transparent colour, or else the first.
+    let mut screen = vec![frame.transparent.unwrap_or(0); width * height];
+    place(&mut screen, width, &frame, &indices);
+    Ok((screen, colours(palette(&decoder)), frame.transparent))
+}
+
+fn failed(error: DecodingError) -> PictureError {
+    match &error {
+        DecodingError::Io(_) | DecodingError::UnexpectedEof => PictureError::truncated(NAME, error),
+        _ => PictureError::unreadable(NAME, error),
+    }
+}
+
+fn open(bytes: &[u8]) -> Result<Decoder<&[u8]>, PictureError> {
+    let mut options = DecodeOptions::new();
+    options.set_color_output(ColorOutput::Indexed);
+    options.set_memory_limit(MemoryLimit::Unlimited); // sizes are checked here
+    options.read_info(bytes).map_err(failed)
+}
+
+fn indices(decoder: &mut Decoder<&[u8]>) -> Result<Vec<u8>, PictureError> {
+    let mut indices = vec![0; decoder.buffer_size()];
+    decoder.read_into_buffer(&mut indices).map_err(failed)?;
+    Ok(indices)
+}
+
 fn palette<'a>(decoder: &'a Decoder<&[u8]>) -> &'a [u8] {
     decoder.palette().unwrap_or_default()
+}
+
+fn with_alpha(colours: &Colours, transparent: Option<u8>, index: u8) -> [u8; 4] {
+    let [red, green, blue] = colours[usize::from(index)];
+    [red, green, blue, if transparent == Some(index) { 0 } else { 255 }]
 }
 
 fn place(screen: &mut [u8], width: usize, frame: &Frame<'_>, indices: &[u8]) {
@@ -96,7 +183,7 @@ fn place(screen: &mut [u8], width: usize, frame: &Frame<'_>, indices: &[u8]) {
 
 /// The colour of every index. Past the end of the table is black, or, where the table begins a
 /// ramp of greys, the grey that continues it.
-fn colours(table: &[u8]) -> [[u8; 3]; 256] {
+fn colours(table: &[u8]) -> Colours {
     let entries = table.as_chunks::<3>().0;
     let ramp = |index: usize| [index as u8; 3];
     let is_ramp = entries.iter().enumerate().all(|(index, &entry)| entry == ramp(index));

@@ -2,6 +2,7 @@
 
 use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
 
+use super::EXIF_NAME;
 use super::bytes::u16_be;
 use crate::image::error::PictureError;
 use crate::image::pixels::Pixels;
@@ -32,6 +33,28 @@ pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
             }
             _ => at += 2 + u16_be(bytes, at + 2).ok_or_else(cut)? as usize,
         }
+    }
+}
+
+/// The EXIF metadata: a marker segment APP1 before the image data.
+pub(super) fn exif(bytes: &[u8]) -> Option<&[u8]> {
+    let mut at = 2;
+    loop {
+        let segment = bytes.get(at..at + 4)?;
+        let length = usize::from(u16::from_be_bytes([segment[2], segment[3]]));
+        match segment {
+            [0xFF, 0xE1, ..] => {
+                let body = bytes.get(at + 4..at + 2 + length)?;
+                if body.starts_with(EXIF_NAME) {
+                    return Some(body);
+                }
+            }
+            // The image data begins: no EXIF comes after it.
+            [0xFF, 0xDA | 0xD9, ..] => return None,
+            [0xFF, ..] => {}
+            _ => return None,
+        }
+        at += 2 + length.max(2);
     }
 }
 

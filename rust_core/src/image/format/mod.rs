@@ -4,11 +4,12 @@
 //! together with the header, because a download cut short is the most common defect of a crawl and
 //! its header is perfect.
 //!
-//! Alpha is dropped and palettes are looked up, which is what Pillow's `convert("RGB")` does;
-//! orientation tags are left alone, as Pillow and the image processors of models leave them. Most
-//! decoders are crates from others: should one panic on a broken file, that file is unreadable and
-//! nothing else is touched.
+//! [`decode`] drops alpha and looks palettes up, which is what Pillow's `convert("RGB")` does, and
+//! leaves orientation tags alone, as Pillow and the image processors of models do. What a person sees
+//! is [`decode_displayed`](super::decode_displayed), made of a [`Layer`]. Most decoders are crates from
+//! others: should one panic on a broken file, that file is unreadable and nothing else is touched.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::error::PictureError;
@@ -16,12 +17,38 @@ use super::pixels::Pixels;
 
 mod bmp;
 mod bytes;
+mod canvas;
 mod gif;
 mod heif;
 mod jpeg;
 mod png;
 mod tiff;
 mod webp;
+
+/// What EXIF metadata of a JPEG begins with; in other formats writers add it or not.
+pub(super) const EXIF_NAME: &[u8] = b"Exif\0\0";
+
+/// The EXIF metadata of a file, if it has any.
+pub(super) fn exif(format: Format, bytes: &[u8]) -> Option<&[u8]> {
+    match format {
+        Format::Jpeg => jpeg::exif(bytes),
+        Format::Png => png::exif(bytes),
+        Format::WebP => webp::exif(bytes),
+        // A TIFF is turned as it is decoded.
+        Format::Gif | Format::Bmp | Format::Tiff | Format::Avif | Format::Heic => None,
+    }
+}
+
+/// Decoded pixels as they are stored, before orientation and background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layer {
+    pub(super) pixels: Pixels,
+    /// Whether the fourth channel is alpha.
+    pub(super) alpha: bool,
+}
+
+/// Called with the number of a frame and what is seen of it, four channels; may stop the decoding.
+type EachFrame<'a> = &'a mut dyn FnMut(u32, &Pixels) -> ControlFlow<()>;
 
 /// A format of still or animated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,26 +148,69 @@ pub fn probe(bytes: &[u8]) -> Result<Probe, PictureError> {
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<Pixels, PictureError> {
     let header = probe(bytes)?;
     header.check_pixels(max_pixels)?;
-    let decoded = catch_unwind(AssertUnwindSafe(|| match header.format {
+    let pixels = guarded(header.format, || match header.format {
         Format::Jpeg => jpeg::decode(bytes),
         Format::Png => png::decode(bytes),
         Format::WebP => webp::decode(bytes),
         Format::Gif => gif::decode(bytes, header.width as usize, header.height as usize),
         Format::Bmp => bmp::decode(bytes),
         Format::Tiff => tiff::decode(bytes),
-        Format::Avif | Format::Heic => {
-            Err(PictureError::unreadable(header.format.name(), "its pixels are made by Pillow"))
-        }
-    }));
-    let pixels = decoded.unwrap_or_else(|_| {
-        Err(PictureError::unreadable(header.format.name(), "its decoder gave up"))
+        Format::Avif | Format::Heic => Err(foreign(header.format)),
     })?;
+    checked(header.format, pixels)
+}
+
+/// The first frame with its alpha.
+pub(super) fn decode_layer(bytes: &[u8], header: &Probe) -> Result<Layer, PictureError> {
+    let opaque = |pixels| Ok(Layer { pixels, alpha: false });
+    let layer = guarded(header.format, || match header.format {
+        Format::Jpeg => jpeg::decode(bytes).and_then(opaque),
+        Format::Png => png::layer(bytes),
+        Format::WebP => webp::layer(bytes),
+        Format::Gif => gif::layer(bytes, header.width as usize, header.height as usize),
+        Format::Bmp => bmp::decode(bytes).and_then(opaque),
+        Format::Tiff => {
+            tiff::decode(bytes).map(|pixels| Layer { alpha: pixels.channels == 4, pixels })
+        }
+        Format::Avif | Format::Heic => Err(foreign(header.format)),
+    })?;
+    Ok(Layer { pixels: checked(header.format, layer.pixels)?, ..layer })
+}
+
+/// Call `each` with every frame of an animation as it is seen, until it says to stop.
+pub(super) fn decode_animation(
+    bytes: &[u8],
+    header: &Probe,
+    max_pixels: u64,
+    each: EachFrame<'_>,
+) -> Result<(), PictureError> {
+    let (width, height) = (header.width as usize, header.height as usize);
+    guarded(header.format, || match header.format {
+        Format::Png => png::animate(bytes, width, height, each),
+        Format::WebP => webp::animate(bytes, each),
+        Format::Gif => gif::animate(bytes, width, height, max_pixels, each),
+        // The pages of a TIFF are no animation.
+        Format::Jpeg | Format::Bmp | Format::Tiff | Format::Avif | Format::Heic => Ok(()),
+    })
+}
+
+/// `work`, a panic of which is an error.
+fn guarded<T>(
+    format: Format,
+    work: impl FnOnce() -> Result<T, PictureError>,
+) -> Result<T, PictureError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(PictureError::unreadable(format.name(), "its decoder gave up")))
+}
+
+fn foreign(format: Format) -> PictureError {
+    PictureError::unreadable(format.name(), "its pixels are made by Pillow")
+}
+
+fn checked(format: Format, pixels: Pixels) -> Result<Pixels, PictureError> {
     let expected = pixels.width * pixels.height * pixels.channels;
     if pixels.data.len() != expected || expected == 0 {
-        return Err(PictureError::unreadable(
-            header.format.name(),
-            "fewer pixels than the header says",
-        ));
+        return Err(PictureError::unreadable(format.name(), "fewer pixels than the header says"));
     }
     Ok(pixels)
 }
