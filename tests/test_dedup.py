@@ -375,8 +375,8 @@ def deduplicate(stage, threads=2, **config):
 
 
 SAMPLE_ROWS = [
-    ("a", "What is shown in this picture", "short", ["one.png"]),
-    ("b", "what is SHOWN in  this picture", "a longer answer", ["one.png"]),
+    ("a", "What is shown in this picture", "x", ["one.png"]),
+    ("b", "what is SHOWN in  this picture", "an answer of more words than x", ["one.png"]),
     ("c", "What is shown in this picture", "x", ["one_large.png"]),
     ("d", "What is shown in this picture", "x", ["two.png"]),
     ("e", "How many people are there", "x", ["one.png"]),

@@ -150,8 +150,8 @@ def judge_pictures(
     Out: ``struct{copy, equal: bool, cause: frames | shape | thumbnail | luma | chroma,
     luma, chroma: float32, width, height: uint32, scale_x, scale_y, shift_x, shift_y: float32,
     background: none | white | black, left, top, difference_width, difference_height: float32,
-    reason, detail}``; without reason and detail unless a picture of the row cannot be read, and then
-    with nothing else.
+    reason, detail}``; without reason and detail unless a picture of the row cannot be read, and
+    then with nothing else.
     """
 
 # dedup

@@ -27,7 +27,7 @@ from mmrlhf_engine._core import find_duplicates, hash_images
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.media_judge import FRAME_POSITIONS, MAX_PIXELS, MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
-from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
+from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS, PICTURE_EVIDENCE
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
@@ -295,7 +295,7 @@ def _page_pairs(duplicates: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
 
     Those on which text decided and those on which pictures did take turns.
     """
-    columns = ("id", "other_id", "text_jaccard", "image_hamming")
+    columns = ("id", "other_id", "text_jaccard", "image_hamming", *PICTURE_EVIDENCE)
     near = duplicates.filter(pl.col("kind") == "near").rename({"kept_id": "other_id"})
     near = near.sort(
         *("text_jaccard", "image_hamming", "id"), descending=[False, True, False], nulls_last=True

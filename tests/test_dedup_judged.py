@@ -1,0 +1,157 @@
+"""Near pictures are compared before a sample goes, and short answers are evidence."""
+
+import io
+import json
+
+import polars as pl
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from mmrlhf_engine.curate import dedup, media_judge
+from mmrlhf_engine.curate.dedup import DedupConfig
+from mmrlhf_engine.curate.overrides import OVERRIDES
+from test_dedup import corpus, deduplicate, picture
+
+QUESTION = "What is the total of this invoice?"
+
+
+def invoice(number, total):
+    page = Image.new("RGB", (480, 640), "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(24)
+    draw.text((40, 40), "ACME Limited", "black", ImageFont.load_default(36))
+    draw.text((40, 120), f"Invoice {number:05d}", "black", font)
+    for line in range(6):
+        draw.text((40, 200 + 40 * line), f"Item {line + 1}", "black", font)
+        draw.line((40, 235 + 40 * line, 440, 235 + 40 * line), "grey")
+    draw.text((280, 480), f"Total {total}", "black", font)
+    return page
+
+
+def stored(page, format="PNG", **options):
+    saved = io.BytesIO()
+    page.save(saved, format, **options)
+    return saved.getvalue()
+
+
+INVOICES = {f"{n}.png": stored(invoice(10_000 + 7 * n, 300 + 13 * n)) for n in range(12)}
+
+
+@pytest.mark.parametrize("answers", ["differ", "absent"])
+def test_documents_of_one_layout_stay_and_their_copies_go(stage, tmp_path, answers):
+    copies = {
+        f"{n}_again.jpg": stored(invoice(10_000 + 7 * n, 300 + 13 * n), "JPEG", quality=80)
+        for n in range(3)
+    }
+    pictures = INVOICES | copies
+    rows = [
+        (name, QUESTION, str(300 + 13 * int(name.split(".")[0].split("_")[0])), [name])
+        for name in pictures
+    ]
+    if answers == "absent":
+        rows = [(name, prompt, None, media) for name, prompt, _, media in rows]
+    corpus(stage, tmp_path, rows, pictures)
+    tables, report = deduplicate(stage)
+    assert set(tables["kept"]["id"]) == set(INVOICES)
+    assert set(tables["duplicates"]["id"]) == set(copies)
+    evidence = tables["duplicates"].to_dicts()
+    assert all(row["id"].startswith(row["kept_id"][:-4]) for row in evidence)
+    assert all(row["image_difference"] < 5.5 and row["difference"] is None for row in evidence)
+    assert report["pictures_judged"] > 3
+    # Beside them stand pairs that were not removed, with where they differ.
+    stay = tables["near_pairs"].filter(verdict="kept", difference="luma")
+    assert stay.height > 5
+    for left, top, width, height in stay["difference_box"]:
+        assert 0 <= left < left + width <= 1
+        # The number of the invoice, or its total.
+        assert 110 / 640 < top + height / 2 < 150 / 640 or 470 / 640 < top + height / 2 < 515 / 640
+
+
+def test_without_the_judge_hashes_decide(stage, tmp_path):
+    corpus(stage, tmp_path, [(name, QUESTION, None, [name]) for name in INVOICES], INVOICES)
+    tables, report = deduplicate(stage, judge=False)
+    assert tables["kept"].height < 4
+    assert report["pictures_judged"] == 0
+
+
+def test_short_answers_that_differ_keep_near_pictures_but_not_equal_ones(stage, tmp_path):
+    page = invoice(1, 2)
+    pictures = {
+        "a.png": stored(page),
+        "b.png": stored(page, compress_level=1),
+        "c.jpg": stored(page, "JPEG", quality=90),
+    }
+    assert pictures["a.png"] != pictures["b.png"]
+    rows = [
+        ("1", QUESTION, "The 2.", ["a.png"]),
+        ("2", QUESTION, "3", ["a.png"]),
+        ("3", QUESTION, "4", ["b.png"]),
+        ("4", QUESTION, "5", ["c.jpg"]),
+        ("5", QUESTION, "2", ["c.jpg"]),
+        ("6", QUESTION, "It is two pounds and no pence.", ["c.jpg"]),
+    ]
+    corpus(stage, tmp_path, rows, pictures)
+    tables, report = deduplicate(stage)
+    found = {row["id"]: row for row in tables["duplicates"].to_dicts()}
+    # The longest answer comes first in keep order, and contradicts none of the others.
+    assert set(tables["kept"]["id"]) == {"6"}
+    assert {row["kept_id"] for row in found.values()} == {"6"}
+    assert report["conflicts"] == 0
+    corpus(stage, tmp_path, rows[:-1], pictures)
+    tables, report = deduplicate(stage)
+    found = {row["id"]: row for row in tables["duplicates"].to_dicts()}
+    assert set(tables["kept"]["id"]) == {"1", "4"}
+    assert {(name, row["kind"], row["conflict"]) for name, row in found.items()} == {
+        ("2", "exact", True),
+        ("3", "near", True),
+        ("5", "near", False),
+    }
+    assert {name: row["kept_id"] for name, row in found.items()} == {"2": "1", "3": "1", "5": "1"}
+    assert report["conflicts"] == 2
+
+
+def test_what_was_compared_before_a_kill_is_not_compared_again(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(media_judge, "_PAIRS_PER_PART", 4)
+    corpus(stage, tmp_path, [(name, QUESTION, None, [name]) for name in INVOICES], INVOICES)
+    real, calls = media_judge.judge_pictures, []
+
+    def dies_at_third(*args, **options):
+        calls.append(len(args[0]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(media_judge, "judge_pictures", dies_at_third)
+    begun = stage("dedup", DedupConfig())
+    with pytest.raises(KeyboardInterrupt):
+        dedup.run(begun.config, begun)
+    assert len(list(begun.scratch.glob("judged-*.parquet"))) == 2
+    _, report = deduplicate(stage)
+    assert sum(calls) - calls[2] == report["pictures_judged"]
+
+
+def test_a_removal_that_a_person_took_back_is_not_made(stage, tmp_path):
+    pictures = {"a.png": picture(1), "b.jpg": picture(1, quality=80)}
+    rows = [("1", "what is it", None, ["a.png"]), ("2", "what is it", None, ["b.jpg"])]
+    corpus(stage, tmp_path, rows, pictures)
+    tables, _ = deduplicate(stage)
+    assert tables["duplicates"].select("id", "kept_id").rows() == [("2", "1")]
+    run = stage("dedup", DedupConfig()).run
+    line = {"id": "2", "kept_id": "1", "keep": True}
+    (run.folder / OVERRIDES).write_text(json.dumps(line) + "\n")
+    tables, _ = deduplicate(stage)
+    assert tables["kept"]["id"].to_list() == ["1", "2"]
+
+
+def test_the_cap_of_an_image_counts_as_the_policy_does(stage, tmp_path):
+    rows = [(name, f"Question {n} on a page?", None, [name]) for n, name in enumerate(INVOICES)]
+    corpus(stage, tmp_path, rows, INVOICES)
+    for policy in ("exact", "text", "joint"):
+        tables, _ = deduplicate(stage, policy=policy, max_per_image=2)
+        assert tables["kept"].height == len(INVOICES)
+    again = [(f"{name}, again", f"More of {name}?", None, [name]) for name in INVOICES]
+    third = [(f"{name}, third", f"Also of {name}?", None, [name]) for name in INVOICES]
+    corpus(stage, tmp_path, [*rows, *again, *third], INVOICES)
+    tables, report = deduplicate(stage, max_per_image=2)
+    assert report["dropped"] == {"max_per_image": len(INVOICES)}
+    assert isinstance(tables["kept"], pl.DataFrame)
