@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from command import engine
+from mmrlhf_engine.curate.explain import told_before
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.folder import Run
@@ -115,6 +116,15 @@ def test_explain_of_a_pair_says_why_one_removed_the_other_or_not(place):
     assert removed in engine("explain", "RUN", removed.removeprefix("in:"), kept, cwd=place).stdout
     engine("disagree", "RUN", removed, kept, cwd=place)
     assert Run(place / "RUN").manifest("dedup") is not None
+
+
+def test_turns_before_a_question_are_shown():
+    turns = [
+        {"role": "user", "text": "What is on the left?"},
+        {"role": "assistant", "text": "A  cat"},
+    ]
+    assert told_before({"history": turns}) == "assistant: A cat (and 1 before it)"
+    assert told_before({"history": []}) == told_before({}) == ""
 
 
 def test_explain_of_two_kept_samples_has_the_distance_of_their_pictures(tmp_path):

@@ -18,9 +18,11 @@ __all__ = [
     "explain",
     "find_sample",
     "inspect_table",
+    "measures",
     "nearest_ids",
     "rows_of",
     "shorten",
+    "told_before",
 ]
 
 _LINE = 100
@@ -59,6 +61,8 @@ def _ingest(run: Run, sample: dict[str, Any]) -> str:
         f"  ingest   source {sample['source']}, {sample['modality']}, {sample['question_type']}",
         f"           prompt: {shorten(sample['prompt'])}",
     ]
+    if history := told_before(sample):
+        lines.append(f"           after:  {history}")
     if sample["answer"] is not None:
         lines.append(f"           answer: {shorten(sample['answer'])}")
     for item in rows_of(run, "media", pl.col("hash").is_in(sample["media"])):
@@ -97,6 +101,27 @@ def evidence(row: dict[str, Any]) -> str:
     if row["image_hamming"] is not None:
         measures.append(f"image Hamming {row['image_hamming']} of 64 bits")
     return f"{row['kind']} duplicate ({', '.join(measures) or row['policy']}) of"
+
+
+def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every measure of a row of ``duplicates`` or ``near_pairs`` that is not null, and its name."""
+    return [
+        (_MEASURES.get(name, name.replace("_", " ")), _as_measure(value))
+        for name, value in row.items()
+        if name not in _NO_MEASURES and value is not None
+    ]
+
+
+_NO_MEASURES = frozenset({"id", "kept_id", "other_id", "kind", "policy", "verdict"})
+_MEASURES = {"text_jaccard": "text Jaccard", "image_hamming": "image Hamming"}
+
+
+def _as_measure(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_as_measure(entry) for entry in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _removed(run: Run, identifier: str) -> bool:
@@ -168,6 +193,15 @@ def _rejected(run: Run, condition: pl.Expr) -> list[dict[str, Any]]:
             found = pl.scan_parquet(folder / "*.parquet").filter(condition).collect()
             rows += [{"stage": stage, **row} for row in found.to_dicts()]
     return rows
+
+
+def told_before(sample: dict[str, Any]) -> str:
+    """The last message before the question and how many there are; empty where there is none."""
+    history = sample.get("history") or []
+    if not history:
+        return ""
+    last, more = history[-1], len(history) - 1
+    return f"{last['role']}: {shorten(last['text'])}" + (f" (and {more} before it)" if more else "")
 
 
 def shorten(text: str) -> str:

@@ -9,14 +9,20 @@ from typing import Any
 import polars as pl
 import yaml
 
-from mmrlhf_engine.curate.explain import evidence, find_sample, nearest_ids, rows_of, shorten
+from mmrlhf_engine.curate.explain import (
+    evidence,
+    find_sample,
+    measures,
+    nearest_ids,
+    rows_of,
+    shorten,
+    told_before,
+)
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.folder import Run
 
 __all__ = ["explain_pair"]
-
-_NO_MEASURES = frozenset({"id", "kept_id", "other_id", "kind", "policy", "verdict"})
 
 
 def explain_pair(run: Run, identifier: str, other: str) -> str:
@@ -49,14 +55,17 @@ def _sample(run: Run, identifier: str) -> dict[str, Any]:
 
 def _shown(run: Run, sample: dict[str, Any]) -> list[str]:
     answer = "none" if sample["answer"] is None else shorten(sample["answer"])
-    media = rows_of(run, "media", pl.col("hash").is_in(sample["media"]))
-    sizes = [f"{item['width']}x{item['height']}" for item in media if item["width"]]
-    pictures = f"{', '.join(sample['media'])} ({', '.join(sizes) or 'size unknown'})"
+    media = {
+        item["hash"]: f"{item['path']} ({item['width'] or '?'}x{item['height'] or '?'})"
+        for item in rows_of(run, "media", pl.col("hash").is_in(sample["media"]))
+    }
+    pictures = ", ".join(media.get(name, name) for name in sample["media"])
     return [
         sample["id"],
         f"  prompt   {shorten(sample['prompt'])}",
+        *([f"  after    {history}"] if (history := told_before(sample)) else []),
         f"  answer   {answer}",
-        f"  media    {pictures if sample['media'] else 'none'}",
+        f"  media    {pictures or 'none'}",
     ]
 
 
@@ -92,14 +101,7 @@ def _decision(run: Run, first: str, second: str) -> list[str]:
 
 
 def _measures(row: dict[str, Any]) -> list[str]:
-    """Every measure of a row of ``duplicates`` or ``near_pairs``, and the policy."""
-    return [
-        f"         {name.replace('_', ' ')}: {value:.3f}"
-        if isinstance(value, float)
-        else f"         {name.replace('_', ' ')}: {value}"
-        for name, value in row.items()
-        if name not in _NO_MEASURES and value is not None
-    ]
+    return [f"         {name}: {value}" for name, value in measures(row)]
 
 
 def _overridden(run: Run, first: str, second: str) -> list[str]:

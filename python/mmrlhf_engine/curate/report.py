@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from mmrlhf_engine import __version__
 from mmrlhf_engine.curate.alarms import Alarm, as_text, find_alarms
+from mmrlhf_engine.curate.explain import measures
 from mmrlhf_engine.curate.thumbnails import thumbnails
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import Run
@@ -303,7 +304,12 @@ def _pairs(tables: _Tables) -> list[dict[str, Any]]:
     cards = _cards(tables, {*tables.near_pairs["id"], *tables.near_pairs["other_id"]})
     rows = tables.near_pairs.head(4 * PAIRS).to_dicts()
     pairs = [
-        {**row, "left": dict(cards[row["other_id"]]), "right": dict(cards[row["id"]])}
+        {
+            **row,
+            "measures": measures(row),
+            "left": dict(cards[row["other_id"]]),
+            "right": dict(cards[row["id"]]),
+        }
         for row in rows
         if row["id"] in cards and row["other_id"] in cards
     ]
