@@ -10,8 +10,8 @@
 5. Fields that look like a part of the sample and are not read are counted by name in the report.
 6. Records whose ids repeat are all kept, under ids of their own.
 
-Bytes are never copied into the tables: `media` says where they are stored. When too much is bad, the
-run stops, and `rejected` holds what was found until then.
+Bytes are never copied into the tables: `media` says where they are stored. When too much is bad,
+the run stops, and `rejected` holds what was found until then.
 """
 
 from collections import Counter
@@ -40,6 +40,7 @@ from mmrlhf_engine.curate.ingest_frames import (
     to_frame,
     with_unique_ids,
 )
+from mmrlhf_engine.curate.rejections import REJECTIONS
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.curate.unread import UnreadFields
 from mmrlhf_engine.errors import InputError
@@ -115,6 +116,7 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         rows_in=reader.rows,
         rows_out=samples.rows,
         dropped=dict(reader.reasons),
+        reasons={name: REJECTIONS[name] for name in sorted(reader.reasons)},
         media=media.rows,
         unread_fields=reader.unread.facts(),
         sources={name: dict(counts) for name, counts in sorted(reader.by_source.items())},

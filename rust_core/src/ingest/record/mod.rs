@@ -105,7 +105,10 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
         marks.images += turn.nameless[0];
         marks.videos += turn.nameless[1];
     }
-    let extra = prompt::Extra::read(&fields, &talk)?;
+    let mut extra = prompt::Extra::read(&fields, &talk)?;
+    if let Some((_, marks)) = texts.first_mut() {
+        marks.add(std::mem::take(&mut extra.marks));
+    }
     if media.is_empty() {
         media = std::mem::take(&mut talk.media);
         count = MediaCount::of_images(media.len());
@@ -134,7 +137,8 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
     if samples.is_empty() {
         samples.push(Err(prompt::empty()));
     }
-    Ok(Record { id, is_pair, media, turns: samples, unread: unread::fields(&fields) })
+    let unread = unread::fields(&fields, media.is_empty() && attached == 0);
+    Ok(Record { id, is_pair, media, turns: samples, unread })
 }
 
 /// The sample of one turn, whose text without marks is given.
