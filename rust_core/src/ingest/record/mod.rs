@@ -15,13 +15,15 @@
 //! - [`pictures`] finds media, [`marks`] the places of a text where they belong;
 //! - [`turns`] reads conversations and [`plain`] rows of columns, both as a talk of single turns;
 //! - [`options`] finds the options of a question, [`prompt`] puts a question together;
-//! - [`alone`] tells which turns need those before them, [`unread`] what was not read.
+//! - [`alone`] tells which turns need those before them by the words of [`lexicon`], [`unread`] what
+//!   was not read.
 //!
 //! A conversation is split into single turns, as the paper MM-RLHF does (section 2.1): each question
 //! with its answer is a sample, with all media of the record and with what was said before it.
 
 mod alone;
 mod fields;
+mod lexicon;
 mod literal;
 mod marks;
 mod options;

@@ -49,6 +49,10 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<String>, Rejection> {
         }
     }
     for (stem, letters) in COLUMNS {
+        let first = letters.get(..1).unwrap_or_default();
+        if !fields.any_begins(if stem.is_empty() { first } else { stem }) {
+            continue;
+        }
         let found = letters.chars().map_while(|letter| {
             let (name, value) = fields.get(&format!("{stem}{letter}"))?;
             let text = plain_text(value).filter(|text| !text.trim().is_empty())?;

@@ -1,5 +1,7 @@
 //! Which layout a record has, as a talk of single turns.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::super::Rejection;
@@ -99,11 +101,12 @@ fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejectio
     }
     if items.iter().all(Value::is_string) {
         let answers = fields.take("", &["answers", "answer"]).and_then(|(_, value)| listed(value));
-        let answers = answers.filter(|answers| answers.len() == items.len()).unwrap_or_default();
+        let answers = answers.filter(|answers| answers.len() == items.len());
         let paired = items.iter().enumerate().map(|(index, question)| {
-            Value::Array(vec![question.clone(), answers.get(index).cloned().unwrap_or(Value::Null)])
+            let answer = answers.as_ref().and_then(|answers| answers.get(index).cloned());
+            Value::Array(vec![question.clone(), answer.unwrap_or(Value::Null)])
         });
-        items = paired.collect();
+        items = Cow::Owned(paired.collect());
     }
     for key in ["image_id", "image", "video_id"] {
         if items.iter().any(|item| item.get(key).is_some()) {

@@ -74,7 +74,8 @@ impl Extra {
             let options = options::in_text(&question);
             return (question, options);
         }
-        let asked = flat(&question);
+        let has_more = !self.context.is_empty() || self.input.is_some();
+        let asked = if has_more { flat(&question) } else { String::new() };
         let is_new = |text: &&str| !text.is_empty() && !asked.contains(&flat(text));
         let listed = self.options.is_empty() || options::are_in(&question, &self.options);
         let lines = if listed { String::new() } else { options::as_lines(&self.options) };
