@@ -354,11 +354,18 @@ NAMES = st.sampled_from(
     [
         *("id", "image", "images", "video", "conversations", "messages", "prompt", "question"),
         *("text", "answer", "chosen", "rejected", "from", "value", "role", "content", "path"),
-        *("cell", "bytes"),
+        *("cell", "bytes", "choices", "options", "A", "B", "input", "context", "hint", "history"),
+        *("system", "texts", "questions", "user", "assistant", "rejected", "image_1", "image_url"),
+        *("img", "type", "tool_calls", "answers", "label", "url"),
     ]
 )
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["<image>", "<img>a.png</img>", "a.png", "['a', 'b']", "user", "A. x B. y"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=12,
 )

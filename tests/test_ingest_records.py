@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 from functools import partial
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -12,7 +14,9 @@ import pytest
 from intake import PICTURES, conversation, digest, lines, picture, take_in
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.curate.rejections import REJECTIONS
 from mmrlhf_engine.errors import InputError
+from test_ingest_bad import BAD_LINES
 
 BYTES = [file.read_bytes() for file in PICTURES]
 BASE64 = base64.b64encode(BYTES[0]).decode()
@@ -96,6 +100,8 @@ def test_options_of_a_text_alone_are_listed(one):
         ),
         ({"Question": "When?", "Context": "Then."}, "Then.\nWhen?"),
         ({"question": "It began. When?", "context": "It began."}, "It began. When?"),
+        ({"question": "When?", "options": {"temperature": 1, "top_p": 2}}, "When?"),
+        ({"query": "Why?", "history": "A text."}, "Why?"),
     ],
 )
 def test_the_prompt_is_the_complete_question(one, record, prompt):
@@ -199,6 +205,13 @@ def test_a_speaker_that_nobody_knows_is_named(tmp_path, take_in):
     rows = [{"messages": [{"role": "owl", "content": "x"}]}, {"prompt": "fine"}]
     detail = take_in(lines(tmp_path / "x.jsonl", *rows)).rejected["detail"][0]
     assert detail.startswith('messages[0].role is "owl", expected one of system, user')
+
+
+def test_pairs_that_end_a_conversation(one):
+    talk = conversation(("One?", "1"), ("Two?",))[:3]
+    answers = {side: {"from": "gpt", "value": side} for side in ("chosen", "rejected")}
+    record = {"conversations": talk[2:], **answers}
+    assert one(record)["answer"] == "chosen"
 
 
 def test_numbers_that_json_does_not_have_cost_nothing(tmp_path, take_in):
@@ -359,6 +372,13 @@ def test_fields_that_are_not_read_are_counted_by_name(tmp_path, take_in):
     assert out.report["unread_fields"]["rationale"]["example"] == row["rationale"]
 
 
+def test_the_number_of_a_picture_that_nobody_looks_up_is_told(tmp_path, take_in):
+    picture(tmp_path, "0.png")
+    rows = [{"question": "What?", "image_id": 17}, {"image": "0.png", "prompt": "x", "image_id": 3}]
+    found = take_in(lines(tmp_path / "x.jsonl", *rows)).report["unread_fields"]
+    assert found == {"image_id": {"rows": 1, "kind": "picture id", "example": "17"}}
+
+
 def test_names_of_fields_that_differ_in_each_record_are_put_together(tmp_path, take_in):
     rows = [{"prompt": "x", f"note{n}": "a sentence of some length here"} for n in range(1100)]
     found = take_in(lines(tmp_path / "x.jsonl", *rows)).report["unread_fields"]
@@ -413,3 +433,28 @@ def _check_evidence(message, rows):
 def test_a_share_may_be_a_number(share):
     assert IngestConfig(max_bad=share).max_bad == str(share)
     assert IngestConfig(sources=[SourceConfig(path="x")]).max_bad is None
+
+
+# ---- reasons ---------------------------------------------------------------------------------
+
+
+def test_every_reason_is_explained():
+    """Reasons as the core and the readers write them."""
+    root = Path(__file__).parents[1]
+    files = [
+        *(root / "rust_core/src/ingest").rglob("*.rs"),
+        *(root / "rust_core/src/image").rglob("*.rs"),
+        *(root / "python/mmrlhf_engine/sources/samples").glob("*.py"),
+    ]
+    text = "".join(file.read_text() for file in files)
+    found = set(re.findall(r'Rejection::new\(\s*"(\w+)"', text))
+    found |= set(re.findall(r'Self::\w+(?:\(_\)|\{ \.\. \}| \{ \.\. \})? => "(\w+_\w+)"', text))
+    assert "wrong_type" in found
+    assert "truncated_media" in found
+    assert found <= set(REJECTIONS), found - set(REJECTIONS)
+    assert {reason for _, reason in BAD_LINES.values()} <= set(REJECTIONS)
+
+
+def test_reasons_that_occurred_are_explained_in_the_report(tmp_path, take_in):
+    report = take_in(lines(tmp_path / "x.jsonl", "broken", {"prompt": "x"})).report
+    assert report["reasons"] == {"broken_record": REJECTIONS["broken_record"]}

@@ -39,6 +39,7 @@ from mmrlhf_engine.curate.ingest_frames import (
     to_frame,
     with_unique_ids,
 )
+from mmrlhf_engine.curate.rejections import REJECTIONS
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.curate.unread import UnreadFields
 from mmrlhf_engine.errors import InputError
@@ -118,6 +119,7 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         rows_in=reader.rows,
         rows_out=samples.rows,
         dropped=dict(reader.reasons),
+        reasons={name: REJECTIONS[name] for name in sorted(reader.reasons)},
         media=media.rows,
         unread_fields=reader.unread.facts(),
         passed_over=dict(sorted(reader.passed_over.items())),

@@ -18,515 +18,149 @@
 //! having none of the most frequent English words or letters beyond ASCII, cannot be understood
 //! alone if it has fewer than four words.
 
-/// Words of one turn with the marks that end clauses, which stand as words of their own.
-struct Words<'a> {
-    words: Vec<&'a str>,
-}
+use super::lexicon::{
+    ARTICLE, AUXILIARY, CLAUSE, EXPLETIVE, FREQUENT, GRAMMAR, Kinds, MAKES, MARK, OPENER, OPENERS,
+    ORDER, OTHER, PERSON, PREPOSITION, QUESTION, REFERENCES, SEEN, TIME, VERB, kinds_of,
+};
 
-const OPENERS: &[&str] = &[
-    "and",
-    "but",
-    "so",
-    "then",
-    "or",
-    "also",
-    "nor",
-    "yet",
-    "plus",
-    "besides",
-    "otherwise",
-    "instead",
-    "additionally",
-    "furthermore",
-    "moreover",
-    "however",
-    "therefore",
-    "continue",
-    "again",
-    "another",
-    "what about",
-    "how about",
-    "what else",
-    "who else",
-    "where else",
-    "anything else",
-    "if so",
-    "if not",
-    "in that case",
-    "go on",
-    "same",
-    "the same",
-    "as for",
-    "tell me more",
-    "more",
-    "no,",
-    "yes,",
-    "ok,",
-    "okay,",
-    "based on that",
-    "given that",
-    "because of that",
-    "why not",
-    "how so",
-];
-
-const REFERENCES: &[&str] = &[
-    "your answer",
-    "your response",
-    "your previous",
-    "your last",
-    "you said",
-    "you mentioned",
-    "you just",
-    "mentioned above",
-    "the above",
-    "mentioned earlier",
-    "previous answer",
-    "previous question",
-    "previously mentioned",
-    "aforementioned",
-    "you described",
-    "you listed",
-    "the former",
-    "the latter",
-    "same question",
-    "same for",
-    "do the same",
-];
-
-const QUESTION_WORDS: &[&str] =
-    &["what", "which", "who", "whom", "whose", "where", "when", "why", "how", "what's", "who's"];
-
-const AUXILIARIES: &[&str] = &[
-    "is", "are", "was", "were", "am", "be", "been", "being", "do", "does", "did", "has", "have",
-    "had", "can", "could", "will", "would", "should", "shall", "may", "might", "must", "isn't",
-    "aren't", "wasn't", "weren't", "don't", "doesn't", "didn't", "can't", "couldn't", "won't",
-    "wouldn't", "it's", "that's", "there's", "he's", "she's", "what's", "who's", "they're", "i'm",
-    "you're",
-];
-
-const ORDERS: &[&str] = &[
-    "describe",
-    "tell",
-    "name",
-    "list",
-    "count",
-    "find",
-    "explain",
-    "give",
-    "write",
-    "identify",
-    "compare",
-    "show",
-    "translate",
-    "summarize",
-    "summarise",
-    "provide",
-    "generate",
-    "create",
-    "make",
-    "read",
-    "look",
-    "suggest",
-    "imagine",
-    "discuss",
-    "analyze",
-    "analyse",
-    "estimate",
-    "calculate",
-    "solve",
-    "choose",
-    "select",
-    "answer",
-    "point",
-    "locate",
-    "please",
-    "let's",
-    "convert",
-    "compute",
-    "determine",
-    "transcribe",
-    "extract",
-    "detect",
-    "predict",
-    "use",
-    "rewrite",
-    "add",
-    "draw",
-    "state",
-    "guess",
-    "mention",
-    "state",
-    "classify",
-    "pick",
-    "rate",
-    "say",
-    "return",
-    "output",
-    "elaborate",
-];
-
-const PREPOSITIONS: &[&str] = &[
-    "in", "on", "at", "to", "from", "with", "under", "behind", "near", "beside", "above", "below",
-    "over", "of", "for", "about", "inside", "outside", "around", "between", "next", "by", "into",
-    "onto", "without", "against", "along", "like", "beyond", "towards", "toward", "upon", "after",
-    "before",
-];
-
-const ARTICLES: &[&str] = &[
-    "the", "a", "an", "this", "that", "these", "those", "my", "your", "our", "each", "every",
-    "any", "some", "no", "many", "several", "few", "all", "both", "two", "three", "four", "five",
-    "six", "how-many", "other", "most", "one",
-];
-
-const PERSONS: &[&str] = &[
-    "man",
-    "woman",
-    "boy",
-    "girl",
-    "person",
-    "lady",
-    "guy",
-    "player",
-    "child",
-    "kid",
-    "baby",
-    "people",
-    "men",
-    "women",
-    "children",
-    "individual",
-    "someone",
-    "somebody",
-    "anyone",
-    "everyone",
-    "mother",
-    "father",
-    "son",
-    "daughter",
-    "brother",
-    "sister",
-    "husband",
-    "wife",
-    "teacher",
-    "student",
-    "doctor",
-    "driver",
-    "rider",
-    "skier",
-    "surfer",
-    "snowboarder",
-    "skateboarder",
-    "chef",
-    "worker",
-    "officer",
-    "author",
-    "artist",
-    "character",
-    "actor",
-    "actress",
-    "king",
-    "queen",
-    "president",
-    "athlete",
-    "batter",
-    "pitcher",
-    "catcher",
-    "gentleman",
-    "toddler",
-    "friend",
-    "customer",
-    "patient",
-    "bride",
-    "groom",
-    "farmer",
-    "soldier",
-    "speaker",
-    "singer",
-    "musician",
-    "pedestrian",
-    "cyclist",
-    "dog",
-    "cat",
-    "animal",
-    "horse",
-    "bird",
-    "elephant",
-    "bear",
-    "figure",
-    "subject",
-    "couple",
-    "family",
-];
-
-const SEEN: &[&str] =
-    &["image", "picture", "photo", "photograph", "scene", "figure", "video", "clip"];
-
-const EXPLETIVES: &[&str] = &[
-    "raining",
-    "snowing",
-    "sunny",
-    "cloudy",
-    "windy",
-    "foggy",
-    "cold",
-    "hot",
-    "warm",
-    "daytime",
-    "nighttime",
-    "night",
-    "day",
-    "morning",
-    "evening",
-    "afternoon",
-    "noon",
-    "summer",
-    "winter",
-    "spring",
-    "autumn",
-    "fall",
-    "possible",
-    "likely",
-    "true",
-    "safe",
-    "easy",
-    "hard",
-    "difficult",
-    "important",
-    "necessary",
-    "dark",
-    "light",
-    "rainy",
-    "late",
-    "early",
-    "okay",
-    "ok",
-    "better",
-    "common",
-    "unusual",
-];
-
-const TIMES: &[&str] = &["time", "season", "day", "weather", "month", "year", "hour"];
-
-const GRAMMAR: &[&str] = &[
-    "you",
-    "i",
-    "we",
-    "me",
-    "us",
-    "sure",
-    "really",
-    "not",
-    "so",
-    "else",
-    "more",
-    "any",
-    "much",
-    "many",
-    "exactly",
-    "further",
-    "again",
-    "too",
-    "yes",
-    "no",
-    "the",
-    "a",
-    "an",
-    "of",
-    "to",
-    "come",
-    "please",
-    "explain",
-    "elaborate",
-    "detail",
-    "details",
-    "certain",
-    "think",
-    "mean",
-    "know",
-    "just",
-    "one",
-    "ones",
-    "specific",
-    "say",
-    "tell",
-    "add",
-    "there",
-    "then",
-    "in",
-    "for",
-    "with",
-    "why",
-    "same",
-    "now",
-    "correct",
-    "right",
-    "true",
-];
-
-/// Verbs after which a bare `that` of `does that` stands.
-const PLAIN_VERBS: &[&str] = &[
-    "mean",
-    "make",
-    "look",
-    "work",
-    "happen",
-    "tell",
-    "imply",
-    "suggest",
-    "represent",
-    "indicate",
-    "say",
-    "show",
-    "come",
-    "go",
-    "belong",
-    "matter",
-    "affect",
-    "help",
-    "seem",
-    "sound",
-    "feel",
-    "compare",
-    "cost",
-    "relate",
-    "differ",
-    "happens",
-    "refer",
-    "change",
-    "have",
-    "do",
-];
-
-const FREQUENT: &[&str] = &[
-    "the", "is", "are", "what", "how", "who", "where", "when", "why", "which", "and", "of", "to",
-    "it", "in", "this", "that", "they", "he", "she", "does", "do", "can", "you", "on", "with",
-    "there", "was", "for", "but", "or", "so", "about", "then", "his", "her", "their", "its", "a",
-    "an", "at", "any", "else", "describe", "explain", "tell", "name", "list", "continue", "more",
-    "please", "sure", "really", "not", "also", "them", "these", "those", "from", "other",
-    "another", "one",
-];
-
-/// Clause ends, and words that open another clause.
-const CLAUSES: &[&str] = &[
-    ",", ".", "?", ";", ":", "and", "or", "but", "because", "while", "when", "if", "that", "which",
-    "who", "whether", "although", "so", "then", "where", "as", "since", "than",
-];
-
-/// Whether a turn that follows others needs them to be understood.
-pub(super) fn needs_history(turn: &str) -> bool {
-    let lower = head(turn).to_lowercase().replace('\u{2019}', "'");
-    let words = Words::of(&lower);
-    let plain = words.plain();
-    if !is_english(&lower, &plain) {
-        return plain.len() < 4;
-    }
-    words.goes_on(&lower) || words.is_ellipsis(&plain) || words.has_open_pronoun(turn)
-}
+/// The words of one turn, and the marks that end clauses, which stand as words of their own.
+struct Words<'a>(Vec<(&'a str, Kinds)>);
 
 /// Characters that are looked at: what a longer turn asks is clear from the turn.
 const LONGEST: usize = 600;
 
-fn head(turn: &str) -> &str {
-    turn.char_indices().nth(LONGEST).map_or(turn, |(end, _)| turn.get(..end).unwrap_or(turn))
-}
-
-fn is_english(lower: &str, plain: &[&str]) -> bool {
-    let letters = lower.chars().filter(|c| c.is_alphabetic()).count();
-    let foreign = lower.chars().filter(|c| c.is_alphabetic() && !c.is_ascii()).count();
-    let frequent = plain.iter().any(|word| FREQUENT.contains(word));
-    letters > 0 && foreign * 10 <= letters && frequent || letters > 0 && foreign == 0 && frequent
+/// Whether a turn that follows others needs them to be understood.
+pub(super) fn needs_history(turn: &str) -> bool {
+    let end = turn.char_indices().nth(LONGEST).map_or(turn.len(), |(end, _)| end);
+    let turn = turn.get(..end).unwrap_or(turn);
+    let lower = turn.to_lowercase().replace('\u{2019}', "'");
+    let words = Words::of(&lower);
+    if !words.are_english(&lower) {
+        return words.plain().count() < 4;
+    }
+    words.goes_on(&lower) || words.is_ellipsis() || words.has_open_pronoun(turn)
 }
 
 impl<'a> Words<'a> {
     fn of(lower: &'a str) -> Self {
         let mut words = Vec::new();
+        let mut add = |word: &'a str| words.push((word, kinds_of(word)));
         for piece in lower.split_whitespace() {
-            let start = piece.find(|c: char| c.is_alphanumeric()).unwrap_or(piece.len());
-            let end = piece.rfind(|c: char| c.is_alphanumeric()).map_or(start, |at| {
+            let start = piece.find(char::is_alphanumeric).unwrap_or(piece.len());
+            let end = piece.rfind(char::is_alphanumeric).map_or(start, |at| {
                 at + piece.get(at..).and_then(|p| p.chars().next()).map_or(1, char::len_utf8)
             });
             if start < end {
-                words.push(piece.get(start..end).unwrap_or_default());
+                add(piece.get(start..end).unwrap_or_default());
             }
             let tail = piece.get(end.max(start)..).unwrap_or_default();
             if let Some(at) = tail.find([',', '.', '?', ';', ':', '!']) {
-                words.push(tail.get(at..=at).unwrap_or_default());
+                add(tail.get(at..=at).unwrap_or_default());
             }
         }
-        Self { words }
+        Self(words)
     }
 
     /// The words without the marks between them.
-    fn plain(&self) -> Vec<&'a str> {
-        self.words.iter().copied().filter(|word| !is_mark(word)).collect()
+    fn plain(&self) -> impl Iterator<Item = (&'a str, Kinds)> + '_ {
+        self.0.iter().copied().filter(|(_, kinds)| kinds & MARK == 0)
     }
 
     fn at(&self, index: usize) -> &'a str {
-        self.words.get(index).copied().unwrap_or("?")
+        self.0.get(index).map_or("?", |(word, _)| word)
     }
 
-    fn before(&self, index: usize, steps: usize) -> &'a str {
-        index.checked_sub(steps).map_or("", |at| self.at(at))
+    /// Whether the word of this number is one of these kinds; after the last comes a mark.
+    fn is(&self, index: usize, kinds: Kinds) -> bool {
+        self.0.get(index).map_or(MARK | CLAUSE, |(_, kinds)| *kinds) & kinds != 0
+    }
+
+    fn previous(&self, index: usize) -> &'a str {
+        index.checked_sub(1).map_or("", |at| self.at(at))
+    }
+
+    fn previous_is(&self, index: usize, kinds: Kinds) -> bool {
+        index.checked_sub(1).is_some_and(|at| self.is(at, kinds))
+    }
+
+    fn is_noun(&self, index: usize) -> bool {
+        let grammar = AUXILIARY | QUESTION | PREPOSITION | ARTICLE | CLAUSE | OTHER | MARK;
+        !self.is(index, grammar)
+    }
+
+    fn are_english(&self, lower: &str) -> bool {
+        let (mut letters, mut foreign) = (0, 0);
+        for letter in lower.chars().filter(|letter| letter.is_alphabetic()) {
+            letters += 1;
+            foreign += usize::from(!letter.is_ascii());
+        }
+        letters > 0
+            && foreign * 10 <= letters
+            && self.plain().any(|(_, kinds)| kinds & FREQUENT != 0)
     }
 
     /// Rule 1.
     fn goes_on(&self, lower: &str) -> bool {
-        let joined = self.words.join(" ").replace(" ,", ",");
-        let opens = OPENERS.iter().any(|opener| {
+        self.opens_on() || REFERENCES.iter().any(|reference| lower.contains(reference))
+    }
+
+    fn opens_on(&self) -> bool {
+        if !self.is(0, OPENER) {
+            return false;
+        }
+        let first: Vec<&str> = self.0.iter().take(5).map(|(word, _)| *word).collect();
+        let joined = first.join(" ").replace(" ,", ",");
+        OPENERS.iter().any(|opener| {
             joined.strip_prefix(opener).is_some_and(|rest| {
                 opener.ends_with(',') || rest.is_empty() || rest.starts_with([' ', ',', '?', '.'])
             })
-        });
-        opens || REFERENCES.iter().any(|reference| lower.contains(reference))
+        })
     }
 
     /// Rule 2.
-    fn is_ellipsis(&self, plain: &[&str]) -> bool {
-        let Some(first) = plain.first() else { return false };
-        let asks = plain.iter().any(|word| AUXILIARIES.contains(word));
-        let orders = plain.iter().any(|word| ORDERS.contains(word));
-        let bare_question = QUESTION_WORDS.contains(first) && plain.len() <= 2 && !asks;
-        let fragment = !asks && !orders && !QUESTION_WORDS.contains(first) && {
-            let prepositional = PREPOSITIONS.contains(first)
-                && !plain.iter().any(|word| QUESTION_WORDS.contains(word));
-            let nominal = ARTICLES.contains(first) && plain.len() <= 5;
-            plain.len() <= 2 || prepositional || nominal
-        };
-        let grammar = |word: &&str| {
-            GRAMMAR.contains(word) || AUXILIARIES.contains(word) || QUESTION_WORDS.contains(word)
-        };
-        let empty = plain.iter().all(grammar);
-        bare_question || fragment || empty
+    fn is_ellipsis(&self) -> bool {
+        let (mut count, mut all, mut common) = (0, 0, Kinds::MAX);
+        let only = GRAMMAR | AUXILIARY | QUESTION;
+        for (_, kinds) in self.plain() {
+            count += 1;
+            all |= kinds;
+            common &= if kinds & only == 0 { 0 } else { Kinds::MAX };
+        }
+        let Some((_, first)) = self.plain().next() else { return false };
+        let bare_question = first & QUESTION != 0 && count <= 2 && all & AUXILIARY == 0;
+        let prepositional = first & PREPOSITION != 0 && all & QUESTION == 0;
+        let nominal = first & ARTICLE != 0 && count <= 5;
+        let fragment = all & (AUXILIARY | ORDER) == 0
+            && first & QUESTION == 0
+            && (count <= 2 || prepositional || nominal);
+        bare_question || fragment || common != 0
     }
 
     /// Rule 3.
     fn has_open_pronoun(&self, turn: &str) -> bool {
-        (0..self.words.len()).any(|index| match self.at(index) {
+        (0..self.0.len()).any(|index| match self.at(index) {
             "it" | "its" | "itself" | "it's" => {
-                !self.is_expletive(index) && !self.has_noun_before(index, false, turn)
+                !self.is_expletive(index) && !self.has_noun_before(index)
             }
             "he" | "she" | "him" | "his" | "her" | "hers" | "he's" | "she's" | "himself"
-            | "herself" => !self.has_noun_before(index, true, turn),
+            | "herself" => !self.has_person_before(index, turn),
             "they" | "them" | "their" | "theirs" | "they're" | "themselves" => {
-                !self.has_noun_before(index, false, turn)
+                !self.has_noun_before(index)
             }
             "this" | "that" | "these" | "those" => {
-                self.is_bare_demonstrative(index) && !self.has_noun_before(index, false, turn)
+                self.is_bare_demonstrative(index) && !self.has_noun_before(index)
             }
-            "that's" => index == 0 || is_mark(self.before(index, 1)),
+            "that's" => index == 0 || self.previous_is(index, MARK),
             "there" => self.is_place(index) && !self.has_place_before(index),
             "one" | "ones" => {
                 let before = ["which", "the", "this", "that", "other", "another", "these", "those"];
-                let own = before.contains(&self.before(index, 1)) && self.at(index + 1) != "of";
-                // `the one` of `the one on the left` is explained by what follows and still stands
-                // for a noun that is not there.
-                own && !is_noun(self.at(index + 1)) && !self.has_noun_before(index, false, turn)
+                let own = before.contains(&self.previous(index)) && self.at(index + 1) != "of";
+                // `the one` of `the one on the left` still stands for a noun that is not there.
+                own && !self.is_noun(index + 1) && !self.has_noun_before(index)
             }
-            "other" | "others" if self.before(index, 1) == "the" => {
-                let next = self.at(index + 1);
-                let means_another = !is_noun(next) || PERSONS.contains(&next);
-                means_another && !self.has_noun_before(index - 1, false, turn)
+            "other" | "others" if self.previous(index) == "the" => {
+                let means_another = !self.is_noun(index + 1) || self.is(index + 1, PERSON);
+                means_another && !self.has_noun_before(index - 1)
             }
             _ => false,
         })
@@ -534,88 +168,79 @@ impl<'a> Words<'a> {
 
     /// `it is raining`, `what time is it`, `is it possible`: stands for nothing.
     fn is_expletive(&self, index: usize) -> bool {
-        let after = (index + 1..index + 5).map(|at| self.at(at));
-        let named = after.take_while(|word| !is_mark(word)).any(|word| EXPLETIVES.contains(&word));
-        let time = QUESTION_WORDS.contains(&self.at(0))
-            && self.words.iter().take(index).any(|word| TIMES.contains(word))
-            && is_mark(self.at(index + 1));
-        (named && self.at(index) != "its") || time
+        let mut after = (index + 1..index + 5).take_while(|&at| !self.is(at, MARK));
+        let named = self.at(index) != "its" && after.any(|at| self.is(at, EXPLETIVE));
+        let asked = self.is(0, QUESTION) && (0..index).any(|at| self.is(at, TIME));
+        named || (asked && self.is(index + 1, MARK))
     }
 
     /// `this` that no noun follows.
     fn is_bare_demonstrative(&self, index: usize) -> bool {
-        let (previous, next) = (self.before(index, 1), self.at(index + 1));
+        let previous = self.previous(index);
+        let ends = self.is(index + 1, MARK);
         let pronoun_place = index == 0
-            || is_mark(next)
-            || is_mark(previous)
-            || AUXILIARIES.contains(&previous)
-            || QUESTION_WORDS.contains(&previous)
-            || PREPOSITIONS.contains(&previous)
-            || ORDERS.contains(&previous)
-            || ["all", "if", "because", "and", "or", "doing", "makes", "made", "keeps"]
-                .contains(&previous);
-        let word = self.at(index);
-        if SEEN.contains(&next) || !pronoun_place {
+            || ends
+            || self.previous_is(index, MARK | AUXILIARY | QUESTION | PREPOSITION | ORDER | MAKES)
+            || ["all", "if", "because", "and", "or", "doing"].contains(&previous);
+        if self.is(index + 1, SEEN) || !pronoun_place {
             return false;
         }
-        if word == "that" && !AUXILIARIES.contains(&previous) && previous != "" && is_noun(next) {
+        let after_verb = index == 0 || self.previous_is(index, AUXILIARY);
+        if self.at(index) == "that" && !after_verb && self.is_noun(index + 1) {
             return false; // a conjunction, or the article of the noun
         }
-        if is_mark(next) || (is_copula(previous) && is_mark(self.at(index + 2))) {
-            return true; // `how can I avoid this?`, `is that normal?`
-        }
-        if ["makes", "made", "keeps"].contains(&previous) && is_mark(self.at(index + 2)) {
-            return true; // `what makes this special?`
+        let copula = matches!(previous, "is" | "are" | "was" | "were" | "isn't" | "aren't");
+        let predicate = (copula || self.previous_is(index, MAKES)) && self.is(index + 2, MARK);
+        if ends || predicate {
+            return true; // `how can I avoid this?`, `is that normal?`, `what makes this special?`
         }
         let does = ["does", "did", "do", "would", "could", "will", "can"].contains(&previous);
-        !is_noun(next) || (does && PLAIN_VERBS.contains(&next))
+        !self.is_noun(index + 1) || (does && self.is(index + 1, VERB))
     }
 
     /// `who lives there`, not `is there a dog`.
     fn is_place(&self, index: usize) -> bool {
+        let (previous, next) = (self.previous(index), self.at(index + 1));
         let forms = ["is", "are", "was", "were", "be", "been", "has", "have", "isn't", "aren't"];
-        let near = [self.before(index, 1), self.at(index + 1)];
-        let (previous, next) = (near[0], near[1]);
+        let modals = ["can", "could", "will", "would", "may", "might", "must", "should"];
         let over = ["over", "up", "down", "out", "in", "from"].contains(&previous);
-        let modal = ["can", "could", "will", "would", "may", "might", "must", "should"]
-            .contains(&next)
-            || ["could", "would", "will", "can", "might", "may", "should"].contains(&previous);
-        over || !(forms.contains(&previous) || forms.contains(&next) || modal)
+        let verb =
+            [previous, next].iter().any(|word| forms.contains(word) || modals.contains(word));
+        over || !verb
+    }
+
+    /// The last beginning of a clause before a word.
+    fn clause_before(&self, index: usize) -> Option<usize> {
+        (0..index).rev().find(|&at| self.is(at, CLAUSE))
     }
 
     /// Whether a clause before names a place, or anything else with an article.
     fn has_place_before(&self, index: usize) -> bool {
-        let clause = self.words.iter().take(index).rposition(|word| CLAUSES.contains(word));
-        let fixed = |at: usize| ARTICLES.contains(&self.at(at)) && is_noun(self.at(at + 1));
-        clause.is_some_and(|end| (0..end).any(fixed))
+        let clause = self.clause_before(index);
+        clause.is_some_and(|end| (0..end).any(|at| self.is(at, ARTICLE) && self.is_noun(at + 1)))
+    }
+
+    /// Whether a person, or a name, stands before a word.
+    fn has_person_before(&self, index: usize, turn: &str) -> bool {
+        (0..index).any(|at| self.is(at, PERSON) && self.is_noun(at)) || has_name(turn, index)
     }
 
     /// Whether a noun before the pronoun can be what it stands for.
-    fn has_noun_before(&self, index: usize, person: bool, turn: &str) -> bool {
-        let after_preposition = PREPOSITIONS.contains(&self.before(index, 1));
-        let clause = self.words.iter().take(index).rposition(|word| CLAUSES.contains(word));
-        if person && has_name(turn, index) {
-            return true;
-        }
+    fn has_noun_before(&self, index: usize) -> bool {
+        let after_preposition = self.previous_is(index, PREPOSITION);
+        let clause = self.clause_before(index);
         (0..index).any(|at| {
-            let word = self.at(at);
-            if !is_noun(word) || TIMES.contains(&word) && at + 2 >= index {
+            if !self.is_noun(at) || (self.is(at, TIME) && at + 2 >= index) {
                 return false;
             }
-            if PERSONS.contains(&word) {
-                return true;
-            }
-            if person {
-                return false;
-            }
-            let (previous, second) = (self.before(at, 1), self.before(at, 2));
-            let fixed = ARTICLES.contains(&previous)
-                || (ARTICLES.contains(&second) && is_noun(previous))
-                || previous.bytes().all(|byte| byte.is_ascii_digit()) && !previous.is_empty();
-            let asked = QUESTION_WORDS.contains(&previous) || previous == "of";
+            let previous = self.previous(at);
+            let second = at.checked_sub(2).is_some_and(|at| self.is(at, ARTICLE));
+            let number = !previous.is_empty() && previous.bytes().all(|byte| byte.is_ascii_digit());
+            let fixed = self.previous_is(at, ARTICLE) || (second && self.is_noun(at - 1)) || number;
+            let asked = self.previous_is(at, QUESTION) || previous == "of";
             let other_clause = clause.is_some_and(|end| at < end);
-            let adjacent = at + 1 == index;
-            (fixed && !adjacent && !after_preposition) || ((fixed || asked) && other_clause)
+            let own = fixed && at + 1 != index && !after_preposition;
+            self.is(at, PERSON) || own || ((fixed || asked) && other_clause)
         })
     }
 }
@@ -627,80 +252,4 @@ fn has_name(turn: &str, index: usize) -> bool {
         let capital = pair[1].chars().next().is_some_and(char::is_uppercase);
         capital && !pair[0].ends_with(['.', '?', '!', ':']) && pair[1].len() > 1 && pair[1] != "I'm"
     })
-}
-
-fn is_copula(word: &str) -> bool {
-    matches!(word, "is" | "are" | "was" | "were" | "isn't" | "aren't")
-}
-
-fn is_mark(word: &str) -> bool {
-    matches!(word, "," | "." | "?" | ";" | ":" | "!")
-}
-
-/// A word that is none of grammar.
-fn is_noun(word: &str) -> bool {
-    let grammar = [AUXILIARIES, QUESTION_WORDS, PREPOSITIONS, ARTICLES, CLAUSES];
-    let pronouns = [
-        "it",
-        "he",
-        "she",
-        "they",
-        "him",
-        "her",
-        "his",
-        "its",
-        "them",
-        "their",
-        "i",
-        "you",
-        "we",
-        "me",
-        "us",
-        "not",
-        "there",
-        "there's",
-        "to",
-        "than",
-        "too",
-        "very",
-        "more",
-        "most",
-        "called",
-        "happening",
-        "used",
-        "doing",
-        "shown",
-        "made",
-        "located",
-        "going",
-        "one",
-        "ones",
-        "up",
-        "out",
-        "off",
-        "here",
-        "just",
-        "still",
-        "also",
-        "really",
-        "so",
-        "only",
-        "possible",
-        "from",
-        "mean",
-        "true",
-        "correct",
-        "supposed",
-        "usually",
-        "normally",
-        "typically",
-        "important",
-        "considered",
-        "known",
-        "related",
-    ];
-    !word.is_empty()
-        && !is_mark(word)
-        && !grammar.iter().any(|list| list.contains(&word))
-        && !pronouns.contains(&word)
 }

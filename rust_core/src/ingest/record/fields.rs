@@ -114,11 +114,25 @@ pub(super) struct Fields<'a> {
     pub(super) all: &'a Map<String, Value>,
     pub(super) columns: &'a ColumnMap,
     read: RefCell<Vec<&'a str>>,
+    /// Whether a name has capitals, so that names are worth comparing in any case.
+    has_capitals: bool,
+    /// The marks of all names: most names that are looked for are not there.
+    marks: u64,
+}
+
+/// One of 64 bits for a name: equal names have the same.
+fn mark_of(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    let (first, last) = (bytes.first().unwrap_or(&0), bytes.last().unwrap_or(&0));
+    1 << ((bytes.len() * 31 + usize::from(*first) * 7 + usize::from(*last)) % 64)
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(all: &'a Map<String, Value>, columns: &'a ColumnMap) -> Self {
-        Self { all, columns, read: RefCell::default() }
+        let has_capitals =
+            all.keys().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
+        let marks = all.keys().fold(0, |marks, name| marks | mark_of(name));
+        Self { all, columns, read: RefCell::default(), has_capitals, marks }
     }
 
     /// The first of these fields that holds something, with its name in the record.
@@ -129,18 +143,27 @@ impl<'a> Fields<'a> {
         if let Some(name) = self.columns.get(what) {
             return self.get(name);
         }
-        let exact = names.iter().find_map(|name| self.get(name).filter(said));
+        let mut empty = None;
+        let exact = names.iter().find_map(|name| {
+            let found = self.get(name)?;
+            empty = empty.or(Some(found));
+            Some(found).filter(said)
+        });
         let in_any_case = || {
+            let names = if self.has_capitals { names } else { &[] };
             names.iter().find_map(|wanted| {
                 let mut entries = self.all.iter().map(|(name, value)| (name.as_str(), value));
                 entries.find(|entry| entry.0.eq_ignore_ascii_case(wanted) && said(entry))
             })
         };
-        exact.or_else(in_any_case).or_else(|| names.iter().find_map(|name| self.get(name)))
+        exact.or_else(in_any_case).or(empty)
     }
 
     /// A field that is not null.
     pub(super) fn get(&self, name: &str) -> Option<(&'a str, &'a Value)> {
+        if self.marks & mark_of(name) == 0 {
+            return None;
+        }
         let (name, value) = self.all.get_key_value(name)?;
         (!value.is_null()).then_some((name.as_str(), value))
     }
@@ -152,6 +175,11 @@ impl<'a> Fields<'a> {
             self.mark_read(name);
         }
         found
+    }
+
+    /// Whether a name begins like this, so that what may follow is worth looking for.
+    pub(super) fn any_begins(&self, stem: &str) -> bool {
+        self.all.keys().any(|name| name.starts_with(stem))
     }
 
     pub(super) fn mark_read(&self, name: &'a str) {

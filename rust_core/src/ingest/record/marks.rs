@@ -33,6 +33,16 @@ pub(super) struct Marks {
     pub named: Vec<String>,
 }
 
+impl Marks {
+    /// These and those of another text of the same turn.
+    pub(super) fn add(&mut self, other: Self) {
+        self.images += other.images;
+        self.videos += other.videos;
+        self.numbers.extend(other.numbers);
+        self.named.extend(other.named);
+    }
+}
+
 enum Mark<'a> {
     Image,
     Video,
@@ -87,6 +97,12 @@ pub(super) fn strip(text: &str) -> (String, Marks) {
 /// A text without the numbered marks at its beginning and end: for a record of one picture.
 pub(super) fn strip_numbered(text: &str) -> &str {
     let mut text = text.trim();
+    // What Qwen-VL writes in front of each picture.
+    if let Some(rest) = text.strip_prefix("Picture 1:").map(|rest| rest.trim_start_matches(' '))
+        && rest.starts_with('\n')
+    {
+        text = rest.trim_start();
+    }
     loop {
         let numbered =
             |part: &str| matches!(mark_at(part), Some((Mark::Numbered(_), n)) if n <= part.len());
@@ -230,6 +246,7 @@ mod tests {
         assert_eq!((strip(vision).0.as_str(), marks(vision).0), ("What?", 1));
         let named = "Picture 1: <img>a/b c.png</img>\nWhat?";
         assert_eq!(strip(named).0, "Picture 1: \nWhat?");
+        assert_eq!(strip_numbered("Picture 1: \nWhat?"), "What?");
         assert_eq!(marks(named), (0, 0, vec![], vec!["a/b c.png".into()]));
     }
 

@@ -15,13 +15,15 @@
 //! - [`pictures`] finds media, [`marks`] the places of a text where they belong;
 //! - [`turns`] reads conversations and [`plain`] rows of columns, both as a talk of single turns;
 //! - [`options`] finds the options of a question, [`prompt`] puts a question together;
-//! - [`alone`] tells which turns need those before them, [`unread`] what was not read.
+//! - [`alone`] tells which turns need those before them by the words of [`lexicon`], [`unread`] what
+//!   was not read.
 //!
 //! A conversation is split into single turns, as the paper MM-RLHF does (section 2.1): each question
 //! with its answer is a sample, with all media of the record and with what was said before it.
 
 mod alone;
 mod fields;
+mod lexicon;
 mod literal;
 mod marks;
 mod options;
@@ -105,7 +107,10 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
         marks.images += turn.nameless[0];
         marks.videos += turn.nameless[1];
     }
-    let extra = prompt::Extra::read(&fields, &talk)?;
+    let mut extra = prompt::Extra::read(&fields, &talk)?;
+    if let Some((_, marks)) = texts.first_mut() {
+        marks.add(std::mem::take(&mut extra.marks));
+    }
     if media.is_empty() {
         media = std::mem::take(&mut talk.media);
         count = MediaCount::of_images(media.len());
@@ -134,7 +139,8 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
     if samples.is_empty() {
         samples.push(Err(prompt::empty()));
     }
-    Ok(Record { id, is_pair, media, turns: samples, unread: unread::fields(&fields) })
+    let unread = unread::fields(&fields, media.is_empty() && attached == 0);
+    Ok(Record { id, is_pair, media, turns: samples, unread })
 }
 
 /// The sample of one turn, whose text without marks is given.

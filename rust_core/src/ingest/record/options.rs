@@ -37,7 +37,8 @@ const MOST_OPTIONS: usize = 100;
 /// Most characters between two options of a text: `. B) `, ` or a `.
 const LONGEST_GLUE: usize = 8;
 
-/// The options that fields of the record hold; empty where there are none.
+/// The options that fields of the record hold; empty where there are none. A field of such a name
+/// that lists nothing (a number, settings, a text of one part) is none of options and stays unread.
 pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<String>, Rejection> {
     if let Some((name, value)) = fields.find("options", &OPTIONS).filter(|found| !is_empty(found.1))
     {
@@ -48,6 +49,10 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<String>, Rejection> {
         }
     }
     for (stem, letters) in COLUMNS {
+        let first = letters.get(..1).unwrap_or_default();
+        if !fields.any_begins(if stem.is_empty() { first } else { stem }) {
+            continue;
+        }
         let found = letters.chars().map_while(|letter| {
             let (name, value) = fields.get(&format!("{stem}{letter}"))?;
             let text = plain_text(value).filter(|text| !text.trim().is_empty())?;
@@ -75,13 +80,9 @@ fn of_value(name: &str, value: &Value) -> Result<Vec<String>, Rejection> {
             Some(inner) => of_value(name, &inner)?,
             None => of_text(text),
         },
-        other => return Err(wrong_type(name, other, "a list of options")),
+        _ => Vec::new(),
     };
-    if options.len() > MOST_OPTIONS {
-        let detail = format!("{name} has {} items, more than options can be", options.len());
-        return Err(Rejection::new("wrong_type", detail));
-    }
-    Ok(without_letters(options))
+    Ok(if options.len() > MOST_OPTIONS { Vec::new() } else { without_letters(options) })
 }
 
 fn of_list(name: &str, items: &[Value]) -> Result<Vec<String>, Rejection> {
@@ -105,11 +106,23 @@ fn of_object(name: &str, fields: &Map<String, Value>) -> Result<Vec<String>, Rej
     {
         return of_list(name, items);
     }
+    if !fields.keys().all(|key| is_letter(key)) {
+        return Ok(Vec::new()); // settings, say
+    }
     let mut entries: Vec<(&String, &Value)> =
         fields.iter().filter(|(_, value)| !is_empty(value)).collect();
     entries.sort_by_key(|(key, _)| (key.len(), *key));
     let items: Vec<Value> = entries.into_iter().map(|(_, value)| value.clone()).collect();
     of_list(name, &items)
+}
+
+/// `A`, `0`, `option_1`.
+fn is_letter(key: &str) -> bool {
+    let lower = key.to_ascii_lowercase();
+    let stem = ["option", "choice"].into_iter().find_map(|stem| lower.strip_prefix(stem));
+    let rest = stem.unwrap_or(&lower).trim_start_matches(['_', ' ']);
+    let number = rest.len() <= 2 && rest.bytes().all(|byte| byte.is_ascii_digit());
+    !rest.is_empty() && (number || (rest.len() == 1 && rest.is_ascii()))
 }
 
 /// Options of one text: by their letters, or one a line, or between semicolons, bars or commas.
@@ -264,7 +277,9 @@ mod tests {
         }
         assert_eq!(of(&json!([1, 2.5, true])), ["1", "2.5", "true"]);
         assert_eq!(of(&json!("[]")), [""; 0]);
-        assert!(of_value("options", &json!(3)).is_err());
+        for value in [json!(3), json!({"temperature": 1}), json!("multiple"), json!(vec![1; 101])] {
+            assert_eq!(of(&value), [""; 0], "{value}");
+        }
         assert!(of_value("options", &json!([["a"]])).is_err());
         let ten: Map<String, Value> = (0..11).map(|n| (n.to_string(), json!(n))).collect();
         assert_eq!(of(&Value::Object(ten)).last().map(String::as_str), Some("10"));

@@ -100,7 +100,7 @@ fn image_field<'a>(fields: &Fields<'a>) -> Option<(&'a str, &'a Value)> {
 }
 
 fn numbered_fields<'a>(fields: &Fields<'a>) -> Vec<(&'a str, &'a Value)> {
-    for stem in NUMBERED {
+    for stem in NUMBERED.into_iter().filter(|stem| fields.any_begins(stem)) {
         let found: Vec<_> = (0..=MOST_NUMBERED)
             .filter_map(|number| fields.get(&format!("{stem}{number}")))
             .filter(|(_, value)| {
@@ -226,11 +226,12 @@ pub(super) fn names_media(text: &str) -> bool {
     if base64_of(text).is_some() {
         return true;
     }
-    let blanks = text.split_whitespace().count();
-    text.len() <= LONGEST_NAME
+    let is_name = text.len() <= LONGEST_NAME
+        && suffix(text).is_some_and(|suffix| SUFFIXES.contains(&suffix.as_str()));
+    let words = || text.split_whitespace().count();
+    is_name
         && !text.contains(['\n', '"', '{', '<'])
-        && (blanks <= 1 || (blanks <= 4 && text.contains('/')))
-        && suffix(text).is_some_and(|suffix| SUFFIXES.contains(&suffix.as_str()))
+        && (words() <= 1 || (words() <= 4 && text.contains('/')))
 }
 
 /// What a name ends in after its last dot, without the query of an address.

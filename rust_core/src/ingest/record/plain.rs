@@ -1,5 +1,7 @@
 //! Which layout a record has, as a talk of single turns.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::super::Rejection;
@@ -28,6 +30,17 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
         talk.say(Role::System, &text);
     }
     if !fields.columns.contains_key("prompt") && read_conversation(fields, &mut talk)? {
+        // LLaMA-Factory: the answers of a pair stand beside the conversation they end.
+        let open = talk.turns.last().is_some_and(|turn| turn.answer.is_none());
+        if open
+            && let (Some((name, chosen)), Some((other, _))) =
+                (fields.get("chosen"), fields.get("rejected"))
+            && let Some(answer) = answer_text(name, chosen)?
+        {
+            fields.mark_read(name);
+            fields.mark_read(other);
+            talk.reply(&answer);
+        }
         return Ok(talk);
     }
     read_history(fields, &mut talk)?;
@@ -88,11 +101,12 @@ fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejectio
     }
     if items.iter().all(Value::is_string) {
         let answers = fields.take("", &["answers", "answer"]).and_then(|(_, value)| listed(value));
-        let answers = answers.filter(|answers| answers.len() == items.len()).unwrap_or_default();
+        let answers = answers.filter(|answers| answers.len() == items.len());
         let paired = items.iter().enumerate().map(|(index, question)| {
-            Value::Array(vec![question.clone(), answers.get(index).cloned().unwrap_or(Value::Null)])
+            let answer = answers.as_ref().and_then(|answers| answers.get(index).cloned());
+            Value::Array(vec![question.clone(), answer.unwrap_or(Value::Null)])
         });
-        items = paired.collect();
+        items = Cow::Owned(paired.collect());
     }
     for key in ["image_id", "image", "video_id"] {
         if items.iter().any(|item| item.get(key).is_some()) {
@@ -119,11 +133,12 @@ fn read_history(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> {
     let Some((name, value)) = fields.get("history").filter(|(_, value)| !is_empty(value)) else {
         return Ok(());
     };
-    let Some(items) = listed(value) else {
-        return Err(wrong_type(name, value, "a list of questions and answers"));
-    };
+    match (listed(value), plain_text(value)) {
+        (Some(items), _) => talk.read(name, &items)?,
+        (None, Some(text)) => talk.say(Role::User, &text),
+        (None, None) => return Err(wrong_type(name, value, "a list of questions and answers")),
+    }
     fields.mark_read(name);
-    talk.read(name, &items)?;
     talk.turns.clear();
     Ok(())
 }

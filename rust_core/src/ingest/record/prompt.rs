@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::Rejection;
 use super::fields::{Fields, is_empty, plain_text, wrong_type};
+use super::marks::{self, Marks};
 use super::options;
 use super::pictures::names_media;
 use super::turns::Talk;
@@ -24,6 +25,8 @@ pub(super) struct Extra {
     context: Vec<String>,
     input: Option<String>,
     options: Vec<String>,
+    /// Of all of these.
+    pub marks: Marks,
     /// The record has one turn, whose question they belong to.
     apply: bool,
 }
@@ -37,10 +40,16 @@ impl Extra {
         }
         let options = options::read(fields)?;
         let mut extra = Self { options, apply: true, ..Self::default() };
+        // The place of a picture among options says which option it is, so marks stay there.
+        for option in &extra.options {
+            extra.marks.add(marks::strip(option).1);
+        }
         for name in CONTEXT {
             let Some((name, value)) = fields.find("", &[name]) else { continue };
             if let Some(text) = paragraph(value) {
                 fields.mark_read(name);
+                let (text, marks) = marks::strip(&text);
+                extra.marks.add(marks);
                 extra.context.push(text);
             }
         }
@@ -52,6 +61,8 @@ impl Extra {
                 return Err(wrong_type(name, value, "a text"));
             };
             fields.mark_read(name);
+            let (text, marks) = marks::strip(&text);
+            extra.marks.add(marks);
             extra.input = Some(text);
         }
         Ok(extra)
@@ -63,8 +74,9 @@ impl Extra {
             let options = options::in_text(&question);
             return (question, options);
         }
-        let asked = flat(&question);
-        let is_new = |text: &&str| !asked.contains(&flat(text));
+        let has_more = !self.context.is_empty() || self.input.is_some();
+        let asked = if has_more { flat(&question) } else { String::new() };
+        let is_new = |text: &&str| !text.is_empty() && !asked.contains(&flat(text));
         let listed = self.options.is_empty() || options::are_in(&question, &self.options);
         let lines = if listed { String::new() } else { options::as_lines(&self.options) };
         let options = if self.options.is_empty() {

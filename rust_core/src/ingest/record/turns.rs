@@ -7,6 +7,7 @@
 //! - `questions` as a list of pairs, or as lists of questions and of answers, which are not a
 //!   conversation: none is what another one rests on.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -228,15 +229,16 @@ impl Talk {
 }
 
 /// The value of a conversation's field as a list; a text may spell one out.
-pub(super) fn listed(value: &Value) -> Option<Vec<Value>> {
-    let parsed = match value {
-        Value::String(text) => structured(text)?,
-        other => other.clone(),
-    };
-    match parsed {
+pub(super) fn listed(value: &Value) -> Option<Cow<'_, [Value]>> {
+    match value {
+        Value::Array(items) => Some(Cow::Borrowed(items)),
         // A table may hold the messages as one object of lists.
-        Value::Object(columns) => transposed(&columns),
-        Value::Array(items) => Some(items),
+        Value::Object(columns) => transposed(columns).map(Cow::Owned),
+        Value::String(text) => match structured(text)? {
+            Value::Array(items) => Some(Cow::Owned(items)),
+            Value::Object(columns) => transposed(&columns).map(Cow::Owned),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -17,7 +17,7 @@ const SHORTEST_TEXT: usize = 24;
 pub struct UnreadField {
     /// `name`, or `name.inner` for a field of an object.
     pub name: String,
-    /// `picture`, `text`, `list of texts` or `messages`.
+    /// `picture`, `picture id`, `text`, `list of texts` or `messages`.
     pub kind: &'static str,
     /// The beginning of its value.
     pub example: String,
@@ -30,11 +30,18 @@ const LABELS: [&str; 22] = [
     "tag",
 ];
 
-/// The fields that nobody has read and that look like a text, options, messages or a picture.
-pub(super) fn fields(fields: &Fields<'_>) -> Vec<UnreadField> {
+/// Names of a picture or video by its number, which says nothing of where it is.
+const PICTURE_IDS: [&str; 6] =
+    ["image_id", "imageid", "img_id", "image_index", "video_id", "coco_id"];
+
+/// The fields that nobody has read and that look like a text, options, messages or a picture; for a
+/// record `without_media` also the number of a picture.
+pub(super) fn fields(fields: &Fields<'_>, without_media: bool) -> Vec<UnreadField> {
     let mut found = Vec::new();
     each(fields, |name, value| {
-        if let Some(kind) = kind_of(name, value) {
+        let is_id = PICTURE_IDS.iter().any(|known| name.eq_ignore_ascii_case(known));
+        let numbered = (without_media && is_id && !value.is_null()).then_some("picture id");
+        if let Some(kind) = kind_of(name, value).or(numbered) {
             found.push(UnreadField { name: name.to_owned(), kind, example: example(value) });
         }
     });
