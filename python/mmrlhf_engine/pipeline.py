@@ -80,13 +80,19 @@ class StageState:
     finished: bool
 
 
-def with_sources(config: CurateConfig, paths: Sequence[Path | str]) -> CurateConfig:
-    """The config with the paths and addresses of the command line as its sources, if any."""
-    if not paths:
+def with_sources(
+    config: CurateConfig, paths: Sequence[Path | str], *, follow_links: bool = False
+) -> CurateConfig:
+    """The config with the paths and addresses of the command line as its sources, if any.
+
+    ``follow_links`` lets links lead out of any source, also of those of the config.
+    """
+    sources = [*config.ingest.sources, *(SourceConfig(path=str(path)) for path in paths)]
+    if follow_links:
+        sources = [source.model_copy(update={"follow_links": True}) for source in sources]
+    if sources == config.ingest.sources:
         return config
-    ingest = config.ingest.model_copy(
-        update={"sources": [*config.ingest.sources, *(SourceConfig(path=str(p)) for p in paths)]}
-    )
+    ingest = config.ingest.model_copy(update={"sources": sources})
     return config.model_copy(update={"ingest": ingest})
 
 

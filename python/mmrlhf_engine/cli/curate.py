@@ -33,6 +33,7 @@ _STAGES = click.Choice(["ingest", "dedup", "embed", "cluster", "select"])
 @click.option("--encoder", help="open_clip:MODEL/WEIGHTS, transformers:NAME, lite0, precomputed:F.")
 @click.option("--policy", type=click.Choice(["joint", "image", "text", "exact"]))
 @click.option("--max-bad", metavar="SHARE", help="Stop when more of the input is bad, e.g. 1%.")
+@click.option("--follow-links", is_flag=True, help="Let links lead out of the sources.")
 @click.option("--from", "first", type=_STAGES, default="ingest", show_default=True)
 @click.option("--to", "last", type=_STAGES, default="select", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Print what would run, and what it needs.")
@@ -50,7 +51,7 @@ def curate(sources: tuple[str, ...], out: Path, **options: Any) -> None:
     from mmrlhf_engine.run.progress import Progress
 
     config = load_config(pipeline.CurateConfig, options["config_file"], _overrides(options))
-    config = pipeline.with_sources(config, list(sources))
+    config = pipeline.with_sources(config, sources, follow_links=options["follow_links"])
     stages = pipeline.stage_slice(options["first"], options["last"])
     if options["dry_run"]:
         click.echo(pipeline.describe_plan(config, out, stages))

@@ -135,14 +135,17 @@ class _Table:
     """Byte ranges of the pictures of each row that has an ``index``."""
 
     def to_records(self, rows: list[_Row]) -> RawBatch:
-        records, keys, unreadable, cells = [], [], [], []
+        records: list[bytes] = []
+        keys: list[str] = []
+        unreadable: list[tuple[str, str, str]] = []
+        cells: list[dict[str, Any]] = []
         for row in rows:
             problem = self._problem_of(row)
             if problem is not None:
                 unreadable.append((f"{self.part.label}:{row.line}", *problem))
                 continue
             values = dict(zip(self.header, row.values, strict=True))
-            record = {name: value for name, value in values.items() if value}
+            record: dict[str, Any] = {name: value for name, value in values.items() if value}
             for name, spans in self._pictures(row, record).items():
                 record[name] = [{"cell": len(cells) + number} for number in range(len(spans))]
                 owner = {"record": len(records), "path": str(self.part.path)}
