@@ -61,9 +61,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
     let extra = reader.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(failed)?;
     let extra = extra.unwrap_or_default();
     let turn = orientation(&mut reader);
-    let palette = match has_palette {
-        true => reader.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?,
-        false => Vec::new(),
+    let palette = if has_palette {
+        reader.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?
+    } else {
+        Vec::new()
     };
     let found = reader.read_image().map_err(failed)?;
     let data = match found {
