@@ -12,6 +12,7 @@ from collections import Counter
 import pytest
 
 from mmrlhf_engine.curate import dedup, embed
+from mmrlhf_engine.curate.ingest import SourceConfig
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pipeline import CURATE, STAGES, CurateConfig, curate
@@ -89,6 +90,16 @@ def folder(tmp_path_factory):
     rows.append({"image": "pictures/absent.png", "prompt": "Is it there?"})
     write_lines(folder / "rows.jsonl", rows)
     write_lines(folder / "other.jsonl", [{"id": 1, "q": "Named otherwise?", "prompt": "As usual?"}])
+    (folder / "splits").mkdir()
+    for split in ("train", "test"):
+        write_lines(folder / "splits" / f"{split}.jsonl", [{"prompt": f"Of {split}?"}])
+    (folder / "linked").mkdir()
+    (folder / "linked" / "pictures").symlink_to(folder / "pictures")
+    linked = [{"image": "pictures/1.png", "prompt": "Where?"}, {"prompt": "A text alone?"}]
+    write_lines(folder / "linked" / "rows.jsonl", linked)
+    for name in ("a.png", "b.png"):
+        put(folder / "captioned" / name, picture(40, 40, seed=ord(name[0])))
+    (folder / "captioned" / "a.txt").write_text("Which?")
     (folder / "apart").mkdir()
     write_lines(folder / "apart" / "rows.jsonl", [{"image": "pictures/1.png", "prompt": "Where?"}])
     return folder
@@ -166,8 +177,11 @@ def test_a_setting_of_curate_has_an_effect(setting, base, folder, tiny_encoder, 
         ({"name": "renamed"}, "rows.jsonl"),
         ({"tags": ["safety"]}, "rows.jsonl"),
         ({"columns": {"prompt": "q"}}, "other.jsonl"),
+        ({"split": "test"}, "splits"),
+        ({"follow_links": True}, "linked/rows.jsonl"),
+        ({"prompt_for_pictures": "What is it?"}, "captioned"),
     ],
-    ids=["name", "tags", "columns"],
+    ids=["name", "tags", "columns", "split", "follow_links", "prompt_for_pictures"],
 )
 def test_a_setting_of_a_source_has_an_effect(source, file, folder, tiny_encoder, tmp_path):
     made = []
@@ -176,6 +190,11 @@ def test_a_setting_of_a_source_has_an_effect(source, file, folder, tiny_encoder,
         run = curate(config, tmp_path / f"run{number}", last="ingest")
         made.append(tables(run.stage_folder("ingest")))
     assert made[0] != made[1]
+
+
+def test_every_setting_of_a_source_has_a_test():
+    tested = {"name", "tags", "columns", "split", "follow_links", "prompt_for_pictures"}
+    assert leaves(SourceConfig) == tested | {"path", "root", "format"}
 
 
 def test_the_root_of_a_source_is_where_its_media_lie(folder, tiny_encoder, tmp_path):

@@ -6,8 +6,10 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from intake import PICTURES, lines, picture, take_in, write_tar
+from mmrlhf_engine.cli import cli
 from mmrlhf_engine.curate.ingest import SourceConfig
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.sources.pictures import FrameSettings, find_pictures
@@ -225,6 +227,25 @@ def test_links_are_followed_where_that_is_asked_for(tmp_path, take_in):
     assert out.reasons == {"rows.jsonl:4": "outside_root"}
     within = take_in(SourceConfig(path=str(file), root=str(tmp_path)))
     assert within.samples.height == 4
+
+
+def test_the_command_says_what_is_not_read_and_follows_links(tmp_path):
+    picture(tmp_path / "away", "1.png")
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        lines(folder / f"data/{split}.jsonl", {"prompt": "Where?", "image": "link.png"})
+    (folder / "README.md").write_text("about the set")
+    (folder / "link.png").symlink_to(tmp_path / "away/1.png")
+    asked = ["curate", str(folder), "--out", str(tmp_path / "run"), "--to", "ingest"]
+    refused = CliRunner().invoke(cli, asked)
+    assert "none of 1 rows can be used: 1 outside_root" in str(refused.exception)
+    followed = CliRunner().invoke(cli, [*asked, "--follow-links"])
+    assert followed.exit_code == 0, followed.exception
+    assert "split train of set, not read: test" in followed.output
+    assert "not read: 1 .md" in followed.output
+    page = (tmp_path / "run/report.html").read_text()
+    assert "not read: 1 .md" in page
 
 
 def test_linked_folders_of_pictures_are_counted_or_followed(tmp_path, take_in):

@@ -100,11 +100,14 @@ class Plan:
     weights: str | None
 
 
-def with_sources(config: CurateConfig, paths: Iterable[Path | str]) -> CurateConfig:
+def with_sources(
+    config: CurateConfig, paths: Iterable[Path | str], *, follow_links: bool = False
+) -> CurateConfig:
     """The config with the paths and addresses of the command line added to its sources.
 
     All paths are absolute afterwards, so that a run does not depend on the folder that the
     command is called in. An address (``s3://...``) is given as text, which a path would change.
+    ``follow_links`` lets links lead out of any source, also of those of the config.
     """
     given = [*config.ingest.sources, *(SourceConfig(path=str(path)) for path in paths)]
     sources = [
@@ -112,6 +115,7 @@ def with_sources(config: CurateConfig, paths: Iterable[Path | str]) -> CurateCon
             update={
                 "path": checks.absolute(source.path),
                 "root": source.root and checks.absolute(source.root),
+                "follow_links": source.follow_links or follow_links,
             }
         )
         for source in given

@@ -130,6 +130,7 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     help="One setting; `mmrlhf-engine config` prints all.",
 )
 @_named_settings
+@option("--follow-links", group=_INPUT, is_flag=True, help="Let links lead out of the sources.")
 @option(
     "--progress",
     group=_MACHINE,
@@ -158,7 +159,7 @@ def curate(context: click.Context, /, sources: tuple[str, ...], out: Path, **opt
     named = {key: options[name] for name, key in context.command.settings.items()}
     overrides = [*options["overrides"], *as_overrides(named)]
     config = load_config(pipeline.CurateConfig, options["config_file"], overrides)
-    config = pipeline.with_sources(config, sources)
+    config = pipeline.with_sources(config, sources, follow_links=options["follow_links"])
     stages = pipeline.stage_slice(options["first"], options["last"])
     if options["dry_run"]:
         click.echo(pipeline.describe_plan(config, out, stages, add=options["add"]))

@@ -22,7 +22,7 @@ import pyarrow as pa
 from mmrlhf_engine.errors import MissingExtraError
 from mmrlhf_engine.sources.base64_text import from_base64
 from mmrlhf_engine.sources.columnar import CellReader
-from mmrlhf_engine.sources.foreign import FOREIGN, ForeignError, as_png
+from mmrlhf_engine.sources.foreign import FOREIGN, ForeignError, reencode
 from mmrlhf_engine.sources.video import (
     VideoError,
     as_bitmap,
@@ -116,7 +116,7 @@ class _Pictures:
             place, format = item
             content = self.inline[place]
             try:
-                return None if content is None else as_png(content, format)
+                return None if content is None else reencode(content, format, small=False)
             except (ForeignError, MissingExtraError):
                 return content
 

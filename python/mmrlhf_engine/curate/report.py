@@ -58,12 +58,27 @@ def funnel(run: Run, alarms: list[Alarm] | None = None) -> str:
             for reason, count in report["dropped"].items()
             if count
         ]
+        lines += [f"{'':8} {fact}" for fact in _not_read(report)]
     balance = _balance(run)
     select = run.report("select") or {}
     more = [*([balance] if balance else []), *select.get("shortfalls", [])]
     alarmed = as_text(find_alarms(run) if alarms is None else alarms)
     parts = ["\n".join(lines), "\n".join(more), alarmed]
     return "\n\n".join(part for part in parts if part)
+
+
+def _not_read(report: dict[str, Any]) -> list[str]:
+    """What of the sources was left out: splits that were not taken, files that nothing reads."""
+    said = [
+        f"split {split['taken']} of {source}, not read: {', '.join(split['not_read'])}"
+        for source, split in report.get("splits", {}).items()
+        if split["not_read"]
+    ]
+    passed_over = report.get("passed_over", {})
+    if passed_over:
+        shown = ", ".join(f"{count:,} {suffix}" for suffix, count in passed_over.items())
+        said.append(f"not read: {shown}")
+    return said
 
 
 def _balance(run: Run) -> str | None:
@@ -147,7 +162,7 @@ def _notes(stage: str, report: dict[str, Any]) -> str:
             said.append(fact.format(**report))
         except KeyError:  # a stage that had nothing to do does not say how fast it was
             continue
-    return ", ".join(said)
+    return ", ".join([*said, *_not_read(report)])
 
 
 class _Tables:

@@ -1,6 +1,7 @@
 """Pictures that Pillow decodes for the core: AVIF and HEIC.
 
-The core reads their headers alone. Their pixels reach it as PNG, so that they are those of Pillow.
+The core reads their headers alone. Their pixels reach it as a bitmap, or as PNG where they have
+alpha, so that they are those of Pillow.
 HEIC needs the package pillow-heif; a Pillow of 11.3 or later brings AVIF along.
 """
 
@@ -12,7 +13,7 @@ import polars as pl
 
 from mmrlhf_engine.errors import MissingExtraError
 
-__all__ = ["FOREIGN", "NOT_PACKED", "ForeignError", "as_png", "refuse_undecodable"]
+__all__ = ["FOREIGN", "NOT_PACKED", "ForeignError", "reencode", "refuse_undecodable"]
 
 FOREIGN = frozenset({"avif", "heic"})
 """Formats of which the core reads the header alone."""
@@ -21,7 +22,6 @@ NOT_PACKED = FOREIGN | {"tiff"}
 """Formats that a dataset of shards does not hold; they are packed as PNG."""
 
 _PACKAGES = {"avif": "pillow (11.3 or later)", "heic": "pillow-heif"}
-_LEVEL = 1
 
 
 class ForeignError(Exception):
@@ -65,8 +65,13 @@ def refuse_undecodable(media: pl.DataFrame) -> pl.DataFrame:
     return media
 
 
-def as_png(content: bytes, format: str) -> bytes:
-    """A picture of a format that Pillow decodes as PNG, upright, its colours and alpha kept.
+def reencode(content: bytes, format: str, *, small: bool) -> bytes:
+    """A picture that Pillow decodes, upright, its colours and alpha kept, in a format of the core.
+
+    Args:
+        content: The picture.
+        format: Its format.
+        small: Whether it is to be kept (PNG), or decoded at once (uncompressed).
 
     Raises:
         ForeignError: it cannot be decoded.
@@ -82,7 +87,10 @@ def as_png(content: bytes, format: str) -> bytes:
         with Image.open(io.BytesIO(content)) as image:
             shown: Any = ImageOps.exif_transpose(image)
             mode = "RGBA" if shown.has_transparency_data else "RGB"
-            shown.convert(mode).save(made, "PNG", compress_level=_LEVEL)
+            if small or mode == "RGBA":
+                shown.convert(mode).save(made, "PNG", compress_level=6 if small else 0)
+            else:
+                shown.convert(mode).save(made, "BMP")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ForeignError(f"{format}: {error}") from None
     return made.getvalue()

@@ -16,8 +16,7 @@ import pyarrow as pa
 
 from mmrlhf_engine._core import inspect_located_media
 from mmrlhf_engine.errors import MissingExtraError
-from mmrlhf_engine.sources.foreign import NOT_PACKED, ForeignError
-from mmrlhf_engine.sources.foreign import as_png as converted
+from mmrlhf_engine.sources.foreign import NOT_PACKED, ForeignError, reencode
 from mmrlhf_engine.sources.places import MediaPlaces, inspect_names
 from mmrlhf_engine.sources.preferences.record import BadRecordError, Media
 from mmrlhf_engine.sources.video import (
@@ -261,7 +260,7 @@ def _converted(picture: Picture, row: dict[str, Any]) -> Picture | BadRecordErro
     name = picture.path or f"a picture of the format {row['format']}"
     try:
         content = replace(picture, path=row["path"] or picture.path).read()
-        content = converted(content, row["format"])
+        content = reencode(content, row["format"], small=True)
     except (ForeignError, OSError) as error:
         return BadRecordError("unreadable_media", f"{name}: {error}")
     # PNG begins with eight bytes of its name, then the length, type and content of its header.

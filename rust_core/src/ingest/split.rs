@@ -37,6 +37,8 @@ pub struct RecordSplitter {
     number: u64,
     scan: Scan,
     object: Object,
+    /// Whether the array that is a member of the object has begun, and not ended.
+    in_member: bool,
 }
 
 /// The object around an array that is a member of it.
@@ -49,7 +51,6 @@ struct Object {
     string: Vec<u8>,
     /// Whether that string was a key, and its value is next.
     is_key: bool,
-    inside: bool,
 }
 
 /// The state of the scan of an array.
@@ -76,7 +77,7 @@ impl RecordSplitter {
     pub fn new(layout: Layout) -> Self {
         let number = u64::from(layout == Layout::Lines);
         let (scan, object) = (Scan::default(), Object::default());
-        Self { layout, waiting: Vec::new(), number, scan, object }
+        Self { layout, waiting: Vec::new(), number, scan, object, in_member: false }
     }
 
     /// The records that end in `block`; with `last`, also what is left.
@@ -145,14 +146,14 @@ impl RecordSplitter {
     /// like the first, as a parser that keeps both would.
     fn feed_member(&mut self, name: &[u8], block: &[u8], records: &mut Vec<RawRecord>) {
         for &byte in block {
-            if self.object.inside {
+            if self.in_member {
                 self.feed_array(&[byte], records);
                 if self.scan.progress == Progress::Closed {
-                    self.object.inside = false;
+                    self.in_member = false;
                     self.scan = Scan::default();
                 }
             } else if self.object.take(byte, name) {
-                self.object.inside = true;
+                self.in_member = true;
                 self.feed_array(&[byte], records);
             }
         }

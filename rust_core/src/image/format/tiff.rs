@@ -5,6 +5,7 @@
 //! `PackBits`). Everything else (JPEG inside of a TIFF, floats, CIE Lab) is refused by name. Of 16 bits
 //! the high byte is kept, as for PNG.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,6 +13,7 @@ use ::tiff::decoder::{Decoder, DecodingResult, Limits};
 use ::tiff::tags::Tag;
 use ::tiff::{ColorType, TiffError};
 
+use super::bytes::{u16_be, u16_le, u32_be, u32_le};
 use super::jpeg::inverted_cmyk_to_rgb;
 use crate::image::error::PictureError;
 use crate::image::pixels::Pixels;
@@ -25,13 +27,18 @@ const MAX_PAGES: u32 = 10_000;
 const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
 
+/// None, CCITT group 4, LZW, deflate by both of its numbers, `PackBits`.
+const COMPRESSIONS: [u16; 6] = [1, 4, 5, 8, 32_946, 32_773];
+
 type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
 
 /// Width and height of the first page when it is upright, and the number of pages.
 pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
     let read = catch_unwind(AssertUnwindSafe(|| {
-        let mut reader = open(bytes)?;
+        let content = without_palette(bytes);
+        let mut reader = open(&content)?;
         let (width, height) = reader.dimensions().map_err(failed)?;
+        check_kind(&mut reader)?;
         check_end(&mut reader, bytes.len() as u64)?;
         let turned = orientation(&mut reader) > 4;
         let mut pages = 1;
@@ -45,21 +52,19 @@ pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
 
 /// Decode the first page, whose size the caller has checked.
 pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
-    let mut reader = open(bytes)?;
+    let content = without_palette(bytes);
+    let has_palette = matches!(content, Cow::Owned(_));
+    let mut reader = open(&content)?;
     let (width, height) = reader.dimensions().map_err(failed)?;
     let (width, height) = (width as usize, height as usize);
     let colour = reader.colortype().map_err(failed)?;
-    let planes = reader.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(failed)?;
-    let samples = reader.find_tag_unsigned::<u16>(Tag::SamplesPerPixel).map_err(failed)?;
-    if planes == Some(2) && samples.unwrap_or(1) > 1 {
-        return Err(PictureError::unreadable(NAME, "channels in planes of their own"));
-    }
     let extra = reader.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(failed)?;
     let extra = extra.unwrap_or_default();
     let turn = orientation(&mut reader);
-    let palette = match colour {
-        ColorType::Palette(_) => reader.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?,
-        _ => Vec::new(),
+    let palette = if has_palette {
+        reader.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?
+    } else {
+        Vec::new()
     };
     let found = reader.read_image().map_err(failed)?;
     let data = match found {
@@ -69,12 +74,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
     };
     let count = width * height;
     let (channels, data) = match colour {
-        ColorType::Gray(bits @ (1 | 2 | 4)) => {
-            let largest = (1_u16 << bits) - 1;
-            let grey = |index: u8| (u16::from(index) * 255 / largest) as u8;
-            (1, unpack(&data, width, bits).map(grey).collect())
-        }
-        ColorType::Palette(bits @ (1 | 2 | 4 | 8)) => {
+        ColorType::Gray(bits @ (1 | 2 | 4 | 8)) if has_palette => {
             let entries = palette.len() / 3;
             let part = |index: usize| palette.get(index).map_or(0, |&value| (value >> 8) as u8);
             let colour = |index: u8| {
@@ -86,7 +86,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
             };
             (3, unpack(&data, width, bits).flat_map(colour).collect())
         }
-        ColorType::Gray(8 | 16) => (1, data),
+        ColorType::Gray(bits @ (1 | 2 | 4)) => {
+            let largest = (1_u16 << bits) - 1;
+            let grey = |index: u8| (u16::from(index) * 255 / largest) as u8;
+            (1, unpack(&data, width, bits).map(grey).collect())
+        }
+        ColorType::Gray(8 | 16) if !has_palette => (1, data),
         ColorType::Multiband { bit_depth: 8 | 16, num_samples } => {
             (1, firsts::<1>(&data, usize::from(num_samples)))
         }
@@ -119,6 +124,65 @@ fn failed(error: TiffError) -> PictureError {
 
 fn unsupported(colour: ColorType) -> PictureError {
     PictureError::unreadable(NAME, format!("pixels of the type {colour:?}"))
+}
+
+/// The decoder knows no palettes. Taken for grey, such a picture gives its indices.
+fn without_palette(bytes: &[u8]) -> Cow<'_, [u8]> {
+    match photometric_at(bytes) {
+        Some(at) => {
+            let mut copy = bytes.to_vec();
+            if let Some(value) = copy.get_mut(at..at + 2) {
+                value.copy_from_slice(if bytes.first() == Some(&b'I') { &[1, 0] } else { &[0, 1] });
+            }
+            Cow::Owned(copy)
+        }
+        None => Cow::Borrowed(bytes),
+    }
+}
+
+/// Where the first directory of a TIFF (not a `BigTIFF`) says that the picture has a palette.
+fn photometric_at(bytes: &[u8]) -> Option<usize> {
+    const INTERPRETATION: u32 = 262;
+    const PALETTE: u32 = 3;
+    let (short, long): (Field, Field) =
+        if bytes.first()? == &b'I' { (u16_le, u32_le) } else { (u16_be, u32_be) };
+    if short(bytes, 2)? != 42 {
+        return None;
+    }
+    let directory = long(bytes, 4)? as usize;
+    let entries = 0..short(bytes, directory)? as usize;
+    let at = entries.map(|entry| directory + 2 + 12 * entry).find(|&at| {
+        short(bytes, at) == Some(INTERPRETATION) && short(bytes, at + 8) == Some(PALETTE)
+    })?;
+    Some(at + 8)
+}
+
+type Field = fn(&[u8], usize) -> Option<u32>;
+
+/// What cannot be decoded is refused before anything rests on it.
+fn check_kind(reader: &mut Reader<'_>) -> Result<(), PictureError> {
+    let mut tag = |tag| reader.find_tag_unsigned::<u16>(tag).map_err(failed);
+    let (planes, samples) = (tag(Tag::PlanarConfiguration)?, tag(Tag::SamplesPerPixel)?);
+    if planes == Some(2) && samples.unwrap_or(1) > 1 {
+        return Err(PictureError::unreadable(NAME, "channels in planes of their own"));
+    }
+    let compression = tag(Tag::Compression)?.unwrap_or(1);
+    if !COMPRESSIONS.contains(&compression) {
+        return Err(PictureError::unreadable(NAME, format!("compression {compression}")));
+    }
+    let formats = reader.find_tag_unsigned_vec::<u16>(Tag::SampleFormat).map_err(failed)?;
+    if formats.unwrap_or_default().iter().any(|&format| format != 1) {
+        return Err(PictureError::unreadable(NAME, "channels that are no whole numbers"));
+    }
+    match reader.colortype().map_err(failed)? {
+        ColorType::Gray(1 | 2 | 4 | 8 | 16)
+        | ColorType::Multiband { bit_depth: 8 | 16, .. }
+        | ColorType::RGB(8 | 16)
+        | ColorType::RGBA(8 | 16)
+        | ColorType::CMYK(8)
+        | ColorType::CMYKA(8) => Ok(()),
+        colour => Err(unsupported(colour)),
+    }
 }
 
 /// Strips or tiles that lie behind the end of the file were cut off.

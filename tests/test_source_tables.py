@@ -1,0 +1,228 @@
+"""Tables as they come: TSV with pictures, JSON objects, columns of every type of text and bytes."""
+
+import base64
+import csv
+import gzip
+import json
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from intake import PICTURES, lines, picture, take_in
+from mmrlhf_engine.curate.media import picture_batches
+from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.sources.json_object import as_records, read_opening
+from mmrlhf_engine.sources.samples.read import read
+from mmrlhf_engine.sources.samples.resolve import SourceConfig, resolve
+
+CONTENTS = [file.read_bytes() for file in PICTURES[:4]]
+TEXTS = [base64.b64encode(content).decode() for content in CONTENTS]
+
+
+@pytest.fixture(name="take_in")
+def _take_in(stage):
+    return partial(take_in, stage)
+
+
+def stored(out):
+    """The content of every picture, as it is where `media` says."""
+    found = []
+    for row in out.media.iter_rows(named=True):
+        with open(row["path"], "rb") as file:  # noqa: PTH123
+            file.seek(row["offset"])
+            found.append(base64.b64decode(file.read(row["length"])))
+    return found
+
+
+def tsv(path, header, *rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def test_a_benchmark_in_tsv(tmp_path, take_in):
+    header = ["index", "image", "question", "A", "B", "answer"]
+    rows = [
+        [241, TEXTS[0], 'Which "one"?\nLook.', "cat", "dog", "A"],
+        [1000241, "241", "The same picture?", "yes", "no", "B"],
+        [3, str([TEXTS[1], TEXTS[2]]), "Two pictures?", "", "", "C"],
+        [4, "a.png", "A name?", "x", "y", "A"],
+        [5, "77", "Whose picture?", "x", "y", "A"],
+    ]
+    picture(tmp_path, "a.png", 3)
+    out = take_in(tsv(tmp_path / "mm.tsv", header, *rows))
+    assert out.samples["modality"].to_list() == ["image", "image", "multi_image", "image"]
+    assert out.samples["media"][0].to_list() == out.samples["media"][1].to_list()
+    assert out.rejected["reason"].to_list() == ["missing_media"]
+    assert out.media["bytes"].to_list() == [len(content) for content in CONTENTS]
+    inline = out.media.filter(out.media["offset"].is_not_null())
+    assert stored(take_in(tsv(tmp_path / "m.tsv", header, *rows[:3]))) == CONTENTS[:3]
+    assert inline.height == 3
+    (batch,) = picture_batches(out.media, 9)
+    assert len(batch.rows) == 4
+
+
+def test_the_options_of_a_row_go_with_its_question(tmp_path):
+    file = tsv(tmp_path / "x.tsv", ["question", "A", "B", "C"], ["Which?", "cat", "dog", ""])
+    ((batch,),) = [list(read(source)) for source in resolve([SourceConfig(path=str(file))])]
+    record = json.loads(batch.records[0].as_py())
+    assert record == {"question": "Which?", "options": ["cat", "dog"]}
+
+
+def test_a_picture_in_a_compressed_table_is_refused_by_name(tmp_path, take_in):
+    plain = tsv(tmp_path / "x.tsv", ["image", "question"], [TEXTS[0], "What?"], ["", "Why?"])
+    (tmp_path / "y.tsv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    out = take_in(tmp_path / "y.tsv.gz")
+    assert out.samples["prompt"].to_list() == ["Why?"]
+    assert "decompress it" in out.rejected["detail"][0]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9),
+            st.integers(0, 3),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_ranges_of_pictures_are_where_the_rows_are(tmp_path, rows, end, marked):
+    path = tmp_path / "x.tsv"
+    with path.open("w", newline="", encoding="utf-8-sig" if marked else "utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator=end)
+        writer.writerow(["question", "image"])
+        writer.writerows([["?" + text, TEXTS[number]] for text, number in rows])
+    (source,) = resolve([SourceConfig(path=str(path))])
+    batches = list(read(source))
+    whole, found = path.read_bytes(), []
+    for batch in batches:
+        assert batch.unreadable.height == 0
+        for offset, length in batch.cells.select("offset", "length").iter_rows():
+            found.append(whole[offset : offset + length].decode())
+    assert found == [TEXTS[number] for _, number in rows]
+    records = [json.loads(record) for batch in batches for record in batch.records.to_pylist()]
+    assert [record["question"] for record in records] == ["?" + text for text, _ in rows]
+
+
+QUESTIONS = [{"prompt": f"question {n}?", "answer": "yes"} for n in range(3)]
+COLUMNS = {"prompt": [row["prompt"] for row in QUESTIONS], "answer": ["yes"] * 3}
+OBJECTS = {
+    "a list beside other members": {"info": {"data": [1]}, "license": "[{", "questions": QUESTIONS},
+    "data": {"data": QUESTIONS},
+    "columns": COLUMNS,
+    "columns by the number of the row": {
+        name: {str(n): value for n, value in enumerate(column)} for name, column in COLUMNS.items()
+    },
+}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("case", OBJECTS)
+def test_an_object_that_holds_records(tmp_path, take_in, case, indent):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(OBJECTS[case], indent=indent))
+    out = take_in(path)
+    assert out.prompts == {f"x:{n}": f"question {n}?" for n in range(3)}
+    assert out.rejected.height == 0
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_long_object_on_one_line(tmp_path, take_in, indent):
+    rows = [{"prompt": f"question {n}?"} for n in range(20_000)]
+    for name, content in {
+        "a": {"data": rows},
+        "b": {"prompt": [r["prompt"] for r in rows]},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content, indent=indent))
+    out = take_in(tmp_path / "a.json", tmp_path / "b.json")
+    assert out.samples.height == 40_000
+
+
+def test_one_record_over_several_lines(tmp_path, take_in):
+    record = {"id": "r", "conversations": [{"from": "human", "value": "What?"}]}
+    (tmp_path / "x.json").write_text(json.dumps(record, indent=2))
+    assert take_in(tmp_path / "x.json").prompts == {"x:r": "What?"}
+
+
+def test_lines_that_are_called_json_are_lines(tmp_path, take_in):
+    long = {"prompt": "long " + "x" * 100_000}
+    for name, rows in {"a": [{"prompt": "one"}, {"prompt": "two"}], "b": [long, long]}.items():
+        lines(tmp_path / f"{name}.json", *rows)
+    assert take_in(tmp_path / "a.json").prompts == {"a:1": "one", "a:2": "two"}
+    assert take_in(tmp_path / "b.json").samples.height == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (
+            '{"prompt": ["a", "b"], "answer": ["x"]}',
+            "columns of different lengths: prompt 2, answer 1",
+        ),
+        ('{"prompt": ["a", \n}', "not a JSON object"),
+    ],
+)
+def test_an_object_that_is_no_table_is_one_clear_error(tmp_path, take_in, content, what):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match=what):
+        take_in(tmp_path / "x.json")
+
+
+def test_records_of_an_object():
+    assert as_records({"a": [1, 2], "b": [3, 4]}) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert as_records({"a": [1, 2], "b": 3}) == [{"a": [1, 2], "b": 3}]
+    assert read_opening(b'{"data": [{').record_list == "data"
+    assert read_opening(b'{"deep": {"data": [{}]}, "rows": [{').record_list == "rows"
+    assert not read_opening(b'{"data": [1], "prompt": "x"}').has_columns
+    assert read_opening(b'{"prompt": ["x"').has_columns
+
+
+STRUCT = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
+DICTIONARY = pa.array(["a.png"]).dictionary_encode()
+IMAGES = {
+    "large path": pa.array([{"bytes": None, "path": "a.png"}], STRUCT),
+    "large bytes": pa.array([{"bytes": CONTENTS[0], "path": "gone.png"}], STRUCT),
+    "list of structs": pa.array([[{"bytes": CONTENTS[0], "path": None}]], pa.large_list(STRUCT)),
+    "dictionary of paths": DICTIONARY,
+    "dictionary in a struct": pa.StructArray.from_arrays(
+        [pa.nulls(1, pa.binary()), DICTIONARY], ["bytes", "path"]
+    ),
+    "dictionary of bytes": pa.array([CONTENTS[0]], pa.binary()).dictionary_encode(),
+    "base64": pa.array([TEXTS[0]]),
+    "list of base64": pa.array([[TEXTS[0]]], pa.large_list(pa.large_string())),
+    "base64 as bytes of a struct": pa.array([{"bytes": TEXTS[0]}]),
+    "data address": pa.array([f"data:image/png;base64,{TEXTS[0]}"]),
+    "view": pa.array(["a.png"], pa.string_view()),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_a_picture_in_a_column_of_any_type(tmp_path, take_in, case):
+    picture(tmp_path, "a.png", 0)
+    table = pa.table({"question": pa.array(["What?"], pa.large_string()), "image": IMAGES[case]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    out = take_in(tmp_path / "t.parquet")
+    assert out.samples["modality"].to_list() == ["image"]
+    assert out.media["bytes"].to_list() == [len(CONTENTS[0])]
+    (batch,) = picture_batches(out.media, 9)
+    assert batch.inline[0].as_py() in (None, CONTENTS[0])
+
+
+def test_names_beside_base64_in_one_column(tmp_path, take_in):
+    picture(tmp_path, "a.png", 1)
+    images = pa.array([TEXTS[0], "a.png", None, "gone.png"])
+    table = pa.table({"question": ["1?", "2?", "3?", "4?"], "image": images})
+    pq.write_table(table, tmp_path / "t.parquet")
+    out = take_in(tmp_path / "t.parquet")
+    assert out.samples["modality"].to_list() == ["image", "image", "text"]
+    assert out.rejected["reason"].to_list() == ["missing_media"]
