@@ -133,6 +133,41 @@ def find_duplicates(
     ``struct{row, other, text_jaccard, image_hamming}``, and the number of pairs measured.
     """
 
+def judge_texts(
+    left: pa.Array,
+    right: pa.Array,
+    *,
+    rule: str,
+    threshold: float,
+    document_tokens: int,
+    shingle_words: int,
+    threads: int,
+    known_words: pa.Array | None = None,
+) -> ArrowArray:
+    """Whether the texts of each row ask the same; large_string in.
+
+    ``rule`` is ``prompts`` (every difference is explained), ``documents`` (the Jaccard index of the
+    shingles reaches ``threshold``) or ``auto`` (documents where both have ``document_tokens``).
+    ``known_words`` are texts whose repeated words are not taken for spelling mistakes.
+
+    Out: ``struct{same: bool, jaccard: float32, differences: string, word_lists: bool}``.
+    """
+
+def text_keys(
+    texts: pa.Array,
+    *,
+    shingle_words: int,
+    bands: int,
+    rows_per_band: int,
+    common_from: int,
+    threads: int,
+) -> tuple[ArrowArray, ArrowArray]:
+    """The keys by which texts meet; large_string in.
+
+    Out: large_list<uint64>, and what is common, ``struct{hash: uint64, count: uint32}``:
+    shingles of more than ``common_from`` texts, and words that no list has.
+    """
+
 # select
 
 def select_queries(

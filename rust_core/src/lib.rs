@@ -8,6 +8,7 @@
 //! | [`ingest`] | `ingest` | raw records to canonical samples, media found and probed |
 //! | [`image`] | `dedup`, `embed` | decode, perceptual hash, resize |
 //! | [`dedup`] | `dedup` | duplicates of text, image and both, each removal verified |
+//! | [`judge`] | `dedup` | whether two texts ask the same, with evidence |
 //! | [`select`] | `select` | exactly N queries under quotas |
 //! | [`shard`] | `pack`, training | preference shards: write, open, verify, sidecar columns |
 //! | [`order`] | training | which units make up which step, and the tokens of a picture |
@@ -23,6 +24,7 @@ pub mod dedup;
 pub mod error;
 pub mod image;
 pub mod ingest;
+pub mod judge;
 pub mod load;
 pub mod order;
 pub mod parallel;

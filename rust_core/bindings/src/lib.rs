@@ -13,6 +13,7 @@ mod dedup;
 mod errors;
 mod image;
 mod ingest;
+mod judge_text;
 mod load;
 mod order;
 mod rule;
@@ -38,6 +39,8 @@ mod _core {
         FirstSeenTexts, RecordSplitter, TarReader, inspect_located_media, inspect_named_media,
         read_records, record_fields, role_names,
     };
+    #[pymodule_export]
+    use crate::judge_text::{judge_texts, text_keys};
     #[pymodule_export]
     use crate::load::{
         BatchLoader, DatasetPart, added_tokens_hash, batch_fields, preprocess_images,

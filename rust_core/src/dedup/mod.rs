@@ -13,8 +13,10 @@
 
 pub mod bands;
 pub mod find;
+pub mod frequencies;
 pub mod minhash;
 pub mod pictures;
+pub mod propose;
 pub mod text;
 pub mod union_find;
 

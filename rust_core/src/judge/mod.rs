@@ -1,0 +1,3 @@
+//! Judges: whether two candidates are the same, with evidence.
+
+pub mod text;
