@@ -157,12 +157,19 @@ def exact_pairs(texts: list[str]) -> Pairs:
 
 def ours(texts: list[str]) -> set[int]:
     nothing = pa.array([], pa.uint32())  # no pictures
+    samples = {
+        "prompts": pa.array(texts, pa.large_string()),
+        "answers": pa.nulls(len(texts), pa.large_string()),
+        "media": pa.LargeListArray.from_arrays(np.zeros(len(texts) + 1, np.int64), nothing),
+        "rank": pa.array(np.arange(len(texts), dtype=np.uint32)),
+        "overrides": [],
+    }
+    kinds = {"media": pa.uint32(), "phash": pa.uint64(), "colour": pa.uint8()}
     duplicates, _, _ = find_duplicates(
-        pa.array(texts, pa.large_string()),
-        pa.LargeListArray.from_arrays(np.zeros(len(texts) + 1, np.int64), nothing),
-        pa.array(np.arange(len(texts), dtype=np.uint32)),
-        *(pa.array([], kind) for kind in (pa.uint32(), pa.uint64(), pa.uint8())),
-        settings=DedupConfig(policy="text").model_dump(),
+        samples,
+        {name: pa.array([], kind) for name, kind in kinds.items()},
+        settings=DedupConfig(policy="text", judge=False).model_dump(),
+        judge=None,
         threads=1,
     )
     return set(pa.array(duplicates).field("row").to_pylist())

@@ -51,7 +51,7 @@ def find(
 ):
     """Duplicates, near misses and the number of comparisons; one picture a media item."""
     settings = {**BY_HASHES, "judge": judge is not None, **changes}
-    duplicates, misses, compared, _ = find_duplicates(
+    duplicates, misses, counts = find_duplicates(
         {
             "prompts": pa.array(prompts, pa.large_string()),
             "answers": pa.array(answers or [None] * len(prompts), pa.large_string()),
@@ -68,7 +68,7 @@ def find(
         judge=judge,
         threads=threads,
     )
-    return pa.array(duplicates).to_pylist(), pa.array(misses).to_pylist(), compared
+    return pa.array(duplicates).to_pylist(), pa.array(misses).to_pylist(), counts["compared"]
 
 
 def normal(text):

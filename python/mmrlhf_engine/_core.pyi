@@ -163,19 +163,55 @@ def find_duplicates(
     settings: Mapping[str, Any],
     judge: Callable[[list[int], list[int]], tuple[list[bool], list[bool]]] | None,
     threads: int,
-) -> tuple[ArrowArray, ArrowArray, int, int]:
+) -> tuple[ArrowArray, ArrowArray, dict[str, int]]:
     """Samples have ``prompts`` and ``answers`` (large_string), ``media`` (large_list<uint32>),
     ``rank`` (uint32) and ``overrides`` (list of row and kept row); pictures ``media`` (uint32),
     ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of media which
     are copies and which are equal.
 
-    Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict}``, near misses
-    ``struct{row, other, text_jaccard, image_hamming}``, the number of pairs measured, and of rows
-    that have too many near pictures to judge.
+    Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict,
+    text_differences}``, near misses ``struct{row, other, text_jaccard, image_hamming,
+    text_differences}``, and how many pairs were ``compared``, rows ``not_all_judged`` because they
+    have too many near pictures, and texts ``without_word_lists``.
     """
 
 def near_texts(texts: pa.Array, *, threshold: float, threads: int) -> ArrowArray:
     """large_string in; uint32 out: the first text that each is connected with by near texts."""
+
+def judge_texts(
+    left: pa.Array,
+    right: pa.Array,
+    *,
+    rule: str,
+    threshold: float,
+    document_tokens: int,
+    shingle_words: int,
+    threads: int,
+    known_words: pa.Array | None = None,
+) -> ArrowArray:
+    """Whether the texts of each row ask the same; large_string in.
+
+    ``rule`` is ``prompts`` (every difference is explained), ``documents`` (the Jaccard index of the
+    shingles reaches ``threshold``) or ``auto`` (documents where both have ``document_tokens``).
+    ``known_words`` are texts whose repeated words are not taken for spelling mistakes.
+
+    Out: ``struct{same: bool, jaccard: float32, differences: string, word_lists: bool}``.
+    """
+
+def text_keys(
+    texts: pa.Array,
+    *,
+    shingle_words: int,
+    bands: int,
+    rows_per_band: int,
+    common_from: int,
+    threads: int,
+) -> tuple[ArrowArray, ArrowArray]:
+    """The keys by which texts meet; large_string in.
+
+    Out: large_list<uint64>, and what is common, ``struct{hash: uint64, count: uint32}``:
+    shingles of more than ``common_from`` texts, and words that no list has.
+    """
 
 # select
 

@@ -9,6 +9,7 @@
 //! | [`image`] | `dedup`, `embed` | decode, perceptual hash, resize |
 //! | [`judge`] | `dedup` | whether what looks alike is a copy |
 //! | [`dedup`] | `dedup` | duplicates of text, image and both, each removal verified |
+//! | [`judge`] | `dedup` | whether two texts ask the same, with evidence |
 //! | [`select`] | `select` | exactly N queries under quotas |
 //! | [`shard`] | `pack`, training | preference shards: write, open, verify, sidecar columns |
 //! | [`order`] | training | which units make up which step, and the tokens of a picture |

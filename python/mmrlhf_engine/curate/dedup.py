@@ -27,7 +27,7 @@ from mmrlhf_engine._core import find_duplicates, hash_images
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.media_judge import FRAME_POSITIONS, MAX_PIXELS, MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
-from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS, PICTURE_EVIDENCE
+from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
@@ -46,7 +46,8 @@ class DedupConfig(Section):
     """``joint``: near image and near text, and text alone where there is no picture; ``image``:
     near image; ``text``: near text; ``exact``: equal picture bytes and equal normalised text."""
     text_threshold: float = Field(default=0.8, gt=0, le=1)
-    """Jaccard index of the shingle sets from which two texts are near."""
+    """Jaccard index of the shingle sets from which two documents are near; all texts where they are
+    not judged."""
     image_radius: int = Field(default=4, ge=0, le=16)
     """Bits of the 64-bit pHash in which near pictures may differ. At ten million random hashes two
     lie within 4 bits by chance about twice, within 10 half a million times."""
@@ -57,6 +58,16 @@ class DedupConfig(Section):
     judge: bool = True
     """Whether near pictures and texts are compared closely, and short answers count; otherwise
     hashes and thresholds decide."""
+    text_rule: Literal["auto", "prompts", "documents"] = "auto"
+    """Of texts that are judged. ``prompts``: every difference has to be explained (courtesy,
+    function words, synonyms, spelling); ``documents``: ``text_threshold`` decides; ``auto``:
+    documents where both texts are long and ask no question. Differences are explained in English;
+    in other languages texts are the same up to case, punctuation and spacing."""
+    document_tokens: int = Field(default=200, ge=1)
+    """Tokens from which ``auto`` takes a text for a document."""
+    common_from: int = Field(default=1000, ge=1)
+    """Shingles of more texts than this propose no pair where texts are judged: they belong to a
+    template."""
     thumbnails: bool = False
     """Whether a picture of a third of the size or less may be a copy: at such a size a digit of a
     document is no longer seen."""
@@ -77,7 +88,7 @@ class DedupConfig(Section):
 
 def run(config: DedupConfig, stage: StageContext) -> None:
     """Read `samples` and `media`; write `kept`, `duplicates`, `near_pairs` and `rejected`."""
-    columns = ("id", "prompt", "answer", "media")
+    columns = ("id", "prompt", "answer", "media", "history", "needs_history")
     samples = stage.scan("samples").select(columns).collect().sort("id")
     media = stage.scan("media").collect().sort("hash")
     media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
@@ -107,9 +118,10 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         dropped=_counts(duplicates["kind"]) | _counts(rejected["reason"]),
         pictures=pictures["phash"].count(),
         media_without_pictures=media.height - pictures["number"].n_unique(),
-        pairs_compared=found.compared,
+        pairs_compared=found.counts["compared"],
         pictures_judged=judge.evidence.height,
-        samples_not_all_judged=found.not_all_judged,
+        samples_not_all_judged=found.counts["not_all_judged"],
+        texts_without_word_lists=found.counts["without_word_lists"],
         conflicts=int(duplicates["conflict"].sum()),
     )
 
@@ -218,8 +230,7 @@ class _Found:
 
     duplicates: pl.DataFrame
     misses: pl.DataFrame
-    compared: int
-    not_all_judged: int
+    counts: dict[str, int]
 
 
 def _find(
@@ -233,9 +244,9 @@ def _find(
     readable = pictures.filter(pl.col("phash").is_not_null())
     rows = dict(samples.select("id", pl.int_range(pl.len())).iter_rows())
     known = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
-    duplicates, misses, compared, not_all_judged = find_duplicates(
+    duplicates, misses, counts = find_duplicates(
         {
-            "prompts": samples["prompt"].to_arrow().cast(pa.large_string()),
+            "prompts": _compared_text(samples).to_arrow().cast(pa.large_string()),
             "answers": samples["answer"].to_arrow().cast(pa.large_string()),
             "media": samples["numbers"].to_arrow().cast(pa.large_list(pa.uint32())),
             "rank": samples["rank"].to_arrow().cast(pa.uint32()),
@@ -252,7 +263,17 @@ def _find(
     )
     tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
     found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
-    return _Found(found, missed, compared, not_all_judged)
+    return _Found(found, missed, counts)
+
+
+def _compared_text(samples: pl.DataFrame) -> pl.Series:
+    """The prompt, behind the turns before it where it cannot be understood alone."""
+    turns = pl.col("history").list.eval(
+        pl.concat_str(pl.element().struct.field("role", "text"), separator=": ", ignore_nulls=True)
+    )
+    whole = pl.concat_str(turns.list.join("\n"), "prompt", separator="\n")
+    text = pl.when("needs_history").then(whole).otherwise("prompt")
+    return samples.select(text.alias("text")).to_series()
 
 
 def _with_evidence(
@@ -295,7 +316,7 @@ def _page_pairs(duplicates: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
 
     Those on which text decided and those on which pictures did take turns.
     """
-    columns = ("id", "other_id", "text_jaccard", "image_hamming", *PICTURE_EVIDENCE)
+    columns = [name for name in NEAR_PAIRS if name != "verdict"]
     near = duplicates.filter(pl.col("kind") == "near").rename({"kept_id": "other_id"})
     near = near.sort(
         *("text_jaccard", "image_hamming", "id"), descending=[False, True, False], nulls_last=True

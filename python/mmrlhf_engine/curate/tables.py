@@ -12,10 +12,10 @@ __all__ = [
     "CLUSTERS",
     "DUPLICATES",
     "EMBEDDING_IDS",
+    "EVIDENCE",
     "KEPT",
     "MEDIA",
     "NEAR_PAIRS",
-    "PICTURE_EVIDENCE",
     "QUERIES",
     "SAMPLES",
     "SEMANTIC_DUPLICATES",
@@ -69,7 +69,10 @@ KEPT: TableSchema = {
     "phash": pl.List(pl.UInt64()),  # one per media item; null where none can be had
 }
 
-PICTURE_EVIDENCE: TableSchema = {
+EVIDENCE: TableSchema = {
+    # What differs in the texts, and why it makes no difference, or which difference it makes; null
+    # where texts were not judged, or are equal, or the Jaccard index decided.
+    "text_differences": pl.String(),
     # Of the media that differ most; null where their pictures were not compared.
     "difference": pl.String(),  # luma, chroma, shape, thumbnail, frames; null for copies
     "image_difference": pl.Float32(),  # of luma, the largest local one; copies have less than 5.5
@@ -85,7 +88,7 @@ DUPLICATES: TableSchema = {
     "text_jaccard": pl.Float32(),  # of the shingle sets of these two; null where text had no say
     "image_hamming": pl.UInt32(),  # bits of 64, the largest over the media; null likewise
     "conflict": pl.Boolean(),  # both have short answers, and other ones: one of them is wrong
-    **PICTURE_EVIDENCE,
+    **EVIDENCE,
     "policy": pl.String(),
 }
 
@@ -94,7 +97,7 @@ NEAR_PAIRS: TableSchema = {
     "other_id": pl.String(),
     "text_jaccard": pl.Float32(),
     "image_hamming": pl.UInt32(),
-    **PICTURE_EVIDENCE,
+    **EVIDENCE,
     "verdict": pl.String(),  # removed (other_id stays), or kept: both stay, by a little
 }
 

@@ -1,11 +1,12 @@
 //! Translates `mmrlhf_core::dedup`.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
-    Array, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt8Array, UInt32Array,
-    UInt64Array,
+    Array, ArrayRef, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt8Array,
+    UInt32Array, UInt64Array,
 };
 use mmrlhf_core::Error;
 use mmrlhf_core::dedup::{
@@ -17,6 +18,7 @@ use pyo3::prelude::*;
 use crate::arrow::{ArrowArray, ArrowIn};
 use crate::call::enter;
 use crate::errors::{InputError, to_python};
+use crate::judge_text::text_rule;
 
 /// The settings of `dedup`, by the names of its config.
 #[derive(FromPyObject)]
@@ -39,6 +41,12 @@ pub(crate) struct DedupSettings {
     max_per_image: Option<usize>,
     #[pyo3(item)]
     judge: bool,
+    #[pyo3(item)]
+    text_rule: String,
+    #[pyo3(item)]
+    document_tokens: usize,
+    #[pyo3(item)]
+    common_from: usize,
 }
 
 impl DedupSettings {
@@ -62,6 +70,8 @@ impl DedupSettings {
             },
             max_per_image: self.max_per_image,
             judged: self.judge,
+            text_rule: text_rule(&self.text_rule, self.document_tokens)?,
+            common_from: self.common_from,
         })
     }
 }
@@ -94,9 +104,9 @@ pub(crate) struct DedupPictures {
 
 /// Duplicates and near misses among samples; see `mmrlhf_core::dedup`.
 ///
-/// Returns `struct{row, kept, kind, text_jaccard, image_hamming, conflict}`, `struct{row, other,
-/// text_jaccard, image_hamming}`, the number of pairs measured, and of rows with too many near
-/// pictures to judge. `judge` takes lists of the media of each pair, and returns two lists of bool:
+/// Returns `struct{row, kept, kind, text_jaccard, image_hamming, conflict, text_differences}`,
+/// `struct{row, other, text_jaccard, image_hamming, text_differences}`, and how many pairs were
+/// compared, rows had too many near pictures to judge all, and texts no word lists. `judge` takes lists of the media of each pair, and returns two lists of bool:
 /// whether they are copies, and equal.
 #[pyfunction]
 #[pyo3(signature = (samples, pictures, *, settings, judge, threads))]
@@ -107,7 +117,7 @@ pub(crate) fn find_duplicates(
     settings: DedupSettings,
     judge: Py<PyAny>,
     threads: usize,
-) -> PyResult<(ArrowArray, ArrowArray, u64, u64)> {
+) -> PyResult<(ArrowArray, ArrowArray, Counts)> {
     let settings = settings.translate()?;
     let samples = samples.translate()?;
     let media: UInt32Array = pictures.media.typed("media of pictures")?;
@@ -124,9 +134,16 @@ pub(crate) fn find_duplicates(
         return Err(raised);
     }
     let found = found?;
-    let tables = (duplicate_table(&found.duplicates), miss_table(&found.misses));
-    Ok((tables.0, tables.1, found.compared, found.not_all_judged))
+    let counts = Counts::from([
+        ("compared", found.compared),
+        ("not_all_judged", found.not_all_judged),
+        ("without_word_lists", found.without_word_lists),
+    ]);
+    let duplicates = duplicate_table(&found.duplicates, found.text_differences);
+    Ok((duplicates, miss_table(&found.misses, found.missed_differences), counts))
 }
+
+type Counts = BTreeMap<&'static str, u64>;
 
 /// A judge that is a function of Python: it knows where pictures are stored.
 struct CalledJudge {
@@ -210,7 +227,7 @@ impl DedupSamples {
     }
 }
 
-fn duplicate_table(duplicates: &[Duplicate]) -> ArrowArray {
+fn duplicate_table(duplicates: &[Duplicate], differences: Vec<Option<String>>) -> ArrowArray {
     let mut kinds = StringBuilder::new();
     for duplicate in duplicates {
         kinds.append_value(match duplicate.kind {
@@ -231,10 +248,17 @@ fn duplicate_table(duplicates: &[Duplicate]) -> ArrowArray {
         ("text_jaccard", Arc::new(jaccard)),
         ("image_hamming", Arc::new(hamming)),
         ("conflict", Arc::new(conflict)),
+        ("text_differences", texts(differences, duplicates.len())),
     ])
 }
 
-fn miss_table(misses: &[NearMiss]) -> ArrowArray {
+/// A column that may be left out.
+fn texts(mut values: Vec<Option<String>>, rows: usize) -> ArrayRef {
+    values.resize(rows, None);
+    Arc::new(LargeStringArray::from(values))
+}
+
+fn miss_table(misses: &[NearMiss], differences: Vec<Option<String>>) -> ArrowArray {
     let rows: UInt32Array = misses.iter().map(|miss| Some(miss.row)).collect();
     let others: UInt32Array = misses.iter().map(|miss| Some(miss.other)).collect();
     let jaccard: Float32Array = misses.iter().map(|miss| miss.jaccard).collect();
@@ -244,5 +268,6 @@ fn miss_table(misses: &[NearMiss]) -> ArrowArray {
         ("other", Arc::new(others)),
         ("text_jaccard", Arc::new(jaccard)),
         ("image_hamming", Arc::new(hamming)),
+        ("text_differences", texts(differences, misses.len())),
     ])
 }

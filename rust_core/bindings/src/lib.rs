@@ -14,6 +14,7 @@ mod errors;
 mod image;
 mod ingest;
 mod judge_picture;
+mod judge_text;
 mod load;
 mod order;
 mod rule;
@@ -41,6 +42,8 @@ mod _core {
     };
     #[pymodule_export]
     use crate::judge_picture::judge_pictures;
+    #[pymodule_export]
+    use crate::judge_text::{judge_texts, text_keys};
     #[pymodule_export]
     use crate::load::{
         BatchLoader, DatasetPart, added_tokens_hash, batch_fields, preprocess_images,

@@ -10,6 +10,7 @@
 //! together on all threads, ahead of the decisions that need them. What is judged ahead in vain, and
 //! how rows are put into blocks, changes no decision.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use rayon::prelude::*;
@@ -19,6 +20,7 @@ use super::keys::Finder;
 use super::text::{Shingler, jaccard};
 use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict};
 use crate::error::Result;
+use crate::judge::text::{Prepared, TextJudge};
 use crate::parallel::Interrupt;
 
 /// Kept rows of one bucket that a row is compared with at most, and images that the cap of an image
@@ -30,7 +32,9 @@ const JUDGED: usize = 24;
 const MISS_MARGIN: f32 = 0.15;
 /// Near misses remembered on the way.
 const MISSES_SEEN: usize = 100_000;
-/// Rows whose shingles are made, and whose pictures are judged, ahead of the decisions.
+/// Texts that are at hand in the form in which they are judged.
+const PREPARED: usize = 1 << 15;
+/// Rows whose texts are read, and whose pictures are judged, ahead of the decisions.
 const BLOCK: usize = 4096;
 
 /// What has been kept so far, and where it is met.
@@ -40,6 +44,8 @@ pub(super) struct Decisions<'a> {
     verdicts: HashMap<(u32, u32), PictureVerdict>,
     kept_in: Vec<Vec<u32>>,
     shingles: HashMap<u32, Box<[u64]>>,
+    /// Texts as they are judged: of the block, and of kept rows that were compared lately.
+    prepared: HashMap<u32, Prepared>,
     /// By the components of their media: the first sample that stays of an image, and how many do.
     firsts: HashMap<u64, Vec<(u32, usize)>>,
     /// Rows by the components of their media, where there is a cap.
@@ -72,6 +78,7 @@ impl<'a> Decisions<'a> {
             verdicts: HashMap::new(),
             kept_in: vec![Vec::new(); buckets],
             shingles: HashMap::new(),
+            prepared: HashMap::new(),
             firsts: HashMap::new(),
             of_image: HashMap::new(),
             found: Found::default(),
@@ -105,21 +112,29 @@ impl<'a> Decisions<'a> {
         Ok(self.found)
     }
 
-    /// Make the shingles of a block of rows.
+    /// Read the texts of a block of rows.
     fn read(&mut self, block: &[(u32, &[u32])]) {
-        let settings = self.finder.settings;
+        let Finder { samples, settings, ref texts, .. } = *self.finder;
         if !settings.policy.text_counts() {
             return;
         }
-        let made: Vec<(u32, Box<[u64]>)> = block
+        self.prepared.clear();
+        let made: Vec<(u32, Box<[u64]>, Option<Prepared>)> = block
             .par_iter()
             .filter(|(_, buckets)| !buckets.is_empty())
             .map_init(
                 || Shingler::new(settings.shingle_words),
-                |reader, &(row, _)| (row, reader.shingle_set(self.finder.samples.prompt(row))),
+                |reader, &(row, _)| {
+                    let text = samples.prompt(row);
+                    let prepared = texts.as_ref().map(|texts| texts.prepare(text));
+                    (row, reader.shingle_set(text), prepared)
+                },
             )
             .collect();
-        self.shingles.extend(made);
+        for (row, shingles, prepared) in made {
+            self.shingles.insert(row, shingles);
+            self.prepared.extend(prepared.map(|prepared| (row, prepared)));
+        }
     }
 
     fn decide(&mut self, row: u32, buckets: &[u32]) -> Result<()> {
@@ -146,6 +161,7 @@ impl<'a> Decisions<'a> {
         for (place, candidate) in candidates.iter().enumerate() {
             self.found.compared += 1;
             let kept = candidate.row;
+            self.prepare(kept);
             let jaccard = match self.texts(row, kept) {
                 Texts::Near(jaccard) => jaccard,
                 Texts::Missed(jaccard) => {
@@ -219,12 +235,37 @@ impl<'a> Decisions<'a> {
             return Texts::Apart;
         };
         let exact = jaccard(a, b);
-        if exact >= settings.text_threshold {
+        let near = match &self.finder.texts {
+            Some(texts) => self.ask_the_same(texts, row, kept, exact),
+            None => exact >= settings.text_threshold,
+        };
+        if near {
             Texts::Near(Some(exact))
         } else if exact >= settings.text_threshold - MISS_MARGIN {
             Texts::Missed(exact)
         } else {
             Texts::Apart
+        }
+    }
+
+    fn ask_the_same(&self, texts: &TextJudge<'_>, row: u32, kept: u32, jaccard: f32) -> bool {
+        let read = |row: u32| match self.prepared.get(&row) {
+            Some(prepared) => Cow::Borrowed(prepared),
+            None => Cow::Owned(texts.prepare(self.finder.samples.prompt(row))),
+        };
+        let (a, b) = (read(row), read(kept));
+        // Near documents are not equal: another answer says that they ask something else.
+        let contradicted = texts.are_documents(&a, &b) && self.finder.answers_differ(row, kept);
+        texts.judge(&a, &b, jaccard).same && (jaccard >= 1.0 || !contradicted)
+    }
+
+    /// Keep the text of a kept row at hand.
+    fn prepare(&mut self, kept: u32) {
+        if let Some(texts) = &self.finder.texts
+            && self.prepared.len() < PREPARED
+        {
+            let samples = self.finder.samples;
+            self.prepared.entry(kept).or_insert_with(|| texts.prepare(samples.prompt(kept)));
         }
     }
 

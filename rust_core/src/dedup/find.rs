@@ -13,10 +13,12 @@ use std::collections::{HashMap, HashSet};
 use rayon::prelude::*;
 
 use super::decide::Decisions;
+use super::frequencies::Frequencies;
 use super::keys::Finder;
 use super::pictures::{NearMedia, Pictures};
-use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, Samples, Settings};
+use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, Policy, Samples, Settings};
 use crate::error::Result;
+use crate::judge::text::{Lexicon, TextJudge};
 use crate::parallel::{Interrupt, with_threads};
 
 const MISSES: usize = 200;
@@ -33,20 +35,64 @@ pub fn find(
     with_threads(threads, || {
         let near_media = pictures.search(settings.closeness.radius);
         interrupt.check()?;
-        let finder = Finder { samples, pictures, settings, components: &near_media.components };
-        let keys = finder.keys(interrupt)?;
+        let frequencies = frequencies(samples, settings, interrupt)?;
+        let texts = frequencies.as_ref().map(|frequencies| TextJudge {
+            lexicon: Lexicon::english(),
+            frequencies,
+            rule: settings.text_rule,
+            threshold: settings.text_threshold,
+        });
+        let components = &near_media.components[..];
+        let finder = Finder { samples, pictures, settings, components, texts };
+        let mut keys = finder.keys(interrupt)?;
         let mut exact = Vec::new();
-        let mut order = collapse_exact(&finder, keys.exact, &mut exact);
+        let exact_keys = std::mem::take(&mut keys.exact);
+        let mut order = collapse_exact(&finder, exact_keys, &mut exact);
         order.sort_unstable_by_key(|&row| samples.rank[row as usize]);
-        let buckets = finder.buckets(&order, &keys.bands);
+        let buckets = finder.buckets(&order, &keys);
+        drop(keys);
         let mut found =
             Decisions::new(&finder, judge, buckets.count).run(&order, &buckets, interrupt)?;
         found.duplicates.extend(exact);
         found.duplicates.sort_unstable_by_key(|duplicate| duplicate.row);
         point_to_what_stays(&finder, &mut found.duplicates);
         finish_misses(samples, &near_media, &mut found);
+        if let Some(texts) = &finder.texts {
+            explain(&finder, texts, &mut found);
+        }
         Ok(found)
     })?
+}
+
+/// What is common in the texts; none where they are not judged.
+fn frequencies(
+    samples: &Samples,
+    settings: &Settings,
+    interrupt: &Interrupt,
+) -> Result<Option<Frequencies>> {
+    let Settings { policy, shingle_words, common_from, judged, .. } = *settings;
+    if !judged || !matches!(policy, Policy::Joint | Policy::Text) {
+        return Ok(None);
+    }
+    let (texts, lexicon) = (&samples.prompts, Lexicon::english());
+    Frequencies::count(texts, shingle_words, common_from, lexicon, interrupt).map(Some)
+}
+
+/// What differs in the texts of the pairs that were found near, and of the misses.
+fn explain(finder: &Finder<'_>, texts: &TextJudge<'_>, found: &mut Found) {
+    let read = |row: u32| texts.prepare(finder.samples.prompt(row));
+    let spell = |row: u32, other: u32, jaccard: Option<f32>| {
+        let (a, b) = (read(row), read(other));
+        Some(texts.judge(&a, &b, jaccard?).to_string())
+            .filter(|differences| !differences.is_empty())
+    };
+    let of_duplicate = |d: &Duplicate| spell(d.row, d.kept, d.jaccard);
+    let of_miss = |m: &NearMiss| spell(m.row, m.other, m.jaccard);
+    found.text_differences = found.duplicates.par_iter().map(of_duplicate).collect();
+    found.missed_differences = found.misses.par_iter().map(of_miss).collect();
+    let rows = 0..finder.samples.rank.len() as u32;
+    found.without_word_lists =
+        rows.into_par_iter().filter(|&row| !read(row).uses_word_lists()).count() as u64;
 }
 
 /// What is equal to a removed sample, its media included, went for the same reason as that one.

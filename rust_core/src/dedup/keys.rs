@@ -4,11 +4,13 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::bands::Buckets;
-use super::minhash::MinHasher;
+use super::frequencies::Frequencies;
 use super::pictures::Pictures;
+use super::propose::{self, KeyReader, Proposer};
 use super::text::Shingler;
 use super::types::{Policy, Samples, Settings};
 use crate::error::Result;
+use crate::judge::text::TextJudge;
 use crate::parallel::Interrupt;
 
 /// What is computed of every sample, by reading its text once.
@@ -16,8 +18,9 @@ use crate::parallel::Interrupt;
 pub(super) struct Keys {
     /// Equal for samples that are equal in all the policy looks at.
     pub(super) exact: Vec<u128>,
-    /// `bands` a row: equal in one for samples that may be near.
-    pub(super) bands: Vec<u64>,
+    /// Equal in one for samples that may be near; those of a row end where `ends` says.
+    near: Vec<u64>,
+    ends: Vec<u64>,
 }
 
 /// The samples with all that decides about them.
@@ -26,67 +29,82 @@ pub(super) struct Finder<'a> {
     pub(super) pictures: &'a Pictures,
     pub(super) settings: &'a Settings,
     pub(super) components: &'a [u32],
+    /// None where texts have no say, or their shingles decide.
+    pub(super) texts: Option<TextJudge<'a>>,
 }
 
 impl Finder<'_> {
     /// Where the rows of `order` meet, by their place in it.
-    pub(super) fn buckets(&self, order: &[u32], keys: &[u64]) -> Buckets {
-        let bands = self.bands();
+    pub(super) fn buckets(&self, order: &[u32], keys: &Keys) -> Buckets {
         if !self.may_be_near() {
             return Buckets::default();
         }
-        let of_row = |&row: &u32| &keys[row as usize * bands..(row as usize + 1) * bands];
-        let ordered: Vec<u64> = order.iter().flat_map(of_row).copied().collect();
-        Buckets::new(&ordered, bands)
-    }
-
-    /// Keys a row; where text plays no part, the images are the one key.
-    fn bands(&self) -> usize {
-        if self.settings.policy == Policy::Image { 1 } else { self.settings.bands }
+        let (mut ordered, mut offsets) = (Vec::new(), vec![0]);
+        for &row in order {
+            let row = row as usize;
+            let start = row.checked_sub(1).map_or(0, |before| keys.ends[before]);
+            ordered.extend_from_slice(&keys.near[start as usize..keys.ends[row] as usize]);
+            offsets.push(ordered.len() as u64);
+        }
+        Buckets::of_lists(&ordered, &offsets)
     }
 
     /// The keys of every row.
     pub(super) fn keys(&self, interrupt: &Interrupt) -> Result<Keys> {
-        let minhash = MinHasher::new(self.bands() * self.settings.rows_per_band);
+        let Settings { shingle_words, bands, rows_per_band, .. } = *self.settings;
+        let how = propose::Settings { shingle_words, bands, rows_per_band };
+        let nothing = Frequencies::default();
+        let proposer = match self.texts {
+            Some(TextJudge { lexicon, frequencies, .. }) => {
+                Proposer::new(how, frequencies, Some(lexicon))
+            }
+            None => Proposer::new(how, &nothing, None),
+        };
         let rows: Vec<u32> = (0..self.samples.rank.len() as u32).collect();
         let parts: Vec<Keys> = rows
             .par_chunks(1024)
             .map(|rows| {
                 interrupt.check()?;
-                let mut reader = Shingler::new(self.settings.shingle_words);
-                let (mut shingles, mut signature) = (Vec::new(), Vec::new());
+                let mut reader = proposer.reader();
                 let mut keys = Keys::default();
                 for &row in rows {
-                    let mut exact = None;
-                    if self.settings.policy.text_counts() {
-                        exact = Some(reader.read(self.samples.prompt(row), &mut shingles));
-                        minhash.sign(&shingles, &mut signature);
-                    }
-                    keys.exact.push(self.exact_key(row, exact));
-                    self.push_bands(row, &signature, &mut keys.bands);
+                    self.push_keys(row, &mut reader, &mut keys);
                 }
                 Ok(keys)
             })
             .collect::<Result<_>>()?;
-        let (exact, bands): (Vec<_>, Vec<_>) =
-            parts.into_iter().map(|part| (part.exact, part.bands)).unzip();
-        Ok(Keys { exact: exact.concat(), bands: bands.concat() })
+        let mut keys = Keys::default();
+        for part in parts {
+            let start = keys.near.len() as u64;
+            keys.exact.extend(part.exact);
+            keys.near.extend(part.near);
+            keys.ends.extend(part.ends.into_iter().map(|end| start + end));
+        }
+        Ok(keys)
     }
 
-    fn push_bands(&self, row: u32, signature: &[u32], keys: &mut Vec<u64>) {
-        let images = self.image_key(row);
-        if self.settings.policy == Policy::Image {
-            // A sample without images meets none: its key is its own.
-            let lone = self.samples.media_of(row).is_empty();
-            keys.push(if lone { xxh3_64(&row.to_le_bytes()) } else { images });
-            return;
+    fn push_keys(&self, row: u32, reader: &mut KeyReader<'_>, keys: &mut Keys) {
+        let start = keys.near.len();
+        let policy = self.settings.policy;
+        let mut text = None;
+        if !policy.text_counts() {
+            // A sample without images meets none.
+            if !self.samples.media_of(row).is_empty() {
+                keys.near.push(self.media_key(row));
+            }
+        } else if self.may_be_near() {
+            text = Some(reader.keys(self.samples.prompt(row), &mut keys.near));
+            if policy.images_count() {
+                let images = self.media_key(row);
+                for key in &mut keys.near[start..] {
+                    *key = (*key ^ images).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31);
+                }
+            }
+        } else {
+            text = Some(reader.exact(self.samples.prompt(row)));
         }
-        let values = signature.chunks_exact(self.settings.rows_per_band).take(self.bands());
-        keys.extend(values.map(|values| {
-            values.iter().fold(images, |key, &value| {
-                (key ^ u64::from(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31)
-            })
-        }));
+        keys.exact.push(self.exact_key(row, text));
+        keys.ends.push(keys.near.len() as u64);
     }
 
     /// Of rows with other short answers it differs: these may have different fates.
@@ -116,12 +134,7 @@ impl Finder<'_> {
         self.settings.policy.images_count() || self.settings.max_per_image.is_some()
     }
 
-    /// The same for samples whose images may be near; 0 for all where images do not count.
-    fn image_key(&self, row: u32) -> u64 {
-        if self.settings.policy.images_count() { self.media_key(row) } else { 0 }
-    }
-
-    /// Of the components of its media, in order.
+    /// Equal for samples whose images may be near: of the components of its media, in order.
     pub(super) fn media_key(&self, row: u32) -> u64 {
         let media = self.samples.media_of(row).iter();
         let key: Vec<u8> = media.flat_map(|&media| self.component(media).to_le_bytes()).collect();

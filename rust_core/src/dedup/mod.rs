@@ -14,10 +14,12 @@
 pub mod bands;
 mod decide;
 mod find;
+pub mod frequencies;
 mod keys;
 pub mod minhash;
 mod near_texts;
 pub mod pictures;
+pub mod propose;
 pub mod text;
 mod types;
 pub mod union_find;

@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::pictures::Closeness;
 use crate::error::Result;
+use crate::judge::text::Rule;
 
 /// What makes two samples duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,11 @@ pub struct Settings {
     /// Whether texts and pictures that are proposed are compared closely, and short answers count;
     /// otherwise the thresholds decide.
     pub judged: bool,
+    /// What decides about texts where they are judged.
+    pub text_rule: Rule,
+    /// Shingles of more texts than this propose nothing where texts are judged: they are of a
+    /// template.
+    pub common_from: usize,
 }
 
 /// Answers of more words are prose, of which two differ without contradiction.
@@ -171,6 +177,13 @@ pub struct Found {
     pub duplicates: Vec<Duplicate>,
     /// Some pairs beyond a threshold, nearest first.
     pub misses: Vec<NearMiss>,
+    /// What differs in the texts of each of the duplicates, and why it makes no difference; none
+    /// where texts were not judged.
+    pub text_differences: Vec<Option<String>>,
+    /// The same of the misses, at least one of which makes one.
+    pub missed_differences: Vec<Option<String>>,
+    /// Texts of a language that there are no word lists for.
+    pub without_word_lists: u64,
     /// Pairs that were measured.
     pub compared: u64,
     /// Rows that stay although not every near picture was compared with theirs, as there are too

@@ -1,3 +1,4 @@
-//! Whether two pictures or two texts that look alike are copies of one.
+//! Whether two pictures or two texts that look alike are copies of one, with evidence.
 
 pub mod picture;
+pub mod text;
