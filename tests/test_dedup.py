@@ -198,8 +198,9 @@ def naive_judged(corpus, answers, overrides, verdicts, policy, most):
     def duplicate(a, b):
         if (a, b) in overrides:
             return False
-        text = jaccard(prompts[a], prompts[b]) >= 0.8
         conflict = short(a) is not None and short(b) is not None and short(a) != short(b)
+        alike = jaccard(prompts[a], prompts[b])
+        text = alike == 1 or (alike >= 0.8 and not conflict)
         if policy == "exact":
             return normal(prompts[a]) == normal(prompts[b]) and media[a] == media[b]
         if policy == "text":
@@ -242,7 +243,8 @@ def test_what_is_judged_equals_a_comparison_of_all_pairs(policy, case):
         asked.extend(pairs)
         return [verdicts[pair][0] for pair in pairs], [verdicts[pair][1] for pair in pairs]
 
-    found, *_ = find(*corpus, policy=policy, answers=answers, overrides=overrides, judge=judge)
+    given = {"answers": answers, "overrides": overrides, "text_rule": "documents"}
+    found, *_ = find(*corpus, policy=policy, judge=judge, **given)
     assert {r["row"] for r in found} == naive_judged(
         corpus, answers, set(overrides), verdicts, policy, None
     )
@@ -486,7 +488,7 @@ def test_near_pairs_show_both_verdicts_around_the_threshold(stage, tmp_path):
     narrow = " ".join([*words[:14], "x", *words[15:-1], "y"])
     rows = [("a", " ".join(words), "long answer", []), ("b", near, "x", []), ("c", narrow, "x", [])]
     corpus(stage, tmp_path, rows, PICTURES)
-    tables, _ = deduplicate(stage)
+    tables, _ = deduplicate(stage, judge=False)
     shown = {row["id"]: row for row in tables["near_pairs"].to_dicts()}
     assert shown["b"]["verdict"] == "removed"
     assert shown["b"]["text_jaccard"] >= 0.8
