@@ -10,6 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from intake import PICTURES, conversation, digest, lines, picture, take_in
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
@@ -433,6 +435,40 @@ def _check_evidence(message, rows):
 def test_a_share_may_be_a_number(share):
     assert IngestConfig(max_bad=share).max_bad == str(share)
     assert IngestConfig(sources=[SourceConfig(path="x")]).max_bad is None
+
+
+# ---- nothing is lost -------------------------------------------------------------------------
+
+TEXTS = st.sampled_from(
+    ["What is it?", "<image>\nWhat?", "<image 2>", "", "a.png", "0.png", "gone.png"]
+)
+FIELDS = st.sampled_from(
+    [
+        *("prompt", "question", "image", "images", "image_1", "snapshot", "choices", "context"),
+        *("input", "history", "conversations", "messages", "texts", "chosen", "rejected", "answer"),
+    ]
+)
+MESSAGES = st.lists(
+    st.builds(
+        lambda who, text: {"role": who, "content": text},
+        st.sampled_from(["user", "assistant", "system", "tool", "owl"]),
+        TEXTS,
+    ),
+    max_size=5,
+)
+RECORDS = st.dictionaries(FIELDS, TEXTS | MESSAGES | st.lists(TEXTS, max_size=3), max_size=6)
+
+
+@given(st.lists(RECORDS, min_size=1, max_size=8))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_each_record_is_a_sample_or_a_rejected_row(tmp_path, stage, records):
+    picture(tmp_path, "0.png")
+    last = {"id": "last", "prompt": "fine"}
+    rows = [{"id": f"r{n}", **record} for n, record in enumerate(records, start=1)]
+    out = take_in(stage, lines(tmp_path / "x.jsonl", *rows, last))
+    rejected = out.rejected["position"].str.extract(r"x\.jsonl:(\d+)").to_list()
+    found = set(out.samples["source_id"].str.split("@").list.first()) | {f"r{n}" for n in rejected}
+    assert found == {row["id"] for row in (*rows, last)}
 
 
 # ---- reasons ---------------------------------------------------------------------------------

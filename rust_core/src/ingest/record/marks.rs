@@ -103,29 +103,22 @@ pub(super) fn strip_numbered(text: &str) -> &str {
     {
         text = rest.trim_start();
     }
-    loop {
-        let numbered =
-            |part: &str| matches!(mark_at(part), Some((Mark::Numbered(_), n)) if n <= part.len());
-        let end = text.find('>').map(|at| at + 1).filter(|_| numbered(text));
-        if let Some(end) = end {
-            text = text.get(end..).unwrap_or_default().trim_start();
-            continue;
-        }
-        match text.rfind('<') {
-            Some(start)
-                if text.ends_with('>') && numbered(text.get(start..).unwrap_or_default()) =>
-            {
-                text = text.get(..start).unwrap_or_default().trim_end();
-            }
-            _ => return text,
-        }
+    while let Some((Mark::Numbered(_), length)) = mark_at(text) {
+        text = text.get(length..).unwrap_or_default().trim_start();
     }
+    while text.ends_with('>')
+        && let Some(start) = text.rfind('<')
+        && let Some((Mark::Numbered(_), _)) = text.get(start..).and_then(mark_at)
+    {
+        text = text.get(..start).unwrap_or_default().trim_end();
+    }
+    text
 }
 
 /// The mark at the beginning of a text, and its length in bytes.
 fn mark_at(text: &str) -> Option<(Mark<'_>, usize)> {
     let window = text.as_bytes().get(..text.len().min(LONGEST_MARK + 2))?;
-    let end = memchr::memchr(b'>', window)?;
+    let end = memchr::memchr(b'>', window).filter(|_| window.starts_with(b"<"))?;
     let inner = text.get(1..end)?;
     if inner.eq_ignore_ascii_case("img") {
         let after = text.get(end + 1..)?;
@@ -262,7 +255,9 @@ mod tests {
             "<",
             "<image",
             "<img>",
+            "the image 1> that",
         ] {
+            assert_eq!(strip_numbered(text), text);
             assert_eq!(strip(text), (text.to_owned(), Marks::default()), "{text}");
         }
     }

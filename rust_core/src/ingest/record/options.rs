@@ -60,7 +60,9 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<String>, Rejection> {
         });
         let found: Vec<(&str, String)> = found.collect();
         if found.len() >= 2 {
-            found.iter().for_each(|(name, _)| fields.mark_read(name));
+            for (name, _) in &found {
+                fields.mark_read(name);
+            }
             return Ok(found.into_iter().map(|(_, text)| text).collect());
         }
     }

@@ -87,7 +87,7 @@ pub(super) fn collect(fields: &Fields<'_>) -> Result<(Vec<MediaReference>, Media
     Ok((media, count))
 }
 
-/// The field of pictures: MathVista's own first, since its `image` is a name of its website.
+/// The field of pictures: that of `MathVista` first, since its `image` is a name of its website.
 fn image_field<'a>(fields: &Fields<'a>) -> Option<(&'a str, &'a Value)> {
     let held = |found: &(&'a str, &'a Value)| {
         !is_empty(found.1) && !matches!(found.1, Value::Number(_) | Value::Bool(_))
