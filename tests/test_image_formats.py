@@ -1,7 +1,6 @@
 """TIFF, AVIF and HEIC: the pixels are Pillow's, and what cannot be decoded is refused by name."""
 
 import io
-import os
 from functools import partial
 
 import numpy as np
@@ -193,10 +192,15 @@ def test_a_picture_whose_decoder_is_missing_is_rejected(tmp_path, take_in, monke
 @needs_avif
 def test_a_broken_avif_costs_its_own_sample(tmp_path, take_in):
     content = avif()
-    broken = content[:-40] + os.urandom(40)
-    write_tar(tmp_path / "w.tar", {"a.avif": broken, "a.txt": b"What?"})
+    start = content.index(b"mdat") + 4
+    broken = content[:start] + b"\xff" * (len(content) - start)
+    members = {"a.avif": broken, "a.txt": b"What?", "b.avif": content, "b.txt": b"Which?"}
+    write_tar(tmp_path / "w.tar", members)
     (batch,) = picture_batches(take_in(tmp_path / "w.tar").media, 9)
-    assert len(batch.rows) == 1
+    located = (batch.paths, batch.offsets, batch.lengths, batch.inline)
+    first, second = pa.array(hash_images(*located, max_pixels=LIMIT, threads=1)).to_pylist()
+    assert (first["reason"], second["reason"]) == ("unreadable_media", None)
+    assert "avif" in first["detail"]
 
 
 @needs_avif

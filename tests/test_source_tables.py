@@ -99,7 +99,7 @@ def test_a_picture_in_a_compressed_table_is_refused_by_name(tmp_path, take_in):
 def test_ranges_of_pictures_are_where_the_rows_are(tmp_path, rows, end, marked):
     path = tmp_path / "x.tsv"
     with path.open("w", newline="", encoding="utf-8-sig" if marked else "utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator=end)
+        writer = csv.writer(file, csv.excel_tab, lineterminator=end, quoting=csv.QUOTE_ALL)
         writer.writerow(["question", "image"])
         writer.writerows([["?" + text, TEXTS[number]] for text, number in rows])
     (source,) = resolve([SourceConfig(path=str(path))])

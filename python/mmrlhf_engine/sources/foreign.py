@@ -91,6 +91,6 @@ def reencode(content: bytes, format: str, *, small: bool) -> bytes:
                 shown.convert(mode).save(made, "PNG", compress_level=6 if small else 0)
             else:
                 shown.convert(mode).save(made, "BMP")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # the decoder of each format has errors of its own
         raise ForeignError(f"{format}: {error}") from None
     return made.getvalue()

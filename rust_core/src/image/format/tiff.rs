@@ -23,6 +23,9 @@ const NAME: &str = "tiff";
 /// Pages that are counted; a file of more is one that was made to be slow.
 const MAX_PAGES: u32 = 10_000;
 
+/// Bytes of a pixel: eight channels of 16 bits.
+const MAX_PIXEL_BYTES: usize = 16;
+
 /// The tag `ExtraSamples` of an alpha by which the colours have been multiplied.
 const ASSOCIATED_ALPHA: u16 = 1;
 const UNASSOCIATED_ALPHA: u16 = 2;
@@ -109,10 +112,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
 }
 
 fn open(bytes: &[u8]) -> Result<Reader<'_>, PictureError> {
+    let mut reader = Decoder::new(Cursor::new(bytes)).map_err(failed)?;
+    let (width, height) = reader.dimensions().map_err(failed)?;
+    let pixels = usize::try_from(u64::from(width) * u64::from(height)).unwrap_or(usize::MAX);
     let mut limits = Limits::default();
-    limits.decoding_buffer_size = usize::MAX; // the header's size has been checked
-    limits.intermediate_buffer_size = usize::MAX; // at most as long as the file
-    Ok(Decoder::new(Cursor::new(bytes)).map_err(failed)?.with_limits(limits))
+    // The number of pixels is checked by the caller; that of channels is not.
+    limits.decoding_buffer_size = pixels.saturating_mul(MAX_PIXEL_BYTES);
+    limits.intermediate_buffer_size = limits.intermediate_buffer_size.max(bytes.len());
+    Ok(reader.with_limits(limits))
 }
 
 fn failed(error: TiffError) -> PictureError {
