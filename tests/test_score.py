@@ -1,6 +1,8 @@
 """Scores of answers: against each alone, resumed, and what the columns say."""
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -12,6 +14,7 @@ from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference, run_reward, r
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.judge_turn import INSTRUCTION
 from mmrlhf_engine.models.reward_model import load_reward_model
+from mmrlhf_engine.pack import pack
 from mmrlhf_engine.train import score, scorer
 from mmrlhf_engine.train.score_settings import ScoreConfig
 from mmrlhf_engine.train.settings import ModelSettings
@@ -157,11 +160,93 @@ def test_scores_of_a_file_are_the_same_columns(prepared, tmp_path, policy):
     report = run_score(
         shards, None, tmp_path, {"scores": str(file), "normalise": "std"}, restart=True
     )
-    changed = open_dataset(shards).column("margin/judge", "margin")
+    # The columns of the earlier scores stay; those of others have their hash in the name.
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert report["column"] == f"margin/judge-{digest[:8]}/margin"
+    assert open_dataset(shards).column("margin/judge", "margin").to_list() == margins
+    changed = open_dataset(shards).column(f"margin/judge-{digest[:8]}", "margin")
     assert changed[0] == pytest.approx(7 / report["normalise"]["standard_deviation"])
     file.write_text('{"row": 4000, "rewards": [1, 2]}\n')
     with pytest.raises(InputError, match="4000"):
         run_score(shards, None, tmp_path / "other", {"scores": str(file)})
+
+
+# ---- a dataset has the columns of what counts as finished --------------------------------------
+
+
+def judge_file(folder, values):
+    """A margin a pair, in a file that is called as those of other judges are."""
+    folder.mkdir()
+    lines = [{"pair": row, "margin": value} for row, value in enumerate(values)]
+    return write_lines(folder / "judge.jsonl", lines)
+
+
+def test_files_of_one_name_have_columns_of_their_own(prepared, tmp_path):
+    shards = shutil.copytree(prepared[1], tmp_path / "shards")
+    pairs = open_dataset(shards).rows("pairs")
+    files = [judge_file(tmp_path / f"j{n}", [n + 1.0] * pairs) for n in range(2)]
+    for _ in range(2):
+        for number, file in enumerate(files):
+            report = run_score(shards, None, tmp_path / f"r{number}", {"scores": str(file)})
+            column = report["column"].rpartition("/")[0]
+            assert set(open_dataset(shards).column(column, "margin")) == {number + 1.0}
+    assert len(open_dataset(shards).column_sets) == 2 + len(open_dataset(prepared[1]).column_sets)
+
+
+def test_a_finished_run_writes_the_columns_that_are_gone(prepared, tmp_path):
+    model, shards = prepared[0], shutil.copytree(prepared[1], tmp_path / "shards")
+    pairs = open_dataset(shards).rows("pairs")
+    file = judge_file(tmp_path / "j", [0.5] * pairs)
+    own = {"critiques": "packed", "name": "one", "tokens": 2000, "threads": 1}
+    given = {"scores": str(file), "name": "one"}
+    scored = run_score(shards, model, tmp_path / "r", own)
+    wanted = open_dataset(shards).column("margin/one", "margin")
+    texts = open_dataset(shards).column("reward/one", "critique")
+    # Replaced by another run, whose columns are the newest ones then.
+    run_score(shards, None, tmp_path / "g", given)
+    assert open_dataset(shards).column("margin/one", "margin").to_list() == [0.5] * pairs
+    again = run_score(shards, model, tmp_path / "r", own)
+    assert again["seconds"] == scored["seconds"]  # it was not scored again
+    assert open_dataset(shards).column("margin/one", "margin").equals(wanted)
+    version = open_dataset(shards).version
+    run_score(shards, model, tmp_path / "r", own)
+    assert open_dataset(shards).version == version
+    run_score(shards, None, tmp_path / "g", given)
+    assert open_dataset(shards).column("margin/one", "margin").to_list() == [0.5] * pairs
+    # A copy of the shards as they were has none of them.
+    copy = shutil.copytree(prepared[1], tmp_path / "copy")
+    run_score(copy, model, tmp_path / "r", own)
+    assert open_dataset(copy).column("margin/one", "margin").equals(wanted)
+    assert open_dataset(copy).column("reward/one", "critique").equals(texts)
+
+
+def test_rows_that_were_added_get_their_scores(policy, prepared, tmp_path):
+    model = prepared[0]
+    rows = text_rows(6, seed=3)
+    shards = pack_rows(policy, rows[:9], tmp_path / "shards")
+    settings = {"critiques": "none", "tokens": 2000, "threads": 1, "name": "one"}
+    run_score(shards, model, tmp_path / "a", settings)
+    before = open_dataset(shards).column("margin/one", "margin")
+    source = write_lines(tmp_path / "more.jsonl", rows[9:])
+    config = pack.PackConfig(sources=[str(source)], tokenizer=str(policy), append=True)
+    pack.pack_dataset(config, shards)
+    run_score(shards, model, tmp_path / "b", settings)
+    after = open_dataset(shards).column("margin/one", "margin")
+    assert (len(before), len(after), after.null_count()) == (9, 18, 0)
+    assert after[:9].equals(before)
+
+
+def test_pairs_without_a_score_are_counted(prepared, tmp_path):
+    shards = shutil.copytree(prepared[1], tmp_path / "shards")
+    pairs = open_dataset(shards).rows("pairs")
+    file = judge_file(tmp_path / "j", [1.0])
+    words = ["score", shards, "--scores", file, "--name", "few", "--out", tmp_path / "run"]
+    done = engine(*words, "--progress", "silent")
+    assert done.stdout.startswith(f"margin/few/margin: margins of 1 of {pairs} pairs, 100.0%")
+    alone = write_lines(tmp_path / "alone.jsonl", [{"response": 0, "reward": 1.0}])
+    with pytest.raises(InputError, match=rf"alone.jsonl: none of the {pairs} pairs"):
+        run_score(shards, None, tmp_path / "other", {"scores": str(alone)})
+    assert not any(entry.name.endswith("/alone") for entry in open_dataset(shards).column_sets)
 
 
 def test_what_does_not_fit_is_refused(prepared, policy, tmp_path):

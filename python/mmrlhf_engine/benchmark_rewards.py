@@ -16,7 +16,6 @@ import polars as pl
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.pack import PackConfig
-from mmrlhf_engine.run.command import run_command
 from mmrlhf_engine.run.config import load_config
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.progress import Progress
@@ -66,7 +65,7 @@ def rewards_of_rows(
         InputError: a row cannot be packed; the message names it.
         ConfigError: the model is no reward model, or a setting does not fit.
     """
-    from mmrlhf_engine.train.score import STAGE
+    from mmrlhf_engine.train.score import STAGE, run_in
 
     progress = progress or Progress("silent")
     rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip()]
@@ -85,7 +84,7 @@ def rewards_of_rows(
     pack.pack_dataset(_for_model(config), shards, progress)
     given = {**(settings or {}), "shards": str(shards), "model": reward_model, "name": "benchmark"}
     overrides = [f"{name}={json.dumps(value)}" for name, value in given.items()]
-    run_command(STAGE, load_config(STAGE.config, None, overrides), out, progress)
+    run_in(load_config(STAGE.config, None, overrides), out, progress)
     dataset = open_dataset(shards)
     rewards = dataset.column("reward/benchmark", "reward").fill_null(float("nan")).to_numpy()
     pairs = dataset.pairs.select("chosen", "rejected", "margin").collect()
