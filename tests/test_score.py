@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from command import engine
 from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference, run_reward, run_score
+from mmrlhf_engine.benchmark_rewards import rewards_of_rows, scores_file
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.judge_turn import INSTRUCTION
 from mmrlhf_engine.models.reward_model import load_reward_model
@@ -368,3 +370,58 @@ def test_a_benchmark_is_scored_by_the_model_itself(prepared, tmp_path):
     done = engine("evaluate", "reward-bench", *words, "--progress", "silent")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def bench_row(prompt, chosen, rejected):
+    return {"id": prompt, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def test_another_model_or_benchmark_replaces_the_one_before(prepared, policy, tmp_path):
+    model = prepared[0]
+    run_reward(prepared[1], policy, tmp_path / "other", {**TRAINING, "steps": 1})
+    other = tmp_path / "other" / "10_reward" / "model"
+    files = [
+        write_lines(tmp_path / f"{n}.jsonl", [bench_row(f"{n} it?", "yes it is", "no it is not")])
+        for n in range(2)
+    ]
+    found = []
+    for file, judge in ((0, model), (0, other), (1, other), (0, model)):
+        scores = scores_file(files[file], str(judge), tmp_path / "out", {"critiques": "none"})
+        found.append(scores.read_text())
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
+
+
+def test_pairs_that_pack_would_refuse_have_rewards(prepared, tmp_path):
+    model = prepared[0]
+    rows = [
+        bench_row("what is it", "a dog", "a cat"),
+        bench_row("what is it ", "a dog", "a cat"),
+        bench_row("what is it", "a cat", "a cat"),
+        bench_row("what is it", "-", "-"),
+    ]
+    # With the mark of the encoding in front, and an empty line.
+    file = tmp_path / "bench.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\n\n".join(map(json.dumps, rows)).encode())
+    rewards = rewards_of_rows(file, str(model), tmp_path / "out", {"critiques": "none"})
+    assert rewards[0].tolist() == rewards[1].tolist()
+    assert rewards[2].tolist() == [rewards[0][1]] * 2
+    assert rewards[3][0] == rewards[3][1]
+    assert np.isfinite(rewards).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "bench.jsonl:1: found list, expected a JSON object"),
+        ('{"id": 1', "bench.jsonl:1: not valid JSON"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "bench.jsonl:1: found chosen, prompt"),
+        (None, "bench.jsonl: no such file"),
+    ],
+)
+def test_a_benchmark_is_checked_before_it_is_scored(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "bench.jsonl").write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        rewards_of_rows(tmp_path / "bench.jsonl", "no-model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
