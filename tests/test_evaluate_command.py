@@ -73,6 +73,15 @@ def test_half_of_a_character_leaves_the_section_that_is_there(name, good, bad, t
     assert engine("evaluate", name, again, "--out", tmp_path / "out").returncode == 0
 
 
+@pytest.mark.parametrize("name", ["scorecard.json", "report.html"])
+def test_a_folder_in_place_of_a_file_is_refused_before_the_work(name, tmp_path):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    file = write_lines(tmp_path / "q.jsonl", VQA)
+    done = engine("evaluate", "vqa", file, "--out", tmp_path / "out")
+    assert (done.returncode, f"{name}: found a folder" in done.stderr) == (1, True)
+    assert not (tmp_path / "out" / "14_evaluate").exists()
+
+
 def test_help_of_every_evaluation():
     for name in evaluate.commands:
         done = engine("evaluate", name, "--help")

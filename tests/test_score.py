@@ -281,6 +281,10 @@ def test_the_commands(prepared, policy, tmp_path):
     done = engine("reward", *words, "--head", "silu", "--steps", "1", "--critique-loss", "sum")
     assert done.returncode == 0, done.stderr
     assert "10_reward/model: 1 steps" in done.stdout
+    assert "was not reached" not in done.stderr
+    many = engine("reward", *words[:3], "--out", tmp_path / "e", *words[5:], "--steps", "500")
+    assert many.returncode == 0, many.stderr
+    assert re.search(r"steps=500 was not reached: epochs=1 has \d+; another value", many.stderr)
     words = [shards, "--model", model, "--out", tmp_path, *small, "--max-new-tokens", "3"]
     dry = engine("score", *words, "--dry-run")
     assert dry.returncode == 0, dry.stderr

@@ -315,6 +315,12 @@ def _train(stage: Any, out: Path, options: dict[str, Any]) -> None:
         report = run_command(stage, config, out, Progress(progress), restart=not resume)
     folder = Path(report["folder"])
     click.echo(f"{folder / 'model'}: {report['steps']:,} steps; the page is {folder}/report.html")
+    if config.steps is not None and report["steps"] < config.steps:
+        click.echo(
+            f"steps={config.steps:,} was not reached: epochs={config.epochs} has "
+            f"{report['steps']:,}; another value for either needs --restart or another --out",
+            err=True,
+        )
 
 
 def _text(path: Path | None) -> str | None:
