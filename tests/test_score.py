@@ -195,6 +195,24 @@ def test_files_of_one_name_have_columns_of_their_own(prepared, tmp_path):
     assert len(open_dataset(shards).column_sets) == 2 + len(open_dataset(prepared[1]).column_sets)
 
 
+def test_models_of_one_name_have_columns_of_their_own(prepared, policy, tmp_path):
+    shards = pack_rows(policy, text_rows(3), tmp_path / "shards")
+    run_reward(prepared[1], policy, tmp_path / "other", {**TRAINING, "steps": 1})
+    models = (prepared[0], tmp_path / "other" / "10_reward" / "model")
+    settings = {"critiques": "none", "tokens": 2000, "threads": 1}
+    reports, values = [], []
+    for number, model in [*enumerate(models)] * 2:
+        reports.append(run_score(shards, model, tmp_path / f"r{number}", settings))
+        values.append(open_dataset(shards).column(*reports[-1]["column"].rsplit("/", 1)).to_list())
+    columns = [report["column"] for report in reports]
+    assert columns[:2] == columns[2:]
+    assert columns[0] == "margin/model/margin"
+    assert columns[1].startswith("margin/model-")
+    assert values[:2] == values[2:]
+    assert values[0] != values[1]
+    assert len(open_dataset(shards).column_sets) == 4
+
+
 def test_a_finished_run_writes_the_columns_that_are_gone(prepared, tmp_path):
     model, shards = prepared[0], shutil.copytree(prepared[1], tmp_path / "shards")
     pairs = open_dataset(shards).rows("pairs")

@@ -73,6 +73,7 @@ def rewards_of_rows(
         ConfigError: the model is no reward model, or a setting does not fit.
     """
     from mmrlhf_engine.train.score import STAGE, run_in
+    from mmrlhf_engine.train.score_settings import ScoreConfig
 
     progress = progress or Progress("silent")
     rows = [line.fields for line in read_bench(file)]
@@ -93,7 +94,7 @@ def rewards_of_rows(
     pack.pack_dataset(config, shards, progress)
     given = {**(settings or {}), "shards": str(shards), "model": reward_model, "name": "benchmark"}
     overrides = [f"{name}={json.dumps(value)}" for name, value in given.items()]
-    score = load_config(STAGE.config, None, overrides)
+    score = load_config(ScoreConfig, None, overrides)
     finished = read_json(place_of(STAGE, out) / "manifest.json")
     # What was finished for another model or benchmark is replaced, as its section will be.
     other = finished is not None and finished["fingerprint"] != fingerprint(STAGE, score, 0, None)
