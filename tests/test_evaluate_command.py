@@ -52,6 +52,36 @@ def test_commands_add_sections_and_replace_their_own(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("vqa", VQA[0], {"kind": "k\ud83d"}),
+        ("win-rate", GAME[0], {"a": "m\udc00"}),
+        ("safety", {"task": "nsfw_text", "id": 1, "response": "x"}, {"note": "\ud83d"}),
+    ],
+)
+def test_half_of_a_character_leaves_the_section_that_is_there(name, good, bad, tmp_path):
+    file = write_lines(tmp_path / "x.jsonl", [{**good, "id": "\U0001f600"}])
+    words = ["evaluate", name, file, "--out", tmp_path / "out"]
+    assert engine(*words).returncode == 0
+    before = card_of(tmp_path / "out")
+    file.write_text("\n" + json.dumps({**good, **bad}))
+    done = engine(*words)
+    assert (done.returncode, "x.jsonl:2: found half of a character" in done.stderr) == (1, True)
+    assert card_of(tmp_path / "out") == before
+    again = write_lines(tmp_path / "x.jsonl", [{**good, "id": "\U0001f600"}])
+    assert engine("evaluate", name, again, "--out", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["scorecard.json", "report.html"])
+def test_a_folder_in_place_of_a_file_is_refused_before_the_work(name, tmp_path):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    file = write_lines(tmp_path / "q.jsonl", VQA)
+    done = engine("evaluate", "vqa", file, "--out", tmp_path / "out")
+    assert (done.returncode, f"{name}: found a folder" in done.stderr) == (1, True)
+    assert not (tmp_path / "out" / "14_evaluate").exists()
+
+
 def test_help_of_every_evaluation():
     for name in evaluate.commands:
         done = engine("evaluate", name, "--help")

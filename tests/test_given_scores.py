@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.errors import CorruptDataError, InputError
 from mmrlhf_engine.shards.dataset import open_dataset
 from mmrlhf_engine.train.given_scores import read_scores
 from pack_data import write_lines
@@ -122,6 +122,17 @@ def test_compressed_with_a_mark_and_empty_lines(tmp_path, dataset):
     file = tmp_path / "scores.jsonl.gz"
     file.write_bytes(gzip.compress(b'\xef\xbb\xbf\n{"row": 0, "rewards": [1, 0]}\n\n'))
     equal(read_scores(file, dataset).margins, [1, NAN, NAN, NAN])
+
+
+def test_a_damaged_file_or_a_folder_is_named(tmp_path, dataset):
+    file = tmp_path / "scores.jsonl.gz"
+    packed = bytearray(gzip.compress(b'{"row": 0, "rewards": [1, 0]}\n' * 900))
+    packed[20:30] = b"\xff" * 10
+    file.write_bytes(packed)
+    with pytest.raises(CorruptDataError, match=r"scores\.jsonl\.gz: cannot be read behind line 0"):
+        read_scores(file, dataset)
+    with pytest.raises(InputError, match="found a folder, expected a file of scores"):
+        read_scores(tmp_path, dataset)
 
 
 GOOD = '{"row": 0, "rewards": [1, 0]}'

@@ -285,6 +285,10 @@ def _rename(name, other):
         (None, {"mm_use_im_start_end": True}, "mm_use_im_start_end is True, expected false"),
         (None, {"add_faster_video": True}, "add_faster_video is True, expected false"),
         (None, {"image_grid_pinpoints": None}, "image_grid_pinpoints is None"),
+        (None, {"image_grid_pinpoints": [[28]]}, "a setting of another type or value"),
+        (None, {"hidden_size": "32"}, "a setting of another type or value: .*hidden_size"),
+        (None, {"num_attention_heads": 0}, "no model can be made of its config.json"),
+        (None, {"architectures": 5, "model_type": None}, r"model_type None \(5\), expected"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -353,3 +357,31 @@ def test_a_folder_without_a_configuration_is_refused(released, imported, tmp_pat
     (released / "config.json").unlink()
     with pytest.raises(InputError, match="no such file"):
         imported(released, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[1]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}']
+)
+def test_a_damaged_index_is_named(content, released, imported, tmp_path):
+    (released / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CorruptDataError, match=r"model\.safetensors\.index\.json: "):
+        imported(released, tmp_path / "model")
+
+
+def test_what_is_no_such_checkpoint_is_said(case, original, released, tmp_path):
+    words = ["import-checkpoint", original, "--out"]
+    (tmp_path / "af").touch()
+    done = engine(*words, tmp_path / "af" / "x", "--processor", case.folder)
+    assert (done.returncode, f"{tmp_path / 'af'} is a file" in done.stderr) == (1, True)
+    done = engine(*words, tmp_path / "m", "--processor", tmp_path / "nothing")
+    assert "--model" not in done.stderr
+    assert (done.returncode, f"--processor {tmp_path / 'nothing'}: no such" in done.stderr) == (
+        2,
+        True,
+    )
+    done = engine("import-checkpoint", case.folder, "--out", tmp_path / "m")
+    assert (done.returncode, "transformers' format already" in done.stderr) == (2, True)
+    (released / "config.json").write_text("[1]")
+    done = engine("import-checkpoint", released, "--out", tmp_path / "m")
+    assert (done.returncode, "found list, expected a JSON object" in done.stderr) == (1, True)
+    assert not (tmp_path / "m").exists()

@@ -1,6 +1,7 @@
 """Annotations to pairs: every rule with values worked by hand, and what is refused or dropped."""
 
 import json
+import shlex
 from pathlib import Path
 
 import polars as pl
@@ -452,3 +453,24 @@ def test_every_option_of_the_command_is_a_setting(tmp_path):
     both = [Path(tmp_path, "run", "08_pair", f"{name}.jsonl") for name in ("pairs", "held_out")]
     (line,) = [line for file in both for line in file.read_text().splitlines()]
     assert json.loads(line)["chosen"] == "c"
+
+
+def test_a_field_that_no_row_has_is_an_error(tmp_path):
+    settings = {"fields": {"rank": "score", "annotator": "who"}}
+    with pytest.raises(InputError, match=r"--field rank=score: none of 2 rows has it; .*: answers"):
+        paired(tmp_path, [{**GOOD, "who": "x"}, {**GOOD, "score": None}], settings)
+    # One row that has it is enough.
+    report = paired(tmp_path, [{**GOOD, "who": "x"}, {**GOOD, "score": "3>2>1"}], settings)
+    assert (report["rows_out"], report["dropped"]) == (1, {"no_ranks": 1})
+
+
+def test_the_next_command_can_be_pasted(tmp_path):
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    source = write_lines(folder / "rows.jsonl", [GOOD])
+    words = ["pair", str(source), "--out", str(folder / "run"), "--progress", "silent"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    said = done.output.splitlines()[-1]
+    assert shlex.split(said)[1:4] == ["mmrlhf-engine", "pack", f"{folder}/run/08_pair/pairs.jsonl"]
+    out = CliRunner().invoke(cli, [*words, "--hold-out", "0.999", "--restart"])
+    assert out.output.splitlines()[-1].startswith("nothing to pack: pairs.jsonl is empty")

@@ -84,6 +84,45 @@ def test_media_of_several_roots_are_named_from_the_folder_above(tmp_path):
     ]
 
 
+def votes_of_two_folders(folder, **medium):
+    """What ``pair`` makes of two annotators who say the opposite, each in a folder of their own."""
+    for name, rank in (("a1", "1>2>3"), ("a2", "3>2>1")):
+        rows = [row(rank, annotator=name, **medium)]
+        (folder / name).mkdir(exist_ok=True)
+        write_lines(folder / name / "rows.jsonl", rows)
+    return run_pair(
+        [folder / name / "rows.jsonl" for name in ("a1", "a2")], folder / "run", restart=True
+    )
+
+
+def test_annotators_vote_across_folders(tmp_path):
+    report = votes_of_two_folders(tmp_path)
+    assert (report["queries"], report["ties"]) == (1, 3)
+    assert sorted(compared(report)) == ["a=b", "a=c", "b=c"]
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_media_that_lie_twice_are_one_query_by_their_bytes(tmp_path, kind):
+    names = {"image": ["a.png"], "video": ["v/0.png", "v/1.png"]}[kind]
+    medium = {kind: names[0] if kind == "image" else "v"}
+    for folder in ("a1", "a2"):
+        for number, name in enumerate(names):
+            put(tmp_path / folder / name, picture(seed=number))
+    report = votes_of_two_folders(tmp_path, **medium)
+    assert (report["queries"], report["ties"]) == (1, 3)
+    put(tmp_path / "a2" / names[-1], picture(seed=7))
+    report = votes_of_two_folders(tmp_path, **medium)
+    assert (report["queries"], report["ties"]) == (2, 0)
+
+
+def test_an_absolute_name_and_one_from_the_root_are_one_place(tmp_path):
+    put(tmp_path / "a.png", picture())
+    names = ("a.png", str(tmp_path / "a.png"), "./a.png")
+    rows = [row([1, 2, 3], image=name, annotator=f"n{n}") for n, name in enumerate(names)]
+    report = paired(tmp_path, rows)
+    assert (report["queries"], report["agreement"]["compared"]) == (1, 9)
+
+
 def test_media_are_named_from_the_root_that_is_given(tmp_path):
     put(tmp_path / "pictures" / "a.png", picture())
     rows = [row([1, 2], answers="ab", image="a.png")]

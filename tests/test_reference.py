@@ -178,6 +178,15 @@ def test_a_name_that_is_given_is_that_of_the_newest_model(tmp_path):
     assert open_dataset(shards).column_sets[0].revision > replaced.revision
 
 
+def test_a_copy_of_the_shards_gets_a_column_of_its_own(tmp_path):
+    model, shards = text_shards(tmp_path, queries=4)
+    copy = Path(shutil.copytree(shards, tmp_path / "copy"))
+    run_reference(shards, model, tmp_path / "run", TOKENS)
+    assert open_dataset(copy).column_sets == []
+    run_reference(copy, model, tmp_path / "run", TOKENS)
+    assert np.array_equal(column_of(copy), column_of(shards))
+
+
 def test_references_of_several_names_lie_beside_one_another(tmp_path):
     model, shards = text_shards(tmp_path, queries=4)
     other = text_model(tmp_path / "Other_Model 7B", seed=1)

@@ -105,7 +105,11 @@ def test_counts_are_distributed_as_trial_after_trial(probabilities):
     ("fields", "category"),
     [
         ({"image": "mcq/long/short.png"}, "mcq"),
-        ({"image": "x/safety_long.png"}, "long"),
+        ({"image": "x/safety_long.png"}, "other"),
+        ({"image": "belongings/short/0.jpg"}, "short"),
+        ({"image": "MCQ/1.jpg"}, "mcq"),
+        ({"image": "D:\\data\\Long\\1.jpg"}, "long"),
+        ({"image": "mcq/cauldron_long_images_1.png.png"}, "mcq"),
         ({"video": "video/short"}, "short"),
         ({"image": ["a.png", "safety/b.png"]}, "safety"),
         ({"image": None, "video": "video/7"}, "video"),

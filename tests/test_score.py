@@ -1,6 +1,9 @@
 """Scores of answers: against each alone, resumed, and what the columns say."""
 
+import hashlib
 import json
+import re
+import shutil
 
 import numpy as np
 import polars as pl
@@ -9,9 +12,11 @@ import torch
 
 from command import engine
 from mmrlhf_engine import open_dataset, run_mm_dpo, run_reference, run_reward, run_score
+from mmrlhf_engine.benchmark_rewards import rewards_of_rows, scores_file
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.judge_turn import INSTRUCTION
 from mmrlhf_engine.models.reward_model import load_reward_model
+from mmrlhf_engine.pack import pack
 from mmrlhf_engine.train import score, scorer
 from mmrlhf_engine.train.score_settings import ScoreConfig
 from mmrlhf_engine.train.settings import ModelSettings
@@ -157,11 +162,111 @@ def test_scores_of_a_file_are_the_same_columns(prepared, tmp_path, policy):
     report = run_score(
         shards, None, tmp_path, {"scores": str(file), "normalise": "std"}, restart=True
     )
-    changed = open_dataset(shards).column("margin/judge", "margin")
+    # The columns of the earlier scores stay; those of others have their hash in the name.
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert report["column"] == f"margin/judge-{digest[:8]}/margin"
+    assert open_dataset(shards).column("margin/judge", "margin").to_list() == margins
+    changed = open_dataset(shards).column(f"margin/judge-{digest[:8]}", "margin")
     assert changed[0] == pytest.approx(7 / report["normalise"]["standard_deviation"])
     file.write_text('{"row": 4000, "rewards": [1, 2]}\n')
     with pytest.raises(InputError, match="4000"):
         run_score(shards, None, tmp_path / "other", {"scores": str(file)})
+
+
+# ---- a dataset has the columns of what counts as finished --------------------------------------
+
+
+def judge_file(folder, values):
+    """A margin a pair, in a file that is called as those of other judges are."""
+    folder.mkdir()
+    lines = [{"pair": row, "margin": value} for row, value in enumerate(values)]
+    return write_lines(folder / "judge.jsonl", lines)
+
+
+def test_files_of_one_name_have_columns_of_their_own(prepared, tmp_path):
+    shards = shutil.copytree(prepared[1], tmp_path / "shards")
+    pairs = open_dataset(shards).rows("pairs")
+    files = [judge_file(tmp_path / f"j{n}", [n + 1.0] * pairs) for n in range(2)]
+    for _ in range(2):
+        for number, file in enumerate(files):
+            report = run_score(shards, None, tmp_path / f"r{number}", {"scores": str(file)})
+            column = report["column"].rpartition("/")[0]
+            assert set(open_dataset(shards).column(column, "margin")) == {number + 1.0}
+    assert len(open_dataset(shards).column_sets) == 2 + len(open_dataset(prepared[1]).column_sets)
+
+
+def test_models_of_one_name_have_columns_of_their_own(prepared, policy, tmp_path):
+    shards = pack_rows(policy, text_rows(3), tmp_path / "shards")
+    run_reward(prepared[1], policy, tmp_path / "other", {**TRAINING, "steps": 1})
+    models = (prepared[0], tmp_path / "other" / "10_reward" / "model")
+    settings = {"critiques": "none", "tokens": 2000, "threads": 1}
+    reports, values = [], []
+    for number, model in [*enumerate(models)] * 2:
+        reports.append(run_score(shards, model, tmp_path / f"r{number}", settings))
+        values.append(open_dataset(shards).column(*reports[-1]["column"].rsplit("/", 1)).to_list())
+    columns = [report["column"] for report in reports]
+    assert columns[:2] == columns[2:]
+    assert columns[0] == "margin/model/margin"
+    assert columns[1].startswith("margin/model-")
+    assert values[:2] == values[2:]
+    assert values[0] != values[1]
+    assert len(open_dataset(shards).column_sets) == 4
+
+
+def test_a_finished_run_writes_the_columns_that_are_gone(prepared, tmp_path):
+    model, shards = prepared[0], shutil.copytree(prepared[1], tmp_path / "shards")
+    pairs = open_dataset(shards).rows("pairs")
+    file = judge_file(tmp_path / "j", [0.5] * pairs)
+    own = {"critiques": "packed", "name": "one", "tokens": 2000, "threads": 1}
+    given = {"scores": str(file), "name": "one"}
+    scored = run_score(shards, model, tmp_path / "r", own)
+    wanted = open_dataset(shards).column("margin/one", "margin")
+    texts = open_dataset(shards).column("reward/one", "critique")
+    # Replaced by another run, whose columns are the newest ones then.
+    run_score(shards, None, tmp_path / "g", given)
+    assert open_dataset(shards).column("margin/one", "margin").to_list() == [0.5] * pairs
+    again = run_score(shards, model, tmp_path / "r", own)
+    assert again["seconds"] == scored["seconds"]  # it was not scored again
+    assert open_dataset(shards).column("margin/one", "margin").equals(wanted)
+    version = open_dataset(shards).version
+    run_score(shards, model, tmp_path / "r", own)
+    assert open_dataset(shards).version == version
+    run_score(shards, None, tmp_path / "g", given)
+    assert open_dataset(shards).column("margin/one", "margin").to_list() == [0.5] * pairs
+    # A copy of the shards as they were has none of them.
+    copy = shutil.copytree(prepared[1], tmp_path / "copy")
+    run_score(copy, model, tmp_path / "r", own)
+    assert open_dataset(copy).column("margin/one", "margin").equals(wanted)
+    assert open_dataset(copy).column("reward/one", "critique").equals(texts)
+
+
+def test_rows_that_were_added_get_their_scores(policy, prepared, tmp_path):
+    model = prepared[0]
+    rows = text_rows(6, seed=3)
+    shards = pack_rows(policy, rows[:9], tmp_path / "shards")
+    settings = {"critiques": "none", "tokens": 2000, "threads": 1, "name": "one"}
+    run_score(shards, model, tmp_path / "a", settings)
+    before = open_dataset(shards).column("margin/one", "margin")
+    source = write_lines(tmp_path / "more.jsonl", rows[9:])
+    config = pack.PackConfig(sources=[str(source)], tokenizer=str(policy), append=True)
+    pack.pack_dataset(config, shards)
+    run_score(shards, model, tmp_path / "b", settings)
+    after = open_dataset(shards).column("margin/one", "margin")
+    assert (len(before), len(after), after.null_count()) == (9, 18, 0)
+    assert after[:9].equals(before)
+
+
+def test_pairs_without_a_score_are_counted(prepared, tmp_path):
+    shards = shutil.copytree(prepared[1], tmp_path / "shards")
+    pairs = open_dataset(shards).rows("pairs")
+    file = judge_file(tmp_path / "j", [1.0])
+    words = ["score", shards, "--scores", file, "--name", "few", "--out", tmp_path / "run"]
+    done = engine(*words, "--progress", "silent")
+    assert done.stdout.startswith(f"margin/few/margin: margins of 1 of {pairs} pairs, 100.0%")
+    alone = write_lines(tmp_path / "alone.jsonl", [{"response": 0, "reward": 1.0}])
+    with pytest.raises(InputError, match=rf"alone.jsonl: none of the {pairs} pairs"):
+        run_score(shards, None, tmp_path / "other", {"scores": str(alone)})
+    assert not any(entry.name.endswith("/alone") for entry in open_dataset(shards).column_sets)
 
 
 def test_what_does_not_fit_is_refused(prepared, policy, tmp_path):
@@ -194,6 +299,10 @@ def test_the_commands(prepared, policy, tmp_path):
     done = engine("reward", *words, "--head", "silu", "--steps", "1", "--critique-loss", "sum")
     assert done.returncode == 0, done.stderr
     assert "10_reward/model: 1 steps" in done.stdout
+    assert "was not reached" not in done.stderr
+    many = engine("reward", *words[:3], "--out", tmp_path / "e", *words[5:], "--steps", "500")
+    assert many.returncode == 0, many.stderr
+    assert re.search(r"steps=500 was not reached: epochs=1 has \d+; another value", many.stderr)
     words = [shards, "--model", model, "--out", tmp_path, *small, "--max-new-tokens", "3"]
     dry = engine("score", *words, "--dry-run")
     assert dry.returncode == 0, dry.stderr
@@ -283,3 +392,58 @@ def test_a_benchmark_is_scored_by_the_model_itself(prepared, tmp_path):
     done = engine("evaluate", "reward-bench", *words, "--progress", "silent")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+
+
+def bench_row(prompt, chosen, rejected):
+    return {"id": prompt, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def test_another_model_or_benchmark_replaces_the_one_before(prepared, policy, tmp_path):
+    model = prepared[0]
+    run_reward(prepared[1], policy, tmp_path / "other", {**TRAINING, "steps": 1})
+    other = tmp_path / "other" / "10_reward" / "model"
+    files = [
+        write_lines(tmp_path / f"{n}.jsonl", [bench_row(f"{n} it?", "yes it is", "no it is not")])
+        for n in range(2)
+    ]
+    found = []
+    for file, judge in ((0, model), (0, other), (1, other), (0, model)):
+        scores = scores_file(files[file], str(judge), tmp_path / "out", {"critiques": "none"})
+        found.append(scores.read_text())
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
+
+
+def test_pairs_that_pack_would_refuse_have_rewards(prepared, tmp_path):
+    model = prepared[0]
+    rows = [
+        bench_row("what is it", "a dog", "a cat"),
+        bench_row("what is it ", "a dog", "a cat"),
+        bench_row("what is it", "a cat", "a cat"),
+        bench_row("what is it", "-", "-"),
+    ]
+    # With the mark of the encoding in front, and an empty line.
+    file = tmp_path / "bench.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + "\n\n".join(map(json.dumps, rows)).encode())
+    rewards = rewards_of_rows(file, str(model), tmp_path / "out", {"critiques": "none"})
+    assert rewards[0].tolist() == rewards[1].tolist()
+    assert rewards[2].tolist() == [rewards[0][1]] * 2
+    assert rewards[3][0] == rewards[3][1]
+    assert np.isfinite(rewards).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "bench.jsonl:1: found list, expected a JSON object"),
+        ('{"id": 1', "bench.jsonl:1: not valid JSON"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "c"}', "bench.jsonl:1: found chosen, prompt"),
+        (None, "bench.jsonl: no such file"),
+    ],
+)
+def test_a_benchmark_is_checked_before_it_is_scored(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "bench.jsonl").write_text(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        rewards_of_rows(tmp_path / "bench.jsonl", "no-model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

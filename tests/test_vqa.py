@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from command import engine
-from mmrlhf_engine.measure.answers import letter_of, normalised, options_in, same_answer
+from mmrlhf_engine.measure.answers import letter_of, options_in, same_answer
+from mmrlhf_engine.measure.plain_text import normalised
 from pack_data import write_lines
 
 
@@ -25,6 +26,19 @@ from pack_data import write_lines
         ("\uff11\uff12", "12"),
         ("...", ""),
         ("the", "the"),
+        ("(red)", "red"),
+        ("red).", "red"),
+        ("[0, 1).", "[0, 1)"),
+        ("f(x)", "f(x)"),
+        ("10\u2075", "10^5"),
+        ("10\u207b\u00b9\u00b2", "10^-12"),
+        ("5 \u33a1", "5 m^2"),
+        ("H\u2082O", "h2o"),
+        ("2\u00bd", "2 1/2"),
+        ("5!", "5!"),
+        ("**5.**", "5"),
+        ("a + b", "a + b"),
+        ("the 2 dogs", "2 dogs"),
     ],
 )
 def test_normalised(text, expected):
@@ -36,6 +50,24 @@ def test_equality():
     assert not same_answer(["red"], "red car")
     assert not same_answer(["2"], "two")
     assert not same_answer(["..."], "")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(
+            ("[0, 1)", "(0, 1]"),
+            ("[0, 1]", "(0, 1)"),
+            ("10\u2075", "105"),
+            ("2\u00b9\u2070", "210"),
+        ),
+        *(("x\u00b2", "x2"), ("5!", "5"), ("n!", "n"), ("6'", '6"'), ("2\u00bd", "21/2")),
+        *(("a - 5", "-5"), ("a-b", "-b")),
+    ],
+)
+def test_different_values_are_not_equal(one, other):
+    assert not same_answer([one], other)
+    assert not same_answer([other], one)
 
 
 OPTIONS = ["red", "blue", "dark blue", "green"]
@@ -68,13 +100,42 @@ def test_letters(text, letter):
     assert letter_of(text, OPTIONS) == letter
 
 
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        *(("The answer is a dog.", "B"), ("Answer: a dog", "B"), ("I can answer a bit: B", "B")),
+        *(("The answer is an animal, a cat", "A"), ("ANSWER IS B", "B"), ("**Answer:** B", "B")),
+        *(("The answer is a.", "A"), ("answer: a) cat", "A"), ("the answer is a because", "A")),
+        *(("The answer is A, a cat and no dog", "A"), ("My answer B", "B"), ("Answer a", None)),
+        *(("The answer is b since it barks", "B"), ("A because it is one", "A")),
+        ("It is B, and not E", "B"),
+    ],
+)
+def test_an_article_is_not_a_letter(text, letter):
+    assert letter_of(text, ["cat", "dog"]) == letter
+
+
+def test_up_to_26_options():
+    ten = [f"number {n}" for n in range(10)]
+    assert letter_of("The answer is (J).", ten) == "J"
+    assert letter_of("I think it is H", ten) == "H"
+    assert letter_of("I", ten) == "I"
+    assert letter_of("number 9", ten) == "J"
+    assert letter_of("Z", ["x"] * 26) == "Z"
+
+
 def test_letters_without_options():
     assert letter_of("E") == "E"
+    assert letter_of("The answer is J") == "J"
+    assert letter_of("K") is None
     assert letter_of("red") is None
 
 
 def test_options_in_a_question():
     assert options_in("Which?\nA. red\n(B) dark blue \nC) green") == ["red", "dark blue", "green"]
+    assert options_in("Which?\na) red\nb) blue") == ["red", "blue"]
+    assert options_in("Which?\na) red\nB) blue") == []
+    assert len(options_in("".join(f"\n{letter}. x" for letter in "ABCDEFGHIJ"))) == 10
     assert options_in("Which?\nB. red\nA. blue") == []
     assert options_in("Which?\nA. red") == []
     assert options_in("A dog. B cat.") == []
@@ -146,6 +207,42 @@ def test_multiple_choice_is_by_letter(tmp_path):
     assert "blind" not in card["baselines"]
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "right", "wrong"),
+    [
+        ("?\na) dog\nb) cat", "b", ["b) cat", "The answer is b.", "cat", "B"], ["a", "dog"]),
+        ("?\nA. cat\nB. dog", ["B", "dog"], ["The answer is (B).", "a dog", "b"], ["A", "cat"]),
+        ("?\nA. cat\nB. dog", ["B", "hound"], ["B", "dog", "A hound"], ["cat", "pet"]),
+        ("?\n" + "\n".join(f"{c}. {c}x" for c in "ABCDEFGHIJ"), "J", ["(J)", "jx"], ["I", "H"]),
+        ("Which in the picture?", "J", ["The answer is J", "(j)"], ["I", "A"]),
+    ],
+)
+def test_options_in_the_question(question, answer, right, wrong, tmp_path):
+    rows = [
+        {**row(n, answer, text), "question": question} for n, text in enumerate([*right, *wrong])
+    ]
+    _, card = evaluated(tmp_path, rows)
+    assert list(card["by_kind"]) == ["multiple_choice"]
+    assert card["overall"]["acc"] == pytest.approx(len(right) / len(rows))
+
+
+def test_ten_options_numbers_and_nulls(tmp_path):
+    numbers = list(range(1, 11))
+    rows = [
+        row(1, "J", "The answer is J.", options=[f"o{n}" for n in numbers]),
+        row(2, 10, "(J) 10", options=numbers),
+        row(3, 3.0, "3", options=None, kind=None, image=None, blind=None),
+        row(4, [2.5, "half"], "2.5"),
+    ]
+    done, card = evaluated(tmp_path, rows)
+    assert done.returncode == 0, done.stderr
+    assert {name: kind["questions"] for name, kind in card["by_kind"].items()} == {
+        "exact": 2,
+        "multiple_choice": 2,
+    }
+    assert card["overall"]["acc"] == 1
+
+
 def test_before_and_after_are_paired(tmp_path):
     chance = np.random.default_rng(0)
     rows, before = [], []
@@ -198,7 +295,8 @@ def test_resamples_without_a_kind_have_a_mean_over_the_others(tmp_path):
         ([row(1, [], "x")], "answer: found [], expected a text or a list of texts"),
         ([row(1, "x", None)], "prediction: found null, expected a text"),
         ([row(1, "E", "A", options=["x", "y"])], "expected a letter of the 2 options"),
-        ([row(1, "x", "A", options=["x"] * 9)], "expected at most 8 options"),
+        ([row(1, "x", "A", options=["x"] * 27)], "expected at most 26 options"),
+        ([row(1, True, "x")], "answer: found true, expected a text"),
         ([row(1, "x", "x", blind=3)], "blind: found 3, expected a text"),
         ([row(1, "x", "x", kind=3)], "kind: found 3, expected a text"),
     ],
@@ -214,9 +312,10 @@ def test_rows_that_do_not_fit(rows, message, tmp_path):
         (ROWS[:3], "before.jsonl: 1 ids are in one of the two files only: 4"),
         (
             [*ROWS[:3], {**ROWS[3], "answer": "3"}],
-            "id 4 has another kind, image, answer or options",
+            "id 4 has another question, kind, image, answer or options",
         ),
-        ([*ROWS[:3], {**ROWS[3], "image": "c.png"}], "id 4 has another kind, image"),
+        ([*ROWS[:3], {**ROWS[3], "image": "c.png"}], "id 4 has another question, kind"),
+        ([*ROWS[:3], {**ROWS[3], "question": "!"}], "id 4 has another question, kind"),
     ],
 )
 def test_files_of_other_questions(before, message, tmp_path):

@@ -22,6 +22,7 @@ def rated(wins):
     [
         *(("[[A>>B]]", 2), ("[[A>B]]", 1), ("[[A=B]]", 0), ("[[B>A]]", -1), ("[[B>>A]]", -2)),
         *(("A > B", 1), (" [[a=b]] ", 0), ("a", 1), ("B", -1), ("Tie", 0), ("[[A<<B]]", -2)),
+        *(("[[A]]", 1), ("[[B]]", -1), ("[[C]]", 0), ("[[ c ]]", 0)),
         *(("", None), ("C", None), ("both", None), ("[[A>C]]", None)),
     ],
 )
@@ -155,6 +156,18 @@ def evaluated(folder, rows, *options):
     return engine("evaluate", "win-rate", file, "--out", out, *options), out
 
 
+def test_labels_of_mt_bench_white_space_and_null(tmp_path):
+    row = {"a": "m ", "b": "n", "order": None}
+    rows = [{**row, "id": n, "verdict": f"[[{label}]]"} for n, label in enumerate("ABC")]
+    _, out = evaluated(tmp_path, [*rows, {**row, "a": "m", "id": 3, "verdict": "a"}])
+    card = json.loads((out / "scorecard.json").read_text())["win_rate"]
+    found = {
+        name: [one[key] for key in ("wins", "ties", "losses")]
+        for name, one in card["models"].items()
+    }
+    assert found == {"m": [2, 1, 1], "n": [1, 1, 2]}
+
+
 def test_the_command_reads_both_orders(tmp_path):
     row = {"id": 1, "a": "new", "b": "old", "verdict": "[[A>>B]]"}
     rows = [row, {**row, "verdict": "a", "order": "ba"}, {**row, "id": 2, "verdict": "b"}]
@@ -181,6 +194,8 @@ ROW = {"id": "1", "a": "x", "b": "y", "verdict": "tie"}
         ([{**ROW, "verdict": 1}], "verdict: found 1, expected a text"),
         ([{**ROW, "order": "b"}], 'order: found "b", expected ab or ba'),
         ([{**ROW, "b": "x"}], "v.jsonl:1: a and b are both x"),
+        ([{**ROW, "b": "x "}], "v.jsonl:1: a and b are both x"),
+        ([{**ROW, "b": " "}], 'b: found " ", expected the name of a model'),
         ([ROW, ROW], "v.jsonl:2: id 1 of x (shown first) and y has a verdict in line 1 already"),
         ([ROW, {**ROW, "a": "y", "b": "x", "order": "ba"}], "in line 1 already"),
         ([{"id": "1", "a": "x"}], "found a, id, expected b"),

@@ -256,10 +256,11 @@ def run_score(
         StageError: a reward is not finite.
         MissingExtraError: a package that is needed is not installed.
     """
-    from mmrlhf_engine.train.score import STAGE
+    from mmrlhf_engine.train.score import STAGE, run_in
 
     given = {**(settings or {}), "shards": str(shards), "model": str(model or "")}
-    return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, restart)
+    config = _resolve(STAGE.config, None, given)
+    return run_in(config, Path(out), Progress(progress), restart=restart)
 
 
 def run_reference(
@@ -287,10 +288,10 @@ def run_reference(
         InputError: the shards were packed for another model.
         MissingExtraError: a package that is needed is not installed.
     """
-    from mmrlhf_engine.train.reference import STAGE
+    from mmrlhf_engine.train.reference import STAGE, run_in
 
     given = {**(settings or {}), "shards": str(shards), "model": str(model)}
-    return _run_command(STAGE, _resolve(STAGE.config, None, given), out, progress, False)
+    return run_in(_resolve(STAGE.config, None, given), Path(out), Progress(progress))
 
 
 def run_sample(

@@ -5,7 +5,8 @@ what training sees. Each row carries its number as the margin of its pair, which
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import numpy.typing as npt
 import polars as pl
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.measure.reward_bench import read_bench
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.pack import PackConfig
-from mmrlhf_engine.run.command import run_command
+from mmrlhf_engine.run.command import place_of
 from mmrlhf_engine.run.config import load_config
 from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.progress import Progress
+from mmrlhf_engine.run.stage import fingerprint
 from mmrlhf_engine.shards.dataset import open_dataset
+from mmrlhf_engine.sources.preferences.mm_rlhf import parse_pair
+from mmrlhf_engine.sources.preferences.record import BadRecordError
 
 __all__ = ["rewards_of_rows", "scores_file"]
 
@@ -63,29 +69,36 @@ def rewards_of_rows(
         float32 [rows, 2].
 
     Raises:
-        InputError: a row cannot be packed; the message names it.
+        InputError: the file is no benchmark, or a row cannot be packed; the message names it.
         ConfigError: the model is no reward model, or a setting does not fit.
     """
-    from mmrlhf_engine.train.score import STAGE
+    from mmrlhf_engine.train.score import STAGE, run_in
+    from mmrlhf_engine.train.score_settings import ScoreConfig
 
     progress = progress or Progress("silent")
-    rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line.strip()]
+    rows = [line.fields for line in read_bench(file)]
     keys = [_key(row) for row in rows]
     first = {key: number for number, key in reversed(list(enumerate(keys)))}
     numbered = out / "rows.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({**rows[number], "margin": number}) + "\n" for number in sorted(first.values())
+        json.dumps({**_as_pair(rows[number]), "margin": number}) + "\n"
+        for number in sorted(first.values())
     ]
     _write_if_other(numbered, "".join(lines))
-    config = PackConfig(
-        sources=[str(numbered)], root=str(file.parent.resolve()), model=reward_model
+    config = _for_model(
+        PackConfig(sources=[str(numbered)], root=str(file.parent.resolve()), model=reward_model)
     )
     shards = out / "shards"
-    pack.pack_dataset(_for_model(config), shards, progress)
+    _remove_other(shards, config)
+    pack.pack_dataset(config, shards, progress)
     given = {**(settings or {}), "shards": str(shards), "model": reward_model, "name": "benchmark"}
     overrides = [f"{name}={json.dumps(value)}" for name, value in given.items()]
-    run_command(STAGE, load_config(STAGE.config, None, overrides), out, progress)
+    score = load_config(ScoreConfig, None, overrides)
+    finished = read_json(place_of(STAGE, out) / "manifest.json")
+    # What was finished for another model or benchmark is replaced, as its section will be.
+    other = finished is not None and finished["fingerprint"] != fingerprint(STAGE, score, 0, None)
+    run_in(score, out, progress, restart=other)
     dataset = open_dataset(shards)
     rewards = dataset.column("reward/benchmark", "reward").fill_null(float("nan")).to_numpy()
     pairs = dataset.pairs.select("chosen", "rejected", "margin").collect()
@@ -93,14 +106,41 @@ def rewards_of_rows(
     for place, side in enumerate(("chosen", "rejected")):
         of_row[pairs["margin"].cast(pl.Int64).to_numpy(), place] = rewards[pairs[side].to_numpy()]
     of_row = of_row[[first[key] for key in keys]]
+    same = np.array([row["chosen"] == row["rejected"] for row in rows])
+    of_row[same, 1] = of_row[same, 0]
     _check_all_scored(file, of_row, shards)
     return of_row
 
 
-def _key(row: Mapping[str, Any]) -> str:
-    """Equal for rows that are one pair of the shards."""
-    names = ("image", "images", "video", "prompt", "chosen", "rejected")
-    return json.dumps([row.get(name) for name in names])
+def _key(row: Mapping[str, Any]) -> Hashable:
+    """Equal for rows that are one pair of the shards, as ``pack`` reads them."""
+    try:
+        read = parse_pair(dict(row))
+    except BadRecordError:
+        return json.dumps(row, sort_keys=True)  # pack says what is wrong with it
+    return (read.prompt, *(response.messages for response in read.responses))
+
+
+def _as_pair(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row as one of MM-RLHF's pairs, with two answers.
+
+    Where both are the same, which is no pair of shards, the rejected one is replaced. The reward of
+    an answer does not depend on the other one: :func:`rewards_of_rows` gives both sides that of the
+    chosen one.
+    """
+    # The field marks the format, which pack does not know by the others where there is no picture.
+    marked = row if "images" in row else {**row, "is_tie": False}
+    if row["chosen"] != row["rejected"]:
+        return marked
+    return {**marked, "rejected": "-" if row["chosen"] != "-" else "+"}
+
+
+def _remove_other(shards: Path, config: PackConfig) -> None:
+    """Remove shards of another benchmark, or packed for another model."""
+    made_from = fingerprint(pack.STAGE, config, 0, None)
+    reports = [read_json(file) or {} for file in shards.glob("reports/pack-*/manifest.json")]
+    if all(report.get("fingerprint") != made_from for report in reports):
+        shutil.rmtree(shards, ignore_errors=True)
 
 
 def _for_model(config: PackConfig) -> PackConfig:

@@ -204,14 +204,13 @@ def _run(stage: Any, out: Path, progress: Any, options: dict[str, Any]) -> dict[
 
 def _column_of(shards: Path, model: str, precision: Any, out: Path, progress: Any) -> str:
     """The column set of a model's log-probabilities, made if it is not there."""
-    from mmrlhf_engine.run.command import run_command
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
     from mmrlhf_engine.train import reference as command
 
     named = {"shards": str(shards), "model": model, "precision": precision}
     config = load_config(command.ReferenceConfig, None, as_overrides(named))
-    return str(run_command(command.STAGE, config, out, Progress(progress))["column_set"])
+    return str(command.run_in(config, out, Progress(progress))["column_set"])
 
 
 def _figure(figures: dict[str, Any], key: str) -> str:

@@ -147,10 +147,9 @@ def score(
 
     SHARDS is the dataset; it gets sidecar columns. OUT keeps critiques and report.
     """
-    from mmrlhf_engine.run.command import run_command
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
-    from mmrlhf_engine.train.score import STAGE
+    from mmrlhf_engine.train.score import run_in
     from mmrlhf_engine.train.score_settings import ScoreConfig
 
     resume, dry_run = options.pop("resume"), options.pop("dry_run")
@@ -164,10 +163,12 @@ def score(
         click.echo(describe_score(config))
         return
     with interruptible("the same command goes on where it was"):
-        report = run_command(STAGE, config, out, Progress(progress), restart=not resume)
+        report = run_in(config, out, Progress(progress), restart=not resume)
     agreement = report["agreement"]
     said = "" if agreement is None else f", {agreement:.1%} of them as they are ranked"
-    click.echo(f"{report['column']}: margins of {report['pairs']:,} pairs{said}")
+    known, pairs = report["pairs_with_margin"], report["pairs"]
+    counted = f"{pairs:,}" if known == pairs else f"{known:,} of {pairs:,}"
+    click.echo(f"{report['column']}: margins of {counted} pairs{said}")
 
 
 _PLACES_OF_SCORE = {
@@ -194,7 +195,6 @@ def reference(
 
     SHARDS is the dataset; it gets a sidecar column. OUT keeps the report.
     """
-    from mmrlhf_engine.run.command import run_command
     from mmrlhf_engine.run.config import load_config
     from mmrlhf_engine.run.progress import Progress
     from mmrlhf_engine.train import reference as command
@@ -202,7 +202,7 @@ def reference(
     named = {**options, "shards": _text(options["shards"])}
     config = load_config(command.ReferenceConfig, config_file, [*overrides, *as_overrides(named)])
     with interruptible("the same command goes on where it was"):
-        report = run_command(command.STAGE, config, out, Progress(progress))
+        report = command.run_in(config, out, Progress(progress))
     click.echo(f"{report['column_set']}: {report['rows_out']:,} responses have log-probabilities")
 
 
@@ -315,6 +315,12 @@ def _train(stage: Any, out: Path, options: dict[str, Any]) -> None:
         report = run_command(stage, config, out, Progress(progress), restart=not resume)
     folder = Path(report["folder"])
     click.echo(f"{folder / 'model'}: {report['steps']:,} steps; the page is {folder}/report.html")
+    if config.steps is not None and report["steps"] < config.steps:
+        click.echo(
+            f"steps={config.steps:,} was not reached: epochs={config.epochs} has "
+            f"{report['steps']:,}; another value for either needs --restart or another --out",
+            err=True,
+        )
 
 
 def _text(path: Path | None) -> str | None:

@@ -1,10 +1,14 @@
 """Rows of annotations gathered into items: one query with its answers, and all that was said of it.
 
 Rows with the same prompt, media and answers, in whatever order the answers are listed, are of one
-item; each is what one annotator says. Answers that are equal but for white space around them are
-one answer. All items are held in memory until they are written.
+item; each is what one annotator says. Media are the same if they lie in the same place, or, where
+sources have several roots, if their bytes are equal: each annotator may have a copy. Answers that
+are equal but for white space around them are one answer. All items are held in memory until they
+are written.
 """
 
+import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +88,18 @@ class ItemReader:
     Args:
         config: The settings.
         rejected: The table of rows that gave nothing.
+        by_content: Whether media of equal bytes are the same wherever they lie; else by place.
     """
 
-    def __init__(self, config: PairConfig, rejected: TableWriter) -> None:
-        self._config, self._rejected = config, rejected
+    def __init__(
+        self, config: PairConfig, rejected: TableWriter, *, by_content: bool = False
+    ) -> None:
+        self._config, self._rejected, self._by_content = config, rejected, by_content
+        self._digests: dict[Path, str] = {}
+        self._fields_lacking = dict(config.fields)
+        """Parts whose field no row has had so far."""
+        self._names: set[str] = set()
+        """Fields of all rows, while some of those are lacking."""
         self._annotators = frozenset(config.annotators)
         self._ignored = frozenset(config.ignore_fields)
         self._max_bad = parse_share(config.max_bad, "pair.max_bad") if config.max_bad else None
@@ -127,6 +139,7 @@ class ItemReader:
         try:
             if isinstance(record, BadRecordError):
                 raise record
+            self._note_fields(record)
             annotation, unread = read_annotation(record, self._config.fields, self._ignored)
             self._add(file, position, annotation)
         except BadRecordError as error:
@@ -146,8 +159,16 @@ class ItemReader:
         """Judge the whole.
 
         Raises:
-            InputError: no row could be used, or too many are bad.
+            InputError: no row has a field that was named, no row could be used, or too many are
+                bad.
         """
+        if self._fields_lacking and self._names:
+            named = ", ".join(f"{part}={name}" for part, name in self._fields_lacking.items())
+            raise InputError(
+                f"--field {named}: none of {self.rows_in:,} rows has it; fields found: "
+                f"{', '.join(sorted(self._names))}",
+                hint="--field PART=FIELD names a field of the rows",
+            )
         if self.rows_in == self.dropped.total():
             most = ", ".join(f"{count:,} {name}" for name, count in self.dropped.most_common(3))
             first = f"; first: {self._first_bad}" if self._first_bad else ""
@@ -156,6 +177,14 @@ class ItemReader:
                 hint="--field PART=FIELD names the fields of another layout",
             )
         self._check_share(final=True)
+
+    def _note_fields(self, record: dict[str, Any]) -> None:
+        if self._fields_lacking:
+            self._names.update(map(str, record))
+            there = [part for part, name in self._fields_lacking.items() if name in record]
+            for part in there:
+                if record[self._fields_lacking[part]] is not None:
+                    del self._fields_lacking[part]
 
     def _check_share(self, *, final: bool = False) -> None:
         bad = Counter({name: n for name, n in self.dropped.items() if name not in _BY_CHOICE})
@@ -180,7 +209,8 @@ class ItemReader:
             raise BadRecordError("one_answer", f"{len(texts)} answers, none differs from another")
         ranks = self._ranks(annotation)
         media, prompt = annotation.media, annotation.prompt.strip()
-        key = (file.root, prompt, media, frozenset(texts))
+        shown = tuple(self._medium(one, file.root) for one in media)
+        key = (prompt, shown, frozenset(texts))
         item = self._items.get(key)
         if item is not None and name in item.annotators():
             detail = f"annotator {name!r} has another row of this query before this one"
@@ -200,6 +230,23 @@ class ItemReader:
         self.without_rank += ranks.count(None)
         self.ranks_from_scores += annotation.ranks != ranks
 
+    def _medium(self, medium: Media, root: Path) -> tuple[object, ...]:
+        """Equal for media that are the same."""
+        if medium.content is not None:
+            return (medium.kind, _digest(medium.content))
+        return (medium.kind, *(self._place(name, root) for name in medium.names))
+
+    def _place(self, name: str, root: Path) -> str:
+        """Where a medium lies, or a hash of its bytes; an address is itself."""
+        if "://" in name:
+            return name
+        place = Path(os.path.realpath(root / name))
+        if not self._by_content:
+            return str(place)
+        if place not in self._digests:
+            self._digests[place] = _digest_at(place)
+        return self._digests[place]
+
     def _ranks(self, annotation: Annotation) -> tuple[int | None, ...]:
         ranks = annotation.ranks
         given = any(rank is not None for rank in ranks)
@@ -209,3 +256,19 @@ class ItemReader:
             scores = "" if given or self._config.rank_from_scores else " (scores are not used)"
             raise BadRecordError("no_ranks", f"no two of its answers have a rank{scores}")
         return ranks
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_at(place: Path) -> str:
+    """A hash of a file, or of the files of a folder of frames; what cannot be read is its place."""
+    try:
+        if place.is_dir():
+            frames = sorted(entry for entry in place.iterdir() if entry.is_file())
+            return _digest("".join(f"{one.name} {_digest_at(one)}\n" for one in frames).encode())
+        with place.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError:
+        return str(place)

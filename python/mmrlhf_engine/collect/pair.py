@@ -13,6 +13,7 @@ answers and the reasons, which are those of its first row.
 
 import hashlib
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ def run(config: PairConfig, context: StageContext) -> None:
     root = common_root(file.root for file in files)
     judged = _Judged(config)
     with context.table("rejected", REJECTED) as rejected:
-        reader = ItemReader(config, rejected)
+        reader = ItemReader(config, rejected, by_content=len({one.root for one in files}) > 1)
         for file in files:
             for position, record in read_rows(file):
                 reader.take(file, position, record)
@@ -268,8 +269,12 @@ def describe(report: dict[str, Any]) -> str:
     if report["fields_ignored"]:
         names = ", ".join(f"{name} ({n:,})" for name, n in report["fields_ignored"].items())
         lines.append(f"ignored        fields that say nothing about the prompt: {names}")
-    root = f" --root {report['root']}" if report["with_media"] else ""
-    lines.append(f"next           mmrlhf-engine pack {report['folder']}/pairs.jsonl{root} ...")
+    if not report["sides"]["pairs"]["pairs"]:
+        lines.append("nothing to pack: pairs.jsonl is empty, for all families are held out")
+        return "\n".join(lines)
+    words = ["mmrlhf-engine", "pack", f"{report['folder']}/pairs.jsonl"]
+    words += ["--root", str(report["root"])] if report["with_media"] else []
+    lines.append(f"next           {shlex.join(words)} ...")
     return "\n".join(lines)
 
 

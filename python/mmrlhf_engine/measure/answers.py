@@ -1,46 +1,45 @@
 """When an answer counts as the expected one: normalised equality, and letters of multiple choice.
 
-Texts are equal after the same steps: Unicode NFKC, lower case, white space joined, quotes and
-opening brackets before and punctuation behind removed, and the words a, an and the removed unless
-they are the last one. Synonyms, and "two" and "2", are different: it is an exact match, and a lower
-bound of what people would accept.
+Texts are equal after the same steps: Unicode NFKC, but a superscript is written with ``^`` and a
+fraction with ``/``; lower case; white space joined; quotes, marks of emphasis and brackets around
+the whole and punctuation behind removed; and the words a, an and the removed before another word.
+What may be part of a value stays: brackets around a text with commas (intervals, points, lists) or
+of two kinds, and ``!`` and quotes right behind a digit, a bracket or a letter alone. Synonyms, and
+"two" and "2", are different: it is an exact match, and a lower bound of what people would accept.
 
 Multiple choice is scored by the letter that an answer names. Rules, in this order: the answer is a
 letter; it begins with a letter in brackets or before a bracket, period or colon; it says "answer
-is" or "answer:" and a letter; one letter alone stands in brackets; one capital letter alone stands
-in it, where "A" before another word does not count, for it is an article; the text of exactly one
-option is the answer, or is in it. No letter is wrong, and is counted.
+is" or "answer:" and a letter, or "answer" and a capital one; one letter alone stands in brackets;
+one capital letter alone stands in it; the text of exactly one option is the answer, or is in it. A
+small a or i before another word is a word, and so are A and I but behind "answer is" or "answer:".
+Letters beyond the options do not count. No letter is wrong, and is counted.
 """
 
 import re
+import string
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-__all__ = ["letter_of", "normalised", "options_in", "same_answer"]
+from mmrlhf_engine.measure.plain_text import normalised
 
-LETTERS = "ABCDEFGH"
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b(?!\s*$)", re.IGNORECASE)
-_BEFORE = "\"'([{*` "
-_BEHIND = ".,;:!?\"')]}*`\u3001\u3002 "
-"""After NFKC, which makes most signs of other scripts plain; minus, plus, per cent stay."""
+__all__ = ["LETTERS", "UNLISTED", "letter_of", "options_in", "same_answer"]
 
-_LETTER = r"[A-Ha-h]"
-_ALONE = re.compile(rf"\(?({_LETTER})\)?[.:)]?")
-_LEADING = re.compile(rf"(?:\(({_LETTER})\)|({_LETTER})[).:])(?:\s|$|(?=\*))")
+LETTERS = string.ascii_uppercase
+"""Of options, in their order."""
+UNLISTED = LETTERS[:10]
+"""Where the options are not known, since they are in the picture: MMMU-Pro has up to ten."""
+
+_ALONE = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
+_LEADING = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[).:])(?:\s|$|(?=\*))")
+_BEFORE_A_WORD = r"\s+(?!because\b|since\b)\w"
+_MARKS = r"[*\s]*(?:[Oo]ption\s+)?[(*]*"
 _SAID = re.compile(
-    rf"answer\s*(?:is|:)?\s*:?\s*(?:option\s+)?\(?\**({_LETTER})\b(?!')", re.IGNORECASE
+    rf"\b[Aa](?i:nswer)(?:\s*:|\s+(?i:is)\b\s*:?){_MARKS}(?![ai]{_BEFORE_A_WORD})([A-Za-z])\b(?!')"
+    rf"|\b[Aa](?i:nswer)\s+{_MARKS}(?![AI]{_BEFORE_A_WORD})([A-Z])\b(?!')"
 )
-_BRACKETS = re.compile(rf"\(({_LETTER})\)")
-_CAPITAL = re.compile(r"(?<![\w'])([A-H])(?![\w'])")
-_ARTICLE = re.compile(r"(?<![\w'])A(?=\s+\w)")
-_OPTION = re.compile(r"^\s*\(?([A-H])[).:]\s*(\S.*?)\s*$", re.MULTILINE)
-
-
-def normalised(text: str) -> str:
-    """The text as it is compared."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-    plain = plain.lstrip(_BEFORE).rstrip(_BEHIND)
-    return " ".join(_ARTICLES.sub(" ", plain).split())
+_BRACKETS = re.compile(r"\(([A-Za-z])\)")
+_CAPITAL = re.compile(r"(?<![\w'])(?![AI]" + _BEFORE_A_WORD + r")([A-Z])(?![\w'])")
+_OPTION = re.compile(r"^\s*\(?([A-Za-z])[).:]\s*(\S.*?)\s*$", re.MULTILINE)
 
 
 def same_answer(answers: Sequence[str], prediction: str) -> bool:
@@ -50,14 +49,11 @@ def same_answer(answers: Sequence[str], prediction: str) -> bool:
 
 
 def options_in(question: str) -> list[str]:
-    """The texts of options that a question lists, one a line, from A on; none if fewer than two."""
+    """The texts of options that a question lists, one a line, from A or a on; none if under two."""
     listed = _OPTION.findall(question)
-    texts = [text for _, text in listed]
-    return (
-        texts
-        if len(texts) > 1 and [one for one, _ in listed] == list(LETTERS[: len(texts)])
-        else []
-    )
+    letters, texts = "".join(letter for letter, _ in listed), [text for _, text in listed]
+    in_order = letters in (LETTERS[: len(texts)], LETTERS[: len(texts)].lower())
+    return texts if len(texts) > 1 and in_order else []
 
 
 def letter_of(prediction: str, options: Sequence[str] = ()) -> str | None:
@@ -65,33 +61,26 @@ def letter_of(prediction: str, options: Sequence[str] = ()) -> str | None:
 
     Args:
         prediction: The answer.
-        options: Texts of the options, from A on; letters beyond them do not count.
+        options: Texts of the options, from A on; letters beyond them do not count. Where there are
+            none, those of :data:`UNLISTED` count.
     """
     text = unicodedata.normalize("NFKC", prediction).strip().strip("*\"' ")
-    known = LETTERS[: len(options)] if options else LETTERS
-    for letter in _named(text):
-        if letter is not None and letter in known:
-            return letter
+    known = LETTERS[: len(options)] if options else UNLISTED
+    for letters in _named(text):
+        counted = [letter.upper() for letter in letters if letter.upper() in known]
+        if len(set(counted)) == 1:
+            return counted[0]
     return _by_text(text, options)
 
 
-def _named(text: str) -> list[str | None]:
-    """What each rule finds, in their order."""
+def _named(text: str) -> Iterable[list[str]]:
+    """The letters that each rule finds, in the order of the rules; of "answer is" the last one."""
     alone, leading = _ALONE.fullmatch(text), _LEADING.match(text)
-    said = _SAID.findall(text)
-    capitals = _CAPITAL.findall(_ARTICLE.sub(" ", text))
-    return [
-        alone[1].upper() if alone else None,
-        (leading[1] or leading[2]).upper() if leading else None,
-        said[-1].upper() if said else None,
-        _only(letter.upper() for letter in _BRACKETS.findall(text)),
-        _only(capitals),
-    ]
-
-
-def _only(letters: Iterable[str]) -> str | None:
-    distinct = set(letters)
-    return distinct.pop() if len(distinct) == 1 else None
+    yield [alone[1]] if alone else []
+    yield [leading[1] or leading[2]] if leading else []
+    yield [first or second for first, second in _SAID.findall(text)][-1:]
+    yield _BRACKETS.findall(text)
+    yield _CAPITAL.findall(text)
 
 
 def _by_text(text: str, options: Sequence[str]) -> str | None:

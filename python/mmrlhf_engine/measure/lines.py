@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 from mmrlhf_engine.errors import InputError
 
 __all__ = ["Line", "file_state", "read_lines"]
+
+
+_HALF_A_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+"""JSON can spell half of a surrogate pair, which is no text and cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +31,16 @@ class Line:
         return f"{self.file}:{self.number}"
 
     def text(self, *names: str) -> str:
-        """The text of the first of these fields that is there.
+        """The text of the first of these fields that is there and not null.
 
         Raises:
             InputError: none is there, or it is no text.
         """
-        for name in names:
-            if name in self.fields:
-                if not isinstance(self.fields[name], str):
-                    raise self.wrong(name, "a text")
-                return str(self.fields[name])
+        there = [name for name in names if name in self.fields]
+        for name in [*(name for name in there if self.fields[name] is not None), *there]:
+            if not isinstance(self.fields[name], str):
+                raise self.wrong(name, "a text")
+            return str(self.fields[name])
         raise self.lacks(names)
 
     def name(self, field: str) -> str:
@@ -51,8 +56,12 @@ class Line:
             raise self.wrong(field, "a text or a whole number")
         return str(value)
 
-    def texts(self, field: str) -> list[str]:
+    def texts(self, field: str, *, numbers: bool = False) -> list[str]:
         """A text or a list of texts, at least one.
+
+        Args:
+            field: Its name.
+            numbers: Whether finite numbers are taken as their texts, whole ones without a point.
 
         Raises:
             InputError: it is not there, or something else.
@@ -61,6 +70,8 @@ class Line:
             raise self.lacks([field])
         value = self.fields[field]
         several = value if isinstance(value, list) else [value]
+        if numbers:
+            several = [_text_of(one) if _is_finite(one) else one for one in several]
         if not several or not all(isinstance(one, str) for one in several):
             raise self.wrong(field, "a text or a list of texts")
         return list(several)
@@ -106,6 +117,13 @@ def read_lines(file: Path) -> list[Line]:
             continue
         try:
             fields = json.loads(content)
+            if _HALF_A_CHARACTER.search(content):
+                json.dumps(fields, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{file}:{number}: found half of a character, "
+                f"\\u{ord(error.object[error.start]):04x} alone, expected a surrogate pair"
+            ) from None
         except ValueError as error:
             raise InputError(f"{file}:{number}: not valid JSON: {error}") from None
         except RecursionError:
@@ -135,6 +153,11 @@ def _content(file: Path) -> bytes:
     if not file.is_file():
         raise InputError(f"{file}: found a folder, expected a file of JSON Lines")
     return file.read_bytes()
+
+
+def _text_of(number: float) -> str:
+    """``3`` for 3.0 too: a column of whole numbers with gaps is one of floats in pandas."""
+    return str(int(number)) if float(number).is_integer() else str(number)
 
 
 def _is_finite(value: object) -> bool:

@@ -2,13 +2,16 @@
 
 ACC is the share of pairs whose chosen answer has the greater reward, ACC+ the share of queries all
 of whose pairs are right (arXiv 2502.10391, section 3.2). Equal rewards are wrong. The rows of a
-query share their ``id``; their category is the first of :data:`CATEGORIES` that is part of the path
-of the picture or video. A file of 170 pairs of 46 queries says little: one query is two points of
-ACC+, and whoever prefers the longer answer is right in seven of ten pairs. So every figure has an
-interval, by resamples of the queries, and stands beside what scorers get that do not look.
+query share their ``id``; their category is the first of :data:`CATEGORIES` that is a folder in the
+path of the picture or video, in any case. (The released script takes a part of a folder's name too,
+which is the same in the published file.) A file of 170 pairs of 46 queries says little: one query
+is two points of ACC+, and whoever prefers the longer answer is right in seven of ten pairs. So
+every figure has an interval, by resamples of the queries, and stands beside what scorers get that
+do not look.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,11 +129,11 @@ def write_scores(file: Path, rewards: npt.ArrayLike) -> None:
 
 
 def category_of(fields: Mapping[str, Any]) -> str:
-    """The first category that is part of the path of the row's picture or video."""
+    """The first category that is a whole part of the path of the row's picture or video."""
     given = [fields.get(name) for name in ("image", "video")]
     paths = [path for one in given if one for path in (one if isinstance(one, list) else [one])]
-    found = (name for name in CATEGORIES if any(name in path for path in paths))
-    return next(found, "other")
+    parts = {part.lower() for path in paths for part in re.split(r"[/\\]", path)}
+    return next((name for name in CATEGORIES if name in parts), "other")
 
 
 def scorecard(

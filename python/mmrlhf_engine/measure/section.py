@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.measure.report import write_page
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import write_atomically
@@ -42,6 +43,11 @@ def run_evaluation(
     Raises:
         MmrlhfError: a setting or an input does not fit; the sections that are there stay.
     """
+    for file in (out / "scorecard.json", out / "report.html"):
+        if file.is_dir():
+            raise InputError(
+                f"{file}: found a folder, expected a file or none", hint="another --out"
+            )
     folder = out / folder_name("evaluate")
     with locked(folder):
         resources = Resources(progress=progress or Progress("silent"))

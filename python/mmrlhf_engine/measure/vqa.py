@@ -15,7 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.measure.answers import LETTERS, letter_of, normalised, options_in, same_answer
+from mmrlhf_engine.measure.answers import (
+    LETTERS,
+    UNLISTED,
+    letter_of,
+    options_in,
+    same_answer,
+)
 from mmrlhf_engine.measure.bootstrap import (
     Floats,
     Resampling,
@@ -26,6 +32,7 @@ from mmrlhf_engine.measure.bootstrap import (
     resampled_sums,
 )
 from mmrlhf_engine.measure.lines import Line, file_state, read_lines
+from mmrlhf_engine.measure.plain_text import normalised
 from mmrlhf_engine.measure.section import write_section
 from mmrlhf_engine.run.stage import Stage, StageContext
 
@@ -48,6 +55,7 @@ class Question:
     """A row."""
 
     id: str
+    question: str
     kind: str
     picture: str
     answers: tuple[str, ...]
@@ -60,13 +68,16 @@ class Question:
     @property
     def expected(self) -> tuple[object, ...]:
         """What must be equal in two files of the same questions."""
-        return self.kind, self.picture, self.answers, self.options
+        return self.question, self.kind, self.picture, self.answers, self.options
 
     def is_right(self, prediction: str) -> bool:
         """Whether a prediction counts."""
-        if self.letter is not None:
-            return letter_of(prediction, self.options) == self.letter
-        return same_answer(self.answers, prediction)
+        if self.letter is None:
+            return same_answer(self.answers, prediction)
+        if letter_of(prediction, self.options) == self.letter:
+            return True
+        # Beside the letter the file may accept a text that is not that of the option.
+        return len(self.answers) > 1 and same_answer(self.answers, prediction)
 
 
 def read_questions(file: Path) -> dict[str, Question]:
@@ -86,19 +97,22 @@ def read_questions(file: Path) -> dict[str, Question]:
 
 
 def _question(line: Line) -> Question:
-    name, answers = line.name("id"), line.texts("answer")
-    options = line.texts("options") if "options" in line.fields else []
+    name, answers = line.name("id"), line.texts("answer", numbers=True)
+    given = line.fields.get("options") is not None
+    options = line.texts("options", numbers=True) if given else []
     if len(options) > len(LETTERS):
         raise line.wrong("options", f"at most {len(LETTERS)} options")
-    options = options or options_in(line.text("question"))
+    asked = line.text("question")
+    options = options or options_in(asked)
     letter = _right_letter(answers, options)
-    if "options" in line.fields and letter is None:
+    if given and letter is None:
         raise line.wrong("answer", f"a letter of the {len(options)} options, or one of their texts")
     default = "exact" if letter is None else "multiple_choice"
     image = line.fields.get("image")
     return Question(
         id=name,
-        kind=line.text("kind") if "kind" in line.fields else default,
+        question=" ".join(asked.split()),
+        kind=line.text("kind") if line.fields.get("kind") is not None else default,
         # Without a picture's name each row is a cluster of its own.
         picture=f"row {name}" if image is None else "image " + "\n".join(line.texts("image")),
         answers=tuple(answers),
@@ -110,16 +124,22 @@ def _question(line: Line) -> Question:
 
 
 def _right_letter(answers: Sequence[str], options: Sequence[str]) -> str | None:
-    """The letter of the right option; None where the question is not one of multiple choice."""
-    if len(answers) != 1:
-        return None
-    answer = answers[0].strip().strip("().")
+    """The letter of the right option; None where the question is not one of multiple choice.
+
+    Several answers that name the same option, as its letter and its text, are one.
+    """
+    letters = {_letter_of_key(answer, options) for answer in answers} - {None}
+    return letters.pop() if len(letters) == 1 else None
+
+
+def _letter_of_key(answer: str, options: Sequence[str]) -> str | None:
+    letter = answer.strip().strip("().")
     if not options:  # the options are in the picture, or in the question in a form of its own
-        return answer if len(answer) == 1 and answer in LETTERS else None
-    if len(answer) == 1 and answer.upper() in LETTERS[: len(options)]:
-        return answer.upper()
+        return letter if len(letter) == 1 and letter in UNLISTED else None
+    if len(letter) == 1 and letter.upper() in LETTERS[: len(options)]:
+        return letter.upper()
     texts = [normalised(option) for option in options]
-    places = [place for place, text in enumerate(texts) if text == normalised(answers[0])]
+    places = [place for place, text in enumerate(texts) if text == normalised(answer)]
     return LETTERS[places[0]] if len(places) == 1 else None
 
 
@@ -302,7 +322,8 @@ def _matched(
     for name, question in now.items():
         if question.expected != before[name].expected:
             raise InputError(
-                f"{file}: id {name} has another kind, image, answer or options than the other file"
+                f"{file}: id {name} has another question, kind, image, answer or options than the "
+                "other file"
             )
     return [before[name] for name in now]
 

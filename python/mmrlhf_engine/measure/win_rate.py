@@ -1,7 +1,8 @@
 """Win rates of models from a judge's verdicts on pairs of their answers.
 
 A row names the two models, ``a`` and ``b``, and the verdict: ``a``, ``b``, ``tie``, or a label of
-WildVision (``[[A>>B]]`` to ``[[B>>A]]``), whose letters are the fields ``a`` and ``b``. ``order``
+WildVision (``[[A>>B]]`` to ``[[B>>A]]``) or MT-bench (``[[A]]``, ``[[B]]``, ``[[C]]``, which is a
+tie), whose letters are the fields ``a`` and ``b``. ``order``
 says which of them the judge saw first: ``ab``, the default, or ``ba``. Rows of the same id and
 models that were shown in both orders say how consistent the judge is. The rows of an id are
 resampled together.
@@ -34,6 +35,7 @@ from mmrlhf_engine.run.stage import Stage, StageContext
 __all__ = ["STAGE", "Game", "WinRateConfig", "read_verdict", "win_rates"]
 
 _LABELS = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2, "A<B": -1, "A<<B": -2}
+_LABELS_OF_ONE = {"[[A]]": 1, "[[B]]": -1, "[[C]]": 0}
 _WORDS = {"a": 1, "b": -1, "tie": 0}
 _NAMES = {2: "much better", 1: "better", 0: "tie", -1: "worse", -2: "much worse"}
 
@@ -62,8 +64,10 @@ def read_verdict(text: str) -> int | None:
     words = text.strip()
     if words.lower() in _WORDS:
         return _WORDS[words.lower()]
-    bare = re.sub(r"\s+", "", words).upper().removeprefix("[[").removesuffix("]]")
-    return _LABELS.get(bare)
+    label = re.sub(r"\s+", "", words).upper()
+    if label in _LABELS_OF_ONE:
+        return _LABELS_OF_ONE[label]
+    return _LABELS.get(label.removeprefix("[[").removesuffix("]]"))
 
 
 def read_games(lines: Sequence[Line]) -> list[Game]:
@@ -74,17 +78,19 @@ def read_games(lines: Sequence[Line]) -> list[Game]:
     """
     games, seen = [], dict[tuple[str, str, str], int]()
     for line in lines:
-        a, b = line.text("a"), line.text("b")
+        a, b = _model(line, "a"), _model(line, "b")
         if a == b:
             raise InputError(f"{line}: a and b are both {a}, expected two models")
         verdict = read_verdict(line.text("verdict"))
         if verdict is None:
             raise line.wrong(
-                "verdict", "a, b, tie, or [[A>>B]], [[A>B]], [[A=B]], [[B>A]], [[B>>A]]"
+                "verdict",
+                "a, b, tie, [[A>>B]], [[A>B]], [[A=B]], [[B>A]], [[B>>A]], [[A]], [[B]] or [[C]]",
             )
-        if line.fields.get("order", "ab") not in ("ab", "ba"):
+        order = line.fields.get("order")
+        if order not in (None, "ab", "ba"):
             raise line.wrong("order", "ab or ba: which of a and b the judge saw first")
-        if line.fields.get("order", "ab") == "ba":
+        if order == "ba":
             a, b, verdict = b, a, -verdict
         game = Game(line.name("id"), a, b, verdict)
         key = (game.id, a, b)
@@ -96,6 +102,14 @@ def read_games(lines: Sequence[Line]) -> list[Game]:
         seen[key] = line.number
         games.append(game)
     return games
+
+
+def _model(line: Line, field: str) -> str:
+    """The name of a model, without white space around it."""
+    name = line.text(field).strip()
+    if not name:
+        raise line.wrong(field, "the name of a model")
+    return name
 
 
 def win_rates(games: Sequence[Game], settings: Resampling | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmrlhf_engine.errors import ConfigError
 
-__all__ = ["released_config"]
+__all__ = ["check_released", "released_config"]
 
 _TEXT = (
     "attention_dropout",
@@ -87,9 +87,23 @@ def released_config(
     Raises:
         ConfigError: it is of another model, or of one that transformers computes otherwise.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
+    check_released(source, name)
+    try:
+        return _converted(source, name, image_token=image_token, video_token=video_token)
+    except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
+        # transformers checks the types of settings by errors of several classes.
+        said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise ConfigError(
+            f"{name}: config.json has a setting of another type or value: {said}",
+            hint="get the file again, as it was published",
+        ) from None
+
+
+def _converted(source: Mapping[str, Any], name: str, *, image_token: int, video_token: int) -> Any:
     from transformers import LlavaOnevisionConfig, Qwen2Config
 
-    _check(source, name)
     text = Qwen2Config(**{key: source[key] for key in _TEXT if key in source})
     vision = _tower(str(source["mm_vision_tower"]), name)
     highest = max(image_token, video_token)
@@ -114,13 +128,23 @@ def released_config(
     return config
 
 
-def _check(source: Mapping[str, Any], name: str) -> None:
-    classes = ", ".join(map(str, source.get("architectures") or ()))
+def check_released(source: Mapping[str, Any], name: str) -> None:
+    """Refuse what is no LLaVA-OneVision of LLaVA-NeXT's code, or is computed otherwise there.
+
+    Args:
+        source: The content of ``config.json``.
+        name: Of its folder, for messages.
+
+    Raises:
+        ConfigError: it is; the message says what.
+    """
+    given = source.get("architectures") or []
+    classes = ", ".join(map(str, given if isinstance(given, list) else [given]))
     if source.get("model_type") != "llava_qwen" and "LlavaQwen" not in classes:
         raise ConfigError(
             f"{name}: model_type {source.get('model_type')!r} ({classes or 'no architectures'}), "
             "expected llava_qwen",
-            hint="models in the format of transformers are read as they are",
+            hint="a model in transformers' format already is read as it is, and needs no import",
         )
     missing = [key for key in _NEEDED if source.get(key) is None]
     if missing:

@@ -40,13 +40,12 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
     Raises:
         ConfigError: there are none, or a part of the index is missing.
-        CorruptDataError: a file cannot be read.
+        CorruptDataError: a file of weights or the index cannot be read.
     """
     for single in _FILES:
         index = folder / f"{single}.index.json"
         if index.is_file():
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            files = [folder / name for name in sorted(set(named))]
+            files = [folder / name for name in _parts_of(index)]
         elif (folder / single).is_file():
             files = [folder / single]
         else:
@@ -62,6 +61,23 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         f"{folder}: found no weights, expected {' or '.join(_FILES)}, or parts with an index",
         hint="a folder with all files of the checkpoint",
     )
+
+
+def _parts_of(index: Path) -> list[str]:
+    """The names of the files that an index gives to weights, sorted."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptDataError(
+            f"{index}: no index of weights: {error}", hint="get the file again"
+        ) from None
+    parts = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise CorruptDataError(
+            f"{index}: found no weight_map of names of files, expected one, by weight",
+            hint="get the file again",
+        )
+    return sorted(set(parts.values()))
 
 
 def _of_file(file: Path) -> dict[str, StoredTensor]:

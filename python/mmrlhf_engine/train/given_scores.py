@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.errors import CorruptDataError, InputError
 from mmrlhf_engine.shards.dataset import ShardDataset
 from mmrlhf_engine.shards.tables import Table
 from mmrlhf_engine.sources.files import check_present, open_stream
@@ -67,6 +67,7 @@ def read_scores(file: Path, dataset: ShardDataset) -> GivenScores:
         InputError: the file is absent or empty, of another dataset, or one of its lines is not of
             the form of the first, has no finite numbers, or names a row that is not there or that
             another line has named already.
+        CorruptDataError: a compressed file is cut off or damaged.
     """
     reader = _Reader(file, dataset)
     reader.read()
@@ -123,18 +124,31 @@ class _Reader:
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         check_present(self._file)
-        with io.BufferedReader(open_stream(self._file)) as stream:
-            for line, text in enumerate(stream, 1):
-                text = text.removeprefix(b"\xef\xbb\xbf") if line == 1 else text
-                if not text.strip():
-                    continue
-                try:
-                    record = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise self._wrong(line, f"not JSON: {error}") from None
-                if not isinstance(record, dict):
-                    raise self._wrong(line, f"found {type(record).__name__}, expected an object")
-                yield line, record
+        if self._file.is_dir():
+            raise InputError(f"{self._file}: found a folder, expected a file of scores")
+        for line, text in self._lines():
+            text = text.removeprefix(b"\xef\xbb\xbf") if line == 1 else text
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise self._wrong(line, f"not JSON: {error}") from None
+            if not isinstance(record, dict):
+                raise self._wrong(line, f"found {type(record).__name__}, expected an object")
+            yield line, record
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        line = 0
+        try:
+            with io.BufferedReader(open_stream(self._file)) as stream:
+                for line, text in enumerate(stream, 1):
+                    yield line, text
+        except OSError as error:
+            raise CorruptDataError(
+                f"{self._file}: cannot be read behind line {line}: {error}",
+                hint="the file is cut off or damaged; make it again",
+            ) from None
 
     def _wrong(self, line: int, found: str, hint: str = _FORMS_HINT) -> InputError:
         return InputError(f"{self._file}:{line}: {found}", hint=hint)

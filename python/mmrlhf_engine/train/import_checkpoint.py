@@ -18,7 +18,7 @@ from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.models.families import family_of
 from mmrlhf_engine.models.families.files import read_processor_files
 from mmrlhf_engine.models.parts import REWARD_HEAD
-from mmrlhf_engine.models.released_config import released_config
+from mmrlhf_engine.models.released_config import check_released, released_config
 from mmrlhf_engine.models.released_files import StoredTensor, stored_tensors, write_tensors
 from mmrlhf_engine.models.released_names import is_computed, released_name, transformers_name
 from mmrlhf_engine.models.reward_head import RewardHeadSettings, reward_class
@@ -69,12 +69,17 @@ def import_checkpoint(
         raise InputError(f"{source}: no such folder", hint="the folder of the checkpoint")
     if out.exists():
         raise InputError(f"{out}: is there, expected a new folder", hint="another --out")
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise InputError(f"{out}: {above} is a file, expected a folder", hint="another --out")
     files = stored_tensors(source)
+    settings = _settings(source)
+    check_released(settings, str(source))
     left_out = tuple(sorted(name for name in files if is_computed(name)))
     named = _renamed(source, {name: files[name] for name in files if name not in left_out})
-    config = _config(source, processor)
-    head = _head(source, named)
-    model = _empty_model(config, head)
+    config = _config(source, settings, processor)
+    head = _head(source, settings, named)
+    model = _empty_model(source, config, head)
     _check(source, model, named, tied=config.tie_word_embeddings)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -111,7 +116,8 @@ def _kept_in_float32(name: str, tensor: StoredTensor) -> StoredTensor:
     return StoredTensor(tensor.shape, torch.float32, tensor.read)
 
 
-def _config(source: Path, processor: str | None) -> Any:
+def _settings(source: Path) -> dict[str, Any]:
+    """The content of ``config.json``."""
     file = source / "config.json"
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
@@ -119,13 +125,27 @@ def _config(source: Path, processor: str | None) -> Any:
         raise InputError(f"{file}: no such file", hint="the folder of the checkpoint") from None
     except ValueError as error:
         raise InputError(f"{file}: not valid JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{file}: found {type(settings).__name__}, expected a JSON object")
+    return settings
+
+
+def _config(source: Path, settings: Mapping[str, Any], processor: str | None) -> Any:
     if processor is None:
         return released_config(
             settings, str(source), image_token=_IMAGE_TOKEN, video_token=_VIDEO_TOKEN
         )
     from transformers import AutoTokenizer
 
-    files = read_processor_files(processor)
+    try:
+        files = read_processor_files(processor)
+    except ConfigError as error:
+        # The function reads that of --model elsewhere.
+        found = str(error.args[0]).removeprefix("--model ").removeprefix(f"{processor}: ")
+        raise ConfigError(
+            f"--processor {processor}: {found}",
+            hint="a LLaVA-OneVision of transformers, as a folder or a name on the hub",
+        ) from None
     family = family_of(files)
     if family.name != "llava_onevision":
         raise ConfigError(f"--processor {processor}: that of {family.name}, not llava_onevision")
@@ -170,13 +190,15 @@ def _fit(config: Any, rule: Mapping[str, Any], processor: str) -> None:
     config.image_grid_pinpoints = [list(size) for size in rule["canvases"]]
 
 
-def _head(source: Path, named: Mapping[str, StoredTensor]) -> RewardHeadSettings | None:
+def _head(
+    source: Path, settings: Mapping[str, Any], named: Mapping[str, StoredTensor]
+) -> RewardHeadSettings | None:
     """The released head has two layers and tanh; one of one layer is that of the paper."""
     own = {name for name in named if name.startswith(f"{REWARD_HEAD}.")}
     if own:
         two = any(name.startswith(f"{REWARD_HEAD}.dense.") for name in own)
         return RewardHeadSettings(activation="tanh" if two else "linear")
-    if json.loads((source / "config.json").read_text(encoding="utf-8")).get("is_rm"):
+    if settings.get("is_rm"):
         raise ConfigError(
             f"{source}: config.json says is_rm, but there are no weights of {REWARD_HEAD}",
             hint="get all files of the checkpoint",
@@ -184,7 +206,7 @@ def _head(source: Path, named: Mapping[str, StoredTensor]) -> RewardHeadSettings
     return None
 
 
-def _empty_model(config: Any, head: RewardHeadSettings | None) -> Any:
+def _empty_model(source: Path, config: Any, head: RewardHeadSettings | None) -> Any:
     """The model without values, for names and shapes."""
     from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -192,8 +214,11 @@ def _empty_model(config: Any, head: RewardHeadSettings | None) -> Any:
     if head is not None:
         config.is_rm, config.reward_head = True, head.model_dump()
         kind = reward_class(kind)
-    with torch.device("meta"):
-        return kind(config)
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise ConfigError(f"{source}: no model can be made of its config.json: {error}") from None
 
 
 def _check(source: Path, model: Any, named: dict[str, StoredTensor], *, tied: bool) -> None:

@@ -21,8 +21,10 @@ from torch import Tensor
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import FeatureCache, LinearHead, load_policy, weights_hash
+from mmrlhf_engine.run.command import place_of, run_command
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
+from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
@@ -33,7 +35,7 @@ from mmrlhf_engine.train.reference_columns import FIELD, column_set_of, model_co
 from mmrlhf_engine.train.settings import ModelSettings
 from mmrlhf_engine.train.setup import halve_frozen_weights
 
-__all__ = ["STAGE", "ReferenceConfig"]
+__all__ = ["STAGE", "ReferenceConfig", "run_in"]
 
 _KEEP_EVERY = 50
 """Steps, of a pack for each process, between two records of what is done."""
@@ -50,6 +52,27 @@ class ReferenceConfig(ModelSettings):
     """The most that a pack may hold, of text and images together."""
     too_large: Literal["error", "alone", "drop"] = "error"
     """What becomes of a query that fits no pack; a response left out has no value."""
+
+
+def run_in(config: ReferenceConfig, out: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Score in ``out/12_reference``, and see to it that the dataset has the column; the report.
+
+    What is finished in the folder is made again where the dataset lacks the column, since another
+    run has replaced it or this is another copy of the shards.
+
+    Args:
+        config: The settings.
+        out: The run folder.
+        progress: What is said on the way.
+
+    Raises:
+        MmrlhfError: a setting or an input does not fit, or the work failed.
+    """
+    folder = place_of(STAGE, out)
+    # Without a manifest the folder may hold what an interrupted run has scored, which is kept.
+    report = read_json(folder / "report.json") if (folder / "manifest.json").exists() else None
+    lost = report is not None and not _is_there(config, report)
+    return run_command(STAGE, config, out, progress, restart=lost)
 
 
 def run(config: ReferenceConfig, context: StageContext) -> None:
@@ -246,16 +269,22 @@ def _provenance(config: ReferenceConfig, dataset: ShardDataset) -> dict[str, Any
     return dataset.provenance(**conditions)
 
 
-def _external(config: ReferenceConfig) -> list[object]:
+def _is_there(config: ReferenceConfig, report: dict[str, Any]) -> bool:
+    """Whether the dataset has as many values of this provenance as the report counts."""
     config = with_precision(config)
     dataset = open_dataset(config.shards)
     made_with = _provenance(config, dataset)
-    column_set = _column_set(config, dataset, made_with)
-    # A column that another model has replaced is to be made again.
-    replaced = any(
-        entry.name == column_set and entry.provenance != made_with for entry in dataset.column_sets
+    name = _column_set(config, dataset, made_with)
+    return any(
+        entry.name == name and entry.provenance == made_with and entry.filled >= report["rows_out"]
+        for entry in dataset.column_sets
     )
-    return [dataset.fingerprint, made_with, replaced]
+
+
+def _external(config: ReferenceConfig) -> list[object]:
+    config = with_precision(config)
+    dataset = open_dataset(config.shards)
+    return [dataset.fingerprint, _provenance(config, dataset)]
 
 
 STAGE = Stage(

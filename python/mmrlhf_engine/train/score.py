@@ -8,32 +8,41 @@ model come in from a file, to the same columns.
 What is done is kept in the scratch folder query by query; a run that was killed goes on there.
 """
 
-import hashlib
-import re
+import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.policy import weights_hash
+from mmrlhf_engine.run.command import run_command
+from mmrlhf_engine.run.files import write_atomically
+from mmrlhf_engine.run.folder import read_json
+from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Stage, StageContext
 from mmrlhf_engine.run.tables import TableSchema
-from mmrlhf_engine.shards.dataset import FLAGS, ShardDataset, open_dataset
+from mmrlhf_engine.shards.dataset import ShardDataset, open_dataset
 from mmrlhf_engine.shards.torch_dataset import PreferenceDataset
-from mmrlhf_engine.train.compatible import check_model_fits, model_folder
+from mmrlhf_engine.train.compatible import check_model_fits
 from mmrlhf_engine.train.device import accelerator_for, with_precision
 from mmrlhf_engine.train.finished_parts import FinishedParts, groups_of
-from mmrlhf_engine.train.given_scores import read_scores
-from mmrlhf_engine.train.margins import normalised
+from mmrlhf_engine.train.given_scores import GivenScores, read_scores
+from mmrlhf_engine.train.score_columns import (
+    Scored,
+    are_there,
+    digest_of,
+    margins_of,
+    name_of,
+    write_columns,
+)
 from mmrlhf_engine.train.score_settings import ScoreConfig
 from mmrlhf_engine.train.scorer import Scorer
 
-__all__ = ["CRITIQUES", "STAGE"]
+__all__ = ["CRITIQUES", "STAGE", "run_in"]
 
 CRITIQUES: TableSchema = {
     "response": pl.UInt64(),  # row of the shards' responses
@@ -47,6 +56,41 @@ CRITIQUES: TableSchema = {
 
 _GROUPS_PER_PART = 8
 """Groups of queries between two records of what is done."""
+
+
+def run_in(
+    config: ScoreConfig, out: Path, progress: Progress | None = None, *, restart: bool = False
+) -> dict[str, Any]:
+    """Score in ``out/11_score``, and see to it that the dataset has the columns; the report.
+
+    What is finished in the folder is not scored again; where the dataset lacks its columns, since
+    another run has replaced them or this is another copy of the shards, they are written from what
+    the folder keeps.
+
+    Args:
+        config: The settings.
+        out: The run folder.
+        progress: What is said on the way.
+        restart: Remove what an earlier attempt has left, and begin again.
+
+    Raises:
+        MmrlhfError: a setting or an input does not fit, or the work failed.
+    """
+    report = run_command(STAGE, config, out, progress, restart=restart)
+    if "columns" not in report:  # of several processes the first one has the report
+        return report
+    dataset, columns = open_dataset(config.shards), report["columns"]
+    column_set = f"margin/{name_of(config, dataset)}"
+    if column_set in columns and are_there(dataset, columns):
+        return report
+    folder = Path(report["folder"])
+    made_with = dict(columns[report["column"].removesuffix("/margin")]["provenance"])
+    del made_with["normalise"]  # which is added when margins are written
+    made_with["model"] = {**made_with["model"], "name": column_set.removeprefix("margin/")}
+    facts = write_columns(config, dataset, _kept(config, dataset, folder), made_with)
+    kept = {**(read_json(folder / "report.json") or {}), **facts}
+    write_atomically(folder / "report.json", json.dumps(kept, indent=2) + "\n")
+    return {**report, **facts}
 
 
 def run(config: ScoreConfig, context: StageContext) -> None:
@@ -64,32 +108,40 @@ def run(config: ScoreConfig, context: StageContext) -> None:
     rows = parts.rows().sort("response", "sample")
     with context.table("critiques", CRITIQUES) as table:
         table.write(rows)
-    means = rows.group_by("response").agg(pl.col("reward").mean(), pl.col("critique").first())
-    rewards = np.full(dataset.rows("responses"), np.nan, np.float32)
-    rewards[means["response"].to_numpy()] = means["reward"].to_numpy()
-    texts = pl.DataFrame({"response": np.arange(len(rewards), dtype=np.uint64)}).join(
-        means.select("response", "critique"), on="response", how="left", maintain_order="left"
-    )
-    stated = {
-        **scorer.stated,
-        "model": {**scorer.stated["model"], "name": _name_of(config, dataset)},
-    }
-    frame = pl.DataFrame(
-        {"reward": pl.Series(rewards).fill_nan(None), "critique": texts["critique"]}
-    )
-    provenance = dataset.provenance(**stated)
-    _write(dataset, f"reward/{_name_of(config, dataset)}", "responses", frame, provenance)
-    facts = _write_margins(config, dataset, _margins_of(dataset, rewards), provenance)
-    scored = int((~np.isnan(rewards)).sum())
+    made_by = {**scorer.stated["model"], "name": name_of(config, dataset)}
+    provenance = dataset.provenance(**{**scorer.stated, "model": made_by})
+    kept = _by_response(dataset, rows)
+    facts = write_columns(config, dataset, kept, provenance)
+    total, scored = dataset.rows("responses"), rows["response"].n_unique()
     context.finish(
-        rows_in=len(rewards),
+        rows_in=total,
         rows_out=scored,
-        dropped=_not_scored(len(rewards) - scored, parts),
+        dropped=_not_scored(total - scored, parts),
         finish=dict(sorted(Counter(rows["finish"]).items())),
         critique_tokens=int(rows["n_tok"].sum()),
         critiques=scorer.critiques,
         **facts,
     )
+
+
+def _by_response(dataset: ShardDataset, rows: pl.DataFrame) -> Scored:
+    """The mean reward and the first critique of each answer, of the table ``critiques``."""
+    means = rows.group_by("response").agg(
+        pl.col("reward").mean(), pl.col("critique").sort_by("sample").first()
+    )
+    rewards = np.full(dataset.rows("responses"), np.nan, np.float32)
+    rewards[means["response"].to_numpy()] = means["reward"].to_numpy()
+    texts = pl.DataFrame({"response": np.arange(len(rewards), dtype=np.uint64)}).join(
+        means.select("response", "critique"), on="response", how="left", maintain_order="left"
+    )
+    return Scored(margins_of(dataset, rewards), rewards, texts["critique"])
+
+
+def _kept(config: ScoreConfig, dataset: ShardDataset, folder: Path) -> Scored:
+    """The values of a finished run: from its table, or from the file of scores, as it was."""
+    if config.scores is not None:
+        return _given(dataset, read_scores(Path(config.scores), dataset))
+    return _by_response(dataset, pl.read_parquet(folder / "critiques" / "*.parquet"))
 
 
 def _not_scored(count: int, parts: FinishedParts) -> dict[str, int]:
@@ -137,100 +189,29 @@ def _take_over(config: ScoreConfig, context: StageContext) -> None:
     dataset = open_dataset(config.shards)
     given = read_scores(Path(str(config.scores)), dataset)
     provenance = dataset.provenance(
-        scores=_digest_of(config), model={"name": _name_of(config, dataset)}
+        scores=digest_of(config), model={"name": name_of(config, dataset)}
     )
-    margins = given.margins
-    if given.rewards is not None:
-        frame = pl.DataFrame({"reward": pl.Series(given.rewards).fill_nan(None)})
-        _write(dataset, f"reward/{_name_of(config, dataset)}", "responses", frame, provenance)
-    if margins is None:
-        assert given.rewards is not None
-        margins = _margins_of(dataset, given.rewards)
-    facts = _write_margins(config, dataset, margins, provenance)
-    known = int((~np.isnan(margins)).sum())
+    facts = write_columns(config, dataset, _given(dataset, given), provenance)
+    pairs, known = facts["pairs"], facts["pairs_with_margin"]
     with context.table("critiques", CRITIQUES):
         pass
     context.finish(
-        rows_in=len(margins),
+        rows_in=pairs,
         rows_out=known,
-        dropped={"no_score": len(margins) - known} if known < len(margins) else {},
+        dropped={"no_score": pairs - known} if known < pairs else {},
         critiques="given",
+        # Answers whose rewards differ between their pairs have margins, and no reward.
+        responses_with_several_rewards=given.differing,
         **facts,
     )
 
 
-def _margins_of(dataset: ShardDataset, rewards: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """float32 [pairs], NaN where a reward is not known."""
-    pairs = dataset.pairs.select("chosen", "rejected").collect()
-    margins: npt.NDArray[np.float32] = (
-        rewards[pairs["chosen"].to_numpy()] - rewards[pairs["rejected"].to_numpy()]
-    )
-    return margins
-
-
-def _write_margins(
-    config: ScoreConfig,
-    dataset: ShardDataset,
-    margins: npt.NDArray[np.float32],
-    provenance: dict[str, Any],
-) -> dict[str, Any]:
-    """Write the column; what there is to say of it."""
-    flags = dataset.pairs.select("flags").collect()["flags"].to_numpy()
-    ties = (flags & FLAGS["tie"]) != 0
-    scaled, rule = normalised(margins, config.normalise, ties)
-    frame = pl.DataFrame({"margin": pl.Series(scaled).cast(pl.Float32).fill_nan(None)})
-    column_set = f"margin/{_name_of(config, dataset)}"
-    _write(dataset, column_set, "pairs", frame, {**provenance, "normalise": rule})
-    ranked = margins[~ties & ~np.isnan(margins)]
-    tied = np.abs(margins[ties & ~np.isnan(margins)])
-    return {
-        "column": f"{column_set}/margin",
-        "pairs": len(margins),
-        "ties": int(ties.sum()),
-        # How often the scores agree with the ranks, of pairs that are no ties.
-        "agreement": float((ranked > 0).mean()) if len(ranked) else None,
-        "margin_mean": float(ranked.mean()) if len(ranked) else None,
-        "margin_std": float(ranked.std()) if len(ranked) else None,
-        "tie_gap_mean": float(tied.mean()) if len(tied) else None,
-        "normalise": rule,
-    }
-
-
-def _write(
-    dataset: ShardDataset, column_set: str, table: Any, frame: pl.DataFrame, provenance: Any
-) -> None:
-    """Write a column set, unless the same values are there."""
-    for entry in dataset.column_sets:
-        if entry.name == column_set and entry.provenance == provenance and entry.filled:
-            return
-    dataset.add_column(frame, table=table, column_set=column_set, provenance=provenance)
-
-
-def _name_of(config: ScoreConfig, dataset: ShardDataset) -> str:
-    """Of the column sets; with its hash where another model of the name has them.
-
-    Trained models are all called ``model``, and their columns must not replace each other.
-    """
-    given = config.name
-    if given is None:
-        given = Path(config.scores).stem if config.scores else model_folder(config.model).name
-    name = re.sub(r"[^a-z0-9._-]+", "-", given.lower()).strip("-.")
-    if not name:
-        raise ConfigError(f"name: found {given!r}, expected letters or digits", hint="--name NAME")
-    if config.name is None and config.scores is None:
-        weights = weights_hash(config.model)
-        for entry in dataset.column_sets:
-            other = entry.provenance.get("model", {}).get("weights")
-            if entry.name == f"reward/{name}" and other != weights:
-                return f"{name}-{weights.rpartition(':')[2][:8]}"
-    return name
-
-
-def _digest_of(config: ScoreConfig) -> str:
-    file = Path(str(config.scores))
-    if not file.is_file():
-        raise InputError(f"{file}: no such file of scores")
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _given(dataset: ShardDataset, given: GivenScores) -> Scored:
+    margins = given.margins
+    if margins is None:
+        assert given.rewards is not None
+        margins = margins_of(dataset, given.rewards)
+    return Scored(margins, given.rewards)
 
 
 def _external(config: ScoreConfig) -> list[object]:
@@ -242,15 +223,16 @@ def _external(config: ScoreConfig) -> list[object]:
         if not config.shards:
             raise ConfigError("shards: not given", hint="mmrlhf-engine score SHARDS --scores FILE")
         dataset = open_dataset(config.shards)
-        return [dataset.fingerprint, _digest_of(config), _name_of(config, dataset)]
+        name_of(config, dataset)  # refuses one without letters
+        return [dataset.fingerprint, digest_of(config)]
     config = with_precision(config)
     dataset = open_dataset(config.shards)
+    name_of(config, dataset)
     given = config.critiques
     columns = [
         entry.provenance for entry in dataset.column_sets if given.startswith(f"{entry.name}/")
     ]
-    facts = [weights_hash(config.model), config.precision, columns, _name_of(config, dataset)]
-    return [dataset.fingerprint, *facts]
+    return [dataset.fingerprint, weights_hash(config.model), config.precision, columns]
 
 
 STAGE = Stage(
