@@ -69,15 +69,7 @@ def judge_opaque(a, b, limit):
         a, b = b, a
     size = limited(b.size)  # that of the smaller one
     (a, a_chroma), (b, b_chroma) = planes(a, size), planes(b, size)
-    luma, alignment = measure(b, a, limit), None
-    if luma >= limit:
-        aligned = align(a, b)
-        if aligned is not None and not_trivial(aligned, b.shape) and is_crop(aligned, b.shape):
-            warped, rows, columns = warp(a, aligned, margin=2)
-            if min(warped.shape) >= 16:
-                again = measure(b[rows, columns], np.floor(warped + 0.5), limit)
-                if again < luma:
-                    luma, alignment = again, aligned
+    luma, alignment = explanation(b, a, limit)
     chroma = chroma_difference(a_chroma, b_chroma, alignment)
     return Verdict(luma < limit and (chroma or 0) < CHROMA_LIMIT, luma, chroma, limit)
 
@@ -106,11 +98,30 @@ def planes(image, size):
 # -- prediction and what it leaves
 
 
-def measure(a, b, limit):
-    """The better direction, or that from the sharper picture if it is good enough."""
-    sharper, softer = (b, a) if sharpness(b) > sharpness(a) else (a, b)
-    first = worst_window(sharper, softer)
-    return first if first < limit else min(first, worst_window(softer, sharper))
+def explanation(small, large, limit):
+    """The best of both directions, as they are or aligned; the first below the limit is enough."""
+    plain = sharper_first(small, large)
+    luma, alignment = worst_window(*plain), None
+    if luma < limit:
+        return luma, alignment
+    ways = [(plain[::-1], None)]
+    aligned = align(large, small)
+    if aligned is not None and not_trivial(aligned, small.shape) and is_crop(aligned, small.shape):
+        warped, rows, columns = warp(large, aligned, margin=2)
+        if min(warped.shape) >= 16:
+            parts = sharper_first(small[rows, columns], np.floor(warped + 0.5))
+            ways = [(parts, aligned), *ways, (parts[::-1], aligned)]
+    for pair, way in ways:
+        found = worst_window(*pair)
+        if found < luma:
+            luma, alignment = found, way
+        if found < limit:
+            break
+    return luma, alignment
+
+
+def sharper_first(a, b):
+    return (b, a) if sharpness(b) > sharpness(a) else (a, b)
 
 
 def sharpness(values):
@@ -226,30 +237,30 @@ def warp(values, alignment, margin):
 
 def align(a, b):
     p = np.array([1.0, 1.0, 0.0, 0.0])
-    long, before = max(a.shape), 0
-    for level in (48, 96, 192, 384):
-        side = min(long, level)
-        if side == before:
-            break
-        before = side
-        small = [reduced(values, side) for values in (a, b)]
+    levels = []
+    for level in (384, 192, 96, 48):
+        a, b = reduced(a, level), reduced(b, level)
+        if not levels or a.shape != levels[-1][0].shape:
+            levels.append((a, b))
+    for pair in reversed(levels):
+        small = [gaussian_filter(values, 1.0, mode="nearest") for values in pair]
         for _ in range(5):
             step = newton_step(*small, p)
             p = p + step[:4]
             if (np.abs(p[:2] - 1) >= 0.08).any() or (np.abs(p[2:]) >= 0.06).any():
                 return None
-            if np.abs(step[:4]).max() * side < 0.05:
+            if np.abs(step[:4]).max() * max(small[0].shape) < 0.05:
                 break
     return p
 
 
-def reduced(values, long):
-    scale = long / max(values.shape)
+def reduced(values, level):
+    scale = min(1, level / max(values.shape))
     height, width = (max(8, math.floor(side * scale + 0.5)) for side in values.shape)
     image = Image.fromarray(values.astype(np.uint8))
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return gaussian_filter(np.asarray(image, np.float64), 1.0, mode="nearest")
+    return np.asarray(image, np.float64)
 
 
 def newton_step(a, b, p):

@@ -22,8 +22,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
         return Err(PictureError::Unreadable("PNG whose first chunk is not IHDR".into()));
     }
     let mut frames = 1;
-    let mut chunks = chunks(bytes);
-    while let Some((kind, body)) = chunks.next() {
+    for (kind, body) in chunks(bytes) {
         match kind {
             b"acTL" => frames = u32_be(body, 0).unwrap_or(1).max(1),
             b"IEND" => return Ok((width, height, frames)),

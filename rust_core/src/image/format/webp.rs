@@ -99,6 +99,9 @@ fn colours(bytes: &[u8], picture: &Picture) -> Result<Pixels, PictureError> {
     Ok(read(&riff(&[chunk]))?.pixels)
 }
 
+/// In the flags of `VP8X`.
+const HAS_ALPHA: u8 = 0x10;
+
 /// The picture by itself: its chunk of colours, and that of its alpha where it has one.
 fn with_alpha(bytes: &[u8], picture: &Picture) -> Result<Layer, PictureError> {
     let chunk = bytes.get(picture.chunk.clone()).unwrap_or_default();
@@ -107,7 +110,6 @@ fn with_alpha(bytes: &[u8], picture: &Picture) -> Result<Layer, PictureError> {
     };
     let side = |side: u32| side.saturating_sub(1).to_le_bytes();
     let ([w0, w1, w2, _], [h0, h1, h2, _]) = (side(picture.size.0), side(picture.size.1));
-    const HAS_ALPHA: u8 = 0x10;
     let canvas = [HAS_ALPHA, 0, 0, 0, w0, w1, w2, h0, h1, h2];
     let named =
         |name: &[u8], body: &[u8]| [name, &(body.len() as u32).to_le_bytes()[..], body].concat();

@@ -5,8 +5,8 @@
 //! [`predict`](super::predict).
 
 use super::blur::Field;
-use super::predict::median_magnitude;
-use super::solve::solve;
+use super::predict::reweigh;
+use super::solve::{Products, solve};
 use super::warp::{Alignment, places};
 use crate::image::{Filter, Pixels, resize};
 use crate::vector::vectorised;
@@ -23,14 +23,15 @@ const UNKNOWNS: usize = 6;
 /// Where points of `b` lie in `a`, of the same size; none if the search goes astray.
 pub(super) fn align(a: &Pixels, b: &Pixels) -> Option<Alignment> {
     let mut alignment = Alignment::NONE;
-    let mut before = 0;
-    for level in LEVELS {
-        let long = a.width.max(a.height);
-        if long.min(level) == before {
-            break; // the pictures are no larger than the level before
-        }
-        before = long.min(level);
-        let (a, b) = (reduced(a, before), reduced(b, before));
+    // From the largest level to the smallest, each made of the one before.
+    let mut levels: Vec<[Pixels; 2]> = Vec::new();
+    for level in LEVELS.into_iter().rev() {
+        let [a, b] = levels.last().map_or([a, b], |pair| pair.each_ref());
+        levels.push([reduced(a, level), reduced(b, level)]);
+    }
+    levels.dedup_by_key(|pair| pair[0].width.max(pair[0].height)); // of pictures that are small
+    for pair in levels.iter().rev() {
+        let [a, b] = pair.each_ref().map(|p| Field::new(p.width, p.height, &p.data).blurred(1.0));
         for _ in 0..ROUNDS {
             let step = newton_step(&a, &b, alignment)?;
             for axis in 0..2 {
@@ -43,7 +44,7 @@ pub(super) fn align(a: &Pixels, b: &Pixels) -> Option<Alignment> {
                 }
             }
             let largest = step[..4].iter().fold(0.0_f64, |most, value| most.max(value.abs()));
-            if largest * (before as f64) < 0.05 {
+            if largest * (a.width.max(a.height) as f64) < 0.05 {
                 break;
             }
         }
@@ -51,17 +52,16 @@ pub(super) fn align(a: &Pixels, b: &Pixels) -> Option<Alignment> {
     Some(alignment)
 }
 
-/// The picture with this longest side, blurred by one pixel.
-fn reduced(picture: &Pixels, long: usize) -> Field {
+/// The picture with at most this longest side.
+fn reduced(picture: &Pixels, level: usize) -> Pixels {
     let longer = picture.width.max(picture.height);
+    let long = longer.min(level);
     let side = |side: usize| ((2 * side * long + longer) / (2 * longer)).max(8);
     let (width, height) = (side(picture.width), side(picture.height));
-    let small = if (width, height) == (picture.width, picture.height) {
-        picture.clone()
-    } else {
-        resize(picture.clone(), width, height, Filter::Bilinear)
-    };
-    Field::new(width, height, &small.data).blurred(1.0)
+    if (width, height) == (picture.width, picture.height) {
+        return picture.clone();
+    }
+    resize(picture.clone(), width, height, Filter::Bilinear)
 }
 
 /// The change of scales, shifts, gain and offset by which `a` comes nearer to `b`.
@@ -82,39 +82,35 @@ fn newton_step(a: &Field, b: &Field, alignment: Alignment) -> Option<[f64; UNKNO
     let mut sorted = differences.clone();
     let middle = sorted.len() / 2;
     let median = *sorted.select_nth_unstable_by(middle, f32::total_cmp).1;
-    differences.iter_mut().for_each(|value| *value -= median);
-    let scale = 3.0 * (1.5 * median_magnitude(&differences) + 2.0);
+    for value in &mut differences {
+        *value -= median;
+    }
+    reweigh(2.0, &mut differences);
+    let weights = differences;
 
-    let mut sums = [0.0; PRODUCTS];
-    let mut terms: [Vec<f32>; UNKNOWNS + 1] = std::array::from_fn(|_| vec![0.0; columns.len()]);
-    for (y, differences) in rows.zip(differences.chunks_exact(columns.len())) {
+    let mut products = Products::<{ UNKNOWNS + 1 }>::new();
+    let mut terms: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; columns.len()]);
+    let ones = vec![1.0; columns.len()];
+    let mut target = vec![0.0; columns.len()];
+    let sides = [width as f32 / 2.0, height as f32 / 2.0];
+    for (y, weights) in rows.zip(weights.chunks_exact(columns.len())) {
         let [above, below] = warped.around(y);
         let line = warped.row(y);
-        let down = relative(y, height);
-        let sides = [width as f32 / 2.0, height as f32 / 2.0];
         let neighbours = [
-            &line[columns.start - 1..columns.end - 1],
-            &line[columns.start + 1..columns.end + 1],
+            &line[columns.start - 1..][..columns.len()],
+            &line[columns.start + 1..][..columns.len()],
             &above[columns.clone()],
             &below[columns.clone()],
         ];
-        derivatives(neighbours, &across, down, sides, &mut terms);
-        terms[4].copy_from_slice(&line[columns.clone()]);
-        terms[5].fill(1.0);
-        let target = b.row(y)[columns.clone()].iter().zip(&line[columns.clone()]);
-        terms[6].iter_mut().zip(target).for_each(|(out, (b, a))| *out = b - a);
-        add_products(&terms, differences, scale, &mut sums);
-    }
-    let mut products = sums.into_iter();
-    let mut matrix = [[0.0; UNKNOWNS]; UNKNOWNS];
-    let mut right = [0.0; UNKNOWNS];
-    for row in 0..UNKNOWNS {
-        for column in row..UNKNOWNS {
-            matrix[row][column] = products.next()?;
-            matrix[column][row] = matrix[row][column];
+        derivatives(neighbours, &across, relative(y, height), sides, &mut terms);
+        let line = &line[columns.clone()];
+        for ((out, b), a) in target.iter_mut().zip(&b.row(y)[columns.clone()]).zip(line) {
+            *out = b - a;
         }
-        right[row] = products.next()?;
+        let [by_width, by_height, by_column, by_row] = &terms;
+        products.add(&[by_width, by_height, by_column, by_row, line, &ones, &target], weights);
     }
+    let (mut matrix, right) = products.equations::<UNKNOWNS>();
     let trace: f64 = (0..4).map(|term| matrix[term][term]).sum();
     for (term, row) in matrix.iter_mut().enumerate() {
         row[term] += if term < 4 { 1e-3 * trace / 4.0 + 1e-3 } else { 1e-6 };
@@ -146,9 +142,6 @@ fn warped(a: &Field, alignment: Alignment) -> (Field, super::warp::Area) {
     (Field { data, ..*a }, [columns, rows])
 }
 
-/// Products of two of six terms and a target.
-const PRODUCTS: usize = UNKNOWNS * (UNKNOWNS + 3) / 2;
-
 vectorised! {
     /// The derivatives by scales and shifts of a row, from its neighbours left, right, above, below.
     fn derivatives(
@@ -156,10 +149,10 @@ vectorised! {
         across: &[f32],
         down: f32,
         sides: [f32; 2],
-        terms: &mut [Vec<f32>; UNKNOWNS + 1],
+        terms: &mut [Vec<f32>; 4],
     ) {
         let [left, right, above, below] = neighbours;
-        let [by_width, by_height, by_column, by_row, ..] = terms;
+        let [by_width, by_height, by_column, by_row] = terms;
         for at in 0..across.len() {
             let x = (right[at] - left[at]) * sides[0];
             let y = (below[at] - above[at]) * sides[1];
@@ -167,45 +160,6 @@ vectorised! {
             by_height[at] = y * down;
             by_column[at] = x;
             by_row[at] = y;
-        }
-    }
-
-    /// The sums of products of all terms but the last with those from themselves on, weighted by how
-    /// well pixels fit.
-    fn add_products(
-        terms: &[Vec<f32>; UNKNOWNS + 1],
-        differences: &[f32],
-        scale: f32,
-        sums: &mut [f64; PRODUCTS],
-    ) {
-        const LANES: usize = 8;
-        let length = differences.len();
-        let mut weighed = vec![0.0_f32; length];
-        let mut at = 0;
-        for (first, term) in terms.iter().enumerate().take(UNKNOWNS) {
-            for ((out, value), difference) in weighed.iter_mut().zip(term).zip(differences) {
-                let relative = difference / scale;
-                *out = value / (1.0 + relative * relative);
-            }
-            for other in &terms[first..] {
-                let mut lanes = [0.0_f32; LANES];
-                let (a, a_rest) = weighed.as_chunks::<LANES>();
-                let (b, b_rest) = other[..length].as_chunks::<LANES>();
-                for (a, b) in a.iter().zip(b) {
-                    for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-                        *lane += a * b;
-                    }
-                }
-                let mut sum = 0.0;
-                for lane in lanes {
-                    sum += f64::from(lane);
-                }
-                for (a, b) in a_rest.iter().zip(b_rest) {
-                    sum += f64::from(a * b);
-                }
-                sums[at] += sum;
-                at += 1;
-            }
         }
     }
 }

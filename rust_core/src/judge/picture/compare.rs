@@ -185,7 +185,8 @@ fn compare_frames(a: &Frame, b: &Frame, side: usize, settings: &Settings) -> (Ev
             let (white, black) = (on(Background::White), on(Background::Black));
             let both = both_small.is_some() && both_large.is_some();
             // The worse of two that must both agree, the better where one is enough.
-            if (black.1 > white.1) == both && black.1 != white.1 { black } else { white }
+            let decides = if both { black.1 > white.1 } else { black.1 < white.1 };
+            if decides { black } else { white }
         }
     };
     // So far a point of the smaller picture is mapped to the larger one.
@@ -203,20 +204,7 @@ fn same_shape(a: &Frame, b: &Frame) -> bool {
 /// `small` and `large` at one size.
 fn compare_planes(small: &Planes, large: &Planes, limit: f32, background: Background) -> Evidence {
     let sides = [small.luma.width, small.luma.height];
-    let mut found = measure(&small.luma, &large.luma, limit);
-    let mut alignment = None;
-    if found.score >= limit
-        && let Some(aligned) = align(&large.luma, &small.luma)
-        && !aligned.is_within(sides, UNALIGNED)
-        && aligned.is_crop(sides)
-        && let Some((warped, area)) = warp(&large.luma, aligned, MARGIN, LEAST)
-    {
-        let mut again = measure(&cut(&small.luma, &area), &warped, limit);
-        if again.score < found.score {
-            again.place = [0, 1].map(|axis| again.place[axis] + area[axis].start);
-            (found, alignment) = (again, Some(aligned));
-        }
-    }
+    let (found, alignment) = explanation(&small.luma, &large.luma, limit);
     let chroma = chroma::difference(&large.chroma, &small.chroma, alignment);
     let differs = chroma.is_some_and(|chroma| chroma >= CHROMA_LIMIT);
     let cause =
@@ -236,16 +224,59 @@ fn compare_planes(small: &Planes, large: &Planes, limit: f32, background: Backgr
     }
 }
 
-/// The worst window of the better direction; the first direction is enough where it is below `limit`.
-fn measure(a: &Pixels, b: &Pixels, limit: f32) -> Worst {
-    // A sharper picture explains a softer one.
-    let (from, to) = if sharpness(b) > sharpness(a) { (b, a) } else { (a, b) };
-    let first = explain(&Predictor::new(from), to);
-    if first.score < limit {
-        return first;
+/// The worst window of the best explanation, and the alignment it needs: from either picture, as they
+/// are or aligned. The first one below `limit` is enough.
+fn explanation(small: &Pixels, large: &Pixels, limit: f32) -> (Worst, Option<Alignment>) {
+    let plain = Directions::new(small, large);
+    let mut best = (plain.explain(0), None);
+    if best.0.score < limit {
+        return best;
     }
-    let second = explain(&Predictor::new(to), from);
-    if second.score < first.score { second } else { first }
+    let parts =
+        align(large, small).filter(|aligned| is_plausible(*aligned, small)).and_then(|aligned| {
+            let (warped, area) = warp(large, aligned, MARGIN, LEAST)?;
+            Some((aligned, cut(small, &area), warped, area))
+        });
+    let aligned = parts.as_ref().map(|(aligned, small, warped, area)| {
+        let start = area.each_ref().map(|side| side.start);
+        (Directions::new(small, warped), Some(*aligned), start)
+    });
+    for direction in 0..2 {
+        let plain = (direction > 0).then_some((&plain, None, [0, 0]));
+        let aligned =
+            aligned.as_ref().map(|(directions, aligned, start)| (directions, *aligned, *start));
+        for (directions, alignment, start) in plain.into_iter().chain(aligned) {
+            let found = directions.explain(direction);
+            if found.score < best.0.score {
+                let place = [0, 1].map(|axis| found.place[axis] + start[axis]);
+                best = (Worst { place, ..found }, alignment);
+            }
+            if found.score < limit {
+                return best;
+            }
+        }
+    }
+    best
+}
+
+/// Whether an alignment moves something, and as a crop would.
+fn is_plausible(alignment: Alignment, picture: &Pixels) -> bool {
+    let sides = [picture.width, picture.height];
+    !alignment.is_within(sides, UNALIGNED) && alignment.is_crop(sides)
+}
+
+/// Two pictures of one size, the sharper one first: it explains the softer one.
+struct Directions<'a>([&'a Pixels; 2]);
+
+impl<'a> Directions<'a> {
+    fn new(a: &'a Pixels, b: &'a Pixels) -> Self {
+        Self(if sharpness(b) > sharpness(a) { [b, a] } else { [a, b] })
+    }
+
+    /// The second explained by the first, or the other way round.
+    fn explain(&self, direction: usize) -> Worst {
+        explain(&Predictor::new(self.0[direction]), self.0[1 - direction])
+    }
 }
 
 /// The sum of differences of neighbours.

@@ -7,7 +7,7 @@
 //! `1 / (1 + (r / 3s)^2)` with `s = 1.5 median |r| + 1.5` (Cauchy's weight function).
 
 use super::blur::{Field, pad};
-use super::solve::solve;
+use super::solve::{BLOCK, Products, solve};
 use crate::image::Pixels;
 use crate::vector::vectorised;
 
@@ -28,6 +28,12 @@ pub(super) struct Predictor {
     blurs: [Field; 3],
 }
 
+/// Memory for the differences of a row.
+struct Lines {
+    padded: Vec<f32>,
+    differences: [Vec<f32>; 4],
+}
+
 /// Coefficients by which one picture is predicted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Coefficients([f32; TERMS]);
@@ -42,24 +48,25 @@ impl Predictor {
         Self { picture, blurs: [first, second, third] }
     }
 
-    /// The terms of row `y` but the constant, each into a line of `terms`.
-    fn terms(&self, y: usize, padded: &mut Vec<f32>, terms: &mut [Vec<f32>; TERMS - 1]) {
-        let fields = [&self.picture, &self.blurs[0], &self.blurs[1], &self.blurs[2]];
-        let (plain, differences) = terms.split_at_mut(4);
-        for (term, field) in plain.iter_mut().zip(fields) {
-            term.copy_from_slice(field.row(y));
-        }
-        padded.resize(self.picture.width + 2, 0.0);
-        for (pair, field) in differences.chunks_exact_mut(2).zip(&self.blurs) {
-            pad(field.row(y), 1, padded);
-            half_difference(padded, &padded[2..], &mut pair[0]);
+    /// The terms of row `y` but the constant; differences are made in `lines`.
+    fn terms<'a>(&'a self, y: usize, lines: &'a mut Lines) -> [&'a [f32]; TERMS - 1] {
+        for (pair, field) in lines.differences.chunks_exact_mut(2).zip(&self.blurs) {
+            pad(field.row(y), 1, &mut lines.padded);
+            half_difference(&lines.padded, &lines.padded[2..], &mut pair[0]);
             let [above, below] = field.around(y);
             half_difference(above, below, &mut pair[1]);
         }
+        let [x1, y1, x2, y2] = &lines.differences;
+        let [first, second, third] = self.blurs.each_ref().map(|blur| blur.row(y));
+        [self.picture.row(y), first, second, third, x1, y1, x2, y2]
     }
 
-    fn lines(&self) -> [Vec<f32>; TERMS - 1] {
-        std::array::from_fn(|_| vec![0.0; self.picture.width])
+    fn lines(&self) -> Lines {
+        let width = self.picture.width;
+        Lines {
+            padded: vec![0.0; width + 2],
+            differences: std::array::from_fn(|_| vec![0.0; width]),
+        }
     }
 
     /// The coefficients that predict `target`, of the same size.
@@ -82,10 +89,10 @@ impl Predictor {
     fn samples(&self, target: &Pixels) -> Samples {
         let step = if self.picture.data.len() <= ALL_PIXELS { 1 } else { 2 };
         let mut samples = Samples { terms: Default::default(), target: Vec::new() };
-        let (mut lines, mut padded) = (self.lines(), Vec::new());
+        let mut lines = self.lines();
         for y in (0..self.picture.height).step_by(step) {
-            self.terms(y, &mut padded, &mut lines);
-            for (at, (term, line)) in samples.terms.iter_mut().zip(&lines).enumerate() {
+            let lines = self.terms(y, &mut lines);
+            for (at, (term, line)) in samples.terms.iter_mut().zip(lines).enumerate() {
                 let middle = if at < 4 { MIDDLE } else { 0.0 };
                 term.extend(line.iter().step_by(step).map(|value| value - middle));
             }
@@ -98,11 +105,10 @@ impl Predictor {
     /// The squares of what remains of `target`, row by row.
     pub(super) fn residual(&self, target: &Pixels, coefficients: Coefficients) -> Vec<f32> {
         let mut squares = vec![0.0; target.data.len()];
-        let (mut lines, mut padded) = (self.lines(), Vec::new());
+        let mut lines = self.lines();
         for (y, out) in squares.chunks_exact_mut(target.width).enumerate() {
-            self.terms(y, &mut padded, &mut lines);
             let row = &target.data[y * target.width..][..target.width];
-            square_residual(&lines, &coefficients.0, row, out);
+            square_residual(&self.terms(y, &mut lines), &coefficients.0, row, out);
         }
         squares
     }
@@ -114,34 +120,22 @@ struct Samples {
     target: Vec<f32>,
 }
 
-/// Products of two of nine terms and a target.
-const PRODUCTS: usize = TERMS * (TERMS + 3) / 2;
-
 impl Samples {
     /// Coefficients around [`MIDDLE`].
     fn least_squares(&self, weights: &[f32]) -> Option<[f64; TERMS]> {
-        let mut sums = [0.0; PRODUCTS];
+        let mut products = Products::<{ TERMS + 1 }>::new();
         let ones = [1.0; BLOCK];
         let length = self.target.len();
         for start in (0..length).step_by(BLOCK) {
             let place = start..(start + BLOCK).min(length);
-            let columns: [&[f32]; TERMS + 1] = std::array::from_fn(|term| match term {
+            let columns = std::array::from_fn(|term| match term {
                 0..8 => &self.terms[term][place.clone()],
                 8 => &ones[..place.len()],
                 _ => &self.target[place.clone()],
             });
-            add_products(&columns, &weights[place], &mut sums);
+            products.add(&columns, &weights[place]);
         }
-        let mut products = sums.into_iter();
-        let mut matrix = [[0.0; TERMS]; TERMS];
-        let mut right = [0.0; TERMS];
-        for row in 0..TERMS {
-            for column in row..TERMS {
-                matrix[row][column] = products.next()?;
-                matrix[column][row] = matrix[row][column];
-            }
-            right[row] = products.next()?;
-        }
+        let (mut matrix, mut right) = products.equations::<TERMS>();
         let ridge = RIDGE * length as f64;
         (0..TERMS - 1).for_each(|term| matrix[term][term] += ridge);
         right[0] += ridge;
@@ -151,8 +145,7 @@ impl Samples {
     fn reweigh(&self, fitted: &[f64; TERMS], weights: &mut [f32]) {
         let terms: [&[f32]; TERMS - 1] = std::array::from_fn(|term| &self.terms[term][..]);
         residuals(&terms, &fitted.map(|value| value as f32), &self.target, weights);
-        let scale = 3.0 * (1.5 * median_magnitude(weights) + 1.5);
-        cauchy_weights(scale, weights);
+        reweigh(1.5, weights);
     }
 
     /// The coefficients, unless they explain too much: from a gain near 0 or a large offset anything
@@ -189,11 +182,17 @@ impl Samples {
     }
 }
 
+/// Cauchy's weights of residuals, in their place; `least` is a residual that is always good.
+pub(super) fn reweigh(least: f32, residuals: &mut [f32]) {
+    let scale = 3.0 * (1.5 * median_magnitude(residuals) + least);
+    cauchy_weights(scale, residuals);
+}
+
 /// Parts of one unit in which medians are found.
 const BINS_A_UNIT: f32 = 16.0;
 
 /// The median of the magnitudes, to a sixteenth.
-pub(super) fn median_magnitude(values: &[f32]) -> f32 {
+fn median_magnitude(values: &[f32]) -> f32 {
     let mut counts = vec![0_usize; 512 * BINS_A_UNIT as usize];
     let last = counts.len() - 1;
     for value in values {
@@ -215,10 +214,6 @@ pub(super) fn middle_bin(counts: &[usize]) -> usize {
         .unwrap_or(0)
 }
 
-/// Pixels of which products are added up before they go to longer sums.
-const BLOCK: usize = 512;
-const LANES: usize = 16;
-
 vectorised! {
     fn half_difference(first: &[f32], second: &[f32], out: &mut [f32]) {
         for ((out, a), b) in out.iter_mut().zip(first).zip(second) {
@@ -227,7 +222,7 @@ vectorised! {
     }
 
     fn square_residual(
-        terms: &[Vec<f32>; TERMS - 1],
+        terms: &[&[f32]; TERMS - 1],
         coefficients: &[f32; TERMS],
         target: &[u8],
         out: &mut [f32],
@@ -266,37 +261,6 @@ vectorised! {
         for value in values {
             let relative = *value / scale;
             *value = 1.0 / (1.0 + relative * relative);
-        }
-    }
-
-    /// The weighted sums of products of all columns but the last with those from themselves on.
-    fn add_products(columns: &[&[f32]; TERMS + 1], weights: &[f32], sums: &mut [f64; PRODUCTS]) {
-        let length = weights.len();
-        let whole = length / LANES * LANES;
-        let mut weighed = [0.0_f32; BLOCK];
-        let mut at = 0;
-        for (first, column) in columns.iter().enumerate().take(TERMS) {
-            for ((out, value), weight) in weighed.iter_mut().zip(*column).zip(weights) {
-                *out = value * weight;
-            }
-            for other in &columns[first..] {
-                let mut lanes = [0.0_f32; LANES];
-                for start in (0..whole).step_by(LANES) {
-                    let (a, b) = (&weighed[start..start + LANES], &other[start..start + LANES]);
-                    for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-                        *lane += a * b;
-                    }
-                }
-                let mut sum = 0.0;
-                for lane in lanes {
-                    sum += f64::from(lane);
-                }
-                for (a, b) in weighed[whole..length].iter().zip(&other[whole..length]) {
-                    sum += f64::from(a * b);
-                }
-                sums[at] += sum;
-                at += 1;
-            }
         }
     }
 }

@@ -1,4 +1,68 @@
-//! Small systems of linear equations.
+//! Weighted least squares of a few unknowns, and the linear equations they lead to.
+
+use crate::vector::vectorised;
+
+/// Values of a column that are added up before they go to longer sums.
+pub(super) const BLOCK: usize = 512;
+const LANES: usize = 16;
+
+/// Sums of weighted products of any two of N columns, the last of which is the target; those below the
+/// diagonal are not made.
+#[derive(Debug, Clone)]
+pub(super) struct Products<const N: usize>([[f64; N]; N]);
+
+impl<const N: usize> Products<N> {
+    pub(super) fn new() -> Self {
+        Self([[0.0; N]; N])
+    }
+
+    /// Add those of at most [`BLOCK`] values of each column.
+    pub(super) fn add(&mut self, columns: &[&[f32]; N], weights: &[f32]) {
+        add_products(columns, weights, &mut self.0);
+    }
+
+    /// The equations of M = N - 1 unknowns: a symmetric matrix, and the right side.
+    pub(super) fn equations<const M: usize>(&self) -> ([[f64; M]; M], [f64; M]) {
+        let matrix = std::array::from_fn(|row| {
+            std::array::from_fn(|column| self.0[row.min(column)][row.max(column)])
+        });
+        (matrix, std::array::from_fn(|row| self.0[row][N - 1]))
+    }
+}
+
+vectorised! {
+    fn add_products<const N: usize>(
+        columns: &[&[f32]; N],
+        weights: &[f32],
+        sums: &mut [[f64; N]; N],
+    ) {
+        let length = weights.len().min(BLOCK);
+        let whole = length / LANES * LANES;
+        let mut weighed = [0.0_f32; BLOCK];
+        for (first, column) in columns.iter().enumerate().take(N - 1) {
+            for ((out, value), weight) in weighed.iter_mut().zip(*column).zip(weights) {
+                *out = value * weight;
+            }
+            for (second, other) in columns.iter().enumerate().skip(first) {
+                let mut lanes = [0.0_f32; LANES];
+                for start in (0..whole).step_by(LANES) {
+                    let (a, b) = (&weighed[start..start + LANES], &other[start..start + LANES]);
+                    for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+                        *lane += a * b;
+                    }
+                }
+                let mut sum = 0.0;
+                for lane in lanes {
+                    sum += f64::from(lane);
+                }
+                for (a, b) in weighed[whole..length].iter().zip(&other[whole..length]) {
+                    sum += f64::from(a * b);
+                }
+                sums[first][second] += sum;
+            }
+        }
+    }
+}
 
 /// The solution of `matrix x = right`, by elimination with partial pivoting; none of a singular one.
 pub(super) fn solve<const N: usize>(
