@@ -1,6 +1,7 @@
 """TIFF, AVIF and HEIC: the pixels are Pillow's, and what cannot be decoded is refused by name."""
 
 import io
+import struct
 from functools import partial
 
 import numpy as np
@@ -100,6 +101,14 @@ def test_a_tiff_that_is_not_read_is_refused_by_name(content, reason):
     row = probed(content)
     assert row["reason"] == reason
     assert "tiff" in row["detail"]
+
+
+def test_values_of_a_tiff_that_are_not_there_take_no_memory():
+    content = encoded(photograph().resize((16, 16)), "TIFF", tiffinfo={274: 1})
+    entry = content.index(struct.pack("<HHI", 274, 3, 1))
+    for count in (2**31, 10**6):
+        changed = content[: entry + 4] + struct.pack("<I", count) + content[entry + 8 :]
+        assert probed(changed)["reason"] in ("unreadable_media", "truncated_media")
 
 
 @given(st.data())

@@ -21,10 +21,13 @@ use crate::image::pixels::Pixels;
 const NAME: &str = "tiff";
 
 /// Pages that are counted; a file of more is one that was made to be slow.
-const MAX_PAGES: u32 = 10_000;
+const MAX_PAGES: usize = 10_000;
 
 /// Bytes of a pixel: eight channels of 16 bits.
 const MAX_PIXEL_BYTES: usize = 16;
+
+/// Values of a tag that is read: a picture of a million strips or tiles.
+const MAX_VALUES: usize = 1 << 20;
 
 /// The tag `ExtraSamples` of an alpha by which the colours have been multiplied.
 const ASSOCIATED_ALPHA: u16 = 1;
@@ -44,10 +47,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<(u32, u32, u32), PictureError> {
         check_kind(&mut reader)?;
         check_end(&mut reader, bytes.len() as u64)?;
         let turned = orientation(&mut reader) > 4;
-        let mut pages = 1;
-        while pages < MAX_PAGES && reader.more_images() && reader.next_image().is_ok() {
-            pages += 1;
-        }
+        let pages = pages(bytes);
         Ok(if turned { (height, width, pages) } else { (width, height, pages) })
     }));
     read.unwrap_or_else(|_| Err(PictureError::unreadable(NAME, "its decoder gave up")))
@@ -112,12 +112,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
 }
 
 fn open(bytes: &[u8]) -> Result<Reader<'_>, PictureError> {
+    check_directory(bytes)?;
     let mut reader = Decoder::new(Cursor::new(bytes)).map_err(failed)?;
     let (width, height) = reader.dimensions().map_err(failed)?;
     let pixels = usize::try_from(u64::from(width) * u64::from(height)).unwrap_or(usize::MAX);
     let mut limits = Limits::default();
     // The number of pixels is checked by the caller; that of channels is not.
-    limits.decoding_buffer_size = pixels.saturating_mul(MAX_PIXEL_BYTES);
+    limits.decoding_buffer_size = pixels.saturating_mul(MAX_PIXEL_BYTES).max(MAX_VALUES);
     limits.intermediate_buffer_size = limits.intermediate_buffer_size.max(bytes.len());
     Ok(reader.with_limits(limits))
 }
@@ -147,24 +148,75 @@ fn without_palette(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Where the first directory of a TIFF (not a `BigTIFF`) says that the picture has a palette.
+/// Where the first directory says that the picture has a palette.
 fn photometric_at(bytes: &[u8]) -> Option<usize> {
     const INTERPRETATION: u32 = 262;
     const PALETTE: u32 = 3;
-    let (short, long): (Field, Field) =
-        if bytes.first()? == &b'I' { (u16_le, u32_le) } else { (u16_be, u32_be) };
-    if short(bytes, 2)? != 42 {
-        return None;
-    }
-    let directory = long(bytes, 4)? as usize;
-    let entries = 0..short(bytes, directory)? as usize;
-    let at = entries.map(|entry| directory + 2 + 12 * entry).find(|&at| {
+    let (short, long) = numbers(bytes);
+    let mut entries = entries(bytes, long(bytes, 4)? as usize);
+    let at = entries.find(|&at| {
         short(bytes, at) == Some(INTERPRETATION) && short(bytes, at + 8) == Some(PALETTE)
     })?;
     Some(at + 8)
 }
 
 type Field = fn(&[u8], usize) -> Option<u32>;
+
+/// Readers of 16 and 32 bits in the byte order of the file.
+fn numbers(bytes: &[u8]) -> (Field, Field) {
+    if bytes.first() == Some(&b'I') { (u16_le, u32_le) } else { (u16_be, u32_be) }
+}
+
+/// The places of the entries of a directory, of 12 bytes each: tag, type, number of values, and the
+/// values or where they are.
+fn entries(bytes: &[u8], directory: usize) -> impl Iterator<Item = usize> + use<> {
+    let count = numbers(bytes).0(bytes, directory).unwrap_or(0) as usize;
+    (0..count).map(move |entry| directory + 2 + 12 * entry)
+}
+
+/// The number of directories, which are a chain.
+fn pages(bytes: &[u8]) -> u32 {
+    let (short, long) = numbers(bytes);
+    let next = |directory: u32| {
+        let count = short(bytes, directory as usize)? as usize;
+        long(bytes, directory as usize + 2 + 12 * count).filter(|&next| next > 0)
+    };
+    let count = std::iter::successors(long(bytes, 4), |&at| next(at)).take(MAX_PAGES).count();
+    count.max(1) as u32
+}
+
+/// The decoder makes room for as many values as a tag announces: they must be in the file.
+fn check_directory(bytes: &[u8]) -> Result<(), PictureError> {
+    let (short, long) = numbers(bytes);
+    let missing = |what| PictureError::truncated(NAME, format!("{what} is missing"));
+    if short(bytes, 2) != Some(42) {
+        return Err(PictureError::unreadable(NAME, "BigTIFF is not read"));
+    }
+    let directory = long(bytes, 4).ok_or_else(|| missing("the header"))? as usize;
+    for at in entries(bytes, directory) {
+        let cut = || missing("the directory");
+        let (tag, kind) =
+            (short(bytes, at).ok_or_else(cut)?, short(bytes, at + 2).ok_or_else(cut)?);
+        let count = long(bytes, at + 4).ok_or_else(cut)? as usize;
+        let size = match kind {
+            3 | 8 => 2,
+            4 | 9 | 11 | 13 => 4,
+            5 | 10 | 12 | 16.. => 8,
+            _ => 1,
+        };
+        if !matches!(tag, 254..=347 | 530..=532) || count * size <= 4 {
+            continue; // nothing here reads it, or it is in the entry
+        }
+        if count > MAX_VALUES {
+            return Err(PictureError::unreadable(NAME, format!("{count} values of the tag {tag}")));
+        }
+        let start = long(bytes, at + 8).ok_or_else(cut)? as usize;
+        if start + count * size > bytes.len() {
+            return Err(missing("a part of the directory"));
+        }
+    }
+    Ok(())
+}
 
 /// What cannot be decoded is refused before anything rests on it.
 fn check_kind(reader: &mut Reader<'_>) -> Result<(), PictureError> {
