@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 LONG_SIDE = 1024
 LUMA_LIMIT, THUMBNAIL_LUMA_LIMIT, CHROMA_LIMIT = 5.5, 2.5, 32.0
@@ -291,7 +291,7 @@ def is_crop(p, shape):
     sides, scale = np.array(shape[::-1]), p[:2] - 1
     opposed = scale[0] * scale[1] < 0 and np.abs(scale).min() > 0.004
     inside = (np.abs(p[2:]) * sides <= np.abs(scale) * sides / 2 + 1.5).all()
-    return bool(np.abs(scale).max() <= 0.05 and not opposed and inside)
+    return bool(np.abs(scale).max() <= 0.055 and not opposed and inside)
 
 
 # -- colour
@@ -322,7 +322,8 @@ def deviation(values):
 
 def channel_difference(a, b):
     tint = np.clip(median(b) - median(a), -12, 12)
+    around = maximum_filter(a, 3, mode="nearest") - minimum_filter(a, 3, mode="nearest")
     a, b = a - median(a), b - median(a) - tint
     squares = (a * a).sum()
     gain = np.clip((a * b).sum() / squares, 0.5, 1.6) if squares > 1 else 1.0
-    return np.abs(b - gain * a).max()
+    return max(0.0, (np.abs(b - gain * a) - 0.2 * gain * around).max())

@@ -78,6 +78,7 @@ COPIES = {
     "cropped by 1 %": lambda image: cropped(image, 0.01),
     "cropped by 3 %": lambda image: cropped(image, 0.03),
     "cropped by 4 % at two sides": lambda image: cropped(image, 0.04, 0, 0),
+    "cropped by 5 %": lambda image: cropped(image, 0.05),
     "yellowed": lambda image: Image.merge(
         "RGB", [*image.split()[:2], image.getchannel("B").point(lambda v: v * 15 // 16)]
     ),
@@ -296,18 +297,22 @@ def test_verdicts_and_scores_are_those_of_the_naive_judge():
     first, second = zip(*examples, strict=True)
     ours = judge([encoded(a, "PNG") for a in first], [encoded(b, "PNG") for b in second])
     for (a, b), found in zip(examples, ours, strict=True):
-        expected = naive_picture_judge.judge(a, b)
-        if a.size == b.size and not np.isclose(found["chroma"] or 0, expected.chroma or 0):
-            expected = naive_picture_judge.judge(
-                b, a
-            )  # which one is predicted is a matter of bytes
-        assert (found["luma"] is None) == (expected.luma is None)
-        assert (found["chroma"] is None) == (expected.chroma is None) or found["equal"]
-        for name in ("luma", "chroma"):
-            if found[name] is not None and getattr(expected, name) is not None:
-                np.testing.assert_allclose(found[name], getattr(expected, name), **TOLERANCE)
-        close = expected.luma is not None and np.isclose(expected.luma, expected.limit, **TOLERANCE)
-        assert found["copy"] == expected.copy or close
+        # Which of two equally large ones is predicted depends on their bytes.
+        orders = [(a, b), (b, a)] if a.size == b.size else [(a, b)]
+        expected = [naive_picture_judge.judge(*order) for order in orders]
+        assert any(agree(found, verdict) for verdict in expected), (found, expected)
+
+
+def agree(found, expected):
+    for name in ("luma", "chroma"):
+        ours, naive = found[name], getattr(expected, name)
+        if (ours is None) != (naive is None):
+            if not found["equal"]:
+                return False
+        elif ours is not None and not np.isclose(ours, naive, **TOLERANCE):
+            return False
+    close = expected.luma is not None and np.isclose(expected.luma, expected.limit, **TOLERANCE)
+    return found["copy"] == expected.copy or close
 
 
 def test_order_and_threads_change_nothing():

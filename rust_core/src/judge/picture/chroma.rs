@@ -2,7 +2,8 @@
 //!
 //! Chroma comes at a quarter of the sides, each value a mean of about 8 by 8 pixels. Of each channel the
 //! difference of the medians is taken out as far as it may be the tint of a whole picture, at most 12 of
-//! 255 ([`TINT`]), and one gain between 0.5 and 1.6, which is saturation. Where one picture is grey and
+//! 255 ([`TINT`]), and one gain between 0.5 and 1.6, which is saturation; and a fifth of the range of the
+//! 3 by 3 values around ([`EDGE`]), which is what palettes and resampling do to an edge. Where one picture is grey and
 //! the other is not, no gain explains that; twice the largest deviation of the other counts.
 
 use super::predict::middle_bin;
@@ -15,6 +16,9 @@ const GREY: f32 = 4.0;
 /// Largest difference of medians that is a tint: paper that yellowed, another white balance. Without a
 /// limit all pictures of a single colour were copies of each other.
 const TINT: f32 = 12.0;
+
+/// Part of the range around that is forgiven.
+const EDGE: f32 = 0.2;
 
 /// The largest difference of `b` from `a` aligned with it; none where both are grey.
 pub(super) fn difference(
@@ -71,5 +75,24 @@ fn channel_difference([a, b]: &[Pixels; 2]) -> f32 {
     let squares: f64 = pairs().map(|(a, _)| f64::from(a * a)).sum();
     let products: f64 = pairs().map(|(a, b)| f64::from(a * b)).sum();
     let gain = if squares > 1.0 { (products / squares).clamp(0.5, 1.6) as f32 } else { 1.0 };
-    pairs().map(|(a, b)| (b - gain * a).abs()).fold(0.0, f32::max)
+    let mut largest = 0.0_f32;
+    for (at, (x, y)) in pairs().enumerate() {
+        let difference = (y - gain * x).abs();
+        if difference > largest {
+            largest = largest.max(difference - EDGE * gain * range_around(a, at));
+        }
+    }
+    largest
+}
+
+/// Of the 3 by 3 values around one; at an edge, of those there are.
+fn range_around(plane: &Pixels, at: usize) -> f32 {
+    let (x, y) = (at % plane.width, at / plane.width);
+    let columns = x.saturating_sub(1)..(x + 2).min(plane.width);
+    let rows = y.saturating_sub(1)..(y + 2).min(plane.height);
+    let lines = plane.data[rows.start * plane.width..rows.end * plane.width].chunks(plane.width);
+    let (low, high) = lines
+        .flat_map(|row| &row[columns.clone()])
+        .fold((255, 0), |(low, high), &value| (value.min(low), value.max(high)));
+    f32::from(high) - f32::from(low)
 }

@@ -18,12 +18,12 @@
 //!    largest window of the better direction is [`Evidence::luma`].
 //! 5. If that is too much, the pictures are aligned ([`align`]) by a scale and a shift of each axis, and
 //!    measured again, provided that the alignment is one that a crop of at most 5 % would cause.
-//! 6. Colour ([`chroma`]): the largest difference of means of 8 by 8 pixels, after a tint and one gain are
-//!    taken out.
+//! 6. Colour ([`chroma`]): the largest difference of means of 8 by 8 pixels, after a tint, one gain and
+//!    part of the contrast of edges are taken out.
 //!
 //! | change | counts as |
 //! |---|---|
-//! | re-encoded, resized, brighter or darker, more or less contrast, sharpened, slightly blurred | copy |
+//! | re-encoded (as a GIF, colours of some photographs differ too much), resized, brighter or darker, more or less contrast, sharpened, slightly blurred | copy |
 //! | cropped by up to 5 % of a side | copy |
 //! | a thumbnail, a third of the size or less | copy under a stricter limit, or refused ([`Settings::thumbnails`]) |
 //! | a slight tint of all (white balance, yellowed paper) | copy |

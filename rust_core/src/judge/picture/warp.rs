@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use crate::image::Pixels;
 
+/// Part of a side that a crop may take, 5 % and what rounding and the search add to it.
+const LARGEST_CROP: f64 = 0.055;
+
 /// Where points of one picture lie in the other: `centre + scale (x - centre) + shift`, the shift as a
 /// fraction of the side.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,7 +46,7 @@ impl Alignment {
             let reach = (self.scale[axis] - 1.0).abs() * side / 2.0 + 1.5;
             self.shift[axis].abs() * side <= reach
         });
-        across.abs() <= 0.05 && down.abs() <= 0.05 && !opposed && inside
+        across.abs() <= LARGEST_CROP && down.abs() <= LARGEST_CROP && !opposed && inside
     }
 }
 
