@@ -52,6 +52,10 @@ class Lexicon:
         self.synonyms = self.firsts("synonyms")
         for word in self.firsts("inflections") | self.synonyms:
             self.flags.setdefault(word, set()).add("known")
+        phrases = self.sections["courtesy"] + self.sections["closing"]
+        empty = {word for phrase in phrases for word in phrase.split()}
+        empty |= {w for w, f in self.flags.items() if f & {"function", "negation", "contracted"}}
+        self.empty = {self.look_up(word).meaning for word in empty if word != "~"}
         self.numbers = dict(entry.split() for entry in self.sections["numbers"])
         self.courtesy, self.closing = (
             sorted((self.phrase(entry) for entry in self.sections[name]), key=lambda p: -len(p[0]))
@@ -185,6 +189,9 @@ def with_word_lists(token: Token, known: frozenset[str]) -> Token:
             word = plain
         elif text in known:
             word = word._replace(flags=frozenset({"known"}))
+    # Grammar and courtesy begin with a capital behind a comma too, and are no names.
+    name = token.name and not (word.flags and word.meaning in english().empty)
+    token = replace(token, name=name)
     return replace(token, lemma=word.lemma, meaning=word.meaning, flags=word.flags)
 
 
@@ -313,16 +320,10 @@ class Difference(NamedTuple):
     right: str
     why: str
 
-    def __str__(self) -> str:
-        return f"{self.left}→{self.right}: {self.why}" if self.left or self.right else self.why
-
 
 class Verdict(NamedTuple):
     same: bool
     differences: list[Difference]
-
-    def spelled(self) -> str:
-        return "; ".join(str(difference) for difference in self.differences)
 
 
 EXPLAINED = {
@@ -334,12 +335,6 @@ LARGEST_TABLE = 1 << 18
 
 def is_explained(differences: list[Difference]) -> bool:
     return all(difference.why in EXPLAINED for difference in differences)
-
-
-def judge(left: str, right: str, known: frozenset[str] = frozenset()) -> bool:
-    """Whether two texts ask the same; what differs may be told in another order than the core's."""
-    a, b = prepare(left, known), prepare(right, known)
-    return same_question(a, b).same
 
 
 def same_question(a: Prepared, b: Prepared) -> Verdict:
@@ -372,7 +367,7 @@ def differences(a: list[Token], b: list[Token]) -> list[Difference]:
     found = align(a, b)
     function = [difference for difference in found if difference.why == "function word"]
     gone = sum(not difference.right for difference in function)
-    if max(gone, len(function) - gone) > max(2, shorter // 5):
+    if abs(2 * gone - len(function)) > max(2, shorter // 5):
         found.append(Difference("", "", "too many function words"))
     return found
 
@@ -490,10 +485,11 @@ def roles(text: Prepared) -> list[tuple[str, tuple[str, ...], list[Token]]] | No
         content = [token for token in tokens if not token.courtesy and not token.is_free()]
         if not content:
             continue
-        if len(content) < 3:
-            return None
-        asked = text.questions[content[0].sentence]
-        instruction = content[0].text in INSTRUCTIONS
+        first = next(token for token in tokens if not token.courtesy)
+        asked = text.questions[first.sentence]
+        instruction = first.text in INSTRUCTIONS
         role = "asked" if asked else "instruction" if instruction else "told"
+        if len(content) < 3 and role != "instruction":
+            return None
         found.append((role, tuple(token.meaning for token in content), tokens))
     return found

@@ -261,7 +261,7 @@ class Scanner:
             self.push(character, "bracket")
         elif character == "!" and self.is_factorial(start):
             self.push("!", "sign")
-        elif character in ".?!;":
+        elif character in ".?!;:":
             self.stop(character, before, following)
         elif character == "-" and self.is_minus(start):
             self.push("-", "sign")

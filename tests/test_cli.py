@@ -193,7 +193,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(corpus, tmp_path):
     assert "rows in =" in done.stdout
     assert "page: " in done.stdout
     events = [json.loads(line) for line in done.stderr.splitlines()]
-    assert {event["event"] for event in events} <= {"message", "progress"}
+    assert {event["event"] for event in events} <= {"message", "progress", "warning"}
     again = engine("curate", corpus / "shapes.jsonl", corpus / "album", *options)
     assert "finished and unchanged" in again.stderr
     sample = pl.read_parquet(run / "02_dedup" / "kept" / "*.parquet")["id"][0]

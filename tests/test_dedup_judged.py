@@ -5,12 +5,106 @@ import json
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from mmrlhf_engine.curate import dedup, media_judge
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.overrides import OVERRIDES
-from test_dedup import corpus, deduplicate, picture
+from test_dedup import corpora, corpus, deduplicate, find, jaccard, look_alike, normal, picture
+
+
+@st.composite
+def judged_corpora(draw):
+    """A corpus with answers and overrides, and which media are copies and which equal."""
+    prompts, media, hashes, colours = draw(corpora())
+    rows = range(len(prompts))
+    answer = st.sampled_from(
+        [None, "yes", "Yes.", "no", "two cats", "a long answer in several words"]
+    )
+    answers = [draw(answer) for _ in rows]
+    pairs = st.tuples(st.sampled_from(rows), st.sampled_from(rows))
+    overrides = draw(st.lists(pairs, max_size=3))
+    verdict = st.sampled_from([(False, False), (True, False), (True, True)])
+    verdicts = {pair: draw(verdict) for pair in ((0, 1), (0, 2), (1, 2))}
+    return (prompts, media, hashes, colours), answers, overrides, verdicts
+
+
+def naive_judged(corpus, answers, overrides, verdicts, policy, most):
+    """As ``naive``, with verdicts on pictures, answers and overrides."""
+    prompts, media, hashes, colours = corpus
+
+    def agree(a, b, place):
+        return all(
+            x == y or verdicts[min(x, y), max(x, y)][place]
+            for x, y in zip(media[a], media[b], strict=True)
+        )
+
+    def like(a, b, place):
+        if policy in ("text", "exact"):
+            return media[a] == media[b]
+        return look_alike(media[a], media[b], hashes, colours) and agree(a, b, place)
+
+    def short(row):
+        words = (answers[row] or "").lower().strip(".").split()
+        return words if 1 <= len(words) <= 5 else None
+
+    def duplicate(a, b):
+        if (a, b) in overrides:
+            return False
+        conflict = short(a) is not None and short(b) is not None and short(a) != short(b)
+        alike = jaccard(prompts[a], prompts[b])
+        text = alike == 1 or (alike >= 0.8 and not conflict)
+        if policy == "exact":
+            return normal(prompts[a]) == normal(prompts[b]) and media[a] == media[b]
+        if policy == "text":
+            return text
+        if policy == "image":
+            return bool(media[a]) and like(a, b, 0)
+        return text and like(a, b, 1 if conflict else 0)
+
+    kept, founders, removed = [], [], set()
+    for row in range(len(prompts)):
+        founder = next(
+            (
+                f
+                for f in founders
+                if media[row] and like(row, f[0], 0) and (row, f[0]) not in overrides
+            ),
+            None,
+        )
+        full = most is not None and founder is not None and founder[1] >= most
+        if full or any(duplicate(row, other) for other in kept):
+            removed.add(row)
+        else:
+            kept.append(row)
+            if founder is not None:
+                founder[1] += 1
+            elif media[row]:
+                founders.append([row, 1])
+    return removed
+
+
+@pytest.mark.parametrize("policy", ["joint", "image", "text", "exact"])
+@settings(max_examples=150)
+@given(case=judged_corpora())
+def test_what_is_judged_equals_a_comparison_of_all_pairs(policy, case):
+    corpus, answers, overrides, verdicts = case
+    asked = []
+
+    def judge(first, second):
+        pairs = list(zip(first, second, strict=True))
+        asked.extend(pairs)
+        return [verdicts[pair][0] for pair in pairs], [verdicts[pair][1] for pair in pairs]
+
+    given = {"answers": answers, "overrides": overrides, "text_rule": "documents"}
+    found, *_ = find(*corpus, policy=policy, judge=judge, **given)
+    assert {r["row"] for r in found} == naive_judged(
+        corpus, answers, set(overrides), verdicts, policy, None
+    )
+    assert len(asked) == len(set(asked))
+
 
 QUESTION = "What is the total of this invoice?"
 

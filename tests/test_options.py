@@ -5,11 +5,13 @@ with another value; its tables then differ, or the run is refused for the reason
 that is in a config and not in the lists below fails a test of its own.
 """
 
+import io
 import json
 import shutil
 from collections import Counter
 
 import pytest
+from PIL import Image
 
 from mmrlhf_engine.curate import dedup, embed
 from mmrlhf_engine.curate.ingest import SourceConfig
@@ -87,6 +89,13 @@ def folder(tmp_path_factory):
             {"video": f"clip{clip}", "prompt": f"What happens in clip {clip}?", "answer": "a"}
         )
     rows += [{"prompt": sentence(n, 14), "answer": "a text"} for n in range(40)]
+    large = Image.open(io.BytesIO(picture(256, 256, seed=90)))
+    for side in (256, 64):
+        saved = io.BytesIO()
+        large.resize((side, side), Image.Resampling.LANCZOS).save(saved, "PNG")
+        put(folder / "pictures" / f"thumbnail{side}.png", saved.getvalue())
+        row = {"image": f"pictures/thumbnail{side}.png", "prompt": "How large?", "answer": "yes"}
+        rows.append(row)
     rows.append({"image": "pictures/absent.png", "prompt": "Is it there?"})
     write_lines(folder / "rows.jsonl", rows)
     write_lines(folder / "other.jsonl", [{"id": 1, "q": "Named otherwise?", "prompt": "As usual?"}])
@@ -121,10 +130,12 @@ def base(tmp_path_factory, folder, tiny_encoder):
 
 
 CHANGED = {
-    "ingest.max_bad": ("0%", "1 of 187 rows are bad"),
+    "ingest.max_bad": ("0%", "1 of 189 rows are bad"),
     "ingest.max_pixels": (3000, DIFFERENT),
     "dedup.policy": ("text", DIFFERENT),
-    "dedup.text_threshold": (0.5, DIFFERENT),
+    "dedup.text_rule": ("documents", DIFFERENT),
+    "dedup.judge": (False, DIFFERENT),
+    "dedup.common_from": (1, FEWER_COMPARED),
     "dedup.image_radius": (16, DIFFERENT),
     "dedup.colour_tolerance": (0, DIFFERENT),
     "dedup.max_per_image": (2, DIFFERENT),
@@ -144,12 +155,18 @@ CHANGED = {
     "select.semantic_threshold": (0.2, DIFFERENT),
     "seed": (7, DIFFERENT),
 }
+# Those that have an effect together with another.
+BESIDE = {
+    "dedup.text_threshold": (0.5, "dedup.text_rule=documents"),
+    "dedup.document_tokens": (1, "dedup.text_rule=auto"),
+    "dedup.thumbnails": (True, "dedup.image_radius=8"),
+}
 # Each has a test of its own below.
 APART = {"ingest.sources", "embed.batch", "memory", "threads"}
 
 
 def test_no_setting_of_curate_is_without_a_test():
-    assert leaves(CurateConfig) == set(CHANGED) | APART
+    assert leaves(CurateConfig) == {*CHANGED, *BESIDE} | APART
 
 
 @pytest.mark.parametrize("setting", CHANGED)
@@ -169,6 +186,18 @@ def test_a_setting_of_curate_has_an_effect(setting, base, folder, tiny_encoder, 
         return
     run = curate(config, tmp_path / "run", first=stage, last=stage)
     assert tables(run.stage_folder(stage)) != tables(Run(base).stage_folder(stage))
+
+
+@pytest.mark.parametrize("setting", BESIDE)
+def test_a_setting_has_an_effect_beside_another(setting, base, folder, tiny_encoder, tmp_path):
+    value, other = BESIDE[setting]
+    made = []
+    for number, given in enumerate(([other], [other, f"{setting}={value}"])):
+        shutil.copytree(base, tmp_path / f"run{number}")
+        config = configured(folder, tiny_encoder, *given)
+        run = curate(config, tmp_path / f"run{number}", first="dedup", last="dedup")
+        made.append(tables(run.stage_folder("dedup")))
+    assert made[0] != made[1]
 
 
 @pytest.mark.parametrize(

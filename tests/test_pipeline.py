@@ -48,7 +48,9 @@ def test_a_duplicate_is_near_to_one_that_stays(run):
     duplicates = read(run, "duplicates")
     assert set(duplicates["kept_id"]) <= set(read(run, "kept")["id"])
     near = duplicates.filter(pl.col("kind") == "near")
-    assert near["text_jaccard"].min() >= 0.8
+    # Texts differ by what makes no difference, which is said.
+    assert near.filter(pl.col("text_jaccard") < 1)["text_differences"].null_count() == 0
+    assert near["image_difference"].drop_nulls().max() < 5.5
     assert near["image_hamming"].max() <= 4
 
 

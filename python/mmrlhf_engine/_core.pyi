@@ -209,7 +209,7 @@ def text_keys(
 ) -> tuple[ArrowArray, ArrowArray]:
     """The keys by which texts meet; large_string in.
 
-    Out: large_list<uint64>, and what is common, ``struct{hash: uint64, count: uint32}``:
+    Out: large_list<uint64>, and what is common, ``struct{hash: uint64, count: uint32, is_word}``:
     shingles of more than ``common_from`` texts, and words that no list has.
     """
 

@@ -58,7 +58,7 @@ class DedupConfig(Section):
     judge: bool = True
     """Whether near pictures and texts are compared closely, and short answers count; otherwise
     hashes and thresholds decide."""
-    text_rule: Literal["auto", "prompts", "documents"] = "auto"
+    text_rule: Literal["prompts", "documents", "auto"] = "prompts"
     """Of texts that are judged. ``prompts``: every difference has to be explained (courtesy,
     function words, synonyms, spelling); ``documents``: ``text_threshold`` decides; ``auto``:
     documents where both texts are long and ask no question. Differences are explained in English;

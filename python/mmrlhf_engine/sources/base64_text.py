@@ -4,11 +4,16 @@ import base64
 import binascii
 import re
 
-__all__ = ["from_base64", "picture_text"]
+__all__ = ["begins_as_picture", "from_base64", "picture_text"]
 
 _DATA = re.compile(r"data:[a-z]+/[a-zA-Z0-9.+-]+;base64,")
 _SHORTEST = 64
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+
+
+def begins_as_picture(start: bytes) -> bool:
+    """Whether bytes begin as those of a picture do."""
+    return start.startswith(_STARTS) or start[4:8] == b"ftyp"
 
 
 def picture_text(value: str) -> str | None:
@@ -22,7 +27,7 @@ def picture_text(value: str) -> str | None:
         start = base64.b64decode(value[:32], validate=True)
     except (binascii.Error, ValueError):
         return None
-    return value if start.startswith(_STARTS) or start[4:8] == b"ftyp" else None
+    return value if begins_as_picture(start) else None
 
 
 def from_base64(value: str) -> bytes | None:

@@ -61,7 +61,9 @@ pub(crate) fn judge_texts(
             (verdict.same, similarity, verdict.to_string(), lists)
         })?;
         let mut differences = StringBuilder::new();
-        verdicts.iter().for_each(|(_, _, spelled, _)| differences.append_value(spelled));
+        for (_, _, spelled, _) in &verdicts {
+            differences.append_value(spelled);
+        }
         let same: BooleanArray = verdicts.iter().map(|(same, ..)| Some(*same)).collect();
         let similarity: Float32Array =
             verdicts.iter().map(|(_, jaccard, ..)| Some(*jaccard)).collect();
@@ -87,7 +89,7 @@ pub(crate) fn text_rule(name: &str, document_tokens: usize) -> PyResult<Rule> {
 /// The keys by which texts meet; see `mmrlhf_core::dedup::propose`.
 ///
 /// Returns the keys as `large_list<uint64>`, and the table of what is common in the texts as
-/// `struct{hash, count}`.
+/// `struct{hash, count, is_word}`.
 #[pyfunction]
 #[pyo3(signature = (texts, *, shingle_words, bands, rows_per_band, common_from, threads))]
 pub(crate) fn text_keys(
@@ -127,10 +129,13 @@ pub(crate) fn text_keys(
                 start = end;
             }
         }
-        let (hashes, counts) = frequencies.to_columns();
+        let [shingles, words] = frequencies.to_columns();
+        let is_word: BooleanArray =
+            (0..shingles.0.len() + words.0.len()).map(|at| Some(at >= shingles.0.len())).collect();
         let common = ArrowArray::table(vec![
-            ("hash", Arc::new(UInt64Array::from(hashes))),
-            ("count", Arc::new(UInt32Array::from(counts))),
+            ("hash", Arc::new(UInt64Array::from([shingles.0, words.0].concat()))),
+            ("count", Arc::new(UInt32Array::from([shingles.1, words.1].concat()))),
+            ("is_word", Arc::new(is_word)),
         ]);
         Ok((ArrowArray::new(lists.finish()), common))
     })

@@ -3,8 +3,8 @@
 //! A shingle of many texts is part of a template and says little of a question: it proposes nothing.
 //! A word that several texts have is no slip of the fingers, though no word list has it.
 //!
-//! Of many texts a sample is counted: every 2^k-th by the hash of the text, so that the result depends
-//! on the texts alone, not on their order. Equal texts count once.
+//! Of many texts a sample is counted: one in 2^k, those whose hash begins with k zeros, so that the
+//! result depends on the texts alone, not on their order. Equal texts count once.
 
 use arrow_array::{Array, LargeStringArray};
 use rayon::prelude::*;
@@ -16,8 +16,10 @@ use crate::judge::text::Lexicon;
 use crate::judge::text::lexicon::HashKeyed;
 use crate::parallel::Interrupt;
 
-/// Texts up to which all are counted; of more, at least half as many.
-const SAMPLE: usize = 1 << 14;
+/// Texts up to which the shingles of all are counted; of more, at least half as many.
+const SHINGLE_SAMPLE: usize = 1 << 10;
+/// The same for words.
+const WORD_SAMPLE: usize = 1 << 12;
 /// Of the texts at least one in 2^6 is counted.
 const LARGEST_SHIFT: u32 = 6;
 /// Texts of the sample in which an unlisted word must be to count as known.
@@ -26,7 +28,8 @@ const KNOWN_FROM: u32 = 3;
 /// Numbers of texts by the hash of a common shingle or of a word that no list has.
 #[derive(Debug, Clone, Default)]
 pub struct Frequencies {
-    counts: HashKeyed<u32>,
+    shingles: HashKeyed<u32>,
+    words: HashKeyed<u32>,
 }
 
 impl Frequencies {
@@ -38,98 +41,104 @@ impl Frequencies {
         lexicon: &Lexicon,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let shift = (texts.len() / SAMPLE).checked_ilog2().map_or(0, |log| log + 1);
-        let shift = shift.min(LARGEST_SHIFT);
+        let [shingle_shift, word_shift] = [SHINGLE_SAMPLE, WORD_SAMPLE].map(|sample| {
+            let shift = (texts.len() / sample).checked_ilog2().map_or(0, |log| log + 1);
+            shift.min(LARGEST_SHIFT)
+        });
+        // No shingle is in more texts than there are.
+        let shingles_count = texts.len() > cap;
         let rows: Vec<usize> = (0..texts.len()).collect();
-        let parts: Vec<Vec<(u128, Vec<u64>, Vec<u64>)>> = rows
+        let parts: Vec<Vec<Text>> = rows
             .par_chunks(4096)
             .map(|rows| {
                 interrupt.check()?;
                 let mut reader = Shingler::new(width);
-                let sampled = |row: &&usize| {
-                    shift == 0 || xxh3_64(texts.value(**row).as_bytes()) >> (64 - shift) == 0
+                let read_row = |&row: &usize| {
+                    let text = texts.value(row);
+                    let zeros = xxh3_64(text.as_bytes()).leading_zeros();
+                    let shingles = shingles_count && zeros >= shingle_shift;
+                    (zeros >= word_shift).then(|| read(&mut reader, text, shingles, lexicon))
                 };
-                Ok(rows
-                    .iter()
-                    .filter(sampled)
-                    .map(|&row| read(&mut reader, texts.value(row), lexicon))
-                    .collect())
+                Ok(rows.iter().filter_map(read_row).collect())
             })
             .collect::<Result<_>>()?;
-        let mut sample: Vec<(u128, Vec<u64>, Vec<u64>)> = parts.into_iter().flatten().collect();
-        sample.par_sort_unstable_by_key(|(exact, ..)| *exact);
-        sample.dedup_by_key(|(exact, ..)| *exact);
-        let shingles: Vec<u64> =
-            sample.iter().flat_map(|(_, shingles, _)| shingles).copied().collect();
-        let words: Vec<u64> = sample.iter().flat_map(|(.., words)| words).copied().collect();
-        let common_from = (cap >> shift) as u32 + 1;
-        let mut counts = HashKeyed::default();
-        add_frequent(shingles, common_from, shift, &mut counts);
-        add_frequent(words, KNOWN_FROM, shift, &mut counts);
-        Ok(Self { counts })
+        let mut sample: Vec<Text> = parts.into_iter().flatten().collect();
+        sample.par_sort_unstable_by_key(|text| text.exact);
+        sample.dedup_by_key(|text| text.exact);
+        let shingles = sample.iter().flat_map(|text| &text.shingles).copied().collect();
+        let words = sample.iter().flat_map(|text| &text.words).copied().collect();
+        let common_from = (cap >> shingle_shift) as u32 + 1;
+        Ok(Self {
+            shingles: frequent(shingles, common_from, shingle_shift),
+            words: frequent(words, KNOWN_FROM, word_shift),
+        })
     }
 
-    /// The table as two columns of one length, ascending by hash.
-    pub fn to_columns(&self) -> (Vec<u64>, Vec<u32>) {
-        let mut rows: Vec<(u64, u32)> =
-            self.counts.iter().map(|(&hash, &count)| (hash, count)).collect();
-        rows.sort_unstable();
-        rows.into_iter().unzip()
+    /// The tables of the shingles and of the words, each as two columns of one length, ascending by
+    /// hash.
+    pub fn to_columns(&self) -> [(Vec<u64>, Vec<u32>); 2] {
+        [&self.shingles, &self.words].map(|counts| {
+            let rows = counts.iter().map(|(&hash, &count)| (hash, count));
+            let mut rows: Vec<(u64, u32)> = rows.collect();
+            rows.sort_unstable();
+            rows.into_iter().unzip()
+        })
     }
 
-    /// The table of [`Self::to_columns`].
-    pub fn from_columns(hashes: &[u64], counts: &[u32]) -> Self {
-        Self { counts: hashes.iter().copied().zip(counts.iter().copied()).collect() }
+    /// From the tables of [`Self::to_columns`].
+    pub fn from_columns(tables: [(&[u64], &[u32]); 2]) -> Self {
+        let [shingles, words] = tables
+            .map(|(hashes, counts)| hashes.iter().copied().zip(counts.iter().copied()).collect());
+        Self { shingles, words }
+    }
+
+    /// Whether any shingle is common.
+    pub fn has_common_shingles(&self) -> bool {
+        !self.shingles.is_empty()
     }
 
     /// Whether a shingle is common.
     pub fn is_common(&self, shingle: u64) -> bool {
-        self.counts.contains_key(&shingle)
+        self.shingles.contains_key(&shingle)
     }
 
     /// Whether a word that no list has is one of the corpus.
     pub fn is_known_word(&self, word: u64) -> bool {
-        self.counts.contains_key(&word_key(word))
-    }
-
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        self.counts.len()
-    }
-
-    /// Whether nothing is common.
-    pub fn is_empty(&self) -> bool {
-        self.counts.is_empty()
+        self.words.contains_key(&word)
     }
 }
 
-/// The exact key of a text, and the sets of its shingles and of its unlisted words.
-fn read(reader: &mut Shingler, text: &str, lexicon: &Lexicon) -> (u128, Vec<u64>, Vec<u64>) {
+/// What is counted of a text.
+struct Text {
+    exact: u128,
+    /// The sets of its shingles and of its unlisted words.
+    shingles: Vec<u64>,
+    words: Vec<u64>,
+}
+
+fn read(reader: &mut Shingler, text: &str, with_shingles: bool, lexicon: &Lexicon) -> Text {
     let mut shingles = Vec::new();
     let exact = reader.read(text, &mut shingles);
-    let unlisted = reader.tokens().iter().filter(|word| lexicon.get(word.hash).is_none());
-    let mut words: Vec<u64> = unlisted.map(|word| word_key(word.hash)).collect();
+    if !with_shingles {
+        shingles = Vec::new();
+    }
+    let is_word = |first: u8| first.is_ascii_lowercase() || !first.is_ascii();
+    let unlisted = reader.tokens().iter().filter(|token| {
+        is_word(reader.normal()[token.start as usize]) && lexicon.subject(token.hash).is_none()
+    });
+    let mut words: Vec<u64> = unlisted.map(|token| token.hash).collect();
     for set in [&mut shingles, &mut words] {
         set.sort_unstable();
         set.dedup();
     }
-    (exact, shingles, words)
-}
-
-/// Words and shingles share a table.
-fn word_key(word: u64) -> u64 {
-    !word
+    Text { exact, shingles, words }
 }
 
 /// Hashes that occur at least `from` times, with the number of texts that this stands for.
-fn add_frequent(mut hashes: Vec<u64>, from: u32, shift: u32, counts: &mut HashKeyed<u32>) {
+fn frequent(mut hashes: Vec<u64>, from: u32, shift: u32) -> HashKeyed<u32> {
     hashes.par_sort_unstable();
-    for run in hashes.chunk_by(|a, b| a == b) {
-        let count = run.len() as u32;
-        if count >= from {
-            counts.insert(run[0], count.saturating_mul(1 << shift));
-        }
-    }
+    let runs = hashes.chunk_by(|a, b| a == b).filter(|run| run.len() as u32 >= from);
+    runs.map(|run| (run[0], (run.len() as u32).saturating_mul(1 << shift))).collect()
 }
 
 #[cfg(test)]
@@ -153,7 +162,8 @@ mod tests {
         assert!(!frequencies.is_common(shingle("number 7 and")));
         assert!(frequencies.is_known_word(super::super::text::hash_word("softmaxx")));
         assert!(!count(50).is_common(shingle("tell me about")));
-        let (hashes, counts) = frequencies.to_columns();
-        assert_eq!(Frequencies::from_columns(&hashes, &counts).to_columns(), (hashes, counts));
+        let tables = frequencies.to_columns();
+        let again = Frequencies::from_columns(tables.each_ref().map(|(h, c)| (&h[..], &c[..])));
+        assert_eq!(again.to_columns(), tables);
     }
 }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use super::frequencies::Frequencies;
 use super::minhash::MinHasher;
 use super::text::{Shingler, Token, hash_word};
-use crate::judge::text::lexicon::{Word, flag};
+use crate::judge::text::lexicon::flag;
 use crate::judge::text::{Lexicon, neighbours, without_accents};
 
 /// How many keys there are.
@@ -87,7 +87,7 @@ impl KeyReader<'_> {
     pub fn keys(&mut self, text: &str, keys: &mut Vec<u64>) -> u128 {
         let exact = self.shingler.read(text, &mut self.shingles);
         let Proposer { settings, minhash, frequencies, .. } = self.proposer;
-        if !frequencies.is_empty() {
+        if frequencies.has_common_shingles() {
             self.shingles.retain(|shingle| !frequencies.is_common(*shingle));
         }
         if !self.shingles.is_empty() {
@@ -117,10 +117,8 @@ impl KeyReader<'_> {
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
             at += 1;
-            let letter = token.end - token.start == 1;
-            let listed = lexicon.get(token.hash);
-            if let Some(word) = listed.filter(|word| !letter || word.is(flag::EMPTY)) {
-                content.add_word(word, lexicon.digits(token.hash));
+            if let Some(subject) = lexicon.subject(token.hash) {
+                content.add(subject);
                 continue;
             }
             let spelling = &text[token.start as usize..token.end as usize];
@@ -128,18 +126,26 @@ impl KeyReader<'_> {
                 [b'0'..=b'9', ..] => {
                     let groups = 1 + thousands(text, &tokens[at - 1..]);
                     at += groups - 1;
-                    content.add(number(text, &tokens[at - groups..at]));
+                    content.add(number(text, &tokens[at - groups..at]) as u32);
                 }
                 [letter] if letter.is_ascii_alphabetic() => {
                     let contracted = text[..token.start as usize].ends_with(b"'")
                         || text[..token.start as usize].ends_with("’".as_bytes());
                     if !contracted {
-                        content.add(hash_word(&char::from(*letter).to_lowercase().to_string()));
+                        let lower = [letter.to_ascii_lowercase()];
+                        content.add(std::str::from_utf8(&lower).map_or(0, hash_word) as u32);
                     }
                 }
                 [sign] if sign.is_ascii() => {}
                 _ => content.unknown.push(*token),
             }
+        }
+        if content.words == 0 {
+            // Grammar alone is what such a text says.
+            let words = tokens.iter().filter_map(|token| lexicon.get(token.hash));
+            let words = words.filter(|word| word.is(flag::EMPTY) && !word.is(flag::FREE));
+            let shares = words.map(|word| share(word.meaning as u32));
+            content.grammar = shares.fold(0, u64::wrapping_add);
         }
         content.push_keys(keys, |token, read| {
             let spelling = &text[token.start as usize..token.end as usize];
@@ -165,36 +171,23 @@ const REMEMBERED: usize = 1 << 16;
 struct Content {
     sum: u64,
     words: usize,
-    /// Of the words that say nothing; counts where there are no others.
-    empty: u64,
+    /// The sum of the words that say nothing, for a text that has no others.
+    grammar: u64,
     unknown: Vec<Token>,
 }
 
 impl Content {
-    fn add(&mut self, meaning: u64) {
-        self.sum = self.sum.wrapping_add(share(meaning));
-        self.words += 1;
-    }
-
-    fn add_word(&mut self, word: &Word, digits: Option<&str>) {
-        match digits {
-            Some(digits) => self.add(hash_word(digits)),
-            None if word.is(flag::EMPTY) => {
-                if !word.is(flag::FREE) {
-                    self.empty = self.empty.wrapping_add(share(word.meaning));
-                }
-            }
-            None => self.add(word.meaning),
-        }
+    #[inline]
+    fn add(&mut self, subject: u32) {
+        self.sum = self.sum.wrapping_add(share(subject));
+        self.words += usize::from(subject != 0);
     }
 
     /// The key of the words as they are, then those with corrected words.
     fn push_keys(&self, keys: &mut Vec<u64>, mut corrections: impl FnMut(&Token, &mut Vec<u64>)) {
-        let as_it_is: u64 =
-            self.unknown.iter().fold(self.sum, |sum, token| sum.wrapping_add(share(token.hash)));
-        let lone = self.words + self.unknown.len() == 0;
-        let base = if lone { self.empty } else { as_it_is };
-        keys.push(finish(base));
+        let unknown = self.unknown.iter().map(|token| share(token.hash as u32));
+        let key = |sum: u64| finish(if sum == 0 { self.grammar } else { sum });
+        keys.push(key(unknown.fold(self.sum, u64::wrapping_add)));
         if self.unknown.len() > UNKNOWN_WORDS {
             return;
         }
@@ -206,30 +199,28 @@ impl Content {
             corrections(token, &mut read);
             corrected |= !read.is_empty();
             if read.is_empty() {
-                read.push(share(token.hash));
+                read.push(share(token.hash as u32));
             }
             let combined =
                 read.iter().flat_map(|share| sums.iter().map(|sum| sum.wrapping_add(*share)));
             sums = combined.take(CORRECTED_KEYS).collect();
         }
         if corrected {
-            let without_content = self.words == 0;
-            keys.extend(
-                sums.into_iter()
-                    .map(|sum| finish(if without_content && sum == 0 { self.empty } else { sum })),
-            );
+            keys.extend(sums.into_iter().map(key));
         }
     }
 }
 
 /// Sums of these are as good as hashes of sorted lists.
-fn share(meaning: u64) -> u64 {
-    let mixed = (meaning ^ meaning >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    mixed ^ mixed >> 32
+fn share(subject: u32) -> u64 {
+    let mixed = u64::from(subject).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    // Nothing adds nothing.
+    (mixed ^ mixed >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 fn finish(sum: u64) -> u64 {
-    share(sum ^ 0xC2B2_AE3D_27D4_EB4F)
+    let mixed = (sum ^ 0xC2B2_AE3D_27D4_EB4F ^ sum >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    mixed ^ mixed >> 32
 }
 
 /// How many tokens behind the first are further groups of its digits: `1,000,000` has two.
@@ -271,24 +262,22 @@ fn corrections(
         return Vec::new();
     }
     if !word.is_ascii() {
-        return lexicon.get(hash_word(&without_accents(word))).map(added).into_iter().collect();
+        let plain = lexicon.subject(hash_word(&without_accents(word)));
+        return plain.map(share).into_iter().collect();
     }
     if !(3..=20).contains(&word.len()) {
         return Vec::new();
     }
     let mut found: Vec<(u8, u64)> = Vec::new();
     for (order, candidate) in one_slip_away(spelling) {
-        let Some(known) =
-            std::str::from_utf8(&candidate).ok().and_then(|c| lexicon.get(hash_word(c)))
-        else {
-            continue;
-        };
+        let candidate_hash = std::str::from_utf8(&candidate).map_or(0, hash_word);
+        let Some(known) = lexicon.get(candidate_hash) else { continue };
         let plausible =
             candidate.len().max(word.len()) > 3 || order == SWAP && known.is(flag::FUNCTION);
         if plausible {
             let rare =
                 8 * u8::from(!known.is(flag::COMMON)) + 4 * u8::from(!known.is(flag::FUNCTION));
-            found.push((rare + order, added(known)));
+            found.push((rare + order, share(lexicon.subject(candidate_hash).unwrap_or_default())));
         }
     }
     found.sort_unstable();
@@ -299,10 +288,6 @@ fn corrections(
         }
     }
     read
-}
-
-fn added(word: &Word) -> u64 {
-    if word.is(flag::EMPTY) { 0 } else { share(word.meaning) }
 }
 
 const SWAP: u8 = 0;
@@ -367,7 +352,7 @@ mod tests {
         let settings = Settings { shingle_words: 3, bands: 16, rows_per_band: 4 };
         let common: Vec<u64> = Shingler::new(3).shingle_set(template).to_vec();
         let counts = vec![5_000; common.len()];
-        let frequencies = Frequencies::from_columns(&common, &counts);
+        let frequencies = Frequencies::from_columns([(&common, &counts), (&[], &[])]);
         let proposer = Proposer::new(settings, &frequencies, Some(Lexicon::english()));
         let mut reader = proposer.reader();
         let mut keys = |text: &str| {

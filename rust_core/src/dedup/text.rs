@@ -156,15 +156,15 @@ fn find_capitals(text: &[u8], found: &mut Vec<usize>) {
     let lone = |before: u8, this: u8, after: u8| {
         this.is_ascii_uppercase() & !before.is_ascii_alphanumeric() & !after.is_ascii_alphanumeric()
     };
-    let triples = || text.windows(3);
-    let lone_capitals: usize = triples().map(|w| usize::from(lone(w[0], w[1], w[2]))).sum();
+    let inner = text.iter().zip(text.iter().skip(1)).zip(text.iter().skip(2));
+    let any = inner.fold(0_u8, |any, ((x, y), z)| any | u8::from(lone(*x, *y, *z)));
     let first = text.len() > 1 && lone(b' ', text[0], text[1]);
     let at = |place: usize| text.get(place).map_or(' ', |&byte| char::from(byte));
     let stays = |place: usize| {
         let before = [place.wrapping_sub(2), place.wrapping_sub(1)].map(at);
         stays_capital(before, at(place), [place + 1, place + 2, place + 3].map(at))
     };
-    if lone_capitals > 0 || first {
+    if any > 0 || first {
         let places = (0..text.len()).filter(|&place| text[place].is_ascii_uppercase());
         found.extend(places.filter(|&place| stays(place)));
     } else {

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmrlhf_engine._core import record_fields
-from mmrlhf_engine.sources.base64_text import from_base64, picture_text
+from mmrlhf_engine.sources.base64_text import begins_as_picture, from_base64, picture_text
 from mmrlhf_engine.sources.columnar import read_parquet
 from mmrlhf_engine.sources.files import Damage
 from mmrlhf_engine.sources.samples.batch import CELLS, RECORDS_PER_BATCH, Part, RawBatch
@@ -79,9 +79,10 @@ def _to_records(part: Part, batch: pa.RecordBatch, first: int) -> RawBatch:
     columns = []
     cells = pl.DataFrame(schema=CELLS)
     contents = [pa.array([], pa.large_binary())]
+    known = {name.lower() for name in (*record_fields(), *part.columns.values())}
     for name, stored in zip(batch.schema.names, batch.columns, strict=True):
         values = _decoded(stored)
-        if _holds_bytes(values.type):
+        if _holds_bytes(values.type) and (name.lower() in known or _shows_pictures(values)):
             pictures = _Pictures.of(values)
             columns.append(pl.Series(name, pl.from_arrow(pictures.references(cells.height))))
             places = pictures.places().with_columns(
@@ -127,6 +128,12 @@ def _decoded(values: pa.Array) -> pa.Array:
     counts = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
     ends = np.concatenate([[0], np.cumsum(counts)])
     return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), named)
+
+
+def _shows_pictures(values: pa.Array) -> bool:
+    """Whether the first bytes of a column that nobody asked for are those of a picture."""
+    contents = _Pictures.of(values).contents.drop_null()
+    return len(contents) > 0 and begins_as_picture(contents[0].as_py())
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -59,7 +59,7 @@ fn too_many_free(found: &[Difference], shorter: usize) -> Option<Difference> {
     let gone = function.clone().filter(|difference| difference.right.is_empty()).count();
     let come = function.count() - gone;
     let allowed = usize::max(2, shorter / 5);
-    (gone.max(come) > allowed).then(|| Difference {
+    (gone.abs_diff(come) > allowed).then(|| Difference {
         left: String::new(),
         right: String::new(),
         why: Why::TooManyFunctionWords,
@@ -125,11 +125,11 @@ fn walk_back(a: &[Token], b: &[Token], steps: &[Step]) -> Vec<Difference> {
         let (left, right) = (&a[i - left..i], &b[j - right..j]);
         (i, j) = (i - left.len(), j - right.len());
         let why = match (step, left, right) {
-            (Step::Same, [x], [y]) => same_word(x, y).unwrap_or(Why::Word),
+            (Step::Same, [one], [other]) => same_word(one, other).unwrap_or(Why::Word),
             (Step::JoinedRight | Step::JoinedLeft, ..) => Why::Joined,
             (Step::Left, [token], _) | (Step::Right, _, [token]) => why_lone(token),
-            (Step::Replaced, [x], [y]) => match Why::of_lone(x) {
-                Why::Word => Why::of_lone(y),
+            (Step::Replaced, [one], [other]) => match Why::of_lone(one) {
+                Why::Word => Why::of_lone(other),
                 why => why,
             },
             _ => continue,

@@ -90,6 +90,7 @@ pub(crate) type HashKeyed<T> = HashMap<u64, T, BuildHasherDefault<SameHash>>;
 #[derive(Debug)]
 pub struct Lexicon {
     words: HashKeyed<Word>,
+    subjects: Subjects,
     numbers: HashKeyed<&'static str>,
     /// Longest first.
     pub(crate) courtesy: Vec<Phrase>,
@@ -107,6 +108,13 @@ impl Lexicon {
     /// What is known of the lower-case word with this hash.
     pub fn get(&self, hash: u64) -> Option<&Word> {
         self.words.get(&hash)
+    }
+
+    /// What the lower-case word with this hash adds to the subject of a text: 0 if it says nothing, and
+    /// none for a word that is not known.
+    #[inline]
+    pub fn subject(&self, hash: u64) -> Option<u32> {
+        self.subjects.get(hash)
     }
 
     /// The digits that a word of a number stands for.
@@ -154,23 +162,30 @@ impl Lexicon {
             .filter(|(_, flags)| **flags & flag::EMPTY != 0)
             .map(|(word, _)| forms.of(word).1)
             .collect();
-        let words = flags
+        let words: HashKeyed<Word> = flags
             .iter()
             .map(|(&word, &flags)| {
                 let (lemma, meaning) = forms.of(word);
-                let flags = flags | flag::EMPTY * u16::from(empty.contains(meaning));
+                let flags = flags | (flag::EMPTY * u16::from(empty.contains(meaning)));
                 (
                     hash_word(word),
                     Word { lemma: hash_word(lemma), meaning: hash_word(meaning), flags },
                 )
             })
             .collect();
-        let numbers = sections
+        let numbers: HashKeyed<&str> = sections
             .entries("numbers")
             .filter_map(|entry| entry.split_once(' '))
             .map(|(word, digits)| (hash_word(word), digits))
             .collect();
-        let mut lexicon = Self { words, numbers, courtesy: Vec::new(), closing: Vec::new() };
+        let listed = words.iter().filter(|(hash, word)| word.is(flag::EMPTY) || !is_letter(**hash));
+        let subjects = Subjects::new(listed.map(|(&hash, word)| {
+            let digits = numbers.get(&hash).map(|digits| hash_word(digits));
+            let meaning = digits.unwrap_or(if word.is(flag::EMPTY) { 0 } else { word.meaning });
+            (hash, meaning as u32)
+        }));
+        let mut lexicon =
+            Self { words, subjects, numbers, courtesy: Vec::new(), closing: Vec::new() };
         lexicon.courtesy = lexicon.phrases(&sections, "courtesy");
         lexicon.closing = lexicon.phrases(&sections, "closing");
         lexicon
@@ -191,6 +206,52 @@ impl Lexicon {
             .collect();
         phrases.sort_by_key(|phrase| std::cmp::Reverse(phrase.meanings.len()));
         phrases
+    }
+}
+
+fn is_letter(hash: u64) -> bool {
+    ('a'..='z').any(|letter| hash_word(letter.encode_utf8(&mut [0; 4])) == hash)
+}
+
+/// Numbers by the hash of a word, 8 bytes an entry, so that most of the table stays in the cache.
+#[derive(Debug)]
+struct Subjects {
+    /// The high half of the hash, never 0 where there is an entry, and the number.
+    slots: Vec<[u32; 2]>,
+}
+
+impl Subjects {
+    fn new(entries: impl Iterator<Item = (u64, u32)>) -> Self {
+        let mut entries: Vec<(u64, u32)> = entries.collect();
+        // Slots must not depend on the order of a hash map.
+        entries.sort_unstable();
+        let mut slots = vec![[0; 2]; (entries.len() * 3 / 2).next_power_of_two()];
+        let mask = slots.len() - 1;
+        for (hash, number) in entries {
+            let mut slot = hash as usize & mask;
+            while slots[slot][0] != 0 {
+                slot = (slot + 1) & mask;
+            }
+            slots[slot] = [Self::tag(hash), number];
+        }
+        Self { slots }
+    }
+
+    fn tag(hash: u64) -> u32 {
+        (hash >> 32) as u32 | 1
+    }
+
+    #[inline]
+    fn get(&self, hash: u64) -> Option<u32> {
+        let mask = self.slots.len() - 1;
+        let mut slot = hash as usize & mask;
+        loop {
+            match self.slots[slot] {
+                [0, _] => return None,
+                [tag, number] if tag == Self::tag(hash) => return Some(number),
+                _ => slot = (slot + 1) & mask,
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ struct Sentence<'a> {
 const INSTRUCTIONS: [&str; 10] =
     ["answer", "respond", "reply", "justify", "think", "keep", "explain", "be", "output", "return"];
 
-/// Shortest sentence that may move, in words that must not be left out.
+/// Shortest sentence that may move unless it is an instruction, in words that must not be left out.
 const SHORTEST: usize = 3;
 
 /// The tokens of `b` with its sentences in the order of `a`, if that order may differ and does.
@@ -65,9 +65,9 @@ fn sentences(text: &Prepared) -> Option<Vec<Sentence<'_>>> {
     for tokens in text.tokens.chunk_by(|a, b| a.sentence == b.sentence) {
         let content: Vec<&Token> =
             tokens.iter().filter(|token| !token.courtesy && !token.is_free()).collect();
-        let Some(first) = content.first() else { continue };
-        if content.len() < SHORTEST {
-            return None;
+        let Some(first) = tokens.iter().find(|token| !token.courtesy) else { continue };
+        if content.is_empty() {
+            continue;
         }
         let role = if text.questions.get(first.sentence as usize) == Some(&true) {
             Role::Asked
@@ -76,6 +76,9 @@ fn sentences(text: &Prepared) -> Option<Vec<Sentence<'_>>> {
         } else {
             Role::Told
         };
+        if content.len() < SHORTEST && role != Role::Instruction {
+            return None;
+        }
         let content = content.iter().fold(0, |hash: u64, token| {
             (hash ^ token.meaning).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31)
         });

@@ -189,6 +189,10 @@ fn english_token(found: Found, lexicon: &Lexicon, is_known: impl Fn(u64) -> bool
     } else if is_known(token.hash) {
         token.flags = flag::KNOWN;
     }
+    // Grammar and courtesy begin with a capital behind a comma too, and are no names.
+    if token.is(flag::EMPTY) && token.fixed == Some(Fixed::Name) {
+        token.fixed = None;
+    }
     token
 }
 

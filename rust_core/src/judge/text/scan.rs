@@ -34,6 +34,7 @@ pub enum Kind {
 
 /// A token as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is found and read by itself")]
 pub(crate) struct Found {
     /// Lower case, except where case means something.
     pub(crate) text: String,
@@ -295,38 +296,10 @@ impl<'a> Scanner<'a> {
         let name = self.capitals_mean && capital && (capitals || !self.starts_sentence());
         let inner = raw.windows(2).any(|pair| pair[0].is_lowercase() && pair[1].is_uppercase());
         let identifier = inner || raw.iter().any(|c| *c == '_' || c.is_numeric());
-        let mut part = |text: &str| {
-            let found = self.push(text.to_owned(), Kind::Word);
+        for part in expanded(&lower).into_iter().filter(|part| !part.is_empty()) {
+            let found = self.push(part.to_owned(), Kind::Word);
             (found.name, found.identifier) = (name, identifier);
-        };
-        match lower.as_str() {
-            "won't" | "wont" => ["will", "not"].map(&mut part),
-            "can't" | "cannot" | "cant" => ["can", "not"].map(&mut part),
-            "shan't" => ["shall", "not"].map(&mut part),
-            "let's" => ["let", "us"].map(&mut part),
-            _ => {
-                let negated = lower.strip_suffix("n't").or_else(|| {
-                    lower
-                        .strip_suffix('t')
-                        .filter(|stem| UNMARKED.contains(stem))
-                        .map(|stem| stem.strip_suffix('n').unwrap_or(stem))
-                });
-                if let Some(verb) = negated.filter(|verb| !verb.is_empty()) {
-                    part(if verb == "ai" { "is" } else { verb });
-                    part("not");
-                    return;
-                }
-                match lower.rsplit_once('\'') {
-                    Some((word, "s")) => [word, "'s"].map(&mut part),
-                    Some((word, "re")) => [word, "are"].map(&mut part),
-                    Some((word, "ve")) => [word, "have"].map(&mut part),
-                    Some((word, "ll")) => [word, "will"].map(&mut part),
-                    Some((word, "m")) => [word, "am"].map(&mut part),
-                    Some((word, "d")) => [word, "would"].map(&mut part),
-                    _ => return part(&lower),
-                }
-            }
-        };
+        }
     }
 
     /// Brackets around words alone say nothing.
@@ -347,6 +320,35 @@ impl<'a> Scanner<'a> {
             let near = &kinds[usize::max(at, 2) - 2..kinds.len().min(at + 3)];
             token.kind != Kind::Bracket || near.iter().any(means)
         });
+    }
+}
+
+/// The words of a contraction in lower case; of any other word, itself and an empty one.
+fn expanded(word: &str) -> [&str; 2] {
+    match word {
+        "won't" | "wont" => return ["will", "not"],
+        "can't" | "cannot" | "cant" => return ["can", "not"],
+        "shan't" => return ["shall", "not"],
+        "let's" => return ["let", "us"],
+        _ => {}
+    }
+    let unmarked = || {
+        let stem = word.strip_suffix('t').filter(|stem| UNMARKED.contains(stem))?;
+        stem.strip_suffix('n')
+    };
+    match word.strip_suffix("n't").or_else(unmarked) {
+        Some("ai") => return ["is", "not"],
+        Some(verb) if !verb.is_empty() => return [verb, "not"],
+        _ => {}
+    }
+    match word.rsplit_once('\'') {
+        Some((head, "s")) => [head, "'s"],
+        Some((head, "re")) => [head, "are"],
+        Some((head, "ve")) => [head, "have"],
+        Some((head, "ll")) => [head, "will"],
+        Some((head, "m")) => [head, "am"],
+        Some((head, "d")) => [head, "would"],
+        _ => [word, ""],
     }
 }
 

@@ -35,7 +35,7 @@ impl Scanner<'_> {
             '!' if self.is_factorial(start) => {
                 self.push("!".to_owned(), Kind::Sign);
             }
-            '.' | '?' | '!' | ';' => self.stop(character, before, next),
+            '.' | '?' | '!' | ';' | ':' => self.stop(character, before, next),
             '-' if self.is_minus(start) => {
                 self.push("-".to_owned(), Kind::Sign);
             }

@@ -35,7 +35,7 @@ pub enum Why {
     Identifier,
     /// Another word.
     Word,
-    /// More function words differ than may.
+    /// One of the texts has more function words beside the same words than may be.
     TooManyFunctionWords,
     /// The texts differ over too long a stretch to be aligned.
     TooLong,
