@@ -33,16 +33,22 @@ def judge(a, b):
         return Verdict(False, None, None, LUMA_LIMIT)
     ratio = max(max(a.size), max(b.size)) / min(max(a.size), max(b.size))
     limit = THUMBNAIL_LUMA_LIMIT if ratio >= 3 else LUMA_LIMIT
-    transparent = [is_transparent(image) for image in (a, b)]
-    found = [
-        judge_opaque(over(a, background), over(b, background), limit)
-        for background in (("white", "black") if any(transparent) else ("white",))
-    ]
+    transparent = [image for image in (a, b) if is_transparent(image)]
+    backgrounds = ["white", "black"] if transparent else ["white"]
+    if len(transparent) == 1:  # only where it does not vanish
+        backgrounds = [colour for colour in backgrounds if shows(transparent[0], colour)] or [
+            "white"
+        ]
+    found = [judge_opaque(over(a, colour), over(b, colour), limit) for colour in backgrounds]
 
     def severity(verdict):
         return max(verdict.luma / limit, (verdict.chroma or 0) / CHROMA_LIMIT)
 
-    return (max if all(transparent) else min)(found, key=severity)
+    return (max if len(transparent) == 2 else min)(found, key=severity)
+
+
+def shows(image, background):
+    return np.asarray(over(image, background).convert("L"), np.float64).std() >= 8
 
 
 def same_shape(a, b):

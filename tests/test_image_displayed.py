@@ -1,4 +1,4 @@
-"""Pictures are hashed, encoded and shown as a person sees them: upright, over a background."""
+"""Pictures are hashed, embedded and shown as a person sees them: upright, over a background."""
 
 import io
 

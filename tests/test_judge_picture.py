@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 import naive_picture_judge
 from mmrlhf_engine._core import judge_pictures
 from mmrlhf_engine.errors import InputError
-from test_image import LIMIT, SEEDS, columns, encoded, glyph, photograph
+from test_image import LIMIT, SEEDS, columns, encoded, photograph
+from test_image_displayed import glyph
 
 
 def judge(first, second, **changed):
@@ -212,6 +213,8 @@ def test_a_transparent_picture_and_the_same_over_white_or_black():
         if same:
             assert found["background"] == colour
     black = glyph(2, (0, 0, 0, 255))
+    nothing = Image.new("RGB", black.size, "black")  # what a black glyph is over black
+    assert not judge_images(black, nothing)["copy"]
     white = glyph(2, (255, 255, 255, 255), (255, 255, 255, 0))
     assert not judge_images(black, white)["copy"]  # both transparent: they agree over neither
 

@@ -88,8 +88,8 @@ fn flatten(pixels: &Pixels, background: u8) -> Pixels {
     Pixels { channels: 3, data, ..*pixels }
 }
 
-/// Of the luma; the sums are integers, so that the order of pixels does not matter.
-fn variance(pixels: &Pixels) -> f64 {
+/// Of the luma of pixels without alpha; the sums are integers, so that the order of pixels does not matter.
+pub(crate) fn variance(pixels: &Pixels) -> f64 {
     let (mut sum, mut squares) = (0_u64, 0_u64);
     for &pixel in pixels.data.as_chunks::<3>().0 {
         let value = u64::from(luma(pixel));

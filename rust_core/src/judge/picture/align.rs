@@ -26,7 +26,7 @@ pub(super) fn align(a: &Pixels, b: &Pixels) -> Option<Alignment> {
     // From the largest level to the smallest, each made of the one before.
     let mut levels: Vec<[Pixels; 2]> = Vec::new();
     for level in LEVELS.into_iter().rev() {
-        let [a, b] = levels.last().map_or([a, b], |pair| pair.each_ref());
+        let [a, b] = levels.last().map_or([a, b], <[Pixels; 2]>::each_ref);
         levels.push([reduced(a, level), reduced(b, level)]);
     }
     levels.dedup_by_key(|pair| pair[0].width.max(pair[0].height)); // of pictures that are small

@@ -183,10 +183,23 @@ fn compare_frames(a: &Frame, b: &Frame, side: usize, settings: &Settings) -> (Ev
         (None, None) => on(Background::None),
         (both_small, both_large) => {
             let (white, black) = (on(Background::White), on(Background::Black));
-            let both = both_small.is_some() && both_large.is_some();
-            // The worse of two that must both agree, the better where one is enough.
-            let decides = if both { black.1 > white.1 } else { black.1 < white.1 };
-            if decides { black } else { white }
+            if both_small.is_some() && both_large.is_some() {
+                // The worse one: both must agree.
+                if black.1 > white.1 { black } else { white }
+            } else {
+                // The better one, but not where the transparent picture vanishes.
+                match [0, 1].map(|over| small.visible[over] && large.visible[over]) {
+                    [true | false, false] => white,
+                    [false, true] => black,
+                    [true, true] => {
+                        if black.1 < white.1 {
+                            black
+                        } else {
+                            white
+                        }
+                    }
+                }
+            }
         }
     };
     // So far a point of the smaller picture is mapped to the larger one.

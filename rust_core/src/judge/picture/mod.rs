@@ -6,7 +6,8 @@
 //! of one picture by the other does not. The steps of [`compare`]:
 //!
 //! 1. A [`View`] is upright and laid over its background; with transparent pixels over white and over
-//!    black. If both pictures have such pixels, both pairs must be copies; if one has, either.
+//!    black. If both pictures have such pixels, both pairs must be copies; if one has, either pair
+//!    in which that one shows something.
 //! 2. Both are brought to the size of the smaller one, at most 1,024 pixels ([`LONG_SIDE`]) on the longer
 //!    side, by Lanczos. Sides in a ratio that differs by more than 10 % are another picture.
 //! 3. Each is predicted from the other ([`predict`]): a linear combination of the picture, three

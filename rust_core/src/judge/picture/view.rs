@@ -1,9 +1,11 @@
 //! A picture prepared for comparison.
 
+use std::cell::Cell;
+
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{FRAME_SIDE, LONG_SIDE};
-use crate::image::displayed::{Displayed, displayed_frames};
+use crate::image::displayed::{Displayed, FAINT, displayed_frames, variance};
 use crate::image::pixels::luma;
 use crate::image::{Filter, PictureError, Pixels, resize};
 
@@ -26,17 +28,15 @@ pub struct View {
 impl View {
     /// From the bytes of a file with at most `max_pixels` pixels.
     pub fn new(bytes: &[u8], max_pixels: u64) -> Result<Self, PictureError> {
-        let mut frames = Vec::new();
-        let mut side = LONG_SIDE;
+        let side = Cell::new(LONG_SIDE);
         let choose = |count: u32| {
-            if count > 1 {
-                side = FRAME_SIDE;
-            }
+            side.set(if count > 1 { FRAME_SIDE } else { LONG_SIDE });
             chosen(count)
         };
-        let mut shown = Vec::new();
-        let count = displayed_frames(bytes, max_pixels, choose, |frame| shown.push(frame))?;
-        frames.extend(shown.iter().map(|frame| Frame::new(frame, side)));
+        let mut frames = Vec::new();
+        let count = displayed_frames(bytes, max_pixels, choose, |frame| {
+            frames.push(Frame::new(&frame, side.get()));
+        })?;
         Ok(Self { frames, count })
     }
 }
@@ -62,23 +62,28 @@ pub(super) struct Frame {
     pub(super) white: Planes,
     /// Over black, where the background is seen.
     pub(super) black: Option<Planes>,
+    /// Whether more than next to nothing is seen over white, and over black.
+    pub(super) visible: [bool; 2],
 }
 
 impl Frame {
     fn new(frame: &Displayed, long_side: usize) -> Self {
         let mut digest = Xxh3::new();
         let white = frame.over(255);
+        let seen = |pixels: &Pixels| variance(pixels) >= (FAINT * FAINT) as f64;
+        let mut visible = [true, true];
         let (width, height) = (white.width, white.height);
         digest.update(&(width as u64).to_le_bytes());
         digest.update(&(height as u64).to_le_bytes());
         update(&mut digest, &white);
-        let white = Planes::new(white, long_side);
         let black = frame.is_transparent().then(|| {
             let black = frame.over(0);
+            visible = [seen(&white), seen(&black)];
             update(&mut digest, &black);
             Planes::new(black, long_side)
         });
-        Self { width, height, digest: digest.digest128(), white, black }
+        let white = Planes::new(white, long_side);
+        Self { width, height, digest: digest.digest128(), white, black, visible }
     }
 }
 
