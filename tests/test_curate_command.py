@@ -16,6 +16,8 @@ OTHER = {
     "ingest.max_bad": "3%",
     "ingest.max_pixels": 12345,
     "dedup.policy": "exact",
+    "dedup.judge": False,
+    "dedup.text_rule": "auto",
     "dedup.text_threshold": 0.77,
     "dedup.image_radius": 3,
     "dedup.max_per_image": 7,
@@ -59,6 +61,8 @@ def test_a_named_option_reaches_its_setting(name, key, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "key", "shown"), [(e[0], e[1], e[5]) for e in _SETTINGS])
 def test_the_default_in_the_help_is_that_of_the_setting(name, key, shown):
     default = value_of(CurateConfig(), key)
+    if isinstance(default, bool):
+        default = "on" if default else "off"
     assert shown == ("" if default is None else str(default)), name
 
 

@@ -59,8 +59,16 @@ _SETTINGS: list[tuple[str, str, str, dict[str, Any], str, str]] = [
         *("joint (picture and text), image, text or exact.", "joint"),
     ),
     (
+        *("--judge", "dedup.judge", _SAME, {"type": click.BOOL, "metavar": "on|off"}),
+        *("Compare near pictures and texts closely; off: hashes decide.", "on"),
+    ),
+    (
+        *("--text-rule", "dedup.text_rule", _SAME, _name("prompts", "documents", "auto")),
+        *("What decides about texts: prompts, documents or auto.", "prompts"),
+    ),
+    (
         *("--text-threshold", "dedup.text_threshold", _SAME, _number(_SHARE, "JACCARD")),
-        *("Near texts have at least this, 0 to 1.", "0.8"),
+        *("Near documents have at least this, 0 to 1.", "0.8"),
     ),
     (
         *("--image-radius", "dedup.image_radius", _SAME, _number(_INT, "BITS")),

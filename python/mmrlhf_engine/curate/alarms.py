@@ -145,7 +145,7 @@ def crowded_removals(duplicates: pl.LazyFrame) -> Iterator[Alarm]:
             crowds.height,
             f"{worst['kept_id']} removed {worst['count']:,}, among them {worst['id']}",
             "compare some of them with `mmrlhf-engine explain RUN ID KEPT_ID`; if they are not "
-            "copies, a higher --text-threshold or --policy exact keeps them",
+            "copies, --judge on compares them closely, and --policy exact keeps them",
         )
 
 

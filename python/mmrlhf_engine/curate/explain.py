@@ -112,8 +112,15 @@ def measures(row: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-_NO_MEASURES = frozenset({"id", "kept_id", "other_id", "kind", "policy", "verdict"})
-_MEASURES = {"text_jaccard": "text Jaccard", "image_hamming": "image Hamming"}
+_NO_MEASURES = frozenset(
+    {"id", "kept_id", "other_id", "kind", "policy", "verdict", "difference_box"}
+)
+_MEASURES = {
+    "text_jaccard": "text Jaccard",
+    "image_hamming": "image Hamming",
+    "text_differences": "texts",
+    "difference": "pictures differ in",
+}
 
 
 def _as_measure(value: Any) -> str:
