@@ -89,7 +89,11 @@ def _reward_head(name: str) -> Any:
     if adapter_base(name) is not None:
         return adapter_reward_head(name)
     file = _file(name, "config.json")
-    return None if file is None else json.loads(file.read_bytes()).get("reward_head")
+    try:
+        config = {} if file is None else json.loads(file.read_bytes())
+    except ValueError:
+        return None  # what reads the model says what is wrong with it
+    return config.get("reward_head") if isinstance(config, dict) else None
 
 
 def _weight_files(name: str) -> list[Path]:

@@ -21,7 +21,7 @@ from mmrlhf_engine.run.stage import (
     run_stage,
 )
 
-__all__ = ["place_of", "run_command"]
+__all__ = ["finished_report", "place_of", "run_command"]
 
 
 def place_of(stage: Stage, out: Path) -> Path:
@@ -29,6 +29,15 @@ def place_of(stage: Stage, out: Path) -> Path:
     if stage.name in STAGE_ORDER:
         return out / folder_name(stage.name)
     return out / "extra" / stage.name
+
+
+def finished_report(stage: Stage, out: Path) -> dict[str, Any] | None:
+    """The report of finished work in a run folder; None where there is none, or none is seen."""
+    folder = place_of(stage, out)
+    # Without a manifest the folder holds what an interrupted run has left.
+    return (
+        read_json(folder / "report.json") if os.access(folder / "manifest.json", os.R_OK) else None
+    )
 
 
 def run_command(

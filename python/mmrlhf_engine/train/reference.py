@@ -21,7 +21,7 @@ from torch import Tensor
 from mmrlhf_engine.errors import ConfigError
 from mmrlhf_engine.models.pack import ModelPack
 from mmrlhf_engine.models.policy import FeatureCache, LinearHead, load_policy, weights_hash
-from mmrlhf_engine.run.command import place_of, run_command
+from mmrlhf_engine.run.command import finished_report, run_command
 from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import read_json
 from mmrlhf_engine.run.progress import Progress
@@ -68,9 +68,7 @@ def run_in(config: ReferenceConfig, out: Path, progress: Progress | None = None)
     Raises:
         MmrlhfError: a setting or an input does not fit, or the work failed.
     """
-    folder = place_of(STAGE, out)
-    # Without a manifest the folder may hold what an interrupted run has scored, which is kept.
-    report = read_json(folder / "report.json") if (folder / "manifest.json").exists() else None
+    report = finished_report(STAGE, out)
     lost = report is not None and not _is_there(config, report)
     return run_command(STAGE, config, out, progress, restart=lost)
 
