@@ -257,7 +257,7 @@ def picture(seed, size=64, quality=None):
     return buffer.getvalue()
 
 
-def corpus(stage, folder, samples, pictures, *, shuffled=0):
+def corpus(stage, folder, samples, pictures, *, shuffled=0, table=None):
     """A finished ingest: samples are (id, prompt, answer, names of pictures)."""
     media = []
     for name, content in pictures.items():
@@ -272,7 +272,10 @@ def corpus(stage, folder, samples, pictures, *, shuffled=0):
     order = np.random.default_rng(shuffled).permutation(len(rows)) if shuffled else range(len(rows))
     stage.upstream(
         "ingest",
-        samples=(SAMPLES, pl.DataFrame([rows[at] for at in order], schema=SAMPLES)),
+        samples=(
+            SAMPLES,
+            pl.DataFrame([rows[at] for at in order], SAMPLES) if table is None else table,
+        ),
         media=(MEDIA, pl.DataFrame(media[:: -1 if shuffled else 1], schema=MEDIA)),
     )
 

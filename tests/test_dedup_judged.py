@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmrlhf_engine.curate import dedup, media_judge
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.overrides import OVERRIDES
+from mmrlhf_engine.curate.tables import SAMPLES
 from test_dedup import corpora, corpus, deduplicate, find, jaccard, look_alike, normal, picture
 
 
@@ -54,8 +55,8 @@ def naive_judged(corpus, answers, overrides, verdicts, policy, most):
         if (a, b) in overrides:
             return False
         conflict = short(a) is not None and short(b) is not None and short(a) != short(b)
-        alike = jaccard(prompts[a], prompts[b])
-        text = alike == 1 or (alike >= 0.8 and not conflict)
+        same_words = prompts[a].split() == prompts[b].split()
+        text = jaccard(prompts[a], prompts[b]) >= 0.8 and (same_words or not conflict)
         if policy == "exact":
             return normal(prompts[a]) == normal(prompts[b]) and media[a] == media[b]
         if policy == "text":
@@ -202,6 +203,45 @@ def test_short_answers_that_differ_keep_near_pictures_but_not_equal_ones(stage, 
     }
     assert {name: row["kept_id"] for name, row in found.items()} == {"2": "1", "3": "1", "5": "1"}
     assert report["conflicts"] == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "answers"),
+    [
+        ("Is this upper case: HELLO", "Is this upper case: hello", ("yes", "no")),
+        ("How many letters are in color?", "How many letters are in colour?", ("5", "6")),
+        ("Is it right: She have two cats.", "Is it right: She has two cats.", ("no", "yes")),
+    ],
+)
+def test_questions_about_wording_stay_where_their_answers_differ(first, second, answers):
+    def removed(*given):
+        return [
+            row["row"] for row in find([first, second], answers=list(given), judge=no_pictures)[0]
+        ]
+
+    assert removed(*answers) == []
+    assert removed(answers[0], None) == removed(None, None)
+
+
+def no_pictures(*_):
+    raise AssertionError("there is no picture")
+
+
+def test_turns_of_other_conversations_stay(stage, tmp_path):
+    history = [[{"role": "user", "text": f"The word is {word}."}] for word in ("tree", "dog")]
+    systems = [[{"role": "system", "text": f"Bob is {age}."}] for age in (5, 9)]
+    rows = [
+        *({"id": f"h{n}", "history": turns} for n, turns in enumerate(history)),
+        *({"id": f"s{n}", "history": turns} for n, turns in enumerate(systems)),
+        *({"id": f"p{n}", "history": turns, "media": ["a.png"]} for n, turns in enumerate(history)),
+        *({"id": f"q{n}", "history": turns, "media": ["a.png"]} for n, turns in enumerate(systems)),
+    ]
+    known = {"source": "s", "prompt": "What is it?", "needs_history": False, "media": []}
+    samples = pl.DataFrame([{**dict.fromkeys(SAMPLES), **known, **row} for row in rows], SAMPLES)
+    corpus(stage, tmp_path, [], {"a.png": picture(1)}, table=samples)
+    tables, _ = deduplicate(stage)
+    # A question about a picture that can be understood alone is the same behind other turns.
+    assert tables["duplicates"].select("id", "kept_id").rows() == [("p1", "p0")]
 
 
 def test_what_was_compared_before_a_kill_is_not_compared_again(stage, tmp_path, monkeypatch):

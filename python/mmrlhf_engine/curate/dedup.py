@@ -9,10 +9,10 @@ the pictures and the texts themselves decide. The work, in order:
 3. The samples are put in keep order: more pixels, then longer answer, then smaller id.
 4. The core takes them in this order: a sample is removed if it is a duplicate of one that stays.
 
-The text compared is the prompt, with the turns before it where it cannot be understood alone. Two
-answers to one question are one question, but short ones that differ are evidence: of equal
-questions about near pictures, two samples stay, unless the pictures are equal pixel for pixel. Then
-one of the answers is wrong, and the removed sample is a ``conflict``.
+The text compared is the prompt, with the system prompt, and with the turns before it where it
+cannot be understood alone. Two answers to one question are one question, but short ones that differ
+are evidence: both samples stay, unless the questions have the same words and the pictures are equal
+pixel for pixel. Then one of the answers is wrong, and the removed sample is a ``conflict``.
 """
 
 from collections.abc import Iterator
@@ -267,13 +267,16 @@ def _find(
 
 
 def _compared_text(samples: pl.DataFrame) -> pl.Series:
-    """The prompt, behind the turns before it where it cannot be understood alone."""
-    turns = pl.col("history").list.eval(
-        pl.concat_str(pl.element().struct.field("role", "text"), separator=": ", ignore_nulls=True)
-    )
-    whole = pl.concat_str(turns.list.join("\n"), "prompt", separator="\n")
-    text = pl.when("needs_history").then(whole).otherwise("prompt")
-    return samples.select(text.alias("text")).to_series()
+    """The prompt behind what it depends on: the system prompt, and all turns before it where it
+    cannot be understood alone or is about nothing else than these turns."""  # noqa: D205, D209
+    alone = ~pl.col("needs_history").fill_null(value=False) & (pl.col("media").list.len() > 0)
+    turn = pl.element().struct.field
+    said = pl.concat_str(turn("role"), turn("text"), separator=": ", ignore_nulls=True)
+    system = pl.col("history").list.eval(said.filter(turn("role") == "system"))
+    before = pl.when(alone).then(system).otherwise(pl.col("history").list.eval(said))
+    text = pl.concat_str(before.list.join("\n"), "prompt", separator="\n", ignore_nulls=True)
+    without = pl.col("history").is_null() | (before.list.len() == 0)
+    return samples.select(pl.when(without).then("prompt").otherwise(text)).to_series()
 
 
 def _with_evidence(

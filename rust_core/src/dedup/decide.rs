@@ -5,6 +5,9 @@
 //! its image has as many samples as may stay, it is dropped. Otherwise it is kept, and may remove
 //! others.
 //!
+//! Two rows with short answers that differ ask the same only if they have the same words: another
+//! answer is evidence that a difference, however small, is what is asked about.
+//!
 //! Two rows are duplicates if their hashes, their texts and, where pictures are judged, their pictures
 //! agree, asked in this order: the last is by far the most work. Pictures of a block of rows are judged
 //! together on all threads, ahead of the decisions that need them. What is judged ahead in vain, and
@@ -171,6 +174,10 @@ impl<'a> Decisions<'a> {
                 Texts::Apart => continue,
             };
             let conflict = self.finder.answers_differ(row, kept);
+            if conflict && !self.finder.samples.same_wording(row, kept) {
+                self.remember_miss(row, candidate, jaccard);
+                continue;
+            }
             if !self.pairs_to_judge(row, kept).is_empty() {
                 if judged == JUDGED {
                     self.found.not_all_judged += 1;
@@ -253,10 +260,7 @@ impl<'a> Decisions<'a> {
             Some(prepared) => Cow::Borrowed(prepared),
             None => Cow::Owned(texts.prepare(self.finder.samples.prompt(row))),
         };
-        let (a, b) = (read(row), read(kept));
-        // Near documents are not equal: another answer says that they ask something else.
-        let contradicted = texts.are_documents(&a, &b) && self.finder.answers_differ(row, kept);
-        texts.judge(&a, &b, jaccard).same && (jaccard >= 1.0 || !contradicted)
+        texts.judge(&read(row), &read(kept), jaccard).same
     }
 
     /// Keep the text of a kept row at hand.

@@ -109,6 +109,11 @@ impl Samples {
         }
     }
 
+    /// Whether two prompts are equal but for white space; case counts.
+    pub(super) fn same_wording(&self, a: u32, b: u32) -> bool {
+        self.prompt(a).split_whitespace().eq(self.prompt(b).split_whitespace())
+    }
+
     /// Whether a person said of any other that this one is no duplicate of it.
     pub(super) fn has_override(&self, row: u32) -> bool {
         let place = self.overrides.partition_point(|&(found, _)| found < row);
