@@ -135,6 +135,8 @@ impl<'a> Decisions<'a> {
             )
             .collect();
         for (row, shingles, prepared) in made {
+            let unlisted = prepared.as_ref().is_some_and(|text| !text.uses_word_lists());
+            self.found.without_word_lists += u64::from(unlisted);
             self.shingles.insert(row, shingles);
             self.prepared.extend(prepared.map(|prepared| (row, prepared)));
         }

@@ -90,9 +90,6 @@ fn explain(finder: &Finder<'_>, texts: &TextJudge<'_>, found: &mut Found) {
     let of_miss = |m: &NearMiss| spell(m.row, m.other, m.jaccard);
     found.text_differences = found.duplicates.par_iter().map(of_duplicate).collect();
     found.missed_differences = found.misses.par_iter().map(of_miss).collect();
-    let rows = 0..finder.samples.rank.len() as u32;
-    found.without_word_lists =
-        rows.into_par_iter().filter(|&row| !read(row).uses_word_lists()).count() as u64;
 }
 
 /// What is equal to a removed sample, its media included, went for the same reason as that one.

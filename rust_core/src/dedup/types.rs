@@ -187,7 +187,7 @@ pub struct Found {
     pub text_differences: Vec<Option<String>>,
     /// The same of the misses, at least one of which makes one.
     pub missed_differences: Vec<Option<String>>,
-    /// Texts of a language that there are no word lists for.
+    /// Of the texts that met another, those of a language that there are no word lists for.
     pub without_word_lists: u64,
     /// Pairs that were measured.
     pub compared: u64,
