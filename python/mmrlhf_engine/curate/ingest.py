@@ -119,7 +119,7 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         rows_in=reader.rows,
         rows_out=samples.rows,
         dropped=dict(reader.reasons),
-        reasons={name: REJECTIONS[name] for name in sorted(reader.reasons)},
+        reasons={name: REJECTIONS[name] for name in sorted(reader.reasons) if name in REJECTIONS},
         media=media.rows,
         unread_fields=reader.unread.facts(),
         passed_over=dict(sorted(reader.passed_over.items())),

@@ -10,7 +10,8 @@ REJECTIONS: dict[str, str] = {
     "missing_media": "a picture or video is not where the record says, or is an address",
     "no_text": "the record has no field in which a question is looked for; `columns` names another",
     "outside_root": "a name of media leads out of the folder of its source",
-    "repeated_member": "two members of a tar have one key and one suffix; the first was read",
+    "repeated_member": "two members of a tar have one key and one suffix, of which the first was "
+    "read; or a key has several texts, of which none was",
     "scattered_members": "members of a tar that have one key are no neighbours",
     "too_many_pixels": "a picture has more pixels than `max_pixels`",
     "too_many_turns": "a conversation has more than 8,192 messages",
