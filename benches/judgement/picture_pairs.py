@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from drawings import DRAWINGS, FILLS, FONTS, Picture, another_digit, font
+from drawings import DRAWINGS
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from sheet import FILLS, FONTS, Picture, another_digit, font
 from text_pairs import CITIES, THINGS, TOPICS, Draw
 
 LANCZOS = Image.Resampling.LANCZOS
