@@ -43,7 +43,7 @@ from mmrlhf_engine._core import hash_images, judge_pictures, judge_texts
 from mmrlhf_engine.curate.dedup import DedupConfig
 from record import write_record
 
-SEEDS = {"tune": 11, "fresh": 12}
+SEEDS = {"tune": 11, "fresh": 13}
 PICTURE_KINDS, TEXT_KINDS = 84, 66
 MAX_PIXELS = 10**8
 ENCODED = 300

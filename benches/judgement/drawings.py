@@ -251,6 +251,7 @@ def arrow_sign(draw: Draw, change: str) -> Picture:
     sheet.pen.line((x - reach, y, x + reach / 3, y), fill="white", width=int(side // 8))
     head = [(x + reach, y), (x + reach / 3, y - side / 5), (x + reach / 3, y + side / 5)]
     sheet.pen.polygon(head, fill="white")
+    sheet.write(10, 6, f"{draw.of(CITIES)} {draw.number(1, 999)} km", 1.5)
     return sheet.image
 
 

@@ -64,16 +64,10 @@ def scaled(image: Picture, scale: float, how: Image.Resampling = LANCZOS) -> Pic
 
 
 def cropped(image: Picture, share: float, left: float = 0.5, top: float = 0.5) -> Picture:
-    """Without this share of either side, so much of which lies left of and above the rest."""
+    """Without this share of either side at most, so much of which lies left of and above the rest."""
     (x, y), (width, height) = (image.width * share, image.height * share), image.size
-    return image.crop(
-        (
-            round(x * left),
-            round(y * top),
-            round(width - x * (1 - left)),
-            round(height - y * (1 - top)),
-        )
-    )
+    box = (x * left, y * top, width - x * (1 - left), height - y * (1 - top))
+    return image.crop((*map(math.floor, box[:2]), *map(math.ceil, box[2:])))
 
 
 def turned(image: Picture) -> bytes:
@@ -163,7 +157,9 @@ def photographs(half: str, material: Path) -> list[Path]:
         )
     known = set(SCIKIT_IMAGE.split())
     found = [path for path in package("skimage", "data/*.*") if path.stem in known]
-    return found + sorted((material / "usr/share/backgrounds/mate").glob("[an]*/*.jpg"))
+    wallpapers = (material / "usr/share/backgrounds/mate").glob("[an]*/*.jpg")
+    # One of them is there in three sizes, of which the name of two tells the pixels.
+    return found + sorted(path for path in wallpapers if "_" not in path.stem)
 
 
 @lru_cache(maxsize=64)
@@ -231,9 +227,9 @@ def stamped(draw: Draw, image: Picture, change: str) -> Picture:
     text = f"20{draw.number(10, 26)}-{draw.number(10, 12)}-{draw.number(10, 28)} {draw.number(10, 23)}:{draw.number(10, 59)}"
     wrong = another_digit(draw, text)
     spot = (image.width - 230, image.height - 34)
-    ImageDraw.Draw(image).text(
-        spot, wrong if change else text, (255, 160, 40), font(draw.of(FONTS), 20)
-    )
+    shown, name = wrong if change else text, draw.of(FONTS)
+    pen, orange = ImageDraw.Draw(image), (255, 160, 40)
+    pen.text(spot, shown, orange, font(name, 20), stroke_width=1, stroke_fill="black")
     return image
 
 
@@ -311,12 +307,17 @@ DIFFERENT = ("watermark", "crop 15 %", "crop 8 %, one corner", "rotated by 4 deg
 """Copies to some; the engine says different."""
 
 
-def visibly(left: Picture, right: Picture) -> bool:
-    """Whether at least 20 pixels differ by a seventh of the scale or more."""
+VISIBLE, VISIBLE_PATCH = (36, 20), (60, 300)
+"""By how much, of 255, so many pixels must differ: otherwise the pair is left out. The surroundings
+that cover something often look like it."""
+
+
+def visibly(left: Picture, right: Picture, least: tuple[int, int] = VISIBLE) -> bool:
+    """Whether a person can see the difference; see :data:`VISIBLE`."""
     if left.size != right.size:
         return True
     a, b = (np.asarray(image.convert("RGB"), np.int16) for image in (left, right))
-    return int((np.abs(a - b).max(axis=2) > 36).sum()) >= 20
+    return int((np.abs(a - b).max(axis=2) > least[0]).sum()) >= least[1]
 
 
 DEGRADED: list[Callable[[Picture], bytes]] = [
@@ -362,7 +363,7 @@ def of_photographs(photos: Photos, draw: Draw, half: str, each: int) -> Iterator
                 base, image = photos.next()
                 key = draw.number(0, 2**40)
                 left, right = (function(Draw(key, half), image, c) for c in ("", change))
-                if visibly(left, right):
+                if visibly(left, right, VISIBLE_PATCH if function is patched else VISIBLE):
                     bases = (f"{base} {change} {at}", f"{base} {change} {at} changed")
                     finish, kind = draw.random.choice(DEGRADED), f"{name}: {change}"
                     truth = "by design" if change in DIFFERENT else "look-alike"
