@@ -269,7 +269,7 @@ def thing(draw: Draw, image: Picture, change: str) -> Picture:
 
 def patched(draw: Draw, image: Picture, change: str) -> Picture:
     """Something of the photograph is covered by a part of its surroundings, with soft edges."""
-    size = draw.number(40, 70)
+    size = draw.number(34, 54)
     x, y = (draw.number(size, side - 3 * size) for side in image.size)
     if not change:
         return image
