@@ -18,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import argparse
+import itertools
 import sys
 import time
 from collections import Counter
@@ -38,6 +39,7 @@ import text_pairs
 from contact_sheet import Error, draw_sheet
 from peers import Scores
 from picture_pairs import PicturePair, png, scaled, stored
+from text_pairs import Pair
 
 from mmrlhf_engine._core import hash_images, judge_pictures, judge_texts
 from mmrlhf_engine.curate.dedup import DedupConfig
@@ -58,6 +60,7 @@ LETTERS = (
     "greeting", "thanks", "request", "greeting, request, thanks",
 )  # fmt: skip
 WORDS = ("function word", "two function words", "listed synonym", "synonym and case")
+DOCUMENTS = ("passage", "document")
 TYPOS = ("typo: swapped", "typo: lost", "typo: doubled", "typo: neighbouring key")
 
 
@@ -273,15 +276,8 @@ def texts(split: str, each: int) -> tuple[Side, list[Row]]:
     side = Side("texts", pairs, truth, [pair.kind for pair in pairs])
     sides = [(pair.left, pair.right) for pair in pairs]
     say(f"{len(pairs)} pairs of texts")
-    left, right = (pa.array([pair[at] for pair in sides], pa.large_string()) for at in (0, 1))
-    config = DedupConfig()
     start = time.process_time()
-    found = pa.array(
-        judge_texts(
-            left, right, rule=config.text_rule, threshold=config.text_threshold,
-            document_tokens=config.document_tokens, shingle_words=config.shingle_words, threads=1,
-        )
-    ).to_pylist()  # fmt: skip
+    found = judged_texts(sides, DedupConfig().text_rule)
     seconds = time.process_time() - start
     side.said[JUDGE] = np.array([row["same"] for row in found], float)
     side.said[STAGE] = np.array(end_to_end.merged_texts(sides), float)
@@ -300,9 +296,38 @@ def texts(split: str, each: int) -> tuple[Side, list[Row]]:
     for scores in peers.of_texts(sides):
         side.ask(scores)
         say(scores.tool)
-    return side, [
-        {"what": "pairs judged per second and thread", "value": round(len(pairs) / seconds)}
-    ]
+    speed = {"what": "pairs judged per second and thread", "value": round(len(pairs) / seconds)}
+    return side, [speed, *as_documents(pairs)]
+
+
+def judged_texts(sides: Sequence[tuple[str, str]], rule: str) -> list[Row]:
+    """What ``judge_texts`` says with the settings of dedup and this rule."""
+    left, right = (pa.array([pair[at] for pair in sides], pa.large_string()) for at in (0, 1))
+    config = DedupConfig()
+    found = judge_texts(
+        left,
+        right,
+        rule=rule,
+        threshold=config.text_threshold,
+        document_tokens=config.document_tokens,
+        shingle_words=config.shingle_words,
+        threads=1,
+    )
+    return pa.array(found).to_pylist()
+
+
+def as_documents(pairs: Sequence[Pair]) -> Iterator[Row]:
+    """Long passages under the rules for documents, alone and end to end."""
+    kinds = dict.fromkeys(pair.kind for pair in pairs if pair.kind.startswith(DOCUMENTS))
+    for rule, kind in itertools.product(("documents", "auto"), kinds):
+        sides = [(pair.left, pair.right) for pair in pairs if pair.kind == kind]
+        alone = [row["same"] for row in judged_texts(sides, rule)]
+        yield {
+            "what": f"merged by text_rule {rule}: {kind}",
+            "value": round(float(np.mean(alone)), 4),
+            "end_to_end": round(float(np.mean(end_to_end.merged_texts(sides, text_rule=rule))), 4),
+            "pairs": len(sides),
+        }
 
 
 # --- what is reported

@@ -35,14 +35,17 @@ Row = dict[str, Any]
 Removed = list[tuple[str, str]]
 
 
-def merged(records: Sequence[Row], pairs: int, folder: Path) -> tuple[list[bool], Removed]:
+def merged(
+    records: Sequence[Row], pairs: int, folder: Path, **settings: object
+) -> tuple[list[bool], Removed]:
     """Of each pair whether both members are one sample after ``curate --to dedup``.
 
     Also what was removed with what stays, as identifiers (``12 left``) of the records.
     """
     corpus = folder / "pairs.jsonl"
     corpus.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    run = run_curate(corpus, folder / "run", SETTINGS, last="dedup")
+    named = {f"dedup.{name}": value for name, value in settings.items()}
+    run = run_curate(corpus, folder / "run", {**SETTINGS, **named}, last="dedup")
     samples = pl.read_parquet(run.find("samples") / "*.parquet").select("id", "source_id")
     assert samples.height == len(records), f"{samples.height} of {len(records)} records"
     names = dict(samples.iter_rows())
@@ -65,7 +68,7 @@ def merged_pictures(pairs: Sequence[PicturePair]) -> tuple[list[bool], Removed]:
         return merged(records, len(pairs), Path(folder))
 
 
-def merged_texts(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+def merged_texts(pairs: Sequence[tuple[str, str]], **settings: object) -> list[bool]:
     """Texts without pictures, in corpora of some 200 pairs; see :func:`merged`.
 
     In one of all pairs, mistakes in the few sentences that texts are drawn from occur so often that
@@ -80,7 +83,9 @@ def merged_texts(pairs: Sequence[tuple[str, str]]) -> list[bool]:
             for side, text in zip(SIDES, pair, strict=True)
         ]
         with tempfile.TemporaryDirectory() as folder:
-            found[part::parts] = merged(records, len(pairs[part::parts]), Path(folder))[0]
+            found[part::parts] = merged(records, len(pairs[part::parts]), Path(folder), **settings)[
+                0
+            ]
     return found.tolist()
 
 
