@@ -91,7 +91,11 @@ def test_options_of_a_text_alone_are_listed(one):
     ("record", "prompt"),
     [
         ({"instruction": "Translate.", "input": "I like tea."}, "Translate.\nI like tea."),
-        ({"instruction": "Translate tea.", "input": "tea."}, "Translate tea."),
+        ({"instruction": "Translate:\ntea.", "input": "tea."}, "Translate:\ntea."),
+        (
+            {"instruction": "Find the antonym of the given word.", "input": "give"},
+            "Find the antonym of the given word.\ngive",
+        ),
         ({"instruction": "Sing.", "input": ""}, "Sing."),
         ({"input": "Only this?", "output": "Yes."}, "Only this?"),
         ({"question": "When?", "context": "It began in 1914."}, "It began in 1914.\nWhen?"),
@@ -101,7 +105,7 @@ def test_options_of_a_text_alone_are_listed(one):
             "Look up.\nWhen?\nA. 1\nB. 2",
         ),
         ({"Question": "When?", "Context": "Then."}, "Then.\nWhen?"),
-        ({"question": "It began. When?", "context": "It began."}, "It began. When?"),
+        ({"question": "It began then. When?", "context": "It began then."}, "It began then. When?"),
         ({"question": "When?", "options": {"temperature": 1, "top_p": 2}}, "When?"),
         ({"query": "Why?", "history": "A text."}, "Why?"),
     ],
@@ -304,6 +308,13 @@ def test_a_mark_may_be_repeated_in_a_later_turn(tmp_path, take_in):
 
 def test_text_about_a_tag_is_text(one):
     assert one({"prompt": "What is the <video> tag?"})["prompt"] == "What is the <video> tag?"
+
+
+@pytest.mark.parametrize("field", ["image", "snapshot"])
+def test_a_mark_that_a_prompt_begins_with_is_one_where_there_is_a_picture(one, field):
+    sample = one({"prompt": "<image> tags for this picture, please.", field: "0.png"})
+    assert sample["prompt"] == "tags for this picture, please."
+    assert len(sample["media"]) == 1
 
 
 @pytest.mark.parametrize("value", ["gone.png", "https://example.com/gone.jpg?w=3"])
