@@ -14,7 +14,8 @@
 //! - [`fields`] knows the names of fields and which were read, [`literal`] lists that are texts;
 //! - [`pictures`] finds media, [`marks`] the places of a text where they belong;
 //! - [`turns`] reads conversations and [`plain`] rows of columns, both as a talk of single turns;
-//! - [`options`] finds the options of a question, [`prompt`] puts a question together;
+//! - [`options`] finds the options of a question, [`listed`] whether it lists them already, and
+//!   [`prompt`] puts a question together;
 //! - [`alone`] tells which turns need those before them by the words of [`lexicon`], [`unread`] what
 //!   was not read.
 //!
@@ -24,6 +25,7 @@
 mod alone;
 mod fields;
 mod lexicon;
+mod listed;
 mod literal;
 mod marks;
 mod options;

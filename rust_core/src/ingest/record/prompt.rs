@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::super::Rejection;
 use super::fields::{Fields, is_empty, plain_text, wrong_type};
+use super::listed;
 use super::marks::{self, Marks};
-use super::options;
+use super::options::{self, flat};
 use super::pictures::names_media;
 use super::turns::Talk;
 
@@ -78,7 +79,7 @@ impl Extra {
             return (question, options);
         }
         let is_new = |text: &&str| !text.is_empty() && !states(&question, text);
-        let listed = self.options.is_empty() || options::are_in(&question, &self.options);
+        let listed = self.options.is_empty() || listed::are_in(&question, &self.options);
         let lines = if listed { String::new() } else { options::as_lines(&self.options) };
         let options = if self.options.is_empty() {
             options::in_text(&question)
@@ -106,10 +107,6 @@ fn paragraph(value: &Value) -> Option<String> {
     };
     let text = text.trim();
     (!text.is_empty() && !names_media(text)).then(|| text.to_owned())
-}
-
-fn flat(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a question has this text already: as lines of its own, or, where it is long, as whole
