@@ -54,6 +54,8 @@ OPTIONS = {
     "ARC": {"choices": {"text": ["cat", "dog"], "label": ["A", "B"]}},
     "columns": {"A": "cat", "B": "dog"},
     "columns with a stem": {"option_a": "cat", "option_b": "dog"},
+    "columns from 0": {"option_0": "cat", "option_1": "dog"},
+    "columns from 1": {"choice_1": "cat", "choice_2": "dog"},
     "MedMCQA": {"opa": "cat", "opb": "dog"},
     "JSON text": {"options": '["cat", "dog"]'},
     "Python text": {"options": "['cat', 'dog']"},
@@ -70,12 +72,51 @@ def test_options_of_every_form_are_a_part_of_the_question(one, form):
 
 
 @pytest.mark.parametrize(
-    "question", ["Which?\nA. cat\nB. dog", "Which? (A) cat (B) dog", "Is it a cat or a dog?"]
+    "question", ["Which?\nA. cat\nB. dog", "Which? (A) cat (B) dog", "Which?\ncat\ndog"]
 )
 def test_options_that_stand_in_the_question_are_not_repeated(one, question):
     sample = one({"question": question, "choices": ["cat", "dog"]})
     assert (sample["prompt"], sample["options"]) == (question, ["cat", "dog"])
     assert sample["question_type"] == "mcq"
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        ("What does abc stand for?", ["a", "b", "c"]),
+        ("What is the cat doing?", ["cat", "doing"]),
+        ("How many are 10 12-packs?", ["10", "12"]),
+        ("Is it a cat or a dog?", ["cat", "dog"]),
+    ],
+)
+def test_words_of_a_question_are_no_options(one, question, options):
+    listed = [f"{letter}. {option}" for letter, option in zip("ABC", options, strict=False)]
+    assert one({"question": question, "options": options})["prompt"].split("\n") == [
+        question,
+        *listed,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "listed"),
+    [
+        ({"A": "cat", "B": None, "C": "dog"}, ["cat", "", "dog"], "A. cat\nC. dog"),
+        ({"A": "cat", "B": "", "C": "dog"}, ["cat", "", "dog"], "A. cat\nC. dog"),
+        ({"option_1": "cat", "option_3": "dog"}, ["cat", "", "dog"], "A. cat\nC. dog"),
+        ({"options": {"A": "cat", "B": None, "C": "dog"}}, ["cat", "", "dog"], "A. cat\nC. dog"),
+        ({"options": [None, "cat", "dog"]}, ["", "cat", "dog"], "B. cat\nC. dog"),
+    ],
+)
+def test_a_missing_option_keeps_the_letters_of_the_others(one, options, found, listed):
+    sample = one({"question": "Which?", "answer": "C", **options})
+    assert (sample["options"], sample["prompt"]) == (found, f"Which?\n{listed}")
+    assert (sample["answer"], sample["question_type"]) == ("C", "mcq")
+
+
+def test_an_empty_option_of_a_csv_file_keeps_the_letters_of_the_others(tmp_path, take_in):
+    (tmp_path / "x.csv").write_text("question,A,B,C,D\nWhich?,cat,,dog,\n")
+    sample = take_in(tmp_path / "x.csv").samples.row(0, named=True)
+    assert (sample["options"], sample["prompt"]) == (["cat", "", "dog"], "Which?\nA. cat\nC. dog")
 
 
 def test_options_of_a_text_alone_are_listed(one):
@@ -91,7 +132,11 @@ def test_options_of_a_text_alone_are_listed(one):
     ("record", "prompt"),
     [
         ({"instruction": "Translate.", "input": "I like tea."}, "Translate.\nI like tea."),
-        ({"instruction": "Translate tea.", "input": "tea."}, "Translate tea."),
+        ({"instruction": "Translate:\ntea.", "input": "tea."}, "Translate:\ntea."),
+        (
+            {"instruction": "Find the antonym of the given word.", "input": "give"},
+            "Find the antonym of the given word.\ngive",
+        ),
         ({"instruction": "Sing.", "input": ""}, "Sing."),
         ({"input": "Only this?", "output": "Yes."}, "Only this?"),
         ({"question": "When?", "context": "It began in 1914."}, "It began in 1914.\nWhen?"),
@@ -101,7 +146,7 @@ def test_options_of_a_text_alone_are_listed(one):
             "Look up.\nWhen?\nA. 1\nB. 2",
         ),
         ({"Question": "When?", "Context": "Then."}, "Then.\nWhen?"),
-        ({"question": "It began. When?", "context": "It began."}, "It began. When?"),
+        ({"question": "It began then. When?", "context": "It began then."}, "It began then. When?"),
         ({"question": "When?", "options": {"temperature": 1, "top_p": 2}}, "When?"),
         ({"query": "Why?", "history": "A text."}, "Why?"),
     ],
@@ -304,6 +349,13 @@ def test_a_mark_may_be_repeated_in_a_later_turn(tmp_path, take_in):
 
 def test_text_about_a_tag_is_text(one):
     assert one({"prompt": "What is the <video> tag?"})["prompt"] == "What is the <video> tag?"
+
+
+@pytest.mark.parametrize("field", ["image", "snapshot"])
+def test_a_mark_that_a_prompt_begins_with_is_one_where_there_is_a_picture(one, field):
+    sample = one({"prompt": "<image> tags for this picture, please.", field: "0.png"})
+    assert sample["prompt"] == "tags for this picture, please."
+    assert len(sample["media"]) == 1
 
 
 @pytest.mark.parametrize("value", ["gone.png", "https://example.com/gone.jpg?w=3"])

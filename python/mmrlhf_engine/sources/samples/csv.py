@@ -196,8 +196,9 @@ class _Table:
         named = {"options", "choices"} & set(self.header)
         if named or "question" not in self.header or not {"A", "B"} <= set(self.header):
             return record
-        options = [record.pop(letter) for letter in _OPTIONS if letter in record]
-        return {**record, "options": options} if options else record
+        # An empty cell stays an empty option, so that those after it keep their letters.
+        options = [record.pop(letter, "") for letter in _OPTIONS]
+        return {**record, "options": options} if any(options) else record
 
 
 def _items(value: str) -> list[str]:

@@ -53,7 +53,10 @@ enum Mark<'a> {
 }
 
 /// The text without its marks, and what they were; numbered marks stay.
-pub(super) fn strip(text: &str) -> (String, Marks) {
+///
+/// With `has_media`, what the text begins with is a mark, whatever follows it: a text that speaks of
+/// a tag has words before it. (At the end, nothing follows that would make it one spoken of.)
+pub(super) fn strip(text: &str, has_media: bool) -> (String, Marks) {
     let mut marks = Marks::default();
     if memchr::memchr(b'<', text.as_bytes()).is_none() {
         return (text.trim().to_owned(), marks);
@@ -66,9 +69,10 @@ pub(super) fn strip(text: &str) -> (String, Marks) {
         stripped.push_str(before);
         let found = mark_at(from_mark).filter(|(mark, length)| {
             let after = from_mark.get(*length..).unwrap_or_default();
+            let begins = has_media && text.trim_start().len() == from_mark.len();
             match mark {
-                Mark::Image => !closed.image && !is_spoken_of(before, after),
-                Mark::Video => !closed.video && !is_spoken_of(before, after),
+                Mark::Image => !closed.image && (begins || !is_spoken_of(before, after)),
+                Mark::Video => !closed.video && (begins || !is_spoken_of(before, after)),
                 _ => true,
             }
         });
@@ -220,7 +224,7 @@ mod tests {
     use super::*;
 
     fn marks(text: &str) -> (usize, usize, Vec<usize>, Vec<String>) {
-        let (_, marks) = strip(text);
+        let (_, marks) = strip(text, false);
         (marks.images, marks.videos, marks.numbers, marks.named)
     }
 
@@ -229,16 +233,16 @@ mod tests {
         for text in ["<image>", "<Image>", "<|image|>", "<image/>", "<ImageHere>", "<|image_pad|>"]
         {
             assert_eq!(marks(text), (1, 0, vec![], vec![]), "{text}");
-            assert_eq!(strip(&format!("{text}\nWhat?")).0, "What?", "{text}");
+            assert_eq!(strip(&format!("{text}\nWhat?"), false).0, "What?", "{text}");
         }
         for text in ["<image 2>", "<image_2>", "<image2>", "<|image_2|>", "<Image 2>", "<img_2>"] {
             assert_eq!(marks(text), (0, 0, vec![2], vec![]), "{text}");
             assert_eq!(strip_numbered(&format!("{text}\nWhat? {text}")), "What?", "{text}");
         }
         let vision = "<|vision_start|><|image_pad|><|vision_end|>What?";
-        assert_eq!((strip(vision).0.as_str(), marks(vision).0), ("What?", 1));
+        assert_eq!((strip(vision, false).0.as_str(), marks(vision).0), ("What?", 1));
         let named = "Picture 1: <img>a/b c.png</img>\nWhat?";
-        assert_eq!(strip(named).0, "Picture 1: \nWhat?");
+        assert_eq!(strip(named, false).0, "Picture 1: \nWhat?");
         assert_eq!(strip_numbered("Picture 1: \nWhat?"), "What?");
         assert_eq!(marks(named), (0, 0, vec![], vec!["a/b c.png".into()]));
     }
@@ -258,14 +262,31 @@ mod tests {
             "the image 1> that",
         ] {
             assert_eq!(strip_numbered(text), text);
-            assert_eq!(strip(text), (text.to_owned(), Marks::default()), "{text}");
+            assert_eq!(strip(text, false), (text.to_owned(), Marks::default()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_mark_at_the_beginning_or_end_is_a_mark_where_there_are_media() {
+        let text = "<image> tags for this picture, please.";
+        assert_eq!(strip(text, false), (text.to_owned(), Marks::default()));
+        let one = Marks { images: 1, ..Marks::default() };
+        for (text, left) in [
+            (text, "tags for this picture, please."),
+            ("\n<image> elements?", "elements?"),
+            ("<image>\n<image> tags?", "<image> tags?"),
+            ("Name the tags of <image>", "Name the tags of"),
+        ] {
+            assert_eq!(strip(text, true), (left.to_owned(), one.clone()), "{text}");
+        }
+        let text = "Is the <image> tag in it?";
+        assert_eq!(strip(text, true), (text.to_owned(), Marks::default()));
     }
 
     #[test]
     fn marks_and_media_agree_or_not() {
         let of = |texts: &[&str], images: usize, videos: usize| {
-            let marks: Vec<Marks> = texts.iter().map(|text| strip(text).1).collect();
+            let marks: Vec<Marks> = texts.iter().map(|text| strip(text, false).1).collect();
             check(&marks, MediaCount { images, videos, video_files: videos }).is_ok()
         };
         for (texts, images, videos) in [

@@ -14,7 +14,8 @@
 //! - [`fields`] knows the names of fields and which were read, [`literal`] lists that are texts;
 //! - [`pictures`] finds media, [`marks`] the places of a text where they belong;
 //! - [`turns`] reads conversations and [`plain`] rows of columns, both as a talk of single turns;
-//! - [`options`] finds the options of a question, [`prompt`] puts a question together;
+//! - [`options`] finds the options of a question, [`listed`] whether it lists them already, and
+//!   [`prompt`] puts a question together;
 //! - [`alone`] tells which turns need those before them by the words of [`lexicon`], [`unread`] what
 //!   was not read.
 //!
@@ -24,6 +25,7 @@
 mod alone;
 mod fields;
 mod lexicon;
+mod listed;
 mod literal;
 mod marks;
 mod options;
@@ -101,32 +103,29 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
     let is_pair = all.contains_key("chosen") && all.contains_key("rejected");
     let (mut media, mut count) = pictures::collect(&fields)?;
     let mut talk = plain::read(&fields)?;
-    let mut texts: Vec<(String, Marks)> =
-        talk.turns.iter().map(|turn| marks::strip(&turn.question)).collect();
-    for ((_, marks), turn) in texts.iter_mut().zip(&talk.turns) {
-        marks.images += turn.nameless[0];
-        marks.videos += turn.nameless[1];
-    }
+    let has_media = attached > 0 || !media.is_empty() || !talk.media.is_empty();
+    let mut texts = without_marks(&talk, has_media);
     let mut extra = prompt::Extra::read(&fields, &talk)?;
-    if let Some((_, marks)) = texts.first_mut() {
-        marks.add(std::mem::take(&mut extra.marks));
-    }
     if media.is_empty() {
         media = std::mem::take(&mut talk.media);
         count = MediaCount::of_images(media.len());
     }
     // Names within the text are the media themselves, or marks of media that are named elsewhere.
-    let named = texts.iter_mut().flat_map(|(_, marks)| std::mem::take(&mut marks.named));
-    let named: Vec<String> = named.collect();
+    let all_marks = texts.iter_mut().map(|(_, marks)| marks).chain([&mut extra.marks]);
+    let named: Vec<String> = all_marks.flat_map(|marks| std::mem::take(&mut marks.named)).collect();
     if media.is_empty() && attached == 0 {
         media = named.into_iter().map(MediaReference::Named).collect();
         if media.is_empty() {
             media = unread::media(&fields);
+            texts = without_marks(&talk, !media.is_empty());
         }
         count = MediaCount::of_images(media.len());
     }
     if attached > 0 {
         count = MediaCount::of_images(attached);
+    }
+    if let Some((_, marks)) = texts.first_mut() {
+        marks.add(extra.marks.clone());
     }
     let (stripped, marks): (Vec<String>, Vec<Marks>) = texts.into_iter().unzip();
     marks::check(&marks, count)?;
@@ -141,6 +140,17 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
     }
     let unread = unread::fields(&fields, media.is_empty() && attached == 0);
     Ok(Record { id, is_pair, media, turns: samples, unread })
+}
+
+/// The questions without their media marks, and these.
+fn without_marks(talk: &Talk, has_media: bool) -> Vec<(String, Marks)> {
+    let strip = |turn: &turns::Turn| {
+        let (text, mut marks) = marks::strip(&turn.question, has_media);
+        marks.images += turn.nameless[0];
+        marks.videos += turn.nameless[1];
+        (text, marks)
+    };
+    talk.turns.iter().map(strip).collect()
 }
 
 /// The sample of one turn, whose text without marks is given.

@@ -17,25 +17,25 @@ pub(super) const OPTIONS: [&str; 7] = [
     "option_list",
 ];
 
-/// Stems of one field an option, and what is put behind them.
-const COLUMNS: [(&str, &str); 10] = [
-    ("", "ABCDEFGHIJ"),
-    ("option_", "ABCDEFGHIJ"),
-    ("option_", "abcdefghij"),
-    ("option", "ABCDEFGHIJ"),
-    ("option", "123456789"),
-    ("option_", "123456789"),
-    ("choice_", "abcdefghij"),
-    ("choice_", "ABCDEFGHIJ"),
-    ("choice", "123456789"),
-    ("op", "abcd"),
+/// What the names of columns of one option each begin with.
+const STEMS: [&str; 6] = ["", "option_", "option", "choice_", "choice", "op"];
+
+/// What stands behind a stem, for the first to the last option.
+const SUFFIXES: [fn(u8) -> String; 4] = [
+    |index| char::from(b'A' + index).to_string(),
+    |index| char::from(b'a' + index).to_string(),
+    |index| index.to_string(),
+    |index| (index + 1).to_string(),
 ];
+
+/// The most columns of options.
+const MOST_COLUMNS: u8 = 26;
+
+/// Columns that may be absent one after another, as writers that leave out empty values have it.
+const MOST_ABSENT: usize = 1;
 
 /// The most options; a longer list is none of options.
 const MOST_OPTIONS: usize = 100;
-
-/// Most characters between two options of a text: `. B) `, ` or a `.
-const LONGEST_GLUE: usize = 8;
 
 /// The options that fields of the record hold; empty where there are none. A field of such a name
 /// that lists nothing (a number, settings, a text of one part) is none of options and stays unread.
@@ -48,25 +48,56 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<String>, Rejection> {
             return Ok(options);
         }
     }
-    for (stem, letters) in COLUMNS {
-        let first = letters.get(..1).unwrap_or_default();
-        if !fields.any_begins(if stem.is_empty() { first } else { stem }) {
+    for stem in STEMS {
+        if !fields.any_begins(if stem.is_empty() { "A" } else { stem }) {
             continue;
         }
-        let found = letters.chars().map_while(|letter| {
-            let (name, value) = fields.get(&format!("{stem}{letter}"))?;
-            let text = plain_text(value).filter(|text| !text.trim().is_empty())?;
-            Some((name, text.trim().to_owned()))
-        });
-        let found: Vec<(&str, String)> = found.collect();
-        if found.len() >= 2 {
-            for (name, _) in &found {
-                fields.mark_read(name);
+        // A single capital is a name of an option, a single digit or small letter may be anything.
+        let suffixes = SUFFIXES.iter().take(if stem.is_empty() { 1 } else { SUFFIXES.len() });
+        for suffix in suffixes {
+            let options = of_columns(fields, stem, *suffix);
+            if !options.is_empty() {
+                return Ok(without_letters(options));
             }
-            return Ok(found.into_iter().map(|(_, text)| text).collect());
         }
     }
     Ok(Vec::new())
+}
+
+/// The options of columns with this stem; an empty column is an empty option, so that those after
+/// it keep their letters. None without the first column, or with fewer than two options.
+fn of_columns(fields: &Fields<'_>, stem: &str, suffix: fn(u8) -> String) -> Vec<String> {
+    let (mut names, mut options, mut absent) = (Vec::new(), Vec::new(), 0);
+    for index in 0..MOST_COLUMNS {
+        match fields.all.get_key_value(&format!("{stem}{}", suffix(index))) {
+            None if index == 0 || absent == MOST_ABSENT => break,
+            None => {
+                absent += 1;
+                options.push(String::new());
+            }
+            Some((_, Value::Array(_) | Value::Object(_))) => break,
+            Some((name, value)) => {
+                absent = 0;
+                names.push(name.as_str());
+                options.push(plain_text(value).unwrap_or_default().trim().to_owned());
+            }
+        }
+    }
+    let options = without_empty_end(options);
+    if options.iter().filter(|option| !option.is_empty()).count() < 2 {
+        return Vec::new();
+    }
+    for name in names {
+        fields.mark_read(name);
+    }
+    options
+}
+
+/// The options up to the last that says something.
+fn without_empty_end(mut options: Vec<String>) -> Vec<String> {
+    let end = options.iter().rposition(|option| !option.is_empty()).map_or(0, |last| last + 1);
+    options.truncate(end);
+    options
 }
 
 /// Every field name under which options are looked for.
@@ -90,8 +121,11 @@ fn of_value(name: &str, value: &Value) -> Result<Vec<String>, Rejection> {
 fn of_list(name: &str, items: &[Value]) -> Result<Vec<String>, Rejection> {
     // Rows of a table have as many options as the longest; the rest is empty.
     let end = items.iter().rposition(|item| !is_empty(item)).map_or(0, |last| last + 1);
-    let held = items.iter().take(end).filter(|item| !item.is_null());
+    let held = items.iter().take(end);
     held.map(|item| {
+        if item.is_null() {
+            return Ok(String::new()); // those after it keep their letters
+        }
         let inner = item.as_object().and_then(|fields| {
             ["text", "value", "content", "option"].iter().find_map(|key| fields.get(*key))
         });
@@ -111,11 +145,43 @@ fn of_object(name: &str, fields: &Map<String, Value>) -> Result<Vec<String>, Rej
     if !fields.keys().all(|key| is_letter(key)) {
         return Ok(Vec::new()); // settings, say
     }
-    let mut entries: Vec<(&String, &Value)> =
-        fields.iter().filter(|(_, value)| !is_empty(value)).collect();
+    let mut entries: Vec<(&String, &Value)> = fields.iter().collect();
     entries.sort_by_key(|(key, _)| (key.len(), *key));
-    let items: Vec<Value> = entries.into_iter().map(|(_, value)| value.clone()).collect();
+    let items = at_their_places(&entries)
+        .unwrap_or_else(|| entries.iter().map(|(_, value)| (*value).clone()).collect());
     of_list(name, &items)
+}
+
+/// The values at the places that their keys name, with nothing where a key is missing; `None` where
+/// keys do not begin with one of the first two places, or two name the same place.
+fn at_their_places(entries: &[(&String, &Value)]) -> Option<Vec<Value>> {
+    let places: Option<Vec<usize>> = entries.iter().map(|(key, _)| place_of(key)).collect();
+    let places = places?;
+    let is_number = |key: &str| key.ends_with(|last: char| last.is_ascii_digit());
+    let from_one = entries.iter().all(|(key, _)| is_number(key)) && !places.contains(&0);
+    let first = usize::from(from_one);
+    if *places.iter().min()? > first + 1 {
+        return None;
+    }
+    let mut items = vec![Value::Null; places.iter().max()? + 1 - first];
+    let mut taken = vec![false; items.len()];
+    for (place, (_, value)) in places.iter().zip(entries) {
+        if std::mem::replace(taken.get_mut(place - first)?, true) {
+            return None;
+        }
+        *items.get_mut(place - first)? = (*value).clone();
+    }
+    Some(items)
+}
+
+/// What a key names: 0 for `A` and `option_a`, the number of `2` and `choice 2`.
+fn place_of(key: &str) -> Option<usize> {
+    let end = key.rsplit(|c: char| !c.is_ascii_digit()).next()?;
+    if !end.is_empty() {
+        return end.parse().ok();
+    }
+    let last = key.bytes().last().filter(u8::is_ascii_alphabetic)?;
+    Some(usize::from(last.to_ascii_uppercase() - b'A'))
 }
 
 /// `A`, `0`, `option_1`.
@@ -129,31 +195,51 @@ fn is_letter(key: &str) -> bool {
 
 /// Options of one text: by their letters, or one a line, or between semicolons, bars or commas.
 fn of_text(text: &str) -> Vec<String> {
-    let lettered = in_text(text);
+    let lettered = between_letters(text, true);
     if lettered.len() >= 2 {
         return lettered;
     }
-    let separated = ['\n', ';', '|', ','].into_iter().map(|separator| {
-        let parts = text.split(separator).map(str::trim).filter(|part| !part.is_empty());
+    let texts = |parts: &mut dyn Iterator<Item = &str>| {
+        let parts = parts.map(str::trim).filter(|part| !part.is_empty());
         parts.map(str::to_owned).collect::<Vec<_>>()
-    });
-    separated.into_iter().find(|parts| parts.len() >= 2).unwrap_or_default()
+    };
+    for separator in ['\n', ';', '|'] {
+        let parts = texts(&mut text.split(separator));
+        if parts.len() >= 2 {
+            return parts;
+        }
+    }
+    let inner = text.trim().strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    if let Some(inner) = inner {
+        return texts(&mut inner.split(','));
+    }
+    // One comma is as likely a part of the option (`1,200`, `yes, it is`).
+    let parts = texts(&mut text.split(", "));
+    if parts.len() > 2 { parts } else { Vec::new() }
 }
 
 /// The letter of an option, `A` for the first; a number after `Z`.
-fn letter(index: usize) -> String {
+pub(super) fn letter(index: usize) -> String {
     match u8::try_from(index) {
         Ok(index @ 0..26) => char::from(b'A' + index).to_string(),
         _ => (index + 1).to_string(),
     }
 }
 
-/// The options as lines: `A. cat`.
+/// The options as lines: `A. cat`. One of several lines stays as it is, for its indentation may
+/// matter; an empty one has no line, and the others keep their letters.
 pub(super) fn as_lines(options: &[String]) -> String {
-    let lines = options.iter().enumerate().map(|(index, option)| {
-        format!("{}. {}", letter(index), option.split_whitespace().collect::<Vec<_>>().join(" "))
+    let held = options.iter().enumerate().filter(|(_, option)| !option.trim().is_empty());
+    let lines = held.map(|(index, option)| {
+        let option = option.trim();
+        let text = if option.contains('\n') { option.to_owned() } else { flat(option) };
+        format!("{}. {text}", letter(index))
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+pub(super) fn flat(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The options without the letters they begin with, if each begins with its own.
@@ -162,6 +248,9 @@ fn without_letters(options: Vec<String>) -> Vec<String> {
         .iter()
         .enumerate()
         .map(|(index, option)| {
+            if option.is_empty() {
+                return Some(String::new());
+            }
             let own = letter(index);
             let rest = option
                 .strip_prefix(&format!("({own})"))
@@ -170,35 +259,6 @@ fn without_letters(options: Vec<String>) -> Vec<String> {
         })
         .collect();
     bare.filter(|_| options.len() >= 2).unwrap_or(options)
-}
-
-/// Whether a question lists these options already: in their order, with little between them.
-pub(super) fn are_in(question: &str, options: &[String]) -> bool {
-    let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
-    let question = flat(question);
-    let options: Vec<String> = options.iter().map(|option| flat(option)).collect();
-    let Some(first) = options.first().filter(|first| !first.is_empty()) else { return false };
-    question.match_indices(first.as_str()).take(64).any(|(at, _)| {
-        let mut end = at + first.len();
-        options.iter().skip(1).all(|option| {
-            let rest = question.get(end..).unwrap_or_default();
-            let window = head(rest, option.len() + 4 * LONGEST_GLUE);
-            let found = window.find(option.as_str());
-            let near = found.filter(|&glue| {
-                window.get(..glue).is_some_and(|glue| glue.chars().count() <= LONGEST_GLUE)
-            });
-            near.map(|glue| end += glue + option.len()).is_some()
-        })
-    })
-}
-
-/// At most so many bytes of a text.
-fn head(text: &str, bytes: usize) -> &str {
-    let mut end = bytes.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
 }
 
 /// Places of the letters `A`, `B`, ... in a text, each at the start of a line or after a blank,
@@ -230,21 +290,26 @@ pub(super) fn are_offered(text: &str) -> bool {
     letters_in(text).len() >= 2
 }
 
-/// The options that a text lists by their letters; each ends with its line or before the next.
+/// The options that a question lists by their letters; the last ends with its line.
 pub(super) fn in_text(text: &str) -> Vec<String> {
+    between_letters(text, false)
+}
+
+/// The options between the letters of a text, each up to the next. What follows the line of the
+/// last is a part of it only in a text of nothing but options (`to_end`).
+fn between_letters(text: &str, to_end: bool) -> Vec<String> {
     let places = letters_in(text);
     if places.len() < 2 {
         return Vec::new();
     }
     let ends = places.iter().skip(1).map(|place| place.0).chain([text.len()]);
-    places
-        .iter()
-        .zip(ends)
-        .map(|(place, end)| {
-            let option = text.get(place.1..end).unwrap_or_default().trim();
-            option.lines().next().unwrap_or_default().trim_end_matches([',', ';']).trim().to_owned()
-        })
-        .collect()
+    let options = places.iter().zip(ends).enumerate().map(|(number, (place, end))| {
+        let option = text.get(place.1..end).unwrap_or_default().trim();
+        let is_whole = to_end || number + 1 < places.len();
+        let option = if is_whole { option } else { option.lines().next().unwrap_or_default() };
+        option.trim_end_matches([',', ';']).trim().to_owned()
+    });
+    options.collect()
 }
 
 #[cfg(test)]
@@ -273,13 +338,23 @@ mod tests {
             json!("(A) cat (B) dog"),
             json!("cat\ndog"),
             json!("cat; dog"),
-            json!("cat, dog"),
+            json!("[cat,dog]"),
         ] {
             assert_eq!(of(&value), ["cat", "dog"], "{value}");
         }
         assert_eq!(of(&json!([1, 2.5, true])), ["1", "2.5", "true"]);
         assert_eq!(of(&json!("[]")), [""; 0]);
-        for value in [json!(3), json!({"temperature": 1}), json!("multiple"), json!(vec![1; 101])] {
+        assert_eq!(of(&json!("cat, dog, cow")), ["cat", "dog", "cow"]);
+        assert_eq!(of(&json!("1,200; 3,400")), ["1,200", "3,400"]);
+        assert_eq!(of(&json!("1,200, 3,400, 5")), ["1,200", "3,400", "5"]);
+        assert_eq!(of(&json!("A. if x:\n    y\nB. z\n  w")), ["if x:\n    y", "z\n  w"]);
+        for value in [
+            json!(3),
+            json!({"temperature": 1}),
+            json!("1,200"),
+            json!("yes, it is"),
+            json!(vec![1; 101]),
+        ] {
             assert_eq!(of(&value), [""; 0], "{value}");
         }
         assert!(of_value("options", &json!([["a"]])).is_err());
@@ -288,17 +363,47 @@ mod tests {
     }
 
     #[test]
-    fn options_within_a_question_are_found() {
-        let options = ["cat".to_owned(), "dog".to_owned()];
-        for text in ["Which?\nA. cat\nB. dog", "Which? (A) cat (B) dog", "Cat or dog?", "cat, dog"]
-        {
-            assert!(are_in(text, &options), "{text}");
-        }
-        for text in ["Which?", "Is it a cat?", "The cat that lives in the house, not the dog"] {
-            assert!(!are_in(text, &options), "{text}");
-        }
+    fn options_are_read_from_a_question() {
+        assert_eq!(in_text("A. if x:\n  y\nB. z\nAnswer."), ["if x:\n  y", "z"]);
         assert_eq!(in_text("Which?\nA. cat\nB. dog\nAnswer with a letter."), ["cat", "dog"]);
         assert_eq!(in_text("Which? (A) cat, (B) dog"), ["cat", "dog"]);
         assert_eq!(in_text("Who is A. Lincoln?"), [""; 0]);
+    }
+    #[test]
+    fn a_missing_option_keeps_the_letters_of_the_others() {
+        for (value, lines) in [
+            (json!({"A": "cat", "B": null, "C": "dog"}), "A. cat\nC. dog"),
+            (json!({"A": "cat", "C": "dog", "D": ""}), "A. cat\nC. dog"),
+            (json!({"1": "cat", "3": "dog"}), "A. cat\nC. dog"),
+            (json!([null, "cat", "dog"]), "B. cat\nC. dog"),
+            (json!(["cat", "", "dog", null]), "A. cat\nC. dog"),
+            (json!("['cat', None, 'dog']"), "A. cat\nC. dog"),
+            (json!(["A. cat", null, "C. dog"]), "A. cat\nC. dog"),
+            (json!({"x": "cat", "y": "dog"}), "A. cat\nB. dog"),
+            (json!({"A": "cat", "a": "dog"}), "A. cat\nB. dog"),
+        ] {
+            assert_eq!(as_lines(&of(&value)), lines, "{value}");
+        }
+    }
+
+    #[test]
+    fn options_of_columns_are_read_whatever_they_are_named() {
+        let columns = super::super::ColumnMap::new();
+        for (names, expected) in [
+            (["option_0", "option_1", "option_2"], "A. cat\nB. dog\nC. cow"),
+            (["option_1", "option_2", "option_3"], "A. cat\nB. dog\nC. cow"),
+            (["choice_0", "choice_1", "choice_3"], "A. cat\nB. dog\nD. cow"),
+            (["A", "C", "D"], "A. cat\nC. dog\nD. cow"),
+            (["A", "X", "Y"], ""),
+            (["B", "C", "D"], ""),
+        ] {
+            let record = names.iter().zip(["cat", "dog", "cow"]);
+            let record = record.map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+            let found = read(&Fields::new(&record, &columns)).expect("options");
+            assert_eq!(as_lines(&found), expected, "{names:?}");
+        }
+        let letters = (b'A'..=b'Z').map(|letter| char::from(letter).to_string());
+        let record = letters.map(|letter| (letter.clone(), json!(letter))).collect();
+        assert_eq!(read(&Fields::new(&record, &columns)).expect("options").len(), 26);
     }
 }

@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::super::Rejection;
 use super::fields::{Fields, is_empty, plain_text, wrong_type};
+use super::listed;
 use super::marks::{self, Marks};
-use super::options;
+use super::options::{self, flat};
 use super::pictures::names_media;
 use super::turns::Talk;
 
@@ -18,6 +19,9 @@ pub(super) const CONTEXT: [&str; 6] =
 
 /// Fields of Alpaca that stand after it.
 const INPUT: [&str; 2] = ["input", "inputs"];
+
+/// Characters from which on a text within a line of the question counts as a part of it.
+const SHORTEST_STATED: usize = 12;
 
 /// What a record has besides the question.
 #[derive(Debug, Default)]
@@ -42,13 +46,13 @@ impl Extra {
         let mut extra = Self { options, apply: true, ..Self::default() };
         // The place of a picture among options says which option it is, so marks stay there.
         for option in &extra.options {
-            extra.marks.add(marks::strip(option).1);
+            extra.marks.add(marks::strip(option, false).1);
         }
         for name in CONTEXT {
             let Some((name, value)) = fields.find("", &[name]) else { continue };
             if let Some(text) = paragraph(value) {
                 fields.mark_read(name);
-                let (text, marks) = marks::strip(&text);
+                let (text, marks) = marks::strip(&text, false);
                 extra.marks.add(marks);
                 extra.context.push(text);
             }
@@ -61,7 +65,7 @@ impl Extra {
                 return Err(wrong_type(name, value, "a text"));
             };
             fields.mark_read(name);
-            let (text, marks) = marks::strip(&text);
+            let (text, marks) = marks::strip(&text, false);
             extra.marks.add(marks);
             extra.input = Some(text);
         }
@@ -74,10 +78,8 @@ impl Extra {
             let options = options::in_text(&question);
             return (question, options);
         }
-        let has_more = !self.context.is_empty() || self.input.is_some();
-        let asked = if has_more { flat(&question) } else { String::new() };
-        let is_new = |text: &&str| !text.is_empty() && !asked.contains(&flat(text));
-        let listed = self.options.is_empty() || options::are_in(&question, &self.options);
+        let is_new = |text: &&str| !text.is_empty() && !states(&question, text);
+        let listed = self.options.is_empty() || listed::are_in(&question, &self.options);
         let lines = if listed { String::new() } else { options::as_lines(&self.options) };
         let options = if self.options.is_empty() {
             options::in_text(&question)
@@ -107,8 +109,30 @@ fn paragraph(value: &Value) -> Option<String> {
     (!text.is_empty() && !names_media(text)).then(|| text.to_owned())
 }
 
-fn flat(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+/// Whether a question has this text already: as lines of its own, or, where it is long, as whole
+/// words. A short text within a line may be a part of what is asked by chance.
+fn states(question: &str, text: &str) -> bool {
+    let lines = |text: &str| {
+        let lines = text.lines().map(flat).filter(|line| !line.is_empty());
+        format!("\n{}\n", lines.collect::<Vec<_>>().join("\n"))
+    };
+    if lines(question).contains(&lines(text)) {
+        return true;
+    }
+    let text = flat(text);
+    if text.chars().count() < SHORTEST_STATED {
+        return false;
+    }
+    let question = flat(question);
+    // Between two letters or digits there is no boundary; beside any other character there is.
+    let joined = |left: Option<char>, right: Option<char>| {
+        left.is_some_and(char::is_alphanumeric) && right.is_some_and(char::is_alphanumeric)
+    };
+    question.match_indices(&text).any(|(at, _)| {
+        let before = question.get(..at).and_then(|before| before.chars().next_back());
+        let after = question.get(at + text.len()..).and_then(|after| after.chars().next());
+        !joined(before, text.chars().next()) && !joined(text.chars().next_back(), after)
+    })
 }
 
 /// The rejection of a turn in which nothing is asked.
@@ -139,6 +163,27 @@ mod tests {
         }
         for prompt in ["Who is A. Lincoln?", "A bird, B-side", "Is (A) true?", "B. or A. Lee?"] {
             assert_eq!(question_type(prompt, None), "short", "{prompt}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_stated_as_lines_or_as_long_whole_words() {
+        for (question, text) in [
+            ("Translate.\ngive\nNow.", "give"),
+            ("Translate.\n a  b \n\nc", "a b\nc"),
+            ("It began in 1914. When?", "It began in  1914."),
+            ("In \u{201c}a longer text\u{201d}: why?", "a longer text"),
+        ] {
+            assert!(states(question, text), "{question} {text}");
+        }
+        for (question, text) in [
+            ("Find the antonym of the given word.", "give"),
+            ("Give the antonym of give.", "give"),
+            ("A misunderstanding of it?", "understanding"),
+            ("Is 123456789012 prime?", "2345678901234"),
+            ("Is 1234567890123 prime?", "123456789012"),
+        ] {
+            assert!(!states(question, text), "{question} {text}");
         }
     }
 

@@ -1,0 +1,118 @@
+//! Whether a question lists its options already.
+
+use super::options::{flat, letter};
+
+/// What may stand behind an option of a list.
+const ENDS: [char; 5] = ['.', ',', ';', '?', '!'];
+
+/// Whether a question lists these options already, in their order: each behind its letter or
+/// number, or each on lines of its own. Words of a sentence are no list.
+pub(super) fn are_in(question: &str, options: &[String]) -> bool {
+    let lines = question.lines().map(flat).filter(|line| !line.is_empty());
+    let question = lines.collect::<Vec<_>>().join("\n").to_lowercase();
+    let held = options.iter().enumerate().map(|(index, option)| {
+        let lower = flat(option).to_lowercase();
+        let bare = lower.trim_end_matches(ENDS);
+        (index, if bare.is_empty() { lower } else { bare.to_owned() })
+    });
+    let held: Vec<(usize, String)> = held.filter(|(_, option)| !option.is_empty()).collect();
+    if held.is_empty() {
+        return false;
+    }
+    let starts = (0..question.len()).filter(|&at| {
+        let before = at.checked_sub(1).and_then(|at| question.as_bytes().get(at));
+        matches!(before, None | Some(b' ' | b'\n'))
+    });
+    starts.filter_map(|at| question.get(at..).map(|rest| (at, rest))).any(|(at, rest)| {
+        let is_line = at == 0 || question.as_bytes().get(at - 1) == Some(&b'\n');
+        (0..=1).any(|base| lists(rest, is_line, &held, base))
+    })
+}
+
+/// Whether a text begins with these options; numbers before them count from `base`.
+fn lists(text: &str, begins_line: bool, options: &[(usize, String)], base: usize) -> bool {
+    let (mut rest, mut begins_line) = (text, begins_line);
+    for (number, (index, option)) in options.iter().enumerate() {
+        let marked = after_mark(rest, *index, base).and_then(|rest| after_option(rest, option));
+        let bare = || after_option(rest, option).filter(|after| begins_line && ends_line(after));
+        let Some(after) = marked.or_else(bare) else { return false };
+        let end = after.trim_start_matches(ENDS);
+        let is_last = number + 1 == options.len();
+        let parted = end.is_empty() || end.starts_with([' ', '\n']);
+        if !parted || (is_last && after.len() == end.len() && !ends_line(end)) {
+            return false;
+        }
+        begins_line = ends_line(end);
+        rest = end.trim_start();
+        for word in ["and ", "or ", "| ", "/ "] {
+            rest = rest.strip_prefix(word).filter(|_| !begins_line).unwrap_or(rest);
+        }
+    }
+    true
+}
+
+/// Whether a line ends here, after a sentence at most.
+fn ends_line(text: &str) -> bool {
+    let text = text.trim_start_matches(ENDS);
+    text.is_empty() || text.starts_with('\n')
+}
+
+/// What follows `a.`, `a)`, `a:`, `(a)`, the same with the number, or a bullet.
+fn after_mark(text: &str, index: usize, base: usize) -> Option<&str> {
+    let of = |name: &str| {
+        let bracketed =
+            text.strip_prefix('(').and_then(|rest| rest.strip_prefix(name)?.strip_prefix(')'));
+        bracketed.or_else(|| text.strip_prefix(name)?.strip_prefix(['.', ')', ':']))
+    };
+    let after = of(&letter(index).to_lowercase()).or_else(|| of(&(index + base).to_string()));
+    after.map(str::trim_start)
+}
+
+/// What follows an option, whose words may stand on several lines.
+fn after_option<'a>(text: &'a str, option: &str) -> Option<&'a str> {
+    let text = ["- ", "* ", "\u{2022} "].iter().find_map(|b| text.strip_prefix(b)).unwrap_or(text);
+    let (head, rest) = (text.get(..option.len())?, text.get(option.len()..)?);
+    let same = |(a, b): (u8, u8)| a == b || (a == b'\n' && b == b' ');
+    head.bytes().zip(option.bytes()).all(same).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_within_a_question_are_found() {
+        let texts = |options: &[&str]| options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>();
+        for text in [
+            "Which?\nA. cat\nB. dog",
+            "Which? (A) cat (B) dog",
+            "Which? (a) Cat, or (b) Dog?",
+            "Which?\n1. cat\n2. dog\nAnswer briefly.",
+            "Which?\n0) cat\n1) dog",
+            "cat\n\n dog",
+            "Which?\n- cat\n- dog",
+            "A: cat. B: dog. Which?",
+        ] {
+            assert!(are_in(text, &texts(&["cat", "dog"])), "{text}");
+        }
+        for text in [
+            "Which?",
+            "Cat or dog?",
+            "cat, dog",
+            "What is the cat doing?",
+            "A. cat\nB. dog house",
+            "A. cats\nB. dog",
+            "(B) cat (A) dog",
+            "cat\nIs it\ndog",
+            "The cat that lives in the house, not the dog",
+        ] {
+            assert!(!are_in(text, &texts(&["cat", "dog"])), "{text}");
+        }
+        assert!(!are_in("What does abc stand for?", &texts(&["a", "b", "c"])));
+        assert!(!are_in("What is the cat doing?", &texts(&["cat", "doing"])));
+        assert!(!are_in("10 12-packs", &texts(&["10", "12"])));
+        assert!(are_in("Which?\nA. cat\nC. dog", &texts(&["cat", "", "dog"])));
+        assert!(are_in("Which?\nA. if x:\n  y\nB. z", &texts(&["if x:\n  y", "z."])));
+        assert!(are_in("Which?\nA. \u{e9}t\u{e9}\nB. 1.5", &texts(&["\u{c9}t\u{e9}", "1.5"])));
+    }
+}
