@@ -34,8 +34,9 @@ fn lists(text: &str, begins_line: bool, options: &[(usize, String)], base: usize
     let (mut rest, mut begins_line) = (text, begins_line);
     for (number, (index, option)) in options.iter().enumerate() {
         let marked = after_mark(rest, *index, base).and_then(|rest| after_option(rest, option));
-        let bare = || after_option(rest, option).filter(|after| begins_line && ends_line(after));
-        let Some(after) = marked.or_else(bare) else { return false };
+        let unmarked =
+            || after_option(rest, option).filter(|after| begins_line && ends_line(after));
+        let Some(after) = marked.or_else(unmarked) else { return false };
         let end = after.trim_start_matches(ENDS);
         let is_last = number + 1 == options.len();
         let parted = end.is_empty() || end.starts_with([' ', '\n']);
