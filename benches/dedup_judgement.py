@@ -431,10 +431,16 @@ def main() -> None:
         "pictures of less than 224 pixels",
         "scans of real paper",
     ]
-    print(write_record(f"dedup_judgement-{given.split}", parameters, rows, unmeasured))
+    written = [{key: known(value) for key, value in row.items()} for row in rows]
+    print(write_record(f"dedup_judgement-{given.split}", parameters, written, unmeasured))
     if given.sheet:
         draw_sheet(given.sheet, side.errors, other.errors)
         print(given.sheet)
+
+
+def known(value: Any) -> Any:
+    """None for NaN, which JSON does not have: a tool was not asked about these pairs."""
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def report(rows: Sequence[Row]) -> None:
