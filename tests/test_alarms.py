@@ -96,9 +96,10 @@ def test_marks_that_disagree_with_pictures():
     rows = rejected(
         ("s", "s:1", "marks_and_media_differ", "2 marks, 1 picture"), ("s", "s:2", "no_text", "x")
     )
-    (alarm,) = marks_and_media(rows)
+    (alarm,) = marks_and_media(rows, 100)
     assert (alarm.count, alarm.example) == (1, "s:1: 2 marks, 1 picture")
-    assert list(marks_and_media(rows.tail(1))) == []
+    assert list(marks_and_media(rows, 101)) == []
+    assert list(marks_and_media(rows.tail(1), 2)) == []
 
 
 def test_unread_fields_of_many_rows():

@@ -36,6 +36,8 @@ ANSWERS_SHARE = 0.01
 """Share of removed samples with short answers that may have another one than the sample kept."""
 REASON_SHARE = 0.05
 """Share of a source that may be rejected for one reason."""
+MARKS_SHARE = 0.01
+"""Share of all rows whose marks and pictures may differ in number."""
 UNREAD_SHARE = 0.01
 """Share of all rows that may have a field that is not read."""
 SAMPLED_ROWS = 1_000
@@ -94,7 +96,7 @@ def find_alarms(run: Run) -> list[Alarm]:
 def _alarms(run: Run) -> Iterator[Alarm]:
     ingest = run.report("ingest") or {}
     rejected = _rejected(run)
-    yield from marks_and_media(rejected)
+    yield from marks_and_media(rejected, ingest.get("rows_in", 0))
     yield from unread_fields(ingest.get("unread_fields", {}), ingest.get("rows_in", 0))
     yield from frequent_reasons(rejected, ingest.get("sources", {}))
     duplicates, samples = _scan(run, "duplicates"), _scan(run, "samples")
@@ -191,16 +193,17 @@ def _plain(text: pl.Expr) -> pl.Expr:
     return blanks.str.strip_chars(" .,;:!?\"'()")
 
 
-def marks_and_media(rejected: pl.LazyFrame) -> Iterator[Alarm]:
-    """Records whose marks of pictures and whose pictures do not agree in number.
+def marks_and_media(rejected: pl.LazyFrame, rows_read: int) -> Iterator[Alarm]:
+    """Records whose marks of pictures and whose pictures do not agree in number, of many.
 
     Args:
         rejected: ``source, position, reason, detail``.
+        rows_read: Rows in all.
     """
     rows = rejected.filter(pl.col("reason") == "marks_and_media_differ")
     found = rows.select(pl.len(), pl.col("position", "detail").first()).collect()
     row = found.row(0, named=True)
-    if row["len"]:
+    if row["len"] and row["len"] >= MARKS_SHARE * rows_read:
         yield Alarm(
             "marks_and_media",
             f"{row['len']:,} row{'s' * (row['len'] != 1)} {_were(row['len'])} rejected: marks such "
