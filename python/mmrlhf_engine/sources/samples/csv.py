@@ -198,7 +198,9 @@ class _Table:
             return record
         # An empty cell stays an empty option, so that those after it keep their letters.
         options = [record.pop(letter, "") for letter in _OPTIONS]
-        return {**record, "options": options} if any(options) else record
+        while options and not options[-1]:
+            options.pop()
+        return {**record, "options": options} if options else record
 
 
 def _items(value: str) -> list[str]:
