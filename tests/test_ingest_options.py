@@ -2,6 +2,7 @@
 
 import pytest
 
+from intake import conversation
 from test_ingest_records import _one, _take_in  # noqa: F401  (fixtures)
 
 OPTIONS = {
