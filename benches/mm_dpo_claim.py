@@ -190,7 +190,8 @@ def without_lowest(prepared: Prepared, margins: vqa_margins.Margins) -> Path:
 
 def known(results: Path) -> list[dict[str, Any]]:
     lines = results.read_text(encoding="utf-8").splitlines() if results.is_file() else []
-    return [json.loads(line) for line in lines]
+    # Where nothing is flipped there is no area under the curve, which is NaN.
+    return [json.loads(line, parse_constant=lambda _: None) for line in lines]
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
