@@ -87,6 +87,23 @@ def look_alike(a, b, hashes, colours):
     )
 
 
+def removed_rows(media, most, like, duplicate):
+    """The rows that go, in keep order: duplicates of one that stays, and those over the cap."""
+    kept, founders, removed = [], [], set()
+    for row in range(len(media)):
+        founder = next((f for f in founders if media[row] and like(row, f[0])), None)
+        full = most is not None and founder is not None and founder[1] >= most
+        if full or any(duplicate(row, other) for other in kept):
+            removed.add(row)
+        else:
+            kept.append(row)
+            if founder is not None:
+                founder[1] += 1
+            elif media[row]:
+                founders.append([row, 1])
+    return removed
+
+
 def naive(prompts, media, hashes, colours, policy, most):
     """Every sample against every one that stays, in keep order; the rows that go."""
 
@@ -105,19 +122,7 @@ def naive(prompts, media, hashes, colours, policy, most):
             return bool(media[a]) and like(a, b)
         return text and like(a, b)
 
-    kept, founders, removed = [], [], set()
-    for row in range(len(prompts)):
-        founder = next((f for f in founders if media[row] and like(row, f[0])), None)
-        full = most is not None and founder is not None and founder[1] >= most
-        if full or any(duplicate(row, other) for other in kept):
-            removed.add(row)
-        else:
-            kept.append(row)
-            if founder is not None:
-                founder[1] += 1
-            elif media[row]:
-                founders.append([row, 1])
-    return removed
+    return removed_rows(media, most, like, duplicate)
 
 
 @st.composite

@@ -13,7 +13,17 @@ from mmrlhf_engine.curate import dedup, media_judge
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.overrides import OVERRIDES
 from mmrlhf_engine.curate.tables import SAMPLES
-from test_dedup import corpora, corpus, deduplicate, find, jaccard, look_alike, normal, picture
+from test_dedup import (
+    corpora,
+    corpus,
+    deduplicate,
+    find,
+    jaccard,
+    look_alike,
+    normal,
+    picture,
+    removed_rows,
+)
 
 
 @st.composite
@@ -65,26 +75,10 @@ def naive_judged(corpus, answers, overrides, verdicts, policy, most):
             return bool(media[a]) and like(a, b, 0)
         return text and like(a, b, 1 if conflict else 0)
 
-    kept, founders, removed = [], [], set()
-    for row in range(len(prompts)):
-        founder = next(
-            (
-                f
-                for f in founders
-                if media[row] and like(row, f[0], 0) and (row, f[0]) not in overrides
-            ),
-            None,
-        )
-        full = most is not None and founder is not None and founder[1] >= most
-        if full or any(duplicate(row, other) for other in kept):
-            removed.add(row)
-        else:
-            kept.append(row)
-            if founder is not None:
-                founder[1] += 1
-            elif media[row]:
-                founders.append([row, 1])
-    return removed
+    def counted_together(a, b):
+        return like(a, b, 0) and (a, b) not in overrides
+
+    return removed_rows(media, most, counted_together, duplicate)
 
 
 @pytest.mark.parametrize("policy", ["joint", "image", "text", "exact"])

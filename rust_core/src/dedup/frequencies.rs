@@ -12,8 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::text::Shingler;
 use crate::error::Result;
-use crate::judge::text::Lexicon;
-use crate::judge::text::lexicon::HashKeyed;
+use crate::judge::text::lexicon::{HashKeyed, Lexicon};
 use crate::parallel::Interrupt;
 
 /// Texts up to which the shingles of all are counted; of more, at least half as many.

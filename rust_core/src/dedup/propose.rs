@@ -16,7 +16,8 @@ use super::frequencies::Frequencies;
 use super::minhash::MinHasher;
 use super::text::{Shingler, Token, hash_word};
 use crate::judge::text::lexicon::flag;
-use crate::judge::text::{Lexicon, neighbours, without_accents};
+use crate::judge::text::normal::without_accents;
+use crate::judge::text::{Lexicon, neighbours};
 
 /// How many keys there are.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::OnceLock;
 
-use super::prepared::without_accents;
+use super::normal::without_accents;
 use crate::dedup::text::hash_word;
 
 const WORDS: &str = include_str!("data/words.txt");

@@ -27,7 +27,6 @@ mod words;
 
 pub use align::Difference;
 pub use lexicon::Lexicon;
-pub(crate) use prepared::without_accents;
 pub use prepared::{Prepared, Token};
 pub use scan::Kind;
 pub use words::Why;

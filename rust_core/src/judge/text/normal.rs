@@ -5,6 +5,12 @@
 //! is kept: the tokens decide where it means something.
 
 use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+/// Letters without their accents: `résumé` is `resume`.
+pub(crate) fn without_accents(text: &str) -> String {
+    text.nfd().filter(|c| !is_combining_mark(*c)).collect()
+}
 
 /// The normal form: single spaces, lines kept.
 pub fn normalise(text: &str) -> String {

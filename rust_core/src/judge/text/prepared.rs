@@ -1,10 +1,7 @@
 //! One text as the judge compares it: tokens with all that is known of them.
 
-use unicode_normalization::UnicodeNormalization;
-use unicode_normalization::char::is_combining_mark;
-
 use super::lexicon::{Lexicon, Phrase, flag};
-use super::normal::normalise;
+use super::normal::{normalise, without_accents};
 use super::scan::{Found, Kind, scan};
 use crate::dedup::text::hash_word;
 
@@ -194,10 +191,6 @@ fn english_token(found: Found, lexicon: &Lexicon, is_known: impl Fn(u64) -> bool
         token.fixed = None;
     }
     token
-}
-
-pub(crate) fn without_accents(text: &str) -> String {
-    text.nfd().filter(|c| !is_combining_mark(*c)).collect()
 }
 
 /// `a few` is not `few`.
