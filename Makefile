@@ -76,8 +76,8 @@ rust-test-checked: ## The same, with debug assertions and overflow checks
 python-test: $(VENV)/.dev ## Python tests without the slow ones
 	$(PYTEST) -m "not slow"
 
-python-test-all: $(VENV)/.dev ## All Python tests
-	$(PYTEST)
+python-test-all: $(VENV)/.dev ## All Python tests, properties on cases drawn for this run
+	$(PYTEST) --hypothesis-profile new_cases
 
 bench: $(BENCH)/.ready ## Speed claims, measured together with peers; an hour, writes benches/records
 	$(BENCH)/bin/pytest -q $(PEER_TESTS)

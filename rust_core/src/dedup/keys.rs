@@ -107,7 +107,8 @@ impl Finder<'_> {
         keys.ends.push(keys.near.len() as u64);
     }
 
-    /// Of rows with other short answers it differs: these may have different fates.
+    /// Of rows with other short answers, or with one in other words, it differs: these may have
+    /// different fates.
     fn exact_key(&self, row: u32, text: Option<u128>) -> u128 {
         let Settings { judged, policy, .. } = *self.settings;
         let answers_count = policy.text_counts() && self.may_be_near();

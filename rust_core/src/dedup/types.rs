@@ -1,7 +1,7 @@
 //! What dedup is given, and what it finds.
 
 use arrow_array::{Array, LargeStringArray};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::pictures::Closeness;
 use crate::error::Result;
@@ -95,9 +95,19 @@ impl Samples {
         (1..=SHORT_ANSWER_WORDS).contains(&words).then_some(answer)
     }
 
-    /// Equal for equal short answers; 0 for no answer or a longer one.
+    /// Equal for equal short answers to the same wording; 0 for no answer or a longer one.
+    ///
+    /// The wording counts as it does where short answers differ: of two rows with one answer, only the
+    /// one that has the words of a third with another answer goes because of that.
     pub(super) fn short_answer_key(&self, row: u32) -> u128 {
-        self.short_answer(row).map_or(0, |answer| xxh3_128(normal_answer(answer).as_bytes()))
+        let Some(answer) = self.short_answer(row) else { return 0 };
+        let mut key = Xxh3::new();
+        key.update(normal_answer(answer).as_bytes());
+        for word in self.prompt(row).split_whitespace() {
+            key.update(b"\0");
+            key.update(word.as_bytes());
+        }
+        key.digest128()
     }
 
     /// Whether both have short answers, and other ones: case, articles and punctuation at the ends
