@@ -1,7 +1,4 @@
-"""The tiny model of :mod:`heads.training`, trained by the ``DPOTrainer`` of ``kernels/README.md``.
-
-The trainer class is the page's own block, run as it stands. Written for TRL 1.16.
-"""
+"""The tiny model of :mod:`heads.training`, trained by ``MMDPOTrainer``. Written for TRL 1.16."""
 
 import copy
 from pathlib import Path
@@ -12,7 +9,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl import DPOConfig
 
-from heads import readme
 from heads.training import (
     BETA,
     END,
@@ -25,6 +21,7 @@ from heads.training import (
     make_pairs,
     tiny_model,
 )
+from mmrlhf_kernels.integrations.trl import MMDPOConfig, MMDPOTrainer
 
 
 def words(ids: list[int]) -> str:
@@ -53,9 +50,9 @@ def as_row(pair: Pair) -> dict[str, Any]:
     }
 
 
-def settings(folder: Path, **changes: Any) -> DPOConfig:
+def settings(folder: Path, kind: type[DPOConfig] = DPOConfig, **changes: Any) -> Any:
     """A run on the CPU whose steps are those of the bare loop."""
-    return DPOConfig(
+    return kind(
         output_dir=str(folder),
         train_sampling_strategy="sequential",
         learning_rate=LEARNING_RATE,
@@ -75,16 +72,21 @@ def settings(folder: Path, **changes: Any) -> DPOConfig:
 def train_in_trl(steps: int, folder: Path, *, pairs_per_step: int = 2) -> list[Step]:
     """The run of :func:`heads.training.bare_loop` in TRL's trainer; its losses."""
     model = tiny_model()
-    trainer = readme.run("class MMDPOTrainer")["MMDPOTrainer"](
+    args = settings(
+        folder,
+        MMDPOConfig,
+        max_steps=steps,
+        per_device_train_batch_size=pairs_per_step,
+        beta=BETA,
+        sft_weight=SFT_WEIGHT,
+    )
+    trainer = MMDPOTrainer(
         model,
         copy.deepcopy(model),
-        sft_weight=SFT_WEIGHT,
-        args=settings(
-            folder, max_steps=steps, per_device_train_batch_size=pairs_per_step, beta=BETA
-        ),
+        args=args,
         train_dataset=Dataset.from_list([as_row(pair) for pair in make_pairs()]),
         processing_class=tokenizer(),
     )
     trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "preference_loss" in entry]
-    return [Step(entry["loss"], entry["preference_loss"]) for entry in logged]
+    logged = [entry for entry in trainer.state.log_history if "loss/dpo" in entry]
+    return [Step(entry["loss"], entry["loss/dpo"]) for entry in logged]

@@ -1,4 +1,4 @@
-"""Every Python block of the package's README runs unchanged."""
+"""Every Python block of the package's README runs unchanged; its figures are those of records."""
 
 import importlib.util
 import os
@@ -10,13 +10,35 @@ import pytest
 import torch
 
 import mmrlhf_kernels
-from heads import readme
+from heads import figures, readme
+from mmrlhf_kernels import dynamic_beta
 
 BLOCKS = readme.blocks()
+BEFORE_THE_TRAINER = """
+import trl_models
+from datasets import Dataset
+
+model, processor = trl_models.qwen2_vl()
+pairs = Dataset.from_list(trl_models.preferences(pictures=True))
+"""
+"""The three names that the block with a trainer is given, according to the text before it."""
 
 
 def test_the_readme_has_a_first_example_a_loop_parts_and_a_trainer():
-    assert ["DPOTrainer" in block for block in BLOCKS] == [False, False, False, True]
+    assert ["MMDPOTrainer" in block for block in BLOCKS] == [False, False, False, True]
+
+
+def test_the_figures_are_those_of_the_newest_records():
+    page = readme.README.read_text(encoding="utf-8")
+    hint = "hint: python benches/heads/figures.py writes them"
+    assert page == figures.with_figures(page), hint
+    assert all(f"<!-- figures: {part} -->" in page for part in figures.PARTS)
+
+
+def test_the_betas_beside_the_first_example_are_right():
+    (line,) = (line for line in BLOCKS[0].splitlines() if line.startswith("beta = "))
+    betas = dynamic_beta(torch.tensor([0.5, 4.0]), beta=0.1)
+    assert line.split("#")[1].startswith(" {:.4f} and {:.4f}:".format(*betas.tolist()))
 
 
 @pytest.mark.parametrize("block", BLOCKS[:3], ids=["first example", "loop", "parts"])
@@ -31,13 +53,14 @@ def test_the_block_with_a_trainer_runs(tmp_path):
         pytest.skip("TRL is not among the requirements of this project")
     # A process of its own: TRL and datasets warn, and pickle what the script defines.
     script = tmp_path / "example.py"
-    script.write_text(BLOCKS[3], encoding="utf-8")
-    package = str(Path(mmrlhf_kernels.__file__).parents[1])
+    script.write_text(BEFORE_THE_TRAINER + BLOCKS[3], encoding="utf-8")
+    folders = [Path(mmrlhf_kernels.__file__).parents[1], Path(__file__).parents[1]]
     done = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": package},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
     )
     assert done.returncode == 0, done.stderr
+    assert "loss/sft" in done.stdout
