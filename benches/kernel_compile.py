@@ -33,7 +33,8 @@ from triton.runtime import driver
 
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.reference import PAIR_LOSS_TYPES
-from mmrlhf_kernels.triton_logit_gradient import logit_gradient_launch
+from mmrlhf_kernels.triton_kept import kept_gradient_launch, rebase_launch
+from mmrlhf_kernels.triton_logit_gradient import logit_gradient_launch, row_gradient
 from mmrlhf_kernels.triton_pair import (
     MarginPairs,
     Pairs,
@@ -42,7 +43,6 @@ from mmrlhf_kernels.triton_pair import (
 )
 from mmrlhf_kernels.triton_segments import segment_sum_launch
 from mmrlhf_kernels.triton_settings import INTERPRETED, SHARED_MEMORY
-from mmrlhf_kernels.triton_shifted import rebase_launch, shifted_gradient_launch
 from mmrlhf_kernels.triton_sweep import combine_launch, sweep_launch
 from mmrlhf_kernels.triton_tile import Head, Launch, head_of, settings_of, targets_of
 from record import write_record
@@ -106,7 +106,7 @@ def head(dtype: torch.dtype, columns: int, options: HeadOptions, inner: int, *, 
 
 def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
     """The sweep and the logit gradient, bare and with what may be switched on."""
-    everything = {"entropy": True, "argmax": True, "tile": 256}
+    everything = {"entropy": True, "argmax": True}
     for variant, options, inner, asked in (
         ("plain", PLAIN, HIDDEN, {}),
         ("bias, statistics", PLAIN, HIDDEN, everything),
@@ -120,27 +120,30 @@ def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
         h = head(dtype, CHUNK, options, inner, bias=bias)
         row, out = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
         launch = logit_gradient_launch(
-            h, row, row, out, settings_of(h, "logit_gradient", architecture)
+            h,
+            row_gradient(row, row, (row, row) if asked else None),
+            out,
+            settings_of(h, "logit_gradient", architecture),
         )
         yield Case("logit_gradient", variant, launch)
     yield from kept_cases(architecture, dtype)
 
 
 def kept_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
-    """The kernels of the schedules that keep logits."""
+    """The kernels of the schedules that keep exponentials."""
     row, kept = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
     everything = {"entropy": True, "argmax": True}
     for variant, options, asked in (("", PLAIN, {}), (", softcap, statistics", CAPPED, everything)):
         h = head(dtype, CHUNK, options, HIDDEN, bias=bool(asked))
         settings = settings_of(h, "sweep", architecture)
         launch = sweep_launch(h, settings, MULTIPROCESSORS, out=kept, **asked)
-        yield Case("sweep", f"writing logits{variant}", launch)
-    width = launch.arguments["WIDTH"]
+        yield Case("sweep", f"writing exponentials{variant}", launch)
+    width = launch.arguments["TILE"].columns
     yield Case("rebase", "", rebase_launch(launch.arguments["written"], row, width))
     for variant, options in (("plain", PLAIN), ("softcap", CAPPED)):
         kept_head = targets_of(kept, h.target, options, 0)
-        launch = shifted_gradient_launch(kept_head, kept, row, row, row, kept)
-        yield Case("shifted_gradient", variant, launch)
+        launch = kept_gradient_launch(kept_head, kept, row, row, row_gradient(row, row, None), kept)
+        yield Case("kept_gradient", variant, launch)
 
 
 def small_cases() -> Iterator[Case]:

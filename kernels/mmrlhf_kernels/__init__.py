@@ -8,10 +8,8 @@ Importing the package imports torch and no Triton.
 """
 
 from mmrlhf_kernels.fused import fused_linear_mm_dpo
-from mmrlhf_kernels.gradient_filter import FilterReport, last_filter_report
 from mmrlhf_kernels.linear_logp import LinearLogp, fused_linear_logp
-from mmrlhf_kernels.pair_plan import PairPlan, plan_pair_schedule
-from mmrlhf_kernels.plan import Plan, plan_schedule
+from mmrlhf_kernels.plan import PairPlan, Plan, plan_pair_schedule, plan_schedule
 from mmrlhf_kernels.preference import (
     MMDPOOutput,
     dynamic_beta,
@@ -24,7 +22,6 @@ from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 from mmrlhf_kernels.vocab_parallel import vocab_parallel_linear_logp
 
 __all__ = [
-    "FilterReport",
     "LinearLogp",
     "MMDPOOutput",
     "PairPlan",
@@ -34,7 +31,6 @@ __all__ = [
     "dynamic_beta",
     "fused_linear_logp",
     "fused_linear_mm_dpo",
-    "last_filter_report",
     "mm_dpo_loss",
     "pair_gradients",
     "pairwise_reward_loss",

@@ -1,14 +1,10 @@
-"""What the schedules ask of a backend: one sweep over the vocabulary, one gradient per chunk.
+"""What the schedules ask of a backend: a table of four functions that touch logits.
 
-The schedules (:mod:`mmrlhf_kernels.schedules`) are written once. A backend supplies the two steps
-that touch logits, and both keep them out of memory:
-
-1. ``sweep``: per row the running maximum, the sum of exponentials and the target's logit.
-2. ``logit_gradient``: once the log-normaliser is known, the gradient of one vocabulary chunk.
-
-The matrix products between those steps (``dX += E W_c`` and ``dW_c = E^T X``) belong to the
-schedules. Backends are :mod:`mmrlhf_kernels.chunked` (plain PyTorch, any device) and
-``mmrlhf_kernels.triton_backend``.
+The schedules (:mod:`mmrlhf_kernels.schedules`) are written once. :class:`Backend` lists the steps
+that touch logits; the matrix products between them (``dX += E W_c`` and ``dW_c = E^T X``) belong to
+the schedules. The tables are :data:`mmrlhf_kernels.chunked.BACKEND` (plain PyTorch, any device) and
+:func:`mmrlhf_kernels.dispatch.row_backend`'s of the Triton kernels. Functions of a table hold no
+state and are deterministic.
 
 Symbols: ``N`` rows, ``H`` hidden size, ``V`` vocabulary rows held here, ``C`` rows of one
 vocabulary chunk. Raw logits are ``raw = h . w + b``; the logits of the model are
@@ -17,13 +13,43 @@ vocabulary chunk. Raw logits are ``raw = h . w + b``; the logits of the model ar
     z = softcap * tanh(logit_scale * raw / softcap)    with one
 
 Sums and statistics are float32, or float64 where ``hidden`` is float64 and the backend can do it.
+Arguments of the same name mean the same in all functions:
+
+============  ====================================================================================
+hidden        [N, H]
+weight        [V, H] or [C, H], dtype of ``hidden``
+bias          [V] or [C], or None
+target        [N] int64 global vocabulary ids; those outside the rows of ``weight`` are no target
+options       scale and softcap
+first         global id of the first row of ``weight``
+entropy       whether ``sum_z_exp`` is wanted
+argmax        whether ``argmax`` is wanted
+lse           [N] log-normalisers over the whole vocabulary, statistics dtype
+grad          [N] gradient of the loss with respect to ``logp``, statistics dtype
+spread        None, or (gradient of the loss with respect to the entropy, entropy), [N] each
+out           [N, C] in the dtype of ``hidden`` or of the statistics; overwritten and returned
+============  ====================================================================================
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Backend", "HeadOptions", "KeepingBackend", "Sweep"]
+__all__ = ["LIFT", "Backend", "HeadOptions", "Spread", "Sweep", "lift_of"]
+
+LIFT = 15.0 * math.log(2.0)
+"""Exponentials in float16 go up to 2^15, so that those down to 2^-29 of the largest are normal."""
+
+Spread = tuple[Tensor, Tensor] | None
+"""(gradient with respect to the entropy, entropy), [N] each; None where it carries none."""
+
+
+def lift_of(dtype: torch.dtype) -> float:
+    """What the exponents of kept exponentials of a dtype are raised by."""
+    return LIFT if dtype == torch.float16 else 0.0
 
 
 class HeadOptions(NamedTuple):
@@ -50,123 +76,39 @@ class Sweep(NamedTuple):
     """[N] float32, sum of z exp(z - maximum), when the entropy was requested."""
     argmax: Tensor | None = None
     """[N] int64, global id of the largest z (the smallest id on equality), when requested."""
-    tile_maximum: Tensor | None = None
-    """[N, ceil(V / tile)] bfloat16, the largest z per tile, rounded up, when a tile was given."""
+    shift: Tensor | None = None
+    """[N] float32, where exponentials were kept: what they are taken against."""
 
 
-class Backend(Protocol):
-    """The two steps that see logits. Implementations hold no state and are deterministic."""
+class Backend(NamedTuple):
+    """The steps that see logits."""
 
     name: str
 
-    def sweep(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        entropy: bool,
-        argmax: bool,
-        tile: int | None,
-    ) -> Sweep:
-        """Pass once over the vocabulary rows ``first .. first + V``.
-
-        Args:
-            hidden: [N, H].
-            weight: [V, H], dtype of ``hidden``.
-            bias: [V] or None.
-            target: [N] int64 global vocabulary ids; those outside the shard leave 0.
-            options: Scale and softcap.
-            first: Global id of the first row of ``weight``.
-            entropy: Fill ``sum_z_exp``.
-            argmax: Fill ``argmax``.
-            tile: Width of the tiles of ``tile_maximum``, or None for none.
-        """
-        ...
-
-    def logit_gradient(
-        self,
-        hidden: Tensor,
-        weight_chunk: Tensor,
-        bias_chunk: Tensor | None,
-        target: Tensor,
-        lse: Tensor,
-        grad: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        out: Tensor,
-    ) -> Tensor:
-        """Write the gradient with respect to the raw logits of one vocabulary chunk.
-
-        ``E[n, c] = grad[n] * (1[target[n] == first + c] - exp(z[n, c] - lse[n])) * dz/draw[n, c]``
-
-        Args:
-            hidden: [N, H].
-            weight_chunk: [C, H], dtype of ``hidden``.
-            bias_chunk: [C] or None.
-            target: [N] int64 global vocabulary ids.
-            lse: [N] float32 log-normalisers over the whole vocabulary.
-            grad: [N] float32 gradient of the loss with respect to ``logp``.
-            options: Scale and softcap.
-            first: Global id of the first row of the chunk.
-            out: [N, C], dtype of ``hidden``; overwritten and returned.
-        """
-        ...
-
-
-@runtime_checkable
-class KeepingBackend(Backend, Protocol):
-    """A backend that can also return the logits of a chunk, for schedules that keep them.
-
-    Logits are kept shifted, as ``z - maximum`` of their row within the chunk: near the top, where
-    probabilities are large, a half-width float then has its finest steps.
+    sweep: Callable[..., Sweep]
+    """(hidden, weight, bias, target, options, *, first, entropy, argmax): one pass over ``weight``.
     """
 
-    def shifted_logits(
-        self,
-        hidden: Tensor,
-        weight_chunk: Tensor,
-        bias_chunk: Tensor | None,
-        target: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        entropy: bool,
-        argmax: bool,
-        out: Tensor,
-    ) -> Sweep:
-        """Write ``z - maximum`` of one vocabulary chunk to ``out`` and return the chunk's sweep.
+    logit_gradient: Callable[..., Tensor]
+    """(hidden, weight, bias, target, lse, grad, options, *, first, out, spread): the gradient with
+    respect to the raw logits of one chunk.
 
-        Arguments as in :meth:`Backend.sweep`; ``out`` is [N, C], dtype of ``hidden``.
-        """
-        ...
+    ``E[n, c] = dz/draw[n, c] * (grad[n] * (1[target[n] == first + c] - p) - dH[n] p (log p + H))``
+    with ``p = exp(z[n, c] - lse[n])`` and dH, H the two parts of ``spread``.
+    """
 
-    def shifted_gradient(
-        self,
-        shifted: Tensor,
-        maximum: Tensor,
-        target: Tensor,
-        lse: Tensor,
-        grad: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        out: Tensor,
-    ) -> Tensor:
-        """:meth:`Backend.logit_gradient` from kept logits instead of from the weight.
+    kept_exponentials: Callable[..., Sweep]
+    """(hidden, weight, bias, target, options, *, first, entropy, argmax, out): write
+    ``exp(z - shift)`` of one chunk to ``out`` and return the chunk's sweep with its ``shift``, the
+    row's largest z, less :data:`LIFT` where ``out`` is float16.
 
-        Args:
-            shifted: [N, C] as :meth:`shifted_logits` wrote it.
-            maximum: [N] float32, the chunk's maximum.
-            target: As in :meth:`Backend.logit_gradient`.
-            lse: As there.
-            grad: As there.
-            options: As there.
-            first: As there.
-            out: [N, C], dtype of ``shifted``; may be ``shifted`` itself.
-        """
-        ...
+    A half-width exponential is off by a constant share of itself; a half-width z would be off by a
+    share of z, which changes its exponential the more, the smaller that is.
+    """
+
+    gradient_of_kept: Callable[..., Tensor]
+    """(kept, shift, target, lse, grad, options, *, first, out, spread, target_logit):
+    ``logit_gradient`` from kept exponentials [N, C] and their shift [N]; ``out`` may be ``kept``
+    itself. With a softcap and targets, ``target_logit`` [N] is needed: the exponential of a target
+    may be 0, the slope at its logit is not.
+    """

@@ -6,18 +6,20 @@ product that filled it, and each of them works in place. Every block has the sam
 order in each run, so results are equal bit by bit from run to run.
 """
 
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Sweep
+from mmrlhf_kernels.backend import Backend, HeadOptions, Spread, Sweep, lift_of
 from mmrlhf_kernels.precision import product_into, statistics_dtype, widened
 
-__all__ = ["BACKEND", "ChunkedBackend", "merge_sweeps", "round_up_to_bfloat16"]
+__all__ = ["BACKEND", "merge_sweeps"]
 
 SWEEP_COLUMNS = (1024, 16384)
-"""Fewest and most vocabulary rows per step of a sweep that is not bound to tiles."""
+"""Fewest and most vocabulary rows per step of a sweep."""
 BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 26}
 """Logits per block: 1 MiB of float32 fits the second cache of one core; a GPU wants large ones."""
 FEWEST_BLOCK_ROWS = 256
@@ -28,33 +30,23 @@ def merge_sweeps(left: Sweep, right: Sweep) -> Sweep:
     """The sweep over two disjoint vocabulary ranges, ``left`` holding the smaller ids.
 
     ``sum_exp = sum_left exp(m_left - m) + sum_right exp(m_right - m)`` with ``m`` the larger
-    maximum, and likewise for ``sum_z_exp``; tile maxima are concatenated.
+    maximum, and likewise for ``sum_z_exp``; shifts are those of each and not merged.
     """
     maximum = torch.maximum(left.maximum, right.maximum)
     from_left = torch.exp(left.maximum - maximum)
     from_right = torch.exp(right.maximum - maximum)
-    sum_z_exp = argmax = tile_maximum = None
+    sum_z_exp = argmax = None
     if left.sum_z_exp is not None and right.sum_z_exp is not None:
         sum_z_exp = left.sum_z_exp * from_left + right.sum_z_exp * from_right
     if left.argmax is not None and right.argmax is not None:
         argmax = torch.where(right.maximum > left.maximum, right.argmax, left.argmax)
-    if left.tile_maximum is not None and right.tile_maximum is not None:
-        tile_maximum = torch.cat([left.tile_maximum, right.tile_maximum], dim=1)
     return Sweep(
         maximum,
         left.sum_exp * from_left + right.sum_exp * from_right,
         left.target_logit + right.target_logit,
         sum_z_exp,
         argmax,
-        tile_maximum,
     )
-
-
-def round_up_to_bfloat16(values: Tensor) -> Tensor:
-    """The smallest bfloat16 that is not below each value."""
-    nearest = values.to(torch.bfloat16)
-    above = torch.nextafter(nearest, torch.full_like(nearest, torch.inf))
-    return torch.where(nearest.to(values.dtype) < values, above, nearest)
 
 
 def _row_blocks(rows: int, columns: int, device: torch.device) -> Iterator[slice]:
@@ -93,9 +85,9 @@ def _column_of_target(target: Tensor, first: int, columns: int) -> tuple[Tensor,
 def _reduce_block(
     z: Tensor, target: Tensor, first: int, *, entropy: bool, argmax: bool, scratch: Tensor
 ) -> Sweep:
-    """Statistics of one block of logits; leaves ``z - maximum`` in ``z``, exponentials in scratch.
+    """Statistics of one block of logits; leaves ``exp(z - maximum)`` in ``scratch``.
 
-    ``scratch`` may be ``z`` itself where the shifted logits are of no further use.
+    ``scratch`` may be ``z`` itself where the entropy is not wanted.
     """
     column, inside = _column_of_target(target, first, z.shape[1])
     target_logit = z.gather(1, column).squeeze(1).where(inside, 0.0)
@@ -112,25 +104,54 @@ def _reduce_block(
     return Sweep(maximum, sum_exp, target_logit, sum_z_exp, best)
 
 
-def _gradient_in_place(
-    z: Tensor,
-    target: Tensor,
-    lse: Tensor,
-    grad: Tensor,
+class _RowGradient(NamedTuple):
+    """What E takes from each row of a block."""
+
+    target: Tensor
+    lse: Tensor
+    grad: Tensor
+    of_entropy: Tensor | None
+    entropy: Tensor | None
+
+    @classmethod
+    def of(
+        cls, rows: slice, target: Tensor, lse: Tensor, grad: Tensor, spread: Spread
+    ) -> "_RowGradient":
+        """The columns of a block of rows."""
+        of_entropy, entropy = (None, None) if spread is None else (c[rows] for c in spread)
+        return cls(target[rows], lse[rows], grad[rows], of_entropy, entropy)
+
+
+def _finish_gradient(
+    p: Tensor,
+    z: Tensor | None,
+    rows: _RowGradient,
     options: HeadOptions,
     first: int,
+    *,
+    ready: bool = False,
 ) -> Tensor:
-    """Turn a block of logits into the gradient with respect to the raw logits."""
-    derivative = None
-    if options.softcap is not None:
-        derivative = z.div(options.softcap).square_().neg_().add_(1.0).mul_(options.logit_scale)
-    z.sub_(lse.unsqueeze(1)).exp_().mul_(-grad.unsqueeze(1))
-    column, inside = _column_of_target(target, first, z.shape[1])
-    here = z.gather(1, column) + grad.where(inside, 0.0).unsqueeze(1)
-    z.scatter_(1, column, here)
-    if derivative is not None:
-        return z.mul_(derivative)
-    return z if options.logit_scale == 1.0 else z.mul_(options.logit_scale)
+    """Turn probabilities into E in place; ``ready`` says that they are times -grad already.
+
+    ``z`` is needed for the slope of a softcap and for the gradient of the entropy, and used up.
+    """
+    grad = rows.grad.unsqueeze(1)
+    slope = None
+    if z is not None and options.softcap is not None:
+        slope = (z / options.softcap).clamp_(-1.0, 1.0).square_().neg_().add_(1.0)
+    if z is not None and rows.of_entropy is not None and rows.entropy is not None:
+        # Minus infinity times a probability of 0 would be no number.
+        log_p = z.sub_(rows.lse.unsqueeze(1)).clamp_(min=torch.finfo(z.dtype).min)
+        factor = log_p.add_(rows.entropy.unsqueeze(1)).mul_(rows.of_entropy.unsqueeze(1))
+        p.mul_(factor.add_(grad).neg_())
+    elif not ready:
+        p.mul_(-grad)
+    column, inside = _column_of_target(rows.target, first, p.shape[1])
+    here = p.gather(1, column) + rows.grad.where(inside, 0.0).unsqueeze(1)
+    p.scatter_(1, column, here)
+    if slope is not None:
+        p.mul_(slope)
+    return p if options.logit_scale == 1.0 else p.mul_(options.logit_scale)
 
 
 def _stack(parts: list[Sweep]) -> Sweep:
@@ -152,152 +173,157 @@ def _concatenated(parts: tuple[Tensor | None, ...]) -> Tensor | None:
     return torch.cat(given) if given else None
 
 
-class ChunkedBackend:
-    """Plain PyTorch on any device; see the protocol for what each method does."""
+def sweep(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    options: HeadOptions,
+    *,
+    first: int,
+    entropy: bool,
+    argmax: bool,
+) -> Sweep:
+    """One pass over the vocabulary; see :class:`mmrlhf_kernels.backend.Backend`."""
+    step = _sweep_step(hidden.shape[0], hidden.device)
+    merged: Sweep | None = None
+    for begin in range(0, weight.shape[0], step):
+        end = min(weight.shape[0], begin + step)
+        part = _sweep_columns(
+            hidden,
+            weight[begin:end],
+            None if bias is None else bias[begin:end],
+            target,
+            options,
+            first=first + begin,
+            entropy=entropy,
+            argmax=argmax,
+        )
+        merged = part if merged is None else merge_sweeps(merged, part)
+    assert merged is not None
+    return merged
 
-    name = "chunked"
 
-    def sweep(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        entropy: bool,
-        argmax: bool,
-        tile: int | None,
-    ) -> Sweep:
-        """See :meth:`mmrlhf_kernels.backend.Backend.sweep`."""
-        step = tile or _sweep_step(hidden.shape[0], hidden.device)
-        merged: Sweep | None = None
-        for begin in range(0, weight.shape[0], step):
-            end = min(weight.shape[0], begin + step)
-            part = self._sweep_columns(
-                hidden,
-                weight[begin:end],
-                None if bias is None else bias[begin:end],
-                target,
-                options,
-                first=first + begin,
-                entropy=entropy,
-                argmax=argmax,
-            )
-            if tile is not None:
-                highest = round_up_to_bfloat16(part.maximum).unsqueeze(1)
-                part = part._replace(tile_maximum=highest)
-            merged = part if merged is None else merge_sweeps(merged, part)
-        assert merged is not None
-        return merged
+def _sweep_columns(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    options: HeadOptions,
+    *,
+    first: int,
+    entropy: bool,
+    argmax: bool,
+) -> Sweep:
+    """The sweep over one chunk, whose logits are forgotten block by block."""
+    wide = widened(weight)
+    block: Tensor | None = None
+    parts = []
+    for rows in _row_blocks(hidden.shape[0], weight.shape[0], hidden.device):
+        if block is None:
+            shape = (rows.stop - rows.start, weight.shape[0])
+            block = hidden.new_empty(shape, dtype=statistics_dtype(hidden.dtype))
+        z = block[: rows.stop - rows.start]
+        _write_logits(z, widened(hidden[rows]), wide, bias, options)
+        scratch = torch.empty_like(z) if entropy else z
+        parts.append(
+            _reduce_block(z, target[rows], first, entropy=entropy, argmax=argmax, scratch=scratch)
+        )
+    return _stack(parts)
 
-    def _sweep_columns(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        entropy: bool,
-        argmax: bool,
-    ) -> Sweep:
-        """The sweep over one chunk, whose logits are forgotten block by block."""
-        wide = widened(weight)
-        block: Tensor | None = None
-        parts = []
-        for rows in _row_blocks(hidden.shape[0], weight.shape[0], hidden.device):
-            if block is None:
-                shape = (rows.stop - rows.start, weight.shape[0])
-                block = hidden.new_empty(shape, dtype=statistics_dtype(hidden.dtype))
-            z = block[: rows.stop - rows.start]
-            _write_logits(z, widened(hidden[rows]), wide, bias, options)
-            scratch = torch.empty_like(z) if entropy else z
-            parts.append(
-                _reduce_block(
-                    z, target[rows], first, entropy=entropy, argmax=argmax, scratch=scratch
-                )
-            )
-        return _stack(parts)
 
-    def shifted_logits(
-        self,
-        hidden: Tensor,
-        weight_chunk: Tensor,
-        bias_chunk: Tensor | None,
-        target: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        entropy: bool,
-        argmax: bool,
-        out: Tensor,
-    ) -> Sweep:
-        """See :meth:`mmrlhf_kernels.backend.KeepingBackend.shifted_logits`."""
-        wide = widened(weight_chunk)
-        parts = []
-        for rows in _row_blocks(hidden.shape[0], weight_chunk.shape[0], hidden.device):
-            z = _workspace_of(out[rows])
-            _write_logits(z, widened(hidden[rows]), wide, bias_chunk, options)
-            parts.append(
-                _reduce_block(
-                    z,
-                    target[rows],
-                    first,
-                    entropy=entropy,
-                    argmax=argmax,
-                    scratch=torch.empty_like(z),
-                )
-            )
-            if not _same(z, out[rows]):
-                out[rows].copy_(z)
-        return _stack(parts)
+def kept_exponentials(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    options: HeadOptions,
+    *,
+    first: int,
+    entropy: bool,
+    argmax: bool,
+    out: Tensor,
+) -> Sweep:
+    """Keep the exponentials of one chunk; see :class:`mmrlhf_kernels.backend.Backend`."""
+    wide, lift = widened(weight), lift_of(out.dtype)
+    parts = []
+    for rows in _row_blocks(hidden.shape[0], weight.shape[0], hidden.device):
+        z = _workspace_of(out[rows])
+        _write_logits(z, widened(hidden[rows]), wide, bias, options)
+        kept = torch.empty_like(z) if entropy else z
+        part = _reduce_block(z, target[rows], first, entropy=entropy, argmax=argmax, scratch=kept)
+        parts.append(part._replace(shift=part.maximum - lift))
+        if lift:
+            kept.mul_(math.exp(lift))
+        if not _same(kept, out[rows]):
+            out[rows].copy_(kept)
+    return _stack(parts)
 
-    def shifted_gradient(
-        self,
-        shifted: Tensor,
-        maximum: Tensor,
-        target: Tensor,
-        lse: Tensor,
-        grad: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        out: Tensor,
-    ) -> Tensor:
-        """See :meth:`mmrlhf_kernels.backend.KeepingBackend.shifted_gradient`."""
-        for rows in _row_blocks(shifted.shape[0], shifted.shape[1], shifted.device):
-            z = shifted[rows].to(maximum.dtype, copy=not _same(shifted, out))
-            z.add_(maximum[rows].unsqueeze(1))
-            _gradient_in_place(z, target[rows], lse[rows], grad[rows], options, first)
-            if not _same(z, out[rows]):
-                out[rows].copy_(z)
-        return out
 
-    def logit_gradient(
-        self,
-        hidden: Tensor,
-        weight_chunk: Tensor,
-        bias_chunk: Tensor | None,
-        target: Tensor,
-        lse: Tensor,
-        grad: Tensor,
-        options: HeadOptions,
-        *,
-        first: int,
-        out: Tensor,
-    ) -> Tensor:
-        """See :meth:`mmrlhf_kernels.backend.Backend.logit_gradient`."""
-        wide = widened(weight_chunk)
-        for rows in _row_blocks(hidden.shape[0], weight_chunk.shape[0], hidden.device):
-            z = _workspace_of(out[rows])
-            _write_logits(z, widened(hidden[rows]), wide, bias_chunk, options)
-            _gradient_in_place(z, target[rows], lse[rows], grad[rows], options, first)
-            if not _same(z, out[rows]):
-                out[rows].copy_(z)
-        return out
+def gradient_of_kept(
+    kept: Tensor,
+    shift: Tensor,
+    target: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    options: HeadOptions,
+    *,
+    first: int,
+    out: Tensor,
+    spread: Spread = None,
+    target_logit: Tensor | None = None,
+) -> Tensor:
+    """E from kept exponentials; see :class:`mmrlhf_kernels.backend.Backend`."""
+    for rows in _row_blocks(kept.shape[0], kept.shape[1], kept.device):
+        if _same(kept, out) or out.dtype != shift.dtype:
+            p = kept[rows].to(shift.dtype)
+        else:
+            p = out[rows].copy_(kept[rows])
+        z = None
+        if options.softcap is not None or spread is not None:
+            z = p.log().add_(shift[rows].unsqueeze(1))
+        if z is not None and target_logit is not None:
+            column, inside = _column_of_target(target[rows], first, z.shape[1])
+            known = target_logit[rows].unsqueeze(1).where(inside.unsqueeze(1), z.gather(1, column))
+            z.scatter_(1, column, known)
+        share = torch.exp(shift[rows] - lse[rows])
+        columns = _RowGradient.of(rows, target, lse, grad, spread)
+        if columns.of_entropy is None:  # one pass instead of two
+            p.mul_((share * columns.grad).unsqueeze(1).neg_())
+            _finish_gradient(p, z, columns, options, first, ready=True)
+        else:
+            p.mul_(share.unsqueeze(1))
+            _finish_gradient(p, z, columns, options, first)
+        if not _same(p, out[rows]):
+            out[rows].copy_(p)
+    return out
+
+
+def logit_gradient(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    options: HeadOptions,
+    *,
+    first: int,
+    out: Tensor,
+    spread: Spread = None,
+) -> Tensor:
+    """E of one chunk; see :class:`mmrlhf_kernels.backend.Backend`."""
+    wide = widened(weight)
+    for rows in _row_blocks(hidden.shape[0], weight.shape[0], hidden.device):
+        p = _workspace_of(out[rows])
+        _write_logits(p, widened(hidden[rows]), wide, bias, options)
+        columns = _RowGradient.of(rows, target, lse, grad, spread)
+        z = None if options.softcap is None and spread is None else p.clone()
+        p.sub_(columns.lse.unsqueeze(1)).exp_()
+        _finish_gradient(p, z, columns, options, first)
+        if not _same(p, out[rows]):
+            out[rows].copy_(p)
+    return out
 
 
 def _workspace_of(out: Tensor) -> Tensor:
@@ -311,4 +337,4 @@ def _same(left: Tensor, right: Tensor) -> bool:
     return left.dtype == right.dtype and bool(left.data_ptr() == right.data_ptr())
 
 
-BACKEND = ChunkedBackend()
+BACKEND = Backend("chunked", sweep, logit_gradient, kept_exponentials, gradient_of_kept)

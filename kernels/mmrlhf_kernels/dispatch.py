@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels import chunked, reference
-from mmrlhf_kernels.backend import Backend, KeepingBackend
+from mmrlhf_kernels.backend import Backend
 
-__all__ = ["IMPLEMENTATIONS", "choose", "keeping_backend", "pair_loss", "row_backend"]
+__all__ = ["IMPLEMENTATIONS", "choose", "pair_loss", "row_backend"]
 
 IMPLEMENTATIONS = ("reference", "chunked", "triton")
 VARIABLE = "MMRLHF_KERNELS"
@@ -79,7 +79,7 @@ def _obstacle(like: Tensor) -> str:
     return ""
 
 
-def choose(like: Tensor, module: str = "triton_backend") -> str:
+def choose(like: Tensor, module: str = "triton_sweep") -> str:
     """Name of the implementation for a call on tensors like this one.
 
     Raises:
@@ -100,17 +100,23 @@ def choose(like: Tensor, module: str = "triton_backend") -> str:
     return "chunked"
 
 
+@functools.cache
+def _triton_backend() -> Backend:
+    """The table of the Triton kernels; their modules are imported here."""
+    names = ("triton_sweep", "triton_logit_gradient", "triton_kept")
+    sweep, gradient, kept = (vars(_import_triton(name)[0]) for name in names)
+    return Backend(
+        "triton",
+        sweep["sweep"],
+        gradient["logit_gradient"],
+        kept["kept_exponentials"],
+        kept["gradient_of_kept"],
+    )
+
+
 def row_backend(like: Tensor) -> Backend:
     """The backend for tensors like this one; ``reference`` has none and gives ``chunked``."""
-    if choose(like) == "triton":
-        return cast("Backend", vars(_import_triton("triton_backend")[0])["BACKEND"])
-    return chunked.BACKEND
-
-
-def keeping_backend(like: Tensor) -> KeepingBackend:
-    """The backend for schedules that keep logits; ``chunked`` where Triton's keeps none."""
-    backend = row_backend(like)
-    return backend if isinstance(backend, KeepingBackend) else chunked.BACKEND
+    return _triton_backend() if choose(like) == "triton" else chunked.BACKEND
 
 
 def pair_loss(like: Tensor) -> PairLoss:

@@ -5,13 +5,18 @@ log-probabilities: the products of the backward pass then run as soon as a pair'
 been seen, and the head's weight is needed once. It takes
 
 =================== ===============================================================================
-hidden              [N, H] rows of all answers; prompt rows are better left out, at least ignored
-weight, target,     as in :mod:`mmrlhf_kernels.linear_logp`; ``ignore_index`` rows cost no product
+hidden              [N, H] rows of all answers, or [S, T, H], row by row an answer; prompt rows are
+                    better left out, at least ignored
+weight, target,     as in :mod:`mmrlhf_kernels.linear_logp`
 bias, softcap,
 logit_scale,
-ignore_index
-cu_seqlens          [S + 1] bounds of the S answers within the rows, or
-sequence_of_row     [N] int64, the answer of each row; exactly one of the two is given
+temperature,
+ignore_index,
+counted_rows
+cu_seqlens          [S + 1] bounds of the S answers within the rows; on the CPU, the planner knows
+                    their lengths without waiting for a GPU. Or
+sequence_of_row     [N] int64, the answer of each row; exactly one of the two is given, none for
+                    hidden states [S, T, H]
 pair_index          [P, 2] int64, (chosen, rejected) answers of each pair; one answer may belong to
                     several pairs. None: S = 2 P, all chosen answers first, then all rejected ones
                     in the same order
@@ -19,8 +24,12 @@ ref_chosen_logps,   [P], as in :mod:`mmrlhf_kernels.preference`, with ``loss_typ
 ref_rejected_logps, ``label_smoothing``, ``tie``, ``sft_weight``, ``sft``, ``reward_shift``,
 beta                ``num_pairs``, ``num_tokens`` and ``beta_rule``
 pair_weight         [P], called ``weight`` there
+group               the processes that hold other rows of the same answers (sequence parallelism),
+                    with the same pairs in each: sums and tokens are added over them, the loss is
+                    the same in all, and each gets the gradient of its own rows. Gradients of the
+                    head are those of the rows here; add them over the group
 schedule            ``keep``, ``recompute``, ``frozen``, ``one_sum`` or ``two_sums``, as listed in
-                    :mod:`mmrlhf_kernels.pair_plan`; None: ``plan_pair_schedule``
+                    :mod:`mmrlhf_kernels.plan`; None: ``plan_pair_schedule``
 workspace_bytes     bound of the memory beyond inputs, outputs and gradients; None:
                     ``default_pair_workspace`` there
 =================== ===============================================================================
@@ -28,7 +37,8 @@ workspace_bytes     bound of the memory beyond inputs, outputs and gradients; No
 The tokens of each chosen answer, which the supervised term needs, are counted here. In eager mode
 the gradients are passed to autograd and not kept: a second backward pass through the same loss
 raises, and checkpointing would save nothing, as nothing is stored but gradients. The upstream
-scalar multiplies them in place.
+scalar multiplies them in place. Those of float16 inputs wait for it in float32: a loss scale that
+came after rounding would come too late for the small ones.
 
 Where no gradient is wanted, or ``beta_rule`` is ``released`` (which needs the whole batch before it
 knows any beta), the loss is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
@@ -37,15 +47,15 @@ knows any beta), the loss is put together from ``fused_linear_logp`` and ``mm_dp
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mmrlhf_kernels import dispatch
-from mmrlhf_kernels.checks import check_head, check_shape, under_autocast
-from mmrlhf_kernels.context import Context
+from mmrlhf_kernels.checks import as_linear, check_head, check_shape, flat_rows
 from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.pair import Objective, evaluate, scalar_of, totals_of
 from mmrlhf_kernels.pair_operator import linear_mm_dpo
-from mmrlhf_kernels.pair_plan import PAIR_SCHEDULES
+from mmrlhf_kernels.plan import PAIR_SCHEDULES
 from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.preference import (
     MMDPOOutput,
@@ -54,8 +64,9 @@ from mmrlhf_kernels.preference import (
     mm_dpo_loss,
     output_of,
 )
+from mmrlhf_kernels.registry import Context
 from mmrlhf_kernels.rows import sequence_of_row as rows_to_sequences
-from mmrlhf_kernels.rows import sequence_sums
+from mmrlhf_kernels.rows import sequence_sums, verify
 
 __all__ = ["fused_linear_mm_dpo"]
 
@@ -71,6 +82,10 @@ class _Rows(NamedTuple):
     sequences: int
     chosen: Tensor
     rejected: Tensor
+    bounds: Tensor | None
+    """[S + 1] on the CPU, where they were given there."""
+    pair_index: Tensor | None
+    """[P, 2], likewise."""
 
     def needs(self) -> list[bool]:
         """Which of hidden, weight and bias need a gradient."""
@@ -86,6 +101,7 @@ class _Head(NamedTuple):
     softcap: float | None
     logit_scale: float
     ignore_index: int
+    counted_rows: int | None
 
 
 def fused_linear_mm_dpo(
@@ -102,7 +118,9 @@ def fused_linear_mm_dpo(
     bias: Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
+    temperature: float = 1.0,
     ignore_index: int = -100,
+    counted_rows: int | None = None,
     loss_type: str = "sigmoid",
     label_smoothing: float = 0.0,
     tie: Tensor | None = None,
@@ -113,6 +131,7 @@ def fused_linear_mm_dpo(
     num_pairs: float | Tensor | None = None,
     num_tokens: float | Tensor | None = None,
     beta_rule: str = "fixed",
+    group: "dist.ProcessGroup | None" = None,
     schedule: str | None = None,
     workspace_bytes: int | None = None,
 ) -> MMDPOOutput:
@@ -123,13 +142,27 @@ def fused_linear_mm_dpo(
         TypeError: A dtype does not fit.
         ValueError: A shape, an option or the schedule does not fit.
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a number above 0")
     layout = cu_seqlens, sequence_of_row, pair_index
     rows = _rows_of(hidden, weight, target, bias, layout, ref_chosen_logps)
-    head = _Head(softcap, logit_scale, ignore_index)
+    cap = None if softcap is None else softcap / temperature
+    head = _Head(cap, logit_scale / temperature, ignore_index, counted_rows)
     objective = Objective(loss_type, label_smoothing, sft_weight, sft, reward_shift)
     pairs = (ref_chosen_logps, ref_rejected_logps, beta, tie, pair_weight)
-    counts = scalar_of("num_pairs", num_pairs, hidden), scalar_of("num_tokens", num_tokens, hidden)
-    return _run(rows, head, objective, pairs, counts, beta_rule, schedule, workspace_bytes)
+    like = rows.hidden
+    counts = scalar_of("num_pairs", num_pairs, like), scalar_of("num_tokens", num_tokens, like)
+    run = _Run(beta_rule, group, schedule, workspace_bytes)
+    return _run(rows, head, objective, pairs, counts, run)
+
+
+class _Run(NamedTuple):
+    """How a call is run."""
+
+    beta_rule: str
+    group: "dist.ProcessGroup | None"
+    schedule: str | None
+    workspace_bytes: int | None
 
 
 def _rows_of(
@@ -140,8 +173,10 @@ def _rows_of(
     layout: tuple[Tensor | None, Tensor | None, Tensor | None],
     ref_chosen_logps: Tensor,
 ) -> _Rows:
-    """Cast as autocast would, check, and find the answers of rows and pairs."""
-    states, head, offset = under_autocast(hidden, weight, bias)
+    """Flatten, bring to one dtype, check, and find the answers of rows and pairs."""
+    shape = hidden.shape
+    hidden, target = flat_rows(hidden, target)
+    states, head, offset = as_linear(hidden, weight, bias)
     assert states is not None
     assert head is not None
     check_head(states, head, target, offset)
@@ -149,44 +184,67 @@ def _rows_of(
         raise ValueError(
             f"ref_chosen_logps has shape {tuple(ref_chosen_logps.shape)}; expected [P]"
         )
-    pairs = ref_chosen_logps.shape[0]
     cu_seqlens, sequence, pair_index = layout
-    if cu_seqlens is not None and sequence is None:
-        sequences = cu_seqlens.numel() - 1
-        sequence = rows_to_sequences(cu_seqlens, states.shape[0])
-    elif sequence is not None and cu_seqlens is None:
-        check_shape("sequence_of_row", sequence, (states.shape[0],))
-        sequences = 2 * pairs if pair_index is None else _answers_of(pair_index, sequence)
-    else:
-        raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
-    chosen, rejected = _pairs_of(pair_index, pairs, sequences, states.device)
-    return _Rows(states, head, offset, target, sequence, sequences, chosen, rejected)
-
-
-def _answers_of(pair_index: Tensor, sequence: Tensor) -> int:
-    """The number of answers that pairs or rows name; 0 where there are neither."""
-    named = torch.cat([pair_index.flatten(), sequence])
-    return int(named.max()) + 1 if named.numel() else 0
-
-
-def _pairs_of(
-    pair_index: Tensor | None, pairs: int, sequences: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(chosen [P], rejected [P]) as answers.
-
-    Raises:
-        ValueError: The number of answers or the shape of ``pair_index`` does not fit.
-    """
+    if cu_seqlens is None and sequence is None and len(shape) == 3:
+        cu_seqlens = torch.arange(shape[0] + 1) * shape[1]
+    pairs, device = ref_chosen_logps.shape[0], states.device
     if pair_index is not None:
         check_shape("pair_index", pair_index, (pairs, 2))
-        return pair_index[:, 0].contiguous(), pair_index[:, 1].contiguous()
+    if cu_seqlens is not None and sequence is None:
+        sequences = cu_seqlens.numel() - 1
+        sequence = rows_to_sequences(cu_seqlens, states.shape[0], device)
+    elif sequence is not None and cu_seqlens is None:
+        check_shape("sequence_of_row", sequence, (states.shape[0],))
+        sequences = 2 * pairs
+        if pair_index is not None:
+            sequence, pair_index, sequences = _renumbered(sequence, pair_index)
+    else:
+        raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
+    index = _pairs_of(pair_index, pairs, sequences)
+    chosen, rejected = index.to(device, non_blocking=True).t().contiguous().unbind()
+    bounds, named = (
+        tensor if tensor is not None and tensor.device.type == "cpu" else None
+        for tensor in (cu_seqlens, index)
+    )
+    return _Rows(
+        states, head, offset, target, sequence, sequences, chosen.clone(), rejected.clone(), bounds,
+        named,
+    )  # fmt: skip
+
+
+def _renumbered(sequence: Tensor, pair_index: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Answers under new numbers, those of pairs first, so that their count is known: 2 P + 1.
+
+    Rows of answers in no pair share the last number. Nothing is read from the device.
+    """
+    for name, ids in (("row", sequence), ("pair", pair_index)):
+        if ids.device.type != "cpu":
+            verify((ids >= 0).all(), f"a {name} names an answer below 0")
+        elif ids.numel() and int(ids.min()) < 0:
+            raise IndexError(f"a {name} names answer {int(ids.min())}; expected at least 0")
+    named = pair_index.to(sequence.device).flatten().sort().values
+    last = named.numel()
+    if last == 0:
+        return torch.zeros_like(sequence), pair_index, 1
+    place = torch.searchsorted(named, sequence).clamp(max=last - 1)
+    sequence = place.where(named[place] == sequence, last)
+    return sequence, torch.searchsorted(named, pair_index.to(named.device)), last + 1
+
+
+def _pairs_of(pair_index: Tensor | None, pairs: int, sequences: int) -> Tensor:
+    """[P, 2] int64 (chosen, rejected) answers.
+
+    Raises:
+        ValueError: The number of answers does not fit.
+    """
+    if pair_index is not None:
+        return pair_index
     if sequences != 2 * pairs:
         raise ValueError(
             f"{sequences} answers for {pairs} pairs; expected {2 * pairs}, all chosen ones first "
             "(or a pair_index)"
         )
-    both = torch.arange(sequences, device=device)
-    return both[:pairs].clone(), both[pairs:].clone()
+    return torch.arange(sequences).view(2, pairs).t()
 
 
 def _run(
@@ -195,17 +253,16 @@ def _run(
     objective: Objective,
     pairs: tuple[Tensor, Tensor, float | Tensor, Tensor | None, Tensor | None],
     counts: tuple[Tensor | None, Tensor | None],
-    beta_rule: str,
-    schedule: str | None,
-    workspace_bytes: int | None,
+    run: _Run,
 ) -> MMDPOOutput:
     """Loss and gradients by the operator, then the figures of a trainer from the sums."""
     needs = rows.needs()
     objective.check(counted=True)
-    check_rule(beta_rule, pairs[2])
-    _check_schedule(schedule, needs)
-    if not any(needs) or beta_rule == "released" or dispatch.choose(rows.hidden) == "reference":
-        return _compose(rows, head, objective, pairs, counts, beta_rule, workspace_bytes)
+    check_rule(run.beta_rule, pairs[2])
+    _check_schedule(run.schedule, needs)
+    implementation = dispatch.choose(rows.hidden)
+    if not any(needs) or run.beta_rule == "released" or implementation == "reference":
+        return _compose(rows, head, objective, pairs, counts, run)
     like = rows.hidden.new_empty(rows.chosen.shape[0], dtype=statistics_dtype(rows.hidden.dtype))
     columns = columns_of(like, *pairs, chosen_tokens=None)
     numbers = [objective.label_smoothing, objective.sft_weight, objective.reward_shift]
@@ -213,8 +270,8 @@ def _run(
     logp, tokens, *gradients = linear_mm_dpo(
         rows.hidden.detach(), rows.weight.detach(), bias, *rows[3:],
         [c for c in columns if c is not None], [c is not None for c in columns],
-        objective.loss_type, objective.sft, numbers, counts[0], counts[1], *head, schedule,
-        workspace_bytes, needs,
+        objective.loss_type, objective.sft, numbers, counts[0], counts[1], *head, run.schedule,
+        run.workspace_bytes, None if run.group is None else run.group.group_name, needs,
     )  # fmt: skip
     columns = columns._replace(chosen_tokens=tokens[rows.chosen].to(columns.beta.dtype))
     chosen, rejected = logp[rows.chosen], logp[rows.rejected]
@@ -243,23 +300,23 @@ def _compose(
     objective: Objective,
     pairs: tuple[Tensor, Tensor, float | Tensor, Tensor | None, Tensor | None],
     counts: tuple[Tensor | None, Tensor | None],
-    beta_rule: str,
-    workspace_bytes: int | None,
+    run: _Run,
 ) -> MMDPOOutput:
     """The same loss from its parts, for calls whose gradients are not taken in forward."""
     logp = fused_linear_logp(
-        rows.hidden, rows.weight, rows.target, bias=rows.bias, workspace_bytes=workspace_bytes,
-        **head._asdict(),
+        rows.hidden, rows.weight, rows.target, bias=rows.bias,
+        workspace_bytes=run.workspace_bytes, **head._asdict(),
     )  # fmt: skip
     assert isinstance(logp, Tensor)
-    sums = sequence_sums(logp, rows.sequence, rows.sequences)
+    answers = rows.sequence, rows.sequences
+    sums = sequence_sums(logp, *answers, group=run.group)
     counted = (rows.target != head.ignore_index).to(logp.dtype)
-    tokens = sequence_sums(counted, rows.sequence, rows.sequences)[rows.chosen]
+    tokens = sequence_sums(counted, *answers, group=run.group)[rows.chosen]
     ref_chosen_logps, ref_rejected_logps, beta, tie, weight = pairs
     return mm_dpo_loss(
         sums[rows.chosen], sums[rows.rejected], ref_chosen_logps, ref_rejected_logps, beta,
         tie=tie, weight=weight, chosen_tokens=tokens, num_pairs=counts[0], num_tokens=counts[1],
-        beta_rule=beta_rule, **objective._asdict(),
+        beta_rule=run.beta_rule, **objective._asdict(),
     )  # fmt: skip
 
 
@@ -267,6 +324,7 @@ class _PrecomputedGradientContext(Context, Protocol):
     saved_tensors: tuple[Tensor, Tensor, Tensor]
     compiled: bool
     gradients: list[Tensor]
+    dtypes: tuple[torch.dtype, ...]
 
 
 class _PrecomputedGradient(torch.autograd.Function):
@@ -275,13 +333,14 @@ class _PrecomputedGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: _PrecomputedGradientContext,
-        _hidden: Tensor,
-        _weight: Tensor,
-        _bias: Tensor | None,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
         loss: Tensor,
         *gradients: Tensor,
     ) -> Tensor:
         ctx.compiled = torch.compiler.is_compiling()
+        ctx.dtypes = (hidden.dtype, weight.dtype, hidden.dtype if bias is None else bias.dtype)
         if ctx.compiled:
             ctx.save_for_backward(*gradients)
         else:
@@ -306,5 +365,8 @@ class _PrecomputedGradient(torch.autograd.Function):
                 "for a second one use fused_linear_logp with mm_dpo_loss"
             )
         needs = ctx.needs_input_grad[:3]
-        given = (part if need else None for part, need in zip(found, needs, strict=True))
+        given = (
+            part.to(dtype) if need else None
+            for part, dtype, need in zip(found, ctx.dtypes, needs, strict=True)
+        )
         return (*given, None, None, None, None)

@@ -1,182 +1,302 @@
-"""The custom operators behind ``fused_linear_logp``: opaque to the compiler, known to autograd.
+"""The custom operators behind ``fused_linear_logp``: gather rows, run a schedule, scatter results.
 
-Both take tensors and plain values and hand them to :mod:`mmrlhf_kernels.passes`. How many rows are
-ignored is seen inside them only, so a compiled graph does not break on it.
+They are opaque to the compiler and known to autograd. Ignored rows are removed first and restored
+last, where that needs no read of the device (:mod:`mmrlhf_kernels.rows`). What forward keeps for
+backward has a shape that follows from the arguments alone, so that a compiler can know it: ``kept``
+is [N * V] for schedule ``keep`` (ignored rows leave its tail unused), [N, H + r] for ``frozen`` and
+else empty.
 """
 
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.context import Context
-from mmrlhf_kernels.passes import (
-    BackwardResult,
-    ForwardResult,
-    PassOptions,
-    Request,
-    Saved,
-    backward_pass,
-    empty_gradients,
-    empty_result,
-    forward_pass,
+from mmrlhf_kernels.backend import HeadOptions, Sweep
+from mmrlhf_kernels.dispatch import row_backend
+from mmrlhf_kernels.precision import gradient_dtype, in_full_precision, statistics_dtype
+from mmrlhf_kernels.products import add_gradients, new_gradients
+from mmrlhf_kernels.registry import Context, define_operator
+from mmrlhf_kernels.rows import Rows, rows_that_count
+from mmrlhf_kernels.schedules import (
+    Gradients,
+    Head,
+    Kept,
+    Needs,
+    kept_gradient,
+    recomputed_gradient,
+    sweep_head,
+    sweep_keeping,
+    unit_gradient,
 )
-from mmrlhf_kernels.precision import in_full_precision
-from mmrlhf_kernels.registry import define_operator
 
-__all__ = ["linear_logp_backward", "linear_logp_forward"]
+__all__ = ["Request", "linear_logp_backward", "linear_logp_forward"]
+
+REQUEST = (
+    "Tensor hidden, Tensor weight, Tensor target, Tensor? bias, Tensor? side_hidden, Tensor? side, "
+    "float? softcap, float logit_scale, int ignore_index, int? counted_rows, bool entropy, "
+    "bool argmax, str schedule, SymInt chunk"
+)
+"""The arguments of one call in torch's notation; :class:`Request` in the same order."""
+
+ForwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""logp [N], entropy, argmax, lse [N], kept, shifts; empty where not requested."""
+BackwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Gradients of hidden, weight, bias, side_hidden and side; empty where not needed."""
 
 
-def _forward(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    side_hidden: Tensor | None,
-    side: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    entropy: bool,
-    argmax: bool,
-    schedule: str,
-    chunk: int,
-    filter_eps: float | None,
-) -> ForwardResult:
-    """The forward pass; arguments are checked by the caller."""
-    request = Request(
-        hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
+class Request(NamedTuple):
+    """One call after its checks; LoRA as hidden states [N, r] and rows of B [V, r]."""
+
+    hidden: Tensor
+    weight: Tensor
+    target: Tensor
+    bias: Tensor | None
+    side_hidden: Tensor | None
+    side: Tensor | None
+    softcap: float | None
+    logit_scale: float
+    ignore_index: int
+    counted_rows: int | None
+    entropy: bool
+    argmax: bool
+    schedule: str
+    chunk: int
+
+    @property
+    def head(self) -> Head:
+        """The head, with a weight whose rows lie one behind the other."""
+        options = HeadOptions(self.softcap, self.logit_scale)
+        return Head(self.weight.contiguous(), self.bias, self.side, options)
+
+    @property
+    def height(self) -> int:
+        """N, ignored rows included."""
+        return self.hidden.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the statistics."""
+        return statistics_dtype(self.hidden.dtype)
+
+    def rows(self) -> Rows:
+        """The rows that count."""
+        vocab = self.weight.shape[0]
+        return rows_that_count(self.target, self.ignore_index, vocab, self.counted_rows)
+
+    def joined(self, rows: Rows) -> Tensor:
+        """[M, H + r]: the rows that count, with LoRA's part appended."""
+        x = rows.gather(self.hidden)
+        if self.side_hidden is None:
+            return x
+        return torch.cat([x, rows.gather(self.side_hidden)], dim=1)
+
+
+def _forward(*arguments: Any) -> ForwardResult:
+    """Log-probabilities, extras, and what the schedule keeps."""
+    request = Request(*arguments)
+    rows = request.rows()
+    if rows.are_none(request.height):
+        result = _empty_result(*arguments)
+        for tensor in result:
+            tensor.fill_(-1 if tensor.dtype == torch.int64 else 0)
+        return result
+    x, target = request.joined(rows), rows.gather(request.target)
+    sweep, kept, shifts = _run_schedule(request, x, target)
+    count = request.height
+    lse = sweep.maximum + sweep.sum_exp.log()
+    empty = lse.new_empty(0)
+    entropy, argmax = empty, empty.to(torch.int64)
+    if sweep.sum_z_exp is not None:
+        entropy = rows.scatter(lse - sweep.sum_z_exp / sweep.sum_exp, count)
+    if sweep.argmax is not None:
+        argmax = rows.scatter(sweep.argmax, count, fill=-1)
+    if request.schedule == "frozen":
+        kept = rows.scatter(kept.to(gradient_dtype(x.dtype)), count)
+    if request.schedule == "keep":
+        shifts = rows.scatter(shifts, count)
+    logp = rows.scatter(sweep.target_logit - lse, count)
+    return logp, entropy, argmax, rows.scatter(lse, count), kept, shifts
+
+
+def _run_schedule(request: Request, x: Tensor, target: Tensor) -> tuple[Sweep, Tensor, Tensor]:
+    """(sweep over compacted rows, kept, shifts)."""
+    head, backend, nothing = request.head, row_backend(x), x.new_empty(0, dtype=request.dtype)
+    extras = {"entropy": request.entropy, "argmax": request.argmax}
+    if request.schedule == "keep":
+        logits = x.new_empty(request.height * head.weight.shape[0])
+        sweep, kept = sweep_keeping(backend, x, head, target, request.chunk, logits, **extras)
+        return sweep, logits, kept.shift
+    if request.schedule == "frozen":
+        return *unit_gradient(backend, x, head, target, request.chunk, **extras), nothing
+    sweep = sweep_head(backend, x, head, target, request.chunk, **extras)
+    return sweep, x.new_empty(0), nothing
+
+
+def _empty_result(*arguments: Any) -> ForwardResult:
+    """Uninitialised results of the forward pass; their shapes follow from the arguments."""
+    request = Request(*arguments)
+    hidden, vocab = request.hidden, request.weight.shape[0]
+    count, width = hidden.shape
+    if request.side_hidden is not None:
+        width += request.side_hidden.shape[1]
+    chunks = (vocab + request.chunk - 1) // request.chunk
+    keeps, dtype = request.schedule == "keep", request.dtype
+    kept: dict[str, tuple[int, ...]] = {"keep": (count * vocab,), "frozen": (count, width)}
+    of_kept = gradient_dtype(hidden.dtype) if request.schedule == "frozen" else hidden.dtype
+    return (
+        hidden.new_empty(count, dtype=dtype),
+        hidden.new_empty(count if request.entropy else 0, dtype=dtype),
+        hidden.new_empty(count if request.argmax else 0, dtype=torch.int64),
+        hidden.new_empty(count, dtype=dtype),
+        hidden.new_empty(kept.get(request.schedule, (0,)), dtype=of_kept),
+        hidden.new_empty((count, chunks) if keeps else (0,), dtype=dtype),
     )
-    return forward_pass(request, PassOptions(entropy, argmax, schedule, chunk, filter_eps))
-
-
-def _forward_fake(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    side_hidden: Tensor | None,
-    side: Tensor | None,
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    entropy: bool,
-    argmax: bool,
-    schedule: str,
-    chunk: int,
-    filter_eps: float | None,
-) -> ForwardResult:
-    """Results of :func:`_forward`, uninitialised."""
-    request = Request(
-        hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
-    )
-    return empty_result(request, PassOptions(entropy, argmax, schedule, chunk, filter_eps))
 
 
 def _backward(
-    grad: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    side_hidden: Tensor | None,
-    side: Tensor | None,
+    grad: Tensor | None,
+    grad_entropy: Tensor | None,
+    logp: Tensor,
     lse: Tensor,
+    entropy: Tensor,
     kept: Tensor,
-    maxima: Tensor,
-    tiles: Tensor,
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    schedule: str,
-    chunk: int,
-    filter_eps: float | None,
+    shifts: Tensor,
     needs: list[bool],
+    *arguments: Any,
 ) -> BackwardResult:
-    """The backward pass of every schedule but ``frozen``, which needs no product."""
-    request = Request(
-        hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index
+    """Gradients of a call whose schedule is not ``frozen``; ``needs`` has the result's order."""
+    request = Request(*arguments)
+    rows = request.rows()
+    if rows.are_none(request.height):
+        zeros = _empty_gradients(request, needs)
+        for tensor in zeros:
+            tensor.zero_()
+        return zeros
+    x, target, normaliser = request.joined(rows), rows.gather(request.target), rows.gather(lse)
+    g = torch.zeros_like(normaliser) if grad is None else rows.gather(rows.masked(grad.to(lse)))
+    spread = None
+    if grad_entropy is not None:
+        spread = rows.gather(rows.masked(grad_entropy.to(lse))), rows.gather(entropy)
+    head, chunk = request.head, request.chunk
+    if request.schedule == "keep":
+        chunk_gradient = kept_gradient(
+            row_backend(x), Kept(kept, rows.gather(shifts), rows.gather(logp) + normaliser),
+            head.options, target, normaliser, g, chunk, in_place=False, spread=spread,
+        )  # fmt: skip
+    else:
+        chunk_gradient = recomputed_gradient(row_backend(x), x, head, target, normaliser, g, spread)
+    wanted = Needs(needs[0] or needs[3], needs[1], needs[2], needs[4])
+    found = new_gradients(x, head, wanted, accumulate=False)
+    add_gradients(found, chunk_gradient, x, head, chunk, accumulate=False)
+    of_hidden = None if found.hidden is None else rows.scatter(found.hidden, request.height)
+    return _as_result(request, needs, of_hidden, found)
+
+
+def _as_result(
+    request: Request, needs: list[bool], of_hidden: Tensor | None, found: Gradients
+) -> BackwardResult:
+    """Split the gradient of [h, u], round it, and put empty tensors where nothing was needed."""
+    like = request.hidden
+    width = like.shape[1]
+    hidden = side_hidden = None
+    if of_hidden is not None and request.side_hidden is None:
+        hidden = of_hidden.to(like.dtype)
+    elif of_hidden is not None:
+        # Two copies: what an operator returns must not share memory.
+        hidden = of_hidden[:, :width].to(like.dtype, copy=True) if needs[0] else None
+        side_hidden = of_hidden[:, width:].to(like.dtype, copy=True) if needs[3] else None
+    hidden, weight, bias, side_hidden, side = (
+        like.new_empty(0) if part is None else part
+        for part in (hidden, found.weight, found.bias, side_hidden, found.side)
     )
-    options = PassOptions(False, False, schedule, chunk, filter_eps)
-    return backward_pass(grad, request, Saved(lse, kept, maxima, tiles), options, needs)
+    return hidden, weight, bias, side_hidden, side
 
 
-def _backward_fake(
-    _grad: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    side_hidden: Tensor | None,
-    side: Tensor | None,
-    *rest: object,
-) -> BackwardResult:
-    """Results of :func:`_backward`, uninitialised, from the same arguments."""
-    needs = rest[-1]
-    assert isinstance(needs, list | tuple)
-    request = Request(hidden, weight, target, bias, side_hidden, side, None, 1.0, 0)
-    return empty_gradients(request, list(needs))
+def _empty_gradients(request: Request, needs: list[bool]) -> BackwardResult:
+    """Uninitialised gradients, empty where not needed."""
+    inputs = (request.hidden, request.weight, request.bias, request.side_hidden, request.side)
+    hidden, weight, bias, side_hidden, side = (
+        torch.empty_like(like, memory_format=torch.contiguous_format)
+        if needed and like is not None
+        else request.hidden.new_empty(0)
+        for like, needed in zip(inputs, needs, strict=True)
+    )
+    return hidden, weight, bias, side_hidden, side
+
+
+def _backward_fake(*arguments: Any) -> BackwardResult:
+    """Results of :func:`_backward`, uninitialised."""
+    return _empty_gradients(Request(*arguments[8:]), list(arguments[7]))
 
 
 class _LogpContext(Context, Protocol):
-    saved_tensors: tuple[
-        Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None,
-        Tensor, Tensor, Tensor, Tensor,
-    ]  # fmt: skip
-    """The forward operator's tensors, then lse, kept, maxima and tiles; ``frozen``: kept alone."""
-    options: tuple[float | None, float, int, str, int, float | None]
-    """softcap, logit_scale, ignore_index, schedule, chunk and filter_eps."""
+    saved_tensors: tuple[Tensor | None, ...]
+    """logp, lse, entropy, kept and shifts, then the operator's tensors; ``frozen``: kept alone."""
+    options: tuple[Any, ...]
+    """The operator's other arguments."""
     width: int
     dtype: torch.dtype
 
 
-_Inputs = tuple[
-    Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None,
-    float | None, float, int, bool, bool, str, int, float | None,
-]  # fmt: skip
-"""Arguments of the forward operator."""
-
-
-def _save(ctx: _LogpContext, inputs: _Inputs, output: ForwardResult) -> None:
+def _save(ctx: _LogpContext, inputs: tuple[Any, ...], output: ForwardResult) -> None:
     """Keep the inputs and what the schedule kept; ``frozen`` keeps its unit gradient alone."""
-    softcap, logit_scale, ignore_index, _, _, schedule, chunk, filter_eps = inputs[6:]
-    tensors = inputs[:6]
-    _, _, _, lse, kept, maxima, tiles = output
+    request = Request(*inputs)
+    logp, entropy, _, lse, kept, shifts = output
     ctx.set_materialize_grads(False)
-    ctx.options = (softcap, logit_scale, ignore_index, schedule, chunk, filter_eps)
-    ctx.width, ctx.dtype = tensors[0].shape[1], tensors[0].dtype
-    if schedule == "frozen":
+    ctx.options = request[6:]
+    ctx.width, ctx.dtype = request.hidden.shape[1], request.hidden.dtype
+    if request.schedule == "frozen":
         ctx.save_for_backward(kept)
     else:
-        ctx.save_for_backward(*tensors, lse, kept, maxima, tiles)
+        ctx.save_for_backward(logp, lse, entropy, kept, shifts, *request[:6])
 
 
 def _differentiate(
-    ctx: _LogpContext, grad: Tensor | None, *_: Tensor | None
+    ctx: _LogpContext, grad: Tensor | None, grad_entropy: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the forward operator's arguments."""
-    nothing = (None,) * 14
-    if grad is None:
+    nothing = (None,) * len(Request._fields)
+    entropy_was_asked, schedule = ctx.options[-4], ctx.options[-2]
+    # The entropy of schedule "frozen" is a figure: its caller detaches it.
+    if not entropy_was_asked or schedule == "frozen":
+        grad_entropy = None
+    if grad is None and grad_entropy is None:
         return nothing
     needed = ctx.needs_input_grad
     needs = [needed[0], needed[1], needed[3], needed[4], needed[5]]
-    if ctx.options[3] == "frozen":
-        if needs[1] or needs[2] or needs[4]:
-            raise RuntimeError("schedule 'frozen' was run, but the head needs a gradient")
-        unit = ctx.saved_tensors[0]
-        both = (unit * grad.unsqueeze(1)).to(ctx.dtype)
-        hidden = both[:, : ctx.width] if needs[0] else None
-        side_hidden = both[:, ctx.width :] if needs[3] else None
-        return (hidden, None, None, None, side_hidden, *nothing[5:])
-    found = linear_logp_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
+    if schedule == "frozen" and grad is not None:
+        return (*_from_unit(ctx, grad, needs), *nothing[6:])
+    saved = ctx.saved_tensors  # read once: checkpointing recomputes them at each read
+    found = linear_logp_backward(grad, grad_entropy, *saved[:5], needs, *saved[5:], *ctx.options)
     hidden, weight, bias, side_hidden, side = (
         part if need else None for part, need in zip(found, needs, strict=True)
     )
     return (hidden, weight, None, bias, side_hidden, side, *nothing[6:])
 
 
-linear_logp_forward = define_operator("linear_logp", in_full_precision(_forward), _forward_fake)
+def _from_unit(ctx: _LogpContext, grad: Tensor, needs: list[bool]) -> tuple[Tensor | None, ...]:
+    """Schedule ``frozen``: each row's unit gradient times its number."""
+    if needs[1] or needs[2] or needs[4]:
+        raise RuntimeError("schedule 'frozen' was run, but the head needs a gradient")
+    unit = ctx.saved_tensors[0]
+    assert unit is not None
+    both = (unit * grad.unsqueeze(1)).to(ctx.dtype)
+    hidden = both[:, : ctx.width] if needs[0] else None
+    return hidden, None, None, None, both[:, ctx.width :] if needs[3] else None, None
+
+
+linear_logp_forward = define_operator(
+    "linear_logp",
+    in_full_precision(_forward),
+    _empty_result,
+    schema=f"({REQUEST}) -> ({', '.join(['Tensor'] * 6)})",
+)
 linear_logp_backward = define_operator(
-    "linear_logp_backward", in_full_precision(_backward), _backward_fake
+    "linear_logp_backward",
+    in_full_precision(_backward),
+    _backward_fake,
+    schema="(Tensor? grad, Tensor? grad_entropy, Tensor logp, Tensor lse, Tensor entropies, "
+    f"Tensor kept, Tensor shifts, bool[] needs, {REQUEST}) -> ({', '.join(['Tensor'] * 5)})",
 )
 torch.library.register_autograd("mmrlhf_kernels::linear_logp", _differentiate, setup_context=_save)

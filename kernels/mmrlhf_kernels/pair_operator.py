@@ -1,7 +1,8 @@
 """The custom operator behind ``fused_linear_mm_dpo``: loss and gradients in one forward pass.
 
 Its results are not differentiable: :mod:`mmrlhf_kernels.fused` attaches the gradients to the loss.
-Lengths of answers are read inside it, so that a compiled graph does not break on them.
+Lengths of answers that lie on the host are read inside it, so that a compiled graph does not break
+on them.
 """
 
 from typing import NamedTuple
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.pair import Columns, Objective, totals_of
-from mmrlhf_kernels.pair_plan import PairPlan, default_pair_workspace, plan_pair_schedule
-from mmrlhf_kernels.pair_schedules import Batch, run_pairs
-from mmrlhf_kernels.plan import widest_chunk
-from mmrlhf_kernels.precision import in_full_precision, statistics_dtype
+from mmrlhf_kernels.pair_schedules import Batch, Layout, add_over, run_pairs
+from mmrlhf_kernels.plan import (
+    PairPlan,
+    default_pair_workspace,
+    plan_pair_schedule,
+    widest_chunk,
+)
+from mmrlhf_kernels.precision import gradient_dtype, in_full_precision, statistics_dtype
 from mmrlhf_kernels.registry import define_operator
-from mmrlhf_kernels.rows import active_rows, gather_rows, scatter_rows
+from mmrlhf_kernels.rows import Rows, row_lengths, rows_that_count, verify
 from mmrlhf_kernels.schedules import Head, Needs
 
 __all__ = ["linear_mm_dpo"]
@@ -34,6 +39,8 @@ def _linear_mm_dpo(
     sequences: int,
     chosen: Tensor,
     rejected: Tensor,
+    bounds: Tensor | None,
+    pair_index: Tensor | None,
     columns: list[Tensor],
     given: list[bool],
     loss_type: str,
@@ -44,35 +51,46 @@ def _linear_mm_dpo(
     softcap: float | None,
     logit_scale: float,
     ignore_index: int,
+    counted_rows: int | None,
     schedule: str | None,
     workspace_bytes: int | None,
+    group: str | None,
     needs: list[bool],
 ) -> Result:
     """Columns are those that are ``given``; numbers are label smoothing, sft weight and shift.
 
-    ``num_pairs`` and ``num_tokens`` are scalars in the columns' dtype, or None for those at hand.
+    ``num_pairs`` and ``num_tokens`` are scalars in the columns' dtype, or None for those at hand;
+    ``bounds`` [S + 1] and ``pair_index`` [P, 2] repeat the layout on the host, or are None.
     """
     remaining = iter(columns)
     held = [next(remaining) if there else None for there in given]
     objective = Objective(loss_type, numbers[0], numbers[1], sft, numbers[2])
-    layout = _Layout(sequence, sequences, chosen, rejected)
+    layout = _Answers(sequence, sequences, chosen, rejected)
     head = Head(weight.contiguous(), bias, None, HeadOptions(softcap, logit_scale))
-    rows = active_rows(target, ignore_index, weight.shape[0])
+    rows = rows_that_count(target, ignore_index, weight.shape[0], counted_rows)
     layout.check()
-    empty = hidden.shape[0] == 0 or (rows is not None and rows.numel() == 0)
-    if empty or chosen.shape[0] == 0:
-        return _nothing(hidden, weight, bias, sequences, needs)
-    batch = _batch_of(hidden, target, rows, layout, held, objective, (num_pairs, num_tokens))
+    lengths = add_over(layout.lengths(rows), group)
+    if rows.are_none(hidden.shape[0]) or chosen.shape[0] == 0:
+        logp, _, *zeros = _nothing(hidden, weight, bias, sequences, needs)
+        return (add_over(logp, group), lengths, zeros[0], zeros[1], zeros[2])
+    host = _layout_on_host(layout, rows, bounds, pair_index)
+    columns_held = _columns_of(held, lengths[chosen])
+    totals = totals_of(columns_held, objective, num_pairs, num_tokens)
+    batch = Batch(
+        rows.gather(hidden), rows.gather(target), rows.gather(sequence), sequences, chosen,
+        rejected, columns_held, objective, totals, rows, host, group,
+    )  # fmt: skip
     plan = plan_batch(batch, head, schedule, workspace_bytes, head_needs=needs[1] or needs[2])
     logp, found = run_pairs(batch, head, plan, Needs(needs[0], needs[1], needs[2], side=False))
     of_hidden = None
     if found.hidden is not None and needs[0]:
-        of_hidden = scatter_rows(found.hidden.to(hidden.dtype), rows, hidden.shape[0])
+        narrow = found.hidden.to(gradient_dtype(hidden.dtype))
+        of_hidden = rows.scatter(narrow, hidden.shape[0])
     gradients = _rounded((of_hidden, found.weight, found.bias), (hidden, weight, bias))
-    return (logp, batch.lengths(), *gradients)
+    return (logp, lengths, *gradients)
 
 
-class _Layout(NamedTuple):
+class _Answers(NamedTuple):
     """Which sequence each row belongs to, and which sequences each pair."""
 
     sequence: Tensor
@@ -84,50 +102,57 @@ class _Layout(NamedTuple):
         """Raise where a row or a pair names a sequence that does not exist.
 
         Raises:
-            IndexError: One does.
+            IndexError: One does, on a CPU; elsewhere the device raises later.
         """
         for name, ids in (("row", self.sequence), ("pair", self.chosen), ("pair", self.rejected)):
-            if bool(((ids < 0) | (ids >= self.sequences)).any()):
+            if ids.numel() == 0:
+                continue
+            fits = (ids >= 0) & (ids < self.sequences)
+            message = f"expected 0 <= sequence < {self.sequences}"
+            if ids.device.type != "cpu":
+                verify(fits.all(), f"a {name} names a sequence that is not there; {message}")
+            elif not bool(fits.all()):
                 worst = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-                raise IndexError(
-                    f"a {name} names sequence {worst}; expected 0 <= sequence < {self.sequences}"
-                )
+                raise IndexError(f"a {name} names sequence {worst}; {message}")
+
+    def lengths(self, rows: Rows) -> Tensor:
+        """[S] int64 rows of each sequence that count."""
+        if rows.mask is None:
+            return row_lengths(rows.gather(self.sequence), self.sequences)
+        counted = torch.zeros(self.sequences, dtype=torch.int64, device=self.sequence.device)
+        return counted.scatter_add(0, self.sequence, rows.mask.to(torch.int64))
 
 
-def _batch_of(
-    hidden: Tensor,
-    target: Tensor,
-    rows: Tensor | None,
-    layout: _Layout,
-    held: list[Tensor | None],
-    objective: Objective,
-    numbers: tuple[Tensor | None, Tensor | None],
-) -> Batch:
-    """The compacted batch, with the chosen tokens of each pair counted.
+def _layout_on_host(
+    answers: _Answers, rows: Rows, bounds: Tensor | None, pair_index: Tensor | None
+) -> Layout | None:
+    """What the host can know without waiting for the device."""
+    if answers.sequence.device.type == "cpu":
+        lengths = row_lengths(rows.gather(answers.sequence), answers.sequences)
+        return Layout(lengths.tolist(), answers.chosen.tolist(), answers.rejected.tolist())
+    if bounds is None or pair_index is None or rows.taken is not None:
+        return None
+    return Layout(bounds.diff().tolist(), *pair_index.t().tolist())
 
-    ``numbers`` are num_pairs and num_tokens.
-    """
+
+def _columns_of(held: list[Tensor | None], tokens: Tensor) -> Columns:
+    """The columns with the chosen tokens of each pair, which are counted here."""
     ref_chosen_logps, ref_rejected_logps, beta, tie, weight, _ = held
     assert ref_chosen_logps is not None
     assert ref_rejected_logps is not None
     assert beta is not None
-    sequence = gather_rows(layout.sequence, rows)
-    lengths = torch.bincount(sequence, minlength=layout.sequences)
-    tokens = lengths[layout.chosen].to(beta.dtype)
-    columns = Columns(ref_chosen_logps, ref_rejected_logps, beta, tie, weight, tokens)
-    return Batch(
-        gather_rows(hidden, rows), gather_rows(target, rows), sequence, layout.sequences,
-        layout.chosen, layout.rejected, columns, objective, totals_of(columns, objective, *numbers),
-    )  # fmt: skip
+    return Columns(ref_chosen_logps, ref_rejected_logps, beta, tie, weight, tokens.to(beta.dtype))
 
 
 def _rounded(
     found: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in the dtype of their inputs, empty tensors for those that are missing."""
+    """Gradients in the dtype they wait in for the loss scale, empty where they are missing."""
     assert inputs[0] is not None
     first, second, third = (
-        inputs[0].new_empty(0) if part is None or like is None else part.to(like.dtype)
+        inputs[0].new_empty(0)
+        if part is None or like is None
+        else part.to(gradient_dtype(like.dtype))
         for part, like in zip(found, inputs, strict=True)
     )
     return first, second, third
@@ -149,25 +174,36 @@ def _nothing(
 def plan_batch(
     batch: Batch, head: Head, schedule: str | None, workspace_bytes: int | None, *, head_needs: bool
 ) -> PairPlan:
-    """The plan for this batch: its lengths are read from the device here."""
-    x, vocab = batch.x, head.weight.shape[0]
+    """The plan for this batch.
+
+    Where the host does not know its lengths, the pairs are taken together, as they are where
+    other processes hold rows of them: all have to add up their sums at the same time.
+    """
+    x, vocab, layout = batch.x, head.weight.shape[0], batch.layout
     if workspace_bytes is None:
         workspace_bytes = default_pair_workspace(x.shape[0], vocab, x.dtype, x.device)
-    lengths = batch.lengths()
-    rows_of_pair = (lengths[batch.chosen] + lengths[batch.rejected]).tolist()
-    used = torch.bincount(torch.cat([batch.chosen, batch.rejected]), minlength=batch.sequences)
-    return plan_pair_schedule(
-        rows_of_pair,
-        x.shape[1],
-        vocab,
-        x.dtype,
-        head_needs,
-        workspace_bytes,
-        shared=bool((used > 1).any()),
-        opposite=batch.objective.opposite,
-        widest=widest_chunk(x.device),
-        forced=schedule,
-    )
+    pairs = batch.chosen.shape[0]
+    rows_of_pair = [x.shape[0]] + [0] * (pairs - 1) if layout is None else layout.rows_of_pair()
+    together = pairs > 1 and (layout is None or batch.group is not None)
+
+    def plan(*, shared: bool) -> PairPlan:
+        return plan_pair_schedule(
+            rows_of_pair,
+            x.shape[1],
+            vocab,
+            x.dtype,
+            head_needs,
+            workspace_bytes,
+            shared=shared,
+            opposite=batch.objective.opposite,
+            widest=widest_chunk(x.device),
+            forced=schedule,
+        )
+
+    chosen = plan(shared=together or (layout is not None and layout.shared()))
+    if chosen.schedule == "two_sums" and layout is None and schedule is None:
+        return plan(shared=True)
+    return chosen
 
 
 def _linear_mm_dpo_fake(
@@ -186,5 +222,5 @@ def _linear_mm_dpo_fake(
 
 
 linear_mm_dpo = define_operator(
-    "linear_mm_dpo", in_full_precision(_linear_mm_dpo), _linear_mm_dpo_fake
+    "linear_mm_dpo", in_full_precision(_linear_mm_dpo), _linear_mm_dpo_fake, capturable=False
 )

@@ -1,6 +1,7 @@
-"""Which schedule runs, decided by a pure function of sizes.
+"""Which schedule runs, decided by pure functions of sizes.
 
-With N rows, H hidden size, V vocabulary rows (products counted as 2NHV each):
+With N rows, H hidden size, V vocabulary rows (products counted as 2NHV each), the schedules of
+``fused_linear_logp``:
 
 =============  ============================  ========  ==========================================
 schedule       when it is chosen             products  memory beyond inputs and gradients
@@ -10,20 +11,53 @@ schedule       when it is chosen             products  memory beyond inputs and 
 ``recompute``  otherwise                     8NHV      N C logits of one chunk, N H float32
 =============  ============================  ========  ==========================================
 
-The fused preference loss has two more, ``one_sum`` and ``two_sums``:
-:mod:`mmrlhf_kernels.pair_plan`.
+In the fused preference loss, a group of whole pairs knows the gradient of its rows as soon as its
+own logits have been seen, so ``keep`` holds the logits of one group at a time and forms its
+products at once. A single pair that is too long for that is processed in blocks of rows with unit
+gradients, which are multiplied by the pair's number at the end. With S = [V, H] in statistics
+precision:
+
+=============  =============================================  ========  ==========================
+schedule       when it is chosen                              products  memory beyond the gradients
+=============  =============================================  ========  ==========================
+``keep``       groups of whole pairs fit the workspace        6NHV      logits of one group
+``frozen``     the head needs no gradient                     4NHV      N H
+``one_sum``    one pair, dL/dS_r = -dL/dS_c: no supervised    6NHV      logits of one block
+               term, not ``bco_pair``
+``two_sums``   one pair, and 2 S fit the workspace            6NHV      logits of one block, 2 S
+``recompute``  otherwise                                      8NHV      N C logits of one chunk
+=============  =============================================  ========  ==========================
+
+Several groups or blocks add to dW once each, which half-width weights pay with S in float32:
+there the sums are chosen only where they fit the workspace, and ``keep`` takes one group.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-__all__ = ["SCHEDULES", "Plan", "default_workspace", "plan_schedule", "widest_chunk"]
+__all__ = [
+    "PAIR_SCHEDULES",
+    "SCHEDULES",
+    "PairPlan",
+    "Plan",
+    "chunk_width",
+    "default_pair_workspace",
+    "default_workspace",
+    "plan_pair_schedule",
+    "plan_schedule",
+    "rows_per_block",
+    "widest_chunk",
+]
 
 SCHEDULES = ("recompute", "keep", "frozen")
+PAIR_SCHEDULES = (*SCHEDULES, "one_sum", "two_sums")
 NARROWEST_CHUNK = 256
 WIDEST_CHUNK = 8192
 WIDEST_CHUNK_ON_CPU = 2048
+FEWEST_ROWS_PER_BLOCK = 128
+"""Below this, adding to dW costs more memory traffic than recomputing logits costs arithmetic."""
 
 
 class Plan(NamedTuple):
@@ -97,3 +131,138 @@ def plan_schedule(
     reason = f"{kept} bytes of logits do not fit in {workspace_bytes}"
     needed = rows * (chunk * dtype.itemsize + hidden * max(4, dtype.itemsize))
     return Plan("recompute", chunk, needed, reason)
+
+
+class PairPlan(NamedTuple):
+    """A schedule, its chunk width and its groups."""
+
+    schedule: str
+    """One of :data:`PAIR_SCHEDULES`."""
+    chunk: int
+    """Vocabulary rows per chunk."""
+    groups: tuple[tuple[int, int], ...]
+    """Bounds of consecutive pairs that are taken together; one group unless ``keep``."""
+    rows: int
+    """Rows whose logits fit the workspace at once, in addition to the sums if any; at least 1."""
+    reason: str
+    """Why, in words."""
+
+
+def default_pair_workspace(rows: int, vocab: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes a call may use when the caller names no bound.
+
+    A 16th of the logits of all ``rows`` against ``vocab``, in bytes, where that is more than
+    :func:`default_workspace`: who trains on many rows at once has the memory,
+    and pairs that fit one by one cost a product (2NHV) less than recomputing.
+    """
+    share: int = rows * vocab * dtype.itemsize // 16
+    return max(default_workspace(device), share)
+
+
+def rows_per_block(rows: int, most: int) -> int:
+    """Rows per block, for the fewest blocks of nearly equal size of at most ``most`` rows each."""
+    if most < 1:
+        return 0
+    blocks = max(1, -(-rows // most))
+    return -(-rows // blocks)
+
+
+def group_pairs(rows_of_pair: Sequence[int], most: int) -> tuple[tuple[int, int], ...] | None:
+    """Fewest runs of consecutive pairs of at most ``most`` rows each; None if a pair has more."""
+    groups, begin, held = [], 0, 0
+    for pair, rows in enumerate(rows_of_pair):
+        if rows > most:
+            return None
+        if held + rows > most:
+            groups.append((begin, pair))
+            begin, held = pair, 0
+        held += rows
+    groups.append((begin, len(rows_of_pair)))
+    return tuple(groups)
+
+
+def plan_pair_schedule(
+    rows_of_pair: Sequence[int],
+    hidden: int,
+    vocab: int,
+    dtype: torch.dtype,
+    weight_needs_grad: bool,
+    workspace_bytes: int,
+    *,
+    shared: bool = False,
+    opposite: bool = False,
+    widest: int = WIDEST_CHUNK,
+    forced: str | None = None,
+) -> PairPlan:
+    """Choose the schedule of one call of ``fused_linear_mm_dpo``; a pure function.
+
+    ``rows_of_pair`` are the rows of each pair, chosen and rejected together; ``shared`` says that
+    an answer belongs to several pairs, which then cannot be taken apart; ``opposite`` that the
+    gradients of the two sums of a pair differ by their sign only; ``forced`` names a schedule to
+    use instead. The rest as in :func:`plan_schedule`.
+
+    Raises:
+        ValueError: A schedule is forced that these pairs do not allow.
+    """
+    pairs, total = len(rows_of_pair), sum(rows_of_pair)
+    most = workspace_bytes // (vocab * dtype.itemsize)
+    apart = group_pairs(rows_of_pair, max(1, most)) if not shared or total <= most else None
+    limits = _rows_with_sums(hidden, vocab, dtype, workspace_bytes)
+    alone = pairs == 1 and not shared
+    if forced is not None:
+        _check_forced(forced, pairs, shared=shared, opposite=opposite)
+        name, reason = forced, "forced"
+    elif not weight_needs_grad:
+        name, reason = "frozen", "the head needs no gradient"
+    else:
+        sums = {"one_sum": alone and opposite, "two_sums": alone}
+        enough = {n: rows_per_block(total, limits[n]) >= FEWEST_ROWS_PER_BLOCK for n in sums}
+        name, reason = _choose(total, apart, dtype, [n for n in sums if sums[n] and enough[n]])
+    chunk = chunk_width(total, vocab, dtype.itemsize, workspace_bytes, widest)
+    groups = (name == "keep" and apart) or ((0, pairs),)
+    return PairPlan(name, chunk, groups, max(1, limits.get(name, most)), reason)
+
+
+def _check_forced(schedule: str, pairs: int, *, shared: bool, opposite: bool) -> None:
+    """Raise where a forced schedule cannot give the gradients of these pairs.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if schedule == "two_sums" and shared:
+        raise ValueError("schedule 'two_sums' needs each answer to belong to one pair")
+    if schedule == "one_sum" and (shared or pairs != 1 or not opposite):
+        raise ValueError(
+            "schedule 'one_sum' needs a single pair of two answers, no supervised term and a loss "
+            "other than 'bco_pair'"
+        )
+
+
+def _rows_with_sums(
+    hidden: int, vocab: int, dtype: torch.dtype, workspace_bytes: int
+) -> dict[str, int]:
+    """Rows whose logits fit next to the sums of a schedule; below 1 where the sums alone do not."""
+    half = dtype.itemsize < 4
+    sums = {"one_sum": 1 if half else 0, "two_sums": 3 if half else 2}
+    size = vocab * hidden * max(4, dtype.itemsize)
+    return {
+        name: (workspace_bytes - count * size) // (vocab * dtype.itemsize)
+        for name, count in sums.items()
+    }
+
+
+def _choose(
+    total: int,
+    groups: tuple[tuple[int, int], ...] | None,
+    dtype: torch.dtype,
+    sums: list[str],
+) -> tuple[str, str]:
+    """(schedule, reason) where the head needs a gradient and nothing is forced."""
+    if groups is not None and len(groups) == 1:
+        return "keep", "the logits of all pairs fit the workspace"
+    large = groups is not None and total >= FEWEST_ROWS_PER_BLOCK * len(groups)
+    if groups is not None and large and dtype.itemsize >= 4:
+        return "keep", f"{len(groups)} groups of pairs fit one by one"
+    if sums:
+        return sums[0], "one pair that is too long to keep, and blocks that are long enough"
+    return "recompute", "the logits do not fit the workspace"

@@ -52,7 +52,6 @@ from torch import Tensor
 
 from mmrlhf_kernels import reference
 from mmrlhf_kernels.checks import check_pairs
-from mmrlhf_kernels.context import Context
 from mmrlhf_kernels.pair import (
     Columns,
     Evaluation,
@@ -63,6 +62,7 @@ from mmrlhf_kernels.pair import (
     totals_of,
 )
 from mmrlhf_kernels.precision import statistics_dtype
+from mmrlhf_kernels.registry import Context
 
 __all__ = [
     "BETA_RULES",

@@ -8,14 +8,21 @@ run: results are equal bit by bit.
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.gradient_filter import GradientFilter
-from mmrlhf_kernels.precision import accumulate_product, statistics_dtype
+from mmrlhf_kernels.precision import (
+    accumulate_product,
+    as_operand,
+    operand_dtype,
+    product_into,
+    statistics_dtype,
+)
 from mmrlhf_kernels.schedules import ChunkGradient, Gradients, Head, Needs
 
-__all__ = ["add_gradients", "gradients", "new_gradients"]
+__all__ = ["add_gradients", "new_gradients"]
 
 
-def new_gradients(hidden: Tensor, head: Head, needs: Needs, *, accumulate: bool) -> Gradients:
+def new_gradients(
+    hidden: Tensor, head: Head, needs: Needs, *, accumulate: bool, dtype: torch.dtype | None = None
+) -> Gradients:
     """Allocate the gradients that are needed.
 
     Args:
@@ -23,15 +30,18 @@ def new_gradients(hidden: Tensor, head: Head, needs: Needs, *, accumulate: bool)
         head: The head.
         needs: Which gradients are needed.
         accumulate: Zeros in statistics precision for the head's gradients, to add to; otherwise
-            uninitialised in their own dtype, to be written once.
+            uninitialised, to be written once.
+        dtype: Of the head's gradients that are written once; None for their own.
     """
-    dtype = statistics_dtype(hidden.dtype)
+    statistics = statistics_dtype(hidden.dtype)
 
     def allocate(like: Tensor) -> Tensor:
-        return torch.zeros_like(like, dtype=dtype) if accumulate else torch.empty_like(like)
+        if accumulate:
+            return torch.zeros_like(like, dtype=statistics)
+        return torch.empty_like(like, dtype=dtype or like.dtype)
 
     return Gradients(
-        hidden.new_zeros(hidden.shape, dtype=dtype) if needs.hidden else None,
+        hidden.new_zeros(hidden.shape, dtype=statistics) if needs.hidden else None,
         allocate(head.weight) if needs.weight else None,
         allocate(head.bias) if needs.bias and head.bias is not None else None,
         allocate(head.side) if needs.side and head.side is not None else None,
@@ -48,13 +58,10 @@ def _head_products(
     split = hidden.shape[1] if into.side is None else hidden.shape[1] - into.side.shape[1]
     if into.weight is not None:
         split = into.weight.shape[1]
+    product = accumulate_product if accumulate else product_into
     for target, operand in ((into.weight, hidden[:, :split]), (into.side, hidden[:, split:])):
-        if target is None:
-            continue
-        if accumulate:
-            accumulate_product(target[begin:end], chunk.t(), operand)
-        else:
-            torch.mm(chunk.t(), operand, out=target[begin:end])
+        if target is not None:
+            product(target[begin:end], chunk.t(), operand)
 
 
 def add_gradients(
@@ -65,8 +72,6 @@ def add_gradients(
     chunk: int,
     *,
     accumulate: bool,
-    own_buffer: bool = True,
-    gradient_filter: GradientFilter | None = None,
 ) -> None:
     """Go through the vocabulary once and fill ``into``.
 
@@ -77,61 +82,22 @@ def add_gradients(
         head: The head.
         chunk: Vocabulary rows per chunk.
         accumulate: As in :func:`new_gradients`.
-        own_buffer: Whether E needs a buffer; not where it overwrites kept logits.
-        gradient_filter: Filter of the gradient of the hidden states, or None.
     """
-    rows = hidden.shape[0]
-    buffer = hidden.new_empty(rows * min(chunk, head.weight.shape[0]) if own_buffer else 0)
-    exact = any(part is not None for part in (into.weight, into.bias, into.side))
+    rows, operand = hidden.shape[0], as_operand(hidden)
+    dtype = operand_dtype(hidden)
+    buffer: Tensor | None = None
+
+    def place(width: int) -> Tensor:
+        nonlocal buffer
+        if buffer is None:
+            buffer = hidden.new_empty(rows * min(chunk, head.weight.shape[0]), dtype=dtype)
+        return buffer[: rows * width].view(rows, width)
+
+    of_head = any(part is not None for part in (into.weight, into.bias, into.side))
     for begin, end in head.chunks(chunk):
-        kept = None if gradient_filter is None else gradient_filter.kept_rows(begin // chunk)
-        some = rows if kept is None or exact else kept.numel()
-        if some == 0:
-            continue
         weight = head.rows(begin, end)
-        out = buffer[: some * (end - begin)].view(-1, end - begin) if own_buffer else buffer
-        block = logit_gradient(begin, end, weight, None if exact else kept, out)
-        if exact:
-            _head_products(into, block, hidden, begin, end, accumulate=accumulate)
+        block = logit_gradient(begin, end, weight, place)
+        if of_head:
+            _head_products(into, block, operand, begin, end, accumulate=accumulate)
         if into.hidden is not None:
-            _hidden_product(
-                into.hidden, block, weight, kept, exact=exact, gradient_filter=gradient_filter
-            )
-
-
-def _hidden_product(
-    total: Tensor,
-    block: Tensor,
-    weight: Tensor,
-    kept: Tensor | None,
-    *,
-    exact: bool,
-    gradient_filter: GradientFilter | None,
-) -> None:
-    """``dX += E W``, for the kept rows where there is a filter."""
-    if kept is not None and exact:
-        block = block.index_select(0, kept)
-    if gradient_filter is not None:
-        gradient_filter.accumulate(kept, block)
-    if kept is None:
-        accumulate_product(total, block, weight)
-    elif kept.numel():
-        part = total.index_select(0, kept)
-        accumulate_product(part, block, weight)
-        total.index_copy_(0, kept, part)
-
-
-def gradients(
-    logit_gradient: ChunkGradient,
-    hidden: Tensor,
-    head: Head,
-    needs: Needs,
-    chunk: int,
-    gradient_filter: GradientFilter | None = None,
-) -> Gradients:
-    """Allocate and fill the gradients; that of ``hidden`` is left in statistics precision."""
-    into = new_gradients(hidden, head, needs, accumulate=False)
-    add_gradients(
-        into, logit_gradient, hidden, head, chunk, accumulate=False, gradient_filter=gradient_filter
-    )
-    return into
+            accumulate_product(into.hidden, block, weight.to(dtype))

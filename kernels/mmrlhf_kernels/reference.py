@@ -38,6 +38,7 @@ from mmrlhf_kernels.precision import statistics_dtype
 __all__ = [
     "PAIR_LOSS_TYPES",
     "dynamic_beta",
+    "entropy",
     "label_probability",
     "linear_logp",
     "logits",
@@ -118,6 +119,14 @@ def select_logp(z: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
     chosen = target.masked_fill(ignored, 0).unsqueeze(1)
     logp = torch.log_softmax(z, dim=1).gather(1, chosen).squeeze(1)
     return logp.masked_fill(ignored, 0.0)
+
+
+def entropy(z: Tensor) -> Tensor:
+    """Entropy ``-sum p log p`` per row of logits [N, V], in nats; p log p is 0 where p is."""
+    log_probability = torch.log_softmax(z, dim=1)
+    # Minus infinity times a probability of 0 would be no number.
+    finite = log_probability.clamp(min=torch.finfo(z.dtype).min)
+    return -(finite * log_probability.exp()).sum(dim=1)
 
 
 def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) -> Tensor:

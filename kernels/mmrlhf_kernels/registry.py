@@ -6,30 +6,62 @@ other or with an argument, which ``torch.library.opcheck`` holds in the tests.
 """
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-__all__ = ["define_operator"]
+__all__ = ["Context", "define_operator", "process_group"]
 
 NAMESPACE = "mmrlhf_kernels"
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 
 def define_operator(
-    name: str, function: Callable[Parameters, Result], fake: Callable[..., Result]
-) -> Callable[Parameters, Result]:
+    name: str,
+    function: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    schema: str | None = None,
+    capturable: bool = True,
+) -> Callable[..., Any]:
     """Register ``mmrlhf_kernels::name`` for every device and return the operator.
 
     Args:
         name: Of the operator within the namespace.
-        function: Its body; the schema is read from the annotations. It mutates no argument.
+        function: Its body. It mutates no argument.
         fake: Gives results of the right shapes and dtypes from the same arguments, for tracing.
+        schema: Arguments and results in torch's notation; None reads them from annotations.
+        capturable: Whether it may be captured in a CUDA graph. One that reads a number on the host,
+            or talks to other processes, may not.
     """
     qualified = f"{NAMESPACE}::{name}"
-    torch.library.define(qualified, torch.library.infer_schema(function, mutates_args=()))
+    schema = schema or torch.library.infer_schema(function, mutates_args=())
+    tags = () if capturable else (torch.Tag.cudagraph_unsafe,)
+    torch.library.define(qualified, schema, tags=tags)
     torch.library.impl(qualified, "CompositeExplicitAutograd")(function)
     torch.library.register_fake(qualified)(fake)
-    operator: Callable[Parameters, Result] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return operator
+
+
+def process_group(name: str) -> Any:
+    """The process group of this name: operators take no group as an argument."""
+    return vars(torch.distributed.distributed_c10d)["_resolve_process_group"](name)
+
+
+class Context(Protocol):
+    """What every ``ctx`` of an autograd function has; torch leaves its type open.
+
+    A function declares a protocol of its own with the attributes that it sets, and
+    ``saved_tensors: tuple[...]`` with exactly what it saves.
+    """
+
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep inputs or outputs for backward; None is kept as None."""
+        ...
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Whether backward gets zeros, rather than None, for outputs without a gradient."""
+        ...

@@ -1,60 +1,148 @@
 """Rows: which of them count, and sums of rows that belong to one sequence."""
 
+from typing import NamedTuple
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["active_rows", "gather_rows", "scatter_rows", "sequence_of_row", "sequence_sums"]
+from mmrlhf_kernels.registry import Context
+
+__all__ = [
+    "Rows",
+    "row_lengths",
+    "rows_that_count",
+    "sequence_of_row",
+    "sequence_sums",
+    "verify",
+]
 
 
-def active_rows(target: Tensor, ignore_index: int, vocab: int) -> Tensor | None:
-    """Indices of the rows that are not ignored, or None if none is ignored.
+class Rows(NamedTuple):
+    """The rows that count: gathered by ``taken``, or all of them with the others masked.
+
+    Finding out how many rows count reads the device. On a CPU that is free, and ignored rows are
+    left out of every product. Elsewhere the host would wait, so rows are gathered where the caller
+    says how many count, and otherwise all rows take part and the ignored ones are set to 0.
+    """
+
+    taken: Tensor | None
+    """[M] int64 rows, or None for all."""
+    mask: Tensor | None
+    """[N] bool, which rows count, where all take part; None where none is ignored."""
+
+    def are_none(self, count: int) -> bool:
+        """Whether no row is left of ``count``."""
+        return count == 0 or (self.taken is not None and self.taken.numel() == 0)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The rows of ``values`` that take part, contiguous."""
+        return values.contiguous() if self.taken is None else values.index_select(0, self.taken)
+
+    def masked(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """``values`` [N, ...] with ``fill`` in masked rows."""
+        if self.mask is None:
+            return values
+        return values.where(self.mask.view(-1, *[1] * (values.dim() - 1)), fill)
+
+    def scatter(self, values: Tensor, count: int, fill: float = 0.0) -> Tensor:
+        """The inverse of :meth:`gather`: ``count`` rows, ``fill`` in those that do not count."""
+        if self.taken is None:
+            return self.masked(values, fill)
+        full = values.new_full((count, *values.shape[1:]), fill)
+        return full.index_copy_(0, self.taken, values)
+
+
+def verify(holds: Tensor, message: str) -> None:
+    """Have the device check a condition without making the host wait for it."""
+    torch._assert_async(holds, message)
+
+
+def rows_that_count(
+    target: Tensor, ignore_index: int, vocab: int, counted_rows: int | None = None
+) -> Rows:
+    """The rows that are not ignored.
+
+    Args:
+        target: [N] int64.
+        ignore_index: The target of ignored rows.
+        vocab: V.
+        counted_rows: How many rows are not ignored, where the caller knows.
 
     Raises:
-        IndexError: A target that is not ignored lies outside ``0 .. vocab``.
+        IndexError: On a CPU: a target that is not ignored lies outside ``0 .. vocab``. Elsewhere
+            the device raises later, as for an index out of range.
+        ValueError: On a CPU: another number of rows counts.
     """
-    counted = target != ignore_index
-    outside = counted & ((target < 0) | (target >= vocab))
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
+    ignored = target == ignore_index
+    fits = ignored | (target.clamp(0, vocab - 1) == target)
+    if target.device.type != "cpu":
+        verify(fits.all(), f"a target lies outside 0 .. {vocab} and is not {ignore_index}")
+        if counted_rows is None:
+            return Rows(None, ~ignored)
+        if counted_rows == target.shape[0]:
+            return Rows(None, None)
+        index = torch.nonzero_static(~ignored, size=counted_rows).squeeze(1)
+        return Rows(index, None)
+    if not bool(fits.all()):
+        row = int((~fits).nonzero()[0])
         raise IndexError(
             f"target[{row}] is {int(target[row])}; expected 0 <= target < {vocab} "
             f"or ignore_index {ignore_index}"
         )
-    return None if bool(counted.all()) else counted.nonzero().squeeze(1)
+    found = target.shape[0] - int(ignored.sum())
+    if counted_rows not in (None, found):
+        raise ValueError(f"counted_rows is {counted_rows}; {found} rows are not ignored")
+    return Rows(None if found == target.shape[0] else (~ignored).nonzero().squeeze(1), None)
 
 
-def gather_rows(values: Tensor, rows: Tensor | None) -> Tensor:
-    """The rows of ``values``, contiguous; ``values`` itself where ``rows`` is None."""
-    return values.contiguous() if rows is None else values.index_select(0, rows)
-
-
-def scatter_rows(values: Tensor, rows: Tensor | None, count: int, fill: float = 0.0) -> Tensor:
-    """The inverse of :func:`gather_rows`: ``count`` rows, ``fill`` where there was no row."""
-    if rows is None:
-        return values
-    full = values.new_full((count, *values.shape[1:]), fill)
-    return full.index_copy_(0, rows, values)
-
-
-def sequence_of_row(cu_seqlens: Tensor, rows: int) -> Tensor:
+def sequence_of_row(cu_seqlens: Tensor, rows: int, device: torch.device | None = None) -> Tensor:
     """Sequence ids [N] from the bounds [S + 1] of packed sequences, as varlen attention has them.
+
+    Args:
+        cu_seqlens: [S + 1]; on the CPU it is checked at once, elsewhere without waiting for it.
+        rows: N.
+        device: Where the ids are wanted; None for the device of ``cu_seqlens``.
 
     Raises:
         ValueError: The bounds do not start at 0, end at ``rows`` and never fall. A compiled graph
             leaves this unchecked: a row past the last bound is then found to be out of range.
     """
+    if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0:
+        raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
     if not torch.compiler.is_compiling():
-        falls = bool((cu_seqlens.diff() < 0).any())
-        if cu_seqlens.dim() != 1 or falls or cu_seqlens[[0, -1]].tolist() != [0, rows]:
-            raise ValueError(
-                f"cu_seqlens must rise from 0 to the number of rows {rows}; "
-                f"got {cu_seqlens.tolist()}"
-            )
-    places = torch.arange(rows, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
-    return torch.searchsorted(cu_seqlens[1:].contiguous(), places, right=True)
+        _check_bounds(cu_seqlens, rows)
+    bounds = cu_seqlens.to(device or cu_seqlens.device, non_blocking=True)
+    places = torch.arange(rows, device=bounds.device, dtype=bounds.dtype)
+    return torch.searchsorted(bounds[1:].contiguous(), places, right=True)
 
 
-def sequence_sums(values: Tensor, sequence: Tensor, sequences: int) -> Tensor:
+def _check_bounds(cu_seqlens: Tensor, rows: int) -> None:
+    """Raise, or let the device raise, unless the bounds rise from 0 to ``rows``."""
+    message = f"cu_seqlens must rise from 0 to the number of rows {rows}"
+    if cu_seqlens.device.type == "cpu":
+        found = cu_seqlens.tolist()
+        if found[0] != 0 or found[-1] != rows or found != sorted(found):
+            raise ValueError(f"{message}; got {found}")
+        return
+    rises = (cu_seqlens.diff() >= 0).all() & (cu_seqlens[0] == 0) & (cu_seqlens[-1] == rows)
+    verify(rises, message)
+
+
+def row_lengths(sequence: Tensor, sequences: int) -> Tensor:
+    """[S] int64 rows of each sequence; ids past the last sequence are not counted."""
+    # Whole numbers, so the order of these additions does not show.
+    lengths = torch.zeros(sequences, dtype=torch.int64, device=sequence.device)
+    return lengths.scatter_add(0, sequence, torch.ones_like(sequence))
+
+
+def sequence_sums(
+    values: Tensor,
+    sequence: Tensor,
+    sequences: int,
+    *,
+    group: "dist.ProcessGroup | None" = None,
+) -> Tensor:
     """Sum of the rows of each sequence, in row order: equal bit by bit from run to run.
 
     Differentiable in ``values``; rows of one sequence need not lie together. Float32 rows are added
@@ -65,16 +153,35 @@ def sequence_sums(values: Tensor, sequence: Tensor, sequences: int) -> Tensor:
         values: [N] float32 or float64.
         sequence: [N] int64, the sequence of each row, in ``0 .. sequences``.
         sequences: S.
+        group: The processes that hold parts of the rows of the same sequences, as in sequence
+            parallelism: sums are added over them, and a gradient goes to each process's own rows.
+            The loss is then the same in all of them. None: all rows are here.
 
     Returns:
         [S], dtype of ``values``; 0 for a sequence without rows.
     """
-    order = torch.argsort(sequence, stable=True)
-    # Whole numbers, so the order of these additions does not show.
-    lengths = torch.zeros(sequences, dtype=torch.int64, device=sequence.device)
-    lengths = lengths.scatter_add(0, sequence, torch.ones_like(sequence))
     if sequences == 0:  # which segment_reduce refuses
         return values[:0]
+    order = torch.argsort(sequence, stable=True)
     wide = values if values.device.type == "mps" else values.double()
-    sums = torch.segment_reduce(wide[order], "sum", lengths=lengths, initial=0.0)
+    # "unsafe" leaves out a check of the lengths that the host would wait for; they add up to N.
+    sums = torch.segment_reduce(
+        wide[order], "sum", lengths=row_lengths(sequence, sequences), initial=0.0, unsafe=True
+    )
+    if group is not None:
+        sums = _AddedOver.apply(sums, group)
     return sums.to(values.dtype)
+
+
+class _AddedOver(torch.autograd.Function):
+    """The sum over processes; in backward each process gets the gradient of the sum."""
+
+    @staticmethod
+    def forward(_ctx: Context, values: Tensor, group: "dist.ProcessGroup") -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None

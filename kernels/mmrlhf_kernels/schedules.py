@@ -5,7 +5,7 @@ W_c a chunk of the weight:
 
 * ``recompute``: forward one sweep. Backward per chunk: E_c again, ``dX += E_c W_c`` and
   ``dW_c = E_c^T X``. Each block of dW is written once, so it needs no float32 accumulator.
-* ``keep``: forward writes the shifted logits of each chunk; backward takes E_c from them.
+* ``keep``: forward writes the exponentials of each chunk; backward takes E_c from them.
 * ``frozen``: forward sums ``A = sum_v exp(z_v) W_v`` with online rescaling. The gradient of logp
   with respect to one row of X is then ``U = (1 - p_y) W_y - A' / sum_exp``, A' without the target;
   backward is ``g U``, without a matrix product.
@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.backend import Backend, HeadOptions, KeepingBackend, Sweep
+from mmrlhf_kernels.backend import Backend, HeadOptions, Spread, Sweep
 from mmrlhf_kernels.chunked import merge_sweeps
-from mmrlhf_kernels.precision import accumulate_product, statistics_dtype
+from mmrlhf_kernels.precision import accumulate_product, operand_dtype, statistics_dtype
 
 __all__ = [
     "ChunkGradient",
@@ -31,6 +31,7 @@ __all__ = [
     "Kept",
     "Needs",
     "kept_gradient",
+    "raised_units",
     "recomputed_gradient",
     "sweep_head",
     "sweep_keeping",
@@ -82,16 +83,18 @@ class Gradients(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Shifted logits of all chunks, each contiguous [N, C], and the maxima they are shifted by."""
+    """Exponentials of all chunks, each contiguous [N, C], and what they are taken against."""
 
-    shifted: Tensor
+    exponentials: Tensor
     """[N * V], dtype of the hidden states."""
-    maximum: Tensor
+    shift: Tensor
     """[N, chunks], statistics dtype."""
+    target_logit: Tensor
+    """[N], statistics dtype."""
 
 
-ChunkGradient = Callable[[int, int, Tensor, Tensor | None, Tensor], Tensor]
-"""(begin, end, weight rows, rows or None for all, out) -> E of the chunk, in ``out``."""
+ChunkGradient = Callable[[int, int, Tensor, Callable[[int], Tensor]], Tensor]
+"""(begin, end, weight rows, buffer) -> E of the chunk; ``buffer(width)`` is a place for it."""
 
 
 def sweep_head(
@@ -103,7 +106,6 @@ def sweep_head(
     *,
     entropy: bool,
     argmax: bool,
-    tile: int | None,
 ) -> Sweep:
     """One pass over the vocabulary; with LoRA chunk by chunk, otherwise left to the backend."""
     vocab = head.weight.shape[0]
@@ -118,7 +120,6 @@ def sweep_head(
             first=begin,
             entropy=entropy,
             argmax=argmax,
-            tile=tile,
         )
         merged = part if merged is None else merge_sweeps(merged, part)
     assert merged is not None
@@ -126,22 +127,22 @@ def sweep_head(
 
 
 def sweep_keeping(
-    backend: KeepingBackend,
+    backend: Backend,
     hidden: Tensor,
     head: Head,
     target: Tensor,
     chunk: int,
-    shifted: Tensor,
+    out: Tensor,
     *,
     entropy: bool,
     argmax: bool,
 ) -> tuple[Sweep, Kept]:
-    """The sweep of schedule ``keep``, writing the logits to ``shifted`` [at least N * V]."""
+    """The sweep of schedule ``keep``, writing exponentials to ``out`` [at least N * V]."""
     rows = hidden.shape[0]
     merged: Sweep | None = None
-    maxima = []
+    shifts = []
     for begin, end in head.chunks(chunk):
-        part = backend.shifted_logits(
+        part = backend.kept_exponentials(
             hidden,
             head.rows(begin, end),
             head.bias_rows(begin, end),
@@ -150,21 +151,22 @@ def sweep_keeping(
             first=begin,
             entropy=entropy,
             argmax=argmax,
-            out=_chunk_of(shifted, rows, begin, end),
+            out=_chunk_of(out, rows, begin, end),
         )
-        maxima.append(part.maximum)
+        assert part.shift is not None
+        shifts.append(part.shift)
         merged = part if merged is None else merge_sweeps(merged, part)
     assert merged is not None
-    return merged, Kept(shifted, torch.stack(maxima, dim=1))
+    return merged, Kept(out, torch.stack(shifts, dim=1), merged.target_logit)
 
 
-def _chunk_of(shifted: Tensor, rows: int, begin: int, end: int) -> Tensor:
+def _chunk_of(flat: Tensor, rows: int, begin: int, end: int) -> Tensor:
     """[rows, end - begin] of a flat buffer in which chunk follows chunk."""
-    return shifted[rows * begin : rows * end].view(rows, end - begin)
+    return flat[rows * begin : rows * end].view(rows, end - begin)
 
 
 def unit_gradient(
-    backend: KeepingBackend,
+    backend: Backend,
     hidden: Tensor,
     head: Head,
     target: Tensor,
@@ -179,42 +181,39 @@ def unit_gradient(
     The target's own column is left out of A: it would cancel against ``W_y`` where p_y is near 1.
 
     Returns:
-        (sweep, [N, H + r] in the dtype of ``hidden``).
+        (sweep, [N, H + r] in statistics precision).
     """
     total = hidden.new_zeros(hidden.shape, dtype=statistics_dtype(hidden.dtype))
-    buffer = hidden.new_empty(hidden.shape[0] * min(chunk, head.weight.shape[0]))
+    dtype = operand_dtype(hidden)
+    buffer = hidden.new_empty(hidden.shape[0] * min(chunk, head.weight.shape[0]), dtype=dtype)
+    raised = raised_units(dtype, head.options)
     merged: Sweep | None = None
     for begin, end in head.chunks(chunk):
         weight = head.rows(begin, end)
         z = _chunk_of(buffer, hidden.shape[0], 0, end - begin)
-        part = backend.shifted_logits(
+        part = backend.kept_exponentials(
             hidden, weight, head.bias_rows(begin, end), target, head.options,
             first=begin, entropy=entropy, argmax=argmax, out=z,
         )  # fmt: skip
+        assert part.shift is not None
         joined = part if merged is None else merge_sweeps(merged, part)
-        _exponentials(backend, z, part.maximum, joined.maximum, head.options, target, begin)
+        # exp(z - largest) dz/draw, 0 at the target, in place.
+        backend.gradient_of_kept(
+            z, part.shift, torch.full_like(target, -1), joined.maximum,
+            torch.full_like(joined.maximum, -raised), head.options, first=begin, out=z,
+        )  # fmt: skip
+        _clear_target(z, target, begin)
         if merged is not None:
             total.mul_(torch.exp(merged.maximum - joined.maximum).unsqueeze(1))
-        accumulate_product(total, z, weight)
+        accumulate_product(total, z, weight.to(dtype))
         merged = joined
     assert merged is not None
-    return merged, _finish_unit(total, merged, head, target).to(hidden.dtype)
+    return merged, _finish_unit(total, merged, head, target, raised)
 
 
-def _exponentials(
-    backend: KeepingBackend,
-    z: Tensor,
-    maximum: Tensor,
-    largest: Tensor,
-    options: HeadOptions,
-    target: Tensor,
-    first: int,
-) -> None:
-    """Turn shifted logits into ``exp(z - largest) dz/draw``, 0 at the target, in place."""
-    nowhere = torch.full_like(target, -1)
-    minus_one = torch.full_like(largest, -1.0)
-    backend.shifted_gradient(z, maximum, nowhere, largest, minus_one, options, first=first, out=z)
-    _clear_target(z, target, first)
+def raised_units(dtype: torch.dtype, options: HeadOptions) -> float:
+    """What exponentials up to 1 are multiplied by so that float16 keeps those far below 1."""
+    return 2.0**14 / max(1.0, abs(options.logit_scale)) if dtype == torch.float16 else 1.0
 
 
 def _clear_target(z: Tensor, target: Tensor, first: int) -> None:
@@ -225,8 +224,8 @@ def _clear_target(z: Tensor, target: Tensor, first: int) -> None:
     z.scatter_(1, column, z.gather(1, column).masked_fill(inside.unsqueeze(1), 0.0))
 
 
-def _finish_unit(total: Tensor, sweep: Sweep, head: Head, target: Tensor) -> Tensor:
-    """``(1 - p_y) W_y dz/draw - A' / sum_exp``, in place of A'."""
+def _finish_unit(total: Tensor, sweep: Sweep, head: Head, target: Tensor, raised: float) -> Tensor:
+    """``(1 - p_y) W_y dz/draw - A' / sum_exp``, in place of ``raised * A'``."""
     logp = sweep.target_logit - sweep.maximum - sweep.sum_exp.log()
     share = torch.expm1(logp).neg_()
     cap = head.options.softcap
@@ -235,31 +234,34 @@ def _finish_unit(total: Tensor, sweep: Sweep, head: Head, target: Tensor) -> Ten
     own = head.weight.index_select(0, target)
     if head.side is not None:
         own = torch.cat([own, head.side.index_select(0, target)], dim=1)
-    return total.div_(sweep.sum_exp.neg().unsqueeze(1)).addcmul_(
+    return total.div_(sweep.sum_exp.mul(-raised).unsqueeze(1)).addcmul_(
         own.to(total.dtype), share.unsqueeze(1)
     )
 
 
 def recomputed_gradient(
-    backend: Backend, hidden: Tensor, head: Head, target: Tensor, lse: Tensor, grad: Tensor
+    backend: Backend,
+    hidden: Tensor,
+    head: Head,
+    target: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    spread: Spread = None,
 ) -> ChunkGradient:
     """E of a chunk from the hidden states and the weight."""
 
-    def compute(begin: int, end: int, weight: Tensor, rows: Tensor | None, out: Tensor) -> Tensor:
-        x, y, normaliser, g = (
-            held if rows is None else held.index_select(0, rows)
-            for held in (hidden, target, lse, grad)
-        )
+    def compute(begin: int, end: int, weight: Tensor, buffer: Callable[[int], Tensor]) -> Tensor:
         bias = head.bias_rows(begin, end)
         return backend.logit_gradient(
-            x, weight, bias, y, normaliser, g, head.options, first=begin, out=out
-        )
+            hidden, weight, bias, target, lse, grad, head.options,
+            first=begin, out=buffer(end - begin), spread=spread,
+        )  # fmt: skip
 
     return compute
 
 
 def kept_gradient(
-    backend: KeepingBackend,
+    backend: Backend,
     kept: Kept,
     options: HeadOptions,
     target: Tensor,
@@ -268,17 +270,17 @@ def kept_gradient(
     chunk: int,
     *,
     in_place: bool,
+    spread: Spread = None,
 ) -> ChunkGradient:
-    """E of a chunk from kept logits; ``in_place`` overwrites them, ``out`` is then not used."""
+    """E of a chunk from kept exponentials, overwriting them with ``in_place`` if of E's dtype."""
+    in_place = in_place and operand_dtype(kept.exponentials) == kept.exponentials.dtype
 
-    def compute(begin: int, end: int, _: Tensor, rows: Tensor | None, out: Tensor) -> Tensor:
-        if rows is not None:
-            raise ValueError("kept logits are not filtered: their products are not recomputed")
-        shifted = _chunk_of(kept.shifted, target.shape[0], begin, end)
-        maximum = kept.maximum[:, begin // chunk]
-        place = shifted if in_place else out
-        return backend.shifted_gradient(
-            shifted, maximum, target, lse, grad, options, first=begin, out=place
-        )
+    def compute(begin: int, end: int, _: Tensor, buffer: Callable[[int], Tensor]) -> Tensor:
+        held = _chunk_of(kept.exponentials, target.shape[0], begin, end)
+        return backend.gradient_of_kept(
+            held, kept.shift[:, begin // chunk], target, lse, grad, options,
+            first=begin, out=held if in_place else buffer(end - begin), spread=spread,
+            target_logit=kept.target_logit,
+        )  # fmt: skip
 
     return compute

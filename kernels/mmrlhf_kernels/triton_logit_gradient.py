@@ -2,18 +2,23 @@
 
 One matrix product whose epilogue turns logits into
 
-    E[n, c] = grad[n] * (1[target[n] == first + c] - exp(z[n, c] - lse[n])) * dz/draw[n, c]
+    E[n, c] = (grad[n] * (1[target[n] == first + c] - p) - dH[n] p (log p + H[n])) * dz/draw[n, c]
+    log p   = z[n, c] - lse[n]
     dz/draw = logit_scale * (1 - (z / softcap)^2)      # the bracket only with a softcap
+
+with the second term only where the entropy H carries a gradient dH,
 
 before they leave the registers. The two products that consume E (``dX += E W_c`` and
 ``dW_c = E^T X``) are plain ones and belong to the schedules.
 """
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import HeadOptions, Spread
 from mmrlhf_kernels.triton_settings import (
     Settings,
     architecture_of,
@@ -21,6 +26,7 @@ from mmrlhf_kernels.triton_settings import (
     require_runnable,
 )
 from mmrlhf_kernels.triton_tile import (
+    LOWEST,
     Head,
     Launch,
     check_output,
@@ -33,7 +39,33 @@ from mmrlhf_kernels.triton_tile import (
     tile_of,
 )
 
-__all__ = ["gradient_of", "logit_gradient", "logit_gradient_launch"]
+__all__ = [
+    "RowGradient",
+    "gradient_of",
+    "logit_gradient",
+    "logit_gradient_launch",
+    "normaliser",
+    "row_gradient",
+]
+
+
+class RowGradient(NamedTuple):
+    """What E takes from each row, [N] float32."""
+
+    lse: Any
+    grad: Any
+    """Of the loss with respect to logp."""
+    of_entropy: Any
+    """Of the loss with respect to the entropy, or None."""
+    entropy: Any
+    """The entropy, or None."""
+
+
+def row_gradient(lse: Tensor, grad: Tensor, spread: Spread) -> RowGradient:
+    """The columns as the kernels take them."""
+    of_entropy, entropy = (None, None) if spread is None else spread
+    given = (lse, grad, of_entropy, entropy)
+    return RowGradient(*(None if column is None else column.contiguous() for column in given))
 
 
 @jit
@@ -50,17 +82,36 @@ def _tile_of_program(head: tl.tuple, TILE: tl.constexpr) -> tl.tuple:
 
 
 @jit
+def normaliser(rows: tl.tuple, row: tl.tensor, inside: tl.tensor) -> tl.tensor:
+    """The lse of rows; infinite for those without gradient, which may carry any."""
+    lse = tl.load(rows.lse + row, mask=inside, other=0.0)
+    idle = tl.load(rows.grad + row, mask=inside, other=0.0) == 0.0
+    if rows.of_entropy is not None:
+        idle &= tl.load(rows.of_entropy + row, mask=inside, other=0.0) == 0.0
+    return tl.where(idle, float("inf"), lse)
+
+
+@jit
 def gradient_of(
-    z: tl.tensor, lse: tl.tensor, grad: tl.tensor, hit: tl.tensor, head: tl.tuple
-) -> tl.tensor:
+    p: tl.tensor, z: tl.tensor, log_p: tl.tensor, rows: tl.tuple, row: tl.tensor,
+    inside: tl.tensor, hit: tl.tensor, head: tl.tuple,
+) -> tl.tensor:  # fmt: skip
     """The formula of the module for one tile; ``hit`` marks the targets.
 
-    A row without gradient may carry any lse; an infinite one keeps its exponential at 0.
+    ``z`` is used with a softcap only, ``log_p`` with a gradient of the entropy only.
     """
-    lse = tl.where(grad == 0.0, float("inf"), lse)
-    gradient = grad[:, None] * (tl.where(hit, 1.0, 0.0) - tl.exp(z - lse[:, None]))
+    grad = tl.load(rows.grad + row, mask=inside, other=0.0)
+    if rows.of_entropy is None:
+        gradient = grad[:, None] * (tl.where(hit, 1.0, 0.0) - p)
+    else:
+        of_entropy = tl.load(rows.of_entropy + row, mask=inside, other=0.0)
+        entropy = tl.load(rows.entropy + row, mask=inside, other=0.0)
+        # The lowest float32, not minus infinity: that times a probability of 0 is no number.
+        distance = tl.maximum(log_p, LOWEST) + entropy[:, None]
+        factor = grad[:, None] + of_entropy[:, None] * distance
+        gradient = tl.where(hit, grad[:, None], 0.0) - factor * p
     if head.softcap is not None:
-        bounded = z / head.softcap
+        bounded = tl.minimum(tl.maximum(z / head.softcap, -1.0), 1.0)
         gradient *= 1.0 - bounded * bounded
     if head.logit_scale is not None:
         gradient *= head.logit_scale
@@ -69,8 +120,7 @@ def gradient_of(
 
 @jit
 def _logit_gradient_kernel(
-    head: tl.tuple, lse: tl.tensor, grad: tl.tensor, out: tl.tensor, out_stride: tl.tensor,
-    TILE: tl.constexpr,
+    head: tl.tuple, rows: tl.tuple, out: tl.tensor, out_stride: tl.tensor, TILE: tl.constexpr
 ) -> None:  # fmt: skip
     """E of one tile."""
     row_block, column_block = _tile_of_program(head, TILE)
@@ -81,26 +131,22 @@ def _logit_gradient_kernel(
     column = first_column + tl.arange(0, TILE.columns)
     inside = row < head.rows
     target = local_target(head, row)
-    row_grad = tl.load(grad + row, mask=inside, other=0.0)
-    row_lse = tl.load(lse + row, mask=inside, other=0.0)
     hit = column[None, :] == target[:, None]
-    gradient = gradient_of(z, row_lse, row_grad, hit, head)
+    log_p = z - normaliser(rows, row, inside)[:, None]
+    gradient = gradient_of(tl.exp(log_p), z, log_p, rows, row, inside, hit, head)
     gradient = narrowed(gradient, out.dtype.element_ty, TILE)
     place = out + tl.cast(first_row, tl.int64) * out_stride
     offset = (row - first_row)[:, None] * out_stride + column[None, :]
     tl.store(place + offset, gradient, mask=inside[:, None] & (column < head.columns)[None, :])
 
 
-def logit_gradient_launch(
-    head: Head, lse: Tensor, grad: Tensor, out: Tensor, settings: Settings
-) -> Launch:
+def logit_gradient_launch(head: Head, rows: RowGradient, out: Tensor, settings: Settings) -> Launch:
     """The launch of the gradient kernel; operands as in :func:`logit_gradient`."""
     tile = tile_of(settings, head)
     blocks = triton.cdiv(head.rows, tile.rows) * triton.cdiv(head.columns, tile.columns)
     arguments = {
         "head": head,
-        "lse": lse.contiguous(),
-        "grad": grad.contiguous(),
+        "rows": rows,
         "out": out,
         "out_stride": out.stride(0),
         "TILE": tile,
@@ -119,11 +165,12 @@ def logit_gradient(
     *,
     first: int,
     out: Tensor,
+    spread: Spread = None,
     settings: Settings | None = None,
 ) -> Tensor:
     """Write E of one vocabulary chunk; see the module for the formula.
 
-    Arguments are those of :meth:`mmrlhf_kernels.backend.Backend.logit_gradient` in float32,
+    Arguments are those of :class:`mmrlhf_kernels.backend.Backend` in float32,
     float16 or bfloat16; ``grad`` is 0 for ignored rows. ``settings`` replace those of the table.
 
     Raises:
@@ -136,5 +183,5 @@ def logit_gradient(
     check_output(out, head)
     settings = settings or settings_of(head, "logit_gradient", architecture_of(hidden.device))
     with on_device(hidden.device):
-        logit_gradient_launch(head, lse, grad, out, settings).run()
+        logit_gradient_launch(head, row_gradient(lse, grad, spread), out, settings).run()
     return out

@@ -27,7 +27,6 @@ __all__ = [
     "logits_tile",
     "narrowed",
     "on_device",
-    "round_up_to_bfloat16",
     "settings_of",
     "targets_of",
     "tile_of",
@@ -157,16 +156,16 @@ def targets_of(logits: Tensor, target: Tensor, options: HeadOptions, first: int)
 
 
 def check_output(out: Tensor, head: Head) -> None:
-    """Refuse an output that is not [N, V] in the dtype of the hidden states, rows unbroken.
+    """Refuse an output that is not [N, V] in float32 or the dtype of the hidden states, unbroken.
 
     Raises:
         ValueError: It is not.
     """
     expected, dtype = (head.rows, head.columns), head.hidden.dtype
-    if out.shape != expected or out.dtype != dtype or out.stride(1) != 1:
+    if out.shape != expected or out.dtype not in (dtype, torch.float32) or out.stride(1) != 1:
         raise ValueError(
             f"out {tuple(out.shape)} {out.dtype} with strides {out.stride()} must be "
-            f"{expected} {dtype} with adjacent entries"
+            f"{expected} {dtype} or float32 with adjacent entries"
         )
 
 
@@ -280,21 +279,9 @@ def local_target(head: tl.tuple, row: tl.tensor) -> tl.tensor:
 
 
 @jit
-def round_up_to_bfloat16(x: tl.tensor) -> tl.tensor:
-    """The smallest bfloat16 that is not below each float32, by its bits.
-
-    Dropping the low half moves towards zero, which is up for negative numbers; positive ones take
-    the next step first unless they are exact.
-    """
-    bits = x.to(tl.int32, bitcast=True)
-    bits = tl.where(bits >= 0, bits + 0xFFFF, bits) & -65536
-    return bits.to(tl.float32, bitcast=True).to(tl.bfloat16)
-
-
-@jit
 def narrowed(x: tl.tensor, dtype: tl.constexpr, TILE: tl.constexpr) -> tl.tensor:
     """float32 in another dtype, to the nearest; the interpreter's own bfloat16 cast truncates."""
-    if TILE.widen:
+    if TILE.widen and dtype == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
         x = bits.to(tl.float32, bitcast=True)

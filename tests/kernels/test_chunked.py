@@ -6,7 +6,7 @@ import torch
 from kernels_support import error, head_case
 from mmrlhf_kernels import reference
 from mmrlhf_kernels.backend import HeadOptions
-from mmrlhf_kernels.chunked import BACKEND, merge_sweeps, round_up_to_bfloat16
+from mmrlhf_kernels.chunked import BACKEND, merge_sweeps
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 
 
@@ -25,7 +25,7 @@ def test_a_sweep_over_a_shard(options, first):
     with torch.no_grad():
         found = BACKEND.sweep(
             case.hidden, case.weight, case.bias, target, options,
-            first=first, entropy=True, argmax=True, tile=700,
+            first=first, entropy=True, argmax=True,
         )  # fmt: skip
     z = logits(case, options)
     exponential = torch.exp(z - z.amax(1, keepdim=True))
@@ -37,21 +37,17 @@ def test_a_sweep_over_a_shard(options, first):
     inside = (column >= 0) & (column < 3001)
     own = z.gather(1, column.clamp(0, 3000)[:, None])[:, 0].masked_fill(~inside, 0)
     assert error(found.target_logit, own) < 1e-13
-    tiles = torch.stack([tile.amax(1) for tile in z.split(700, dim=1)], 1)
-    assert found.tile_maximum.shape == (13, 5)
-    assert bool((found.tile_maximum.double() >= tiles).all()), "rounded up, never down"
-    assert error(found.tile_maximum, tiles) < 2**-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_kept_logits_give_the_gradient_that_recomputing_gives(dtype):
     case = head_case(40, 8, 300, dtype=dtype)
     options = HeadOptions(5.0, 0.5)
-    grad, first = case.grad.to(torch.float32 if dtype == torch.bfloat16 else dtype), 50
+    grad, first = case.grad.to(torch.float64 if dtype == torch.float64 else torch.float32), 50
     target = case.target + 20
     out, kept = (torch.empty(40, 300, dtype=dtype) for _ in range(2))
     with torch.no_grad():
-        sweep = BACKEND.shifted_logits(
+        sweep = BACKEND.kept_exponentials(
             case.hidden, case.weight, None, target, options,
             first=first, entropy=False, argmax=False, out=kept,
         )  # fmt: skip
@@ -60,13 +56,21 @@ def test_kept_logits_give_the_gradient_that_recomputing_gives(dtype):
             case.hidden, case.weight, None, target, lse, grad, options, first=first, out=out
         )
         before = kept.clone()
-        fresh = BACKEND.shifted_gradient(
-            kept, sweep.maximum, target, lse, grad, options, first=first,
-            out=torch.empty_like(kept),
+        fresh = BACKEND.gradient_of_kept(
+            kept, sweep.shift, target, lse, grad, options, first=first,
+            out=torch.empty_like(kept), target_logit=sweep.target_logit,
         )  # fmt: skip
         assert torch.equal(kept, before)
-        in_place = BACKEND.shifted_gradient(
-            kept, sweep.maximum, target, lse, grad, options, first=first, out=kept
+        in_place = BACKEND.gradient_of_kept(
+            kept,
+            sweep.shift,
+            target,
+            lse,
+            grad,
+            options,
+            first=first,
+            out=kept,
+            target_logit=sweep.target_logit,
         )
     assert torch.equal(fresh, in_place)
     assert error(fresh, recomputed) < (1e-14 if dtype == torch.float64 else 2**-7)
@@ -78,19 +82,12 @@ def test_merging_is_the_sweep_over_both():
         whole, left, right = (
             BACKEND.sweep(
                 case.hidden, case.weight[part], None, case.target, HeadOptions(),
-                first=part.start, entropy=True, argmax=True, tile=300,
+                first=part.start, entropy=True, argmax=True,
             )
             for part in (slice(0, 900), slice(0, 300), slice(300, 900))
         )  # fmt: skip
-    for merged, wanted in zip(merge_sweeps(left, right), whole, strict=True):
+    for merged, wanted in zip(merge_sweeps(left, right)[:5], whole[:5], strict=True):
         assert error(merged, wanted) < 1e-13
-
-
-def test_rounding_up_never_falls_below():
-    values = torch.linspace(-5, 5, 1001)
-    rounded = round_up_to_bfloat16(values)
-    assert bool((rounded.float() >= values).all())
-    assert float((rounded.float() - values).max()) <= 2**-5
 
 
 def test_sequence_sums_are_segment_sums_with_a_gradient():

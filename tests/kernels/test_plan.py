@@ -6,8 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf_kernels import plan_pair_schedule, plan_schedule
-from mmrlhf_kernels.pair_plan import default_pair_workspace, rows_per_block
-from mmrlhf_kernels.plan import NARROWEST_CHUNK, WIDEST_CHUNK, default_workspace
+from mmrlhf_kernels.plan import (
+    NARROWEST_CHUNK,
+    WIDEST_CHUNK,
+    default_pair_workspace,
+    default_workspace,
+    rows_per_block,
+)
 
 HIDDEN, VOCAB = 3584, 152_064
 GIB = 1 << 30

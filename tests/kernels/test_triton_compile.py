@@ -12,10 +12,12 @@ import torch
 import mmrlhf_kernels
 from kernels_support import compile_bench
 from mmrlhf_kernels.backend import HeadOptions
-from mmrlhf_kernels.triton_backend import BACKEND
+from mmrlhf_kernels.triton_kept import gradient_of_kept, kept_exponentials
+from mmrlhf_kernels.triton_logit_gradient import logit_gradient
 from mmrlhf_kernels.triton_pair import pair_loss
 from mmrlhf_kernels.triton_segments import segment_sum
 from mmrlhf_kernels.triton_settings import INTERPRETED
+from mmrlhf_kernels.triton_sweep import sweep
 from triton_worker import interpreted
 
 KERNELS = Path(mmrlhf_kernels.__file__).parents[1]
@@ -75,10 +77,10 @@ def test_without_gpu_and_interpreter_every_call_says_so_in_one_sentence():
     row = torch.zeros(4)
     asked = {"first": 0, "entropy": False, "argmax": False}
     for call in (
-        lambda: BACKEND.sweep(x, x, None, y, o, tile=None, **asked),
-        lambda: BACKEND.logit_gradient(x, x, None, y, row, row, o, first=0, out=x[:, :4]),
-        lambda: BACKEND.shifted_logits(x, x, None, y, o, out=x[:, :4], **asked),
-        lambda: BACKEND.shifted_gradient(x, row, y, row, row, o, first=0, out=x),
+        lambda: sweep(x, x, None, y, o, **asked),
+        lambda: logit_gradient(x, x, None, y, row, row, o, first=0, out=x[:, :4]),
+        lambda: kept_exponentials(x, x, None, y, o, out=x[:, :4], **asked),
+        lambda: gradient_of_kept(x, row, y, row, row, o, first=0, out=x),
         lambda: pair_loss(row, row, None, None, "sigmoid", 0.0),
         lambda: segment_sum(row, y),
     ):

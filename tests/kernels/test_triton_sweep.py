@@ -10,7 +10,7 @@ from triton_problem import DTYPES, error, hold_to_plain, nearly_equal, problem
 from triton_worker import InterpretedError, interpreted
 
 SMALL = Settings(rows=16, columns=16, inner=16, warps=1, stages=1, group=2, splits=3)
-ALL = {"first": 0, "entropy": True, "argmax": True, "tile": None}
+ALL = {"first": 0, "entropy": True, "argmax": True}
 SHAPES = [(1, 1, 1), (16, 32, 64), (37, 50, 131), (5, 23, 257)]
 
 
@@ -61,19 +61,6 @@ def test_the_smallest_id_wins_among_equal_maxima():
     assert interpreted("triton_sweep.sweep", *p.operands, **ALL, settings=SMALL).argmax[0] == 7
 
 
-@pytest.mark.parametrize(
-    ("tile", "columns"), [(1, 19), (16, 131), (24, 131), (50, 131), (131, 131), (500, 131)]
-)
-def test_tile_maxima_are_the_next_bfloat16_at_or_above(tile, columns):
-    p = problem(18, 32, columns, torch.float32, spread=5.0)
-    found = sweep(p, tile=tile).tile_maximum.double()
-    exact = torch.stack([c.amax(1) for c in p.to(torch.float64).logits().split(tile, 1)], 1)
-    assert found.shape == exact.shape
-    slack = 4e-6 * exact.abs().max()
-    assert (found >= exact - slack).all()
-    assert (found <= exact + exact.abs() * 2**-7 + slack).all()
-
-
 def test_shards_put_together_are_the_whole():
     p = problem(20, 32, 99, torch.float32, bias=True)
     whole, lse, target_logit = sweep(p), [], 0
@@ -115,8 +102,8 @@ def test_a_padded_vocabulary_of_minus_infinity_is_no_nan():
 
 def test_two_runs_are_equal_bit_by_bit_and_rows_do_not_see_each_other():
     p = problem(33, 48, 131, torch.bfloat16)
-    one, two = (sweep(p, tile=32) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    one, two = (sweep(p) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one[:5], two[:5], strict=True))
     alone = interpreted(
         "triton_sweep.sweep", p.hidden[7:8], p.weight, None, p.target[7:8], p.options, **ALL
     )

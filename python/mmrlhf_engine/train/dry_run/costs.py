@@ -28,7 +28,7 @@ from mmrlhf_engine.train.settings import TrainSettings
 __all__ = ["HeadPlan", "Seeing", "Work", "head_plans", "seen_by_tower", "work_of_epoch"]
 
 _PRODUCTS = {"keep": 6, "recompute": 8, "frozen": 4, "one_sum": 6, "two_sums": 6}
-"""Of N H V each; as in ``mmrlhf_kernels.pair_plan``."""
+"""Of N H V each; as in ``mmrlhf_kernels.plan``."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _pair_plan(
     import torch
 
     from mmrlhf_kernels import plan_pair_schedule
-    from mmrlhf_kernels.pair_plan import default_pair_workspace
+    from mmrlhf_kernels.plan import default_pair_workspace
 
     hidden, vocabulary = sizes.text.hidden, sizes.text.vocabulary
     plan = plan_pair_schedule(
