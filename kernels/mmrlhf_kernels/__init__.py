@@ -10,12 +10,14 @@ Importing the package imports torch and no Triton.
 from mmrlhf_kernels.fused import fused_linear_mm_dpo
 from mmrlhf_kernels.gradient_filter import FilterReport, last_filter_report
 from mmrlhf_kernels.linear_logp import LinearLogp, fused_linear_logp
+from mmrlhf_kernels.loss_module import FusedLinearMMDPOLoss
 from mmrlhf_kernels.pair_plan import PairPlan, plan_pair_schedule
 from mmrlhf_kernels.plan import Plan, plan_schedule
 from mmrlhf_kernels.preference import (
     MMDPOOutput,
     dynamic_beta,
     mm_dpo_loss,
+    mm_dpo_loss_from_rows,
     pair_gradients,
     released_beta,
 )
@@ -25,6 +27,7 @@ from mmrlhf_kernels.vocab_parallel import vocab_parallel_linear_logp
 
 __all__ = [
     "FilterReport",
+    "FusedLinearMMDPOLoss",
     "LinearLogp",
     "MMDPOOutput",
     "PairPlan",
@@ -36,6 +39,7 @@ __all__ = [
     "fused_linear_mm_dpo",
     "last_filter_report",
     "mm_dpo_loss",
+    "mm_dpo_loss_from_rows",
     "pair_gradients",
     "pairwise_reward_loss",
     "plan_pair_schedule",
