@@ -8,6 +8,7 @@ multiplies matrices. Proves no speed.
 
     python benches/kernel_compile.py            # all kernels; writes benches/records
     python benches/kernel_compile.py --fast     # the two big kernels, bare and full; no record
+    python benches/kernel_compile.py --pairs    # the kernel of the loss alone; a record of its own
 """
 
 import argparse
@@ -32,16 +33,11 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 
 from mmrlhf_kernels.backend import HeadOptions
-from mmrlhf_kernels.reference import PAIR_LOSS_TYPES
+from mmrlhf_kernels.mm_dpo_kernel import mm_dpo_launch
+from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
+from mmrlhf_kernels.pair import LOSS_TYPES
 from mmrlhf_kernels.triton_kept import kept_gradient_launch, rebase_launch
 from mmrlhf_kernels.triton_logit_gradient import logit_gradient_launch, row_gradient
-from mmrlhf_kernels.triton_pair import (
-    MarginPairs,
-    Pairs,
-    dynamic_beta_pair_loss_launch,
-    pair_loss_launch,
-)
-from mmrlhf_kernels.triton_segments import segment_sum_launch
 from mmrlhf_kernels.triton_settings import INTERPRETED, SHARED_MEMORY
 from mmrlhf_kernels.triton_sweep import combine_launch, sweep_launch
 from mmrlhf_kernels.triton_tile import Head, Launch, head_of, settings_of, targets_of
@@ -54,6 +50,7 @@ TARGETS = {
 }
 ROWS, HIDDEN, VOCABULARY, CHUNK = 8192, 3584, 152_064, 8192
 """LLaVA-OneVision-7B with two sequences of 4096."""
+PAIRS = 256
 MULTIPROCESSORS = 132
 PLAIN = HeadOptions()
 CAPPED = HeadOptions(softcap=30.0, logit_scale=0.5)
@@ -92,7 +89,7 @@ class Case(NamedTuple):
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """A tensor that has a shape and no memory."""
-    return torch.empty(*shape, dtype=dtype, device="meta")
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def head(dtype: torch.dtype, columns: int, options: HeadOptions, inner: int, *, bias: bool) -> Head:
@@ -153,15 +150,44 @@ def small_cases() -> Iterator[Case]:
         h, settings_of(h, "sweep", "sm_90"), MULTIPROCESSORS, entropy=True, argmax=True
     )
     yield Case("combine", "entropy, argmax", combine_launch(sweep.arguments["parts"], 0))
-    boundaries = empty(513, dtype=torch.int32)
-    yield Case("segment_sum", "int32", segment_sum_launch(empty(ROWS), boundaries))
-    column, tie = empty(256), empty(256, dtype=torch.int8)
-    for loss_type in (*PAIR_LOSS_TYPES, "bco_pair"):
-        pairs = Pairs(column, column, tie, column, 256, 1.0, 0.0)
-        margins = MarginPairs(column, column, column, 0.1, 0.5, 0.5)
-        yield Case("pair_loss", loss_type, pair_loss_launch(pairs, column, loss_type))
-        launch = dynamic_beta_pair_loss_launch(pairs, margins, loss_type)
-        yield Case("dynamic_beta_pair_loss", loss_type, launch)
+    yield from pair_cases()
+
+
+def pair_call(pairs: int) -> PairCall:
+    """The loss of sums of both sides with everything that may be switched on."""
+    column = empty(pairs)
+    return PairCall(
+        logp=column, rejected_logp=column, cu_seqlens=None, chosen=None, rejected=None,
+        ref_chosen_logps=column, ref_rejected_logps=column, beta=None, margin=column,
+        tie=empty(pairs, dtype=torch.bool), weight=column, chosen_tokens=column, num_pairs=empty(),
+        num_tokens=None, loss_type="sigmoid", sft="token", average=False,
+        numbers=list(Numbers(0.1, 0.25, 0.3, 0.1, 0.5, 0.5, -1.0, -1.0)),
+    )  # fmt: skip
+
+
+def row_call(pairs: int) -> PairCall:
+    """The same of rows; the chosen tokens are counted."""
+    bounds = empty(2 * pairs + 1, dtype=torch.int32)
+    logp = {"logp": empty(ROWS), "rejected_logp": None, "cu_seqlens": bounds}
+    return pair_call(pairs)._replace(**logp, chosen_tokens=None)
+
+
+def pair_cases() -> Iterator[Case]:
+    """The kernel of the loss in each of the forms it is called in."""
+    sums, rows, index = pair_call(PAIRS), row_call(PAIRS), empty(PAIRS, 2, dtype=torch.int64)
+    named = {"chosen": index[:, 0], "rejected": index[:, 1]}
+    forms = {
+        "answers": sums._replace(logp=empty(2 * PAIRS), rejected_logp=None, **named),
+        "rows, shared answers": rows._replace(**named),
+        "rows, means": rows._replace(loss_type="simpo", sft="sequence", average=True),
+        "rows of one pair": row_call(1),
+        "sums of one pair": pair_call(1),
+    }
+    for loss_type in LOSS_TYPES:
+        forms[f"sums, {loss_type}"] = sums._replace(loss_type=loss_type)
+        forms[f"rows, {loss_type}"] = rows._replace(loss_type=loss_type)
+    for variant, call in forms.items():
+        yield Case("mm_dpo", variant, mm_dpo_launch(call))
 
 
 def disassembled(cubin: Path) -> list[str]:
@@ -257,23 +283,27 @@ def compile_case(case: Case, architecture: str, dtype: str) -> dict[str, Any]:
     }
 
 
-def rows_of(*, fast: bool) -> Iterator[dict[str, Any]]:
+def rows_of(*, fast: bool = False, pairs: bool = False) -> Iterator[dict[str, Any]]:
     """A row per kernel, variant, dtype and architecture."""
     for architecture in ("sm_80", "sm_90") if fast else TARGETS:
-        for dtype in (torch.bfloat16,) if fast else (torch.bfloat16, torch.float16, torch.float32):
+        dtypes = (torch.bfloat16,) if fast else (torch.bfloat16, torch.float16, torch.float32)
+        for dtype in () if pairs else dtypes:
             for case in head_cases(architecture, dtype):
                 if not fast or (case.kernel, case.variant) in FAST:
                     yield compile_case(case, architecture, str(dtype).removeprefix("torch."))
-        for case in () if fast else small_cases():
+        small = () if fast else pair_cases() if pairs else small_cases()
+        for case in small:
             yield compile_case(case, architecture, "float32")
 
 
 def main() -> int:
     """Compile, print, and write the record; the exit code says whether all kernels fit."""
     parser = argparse.ArgumentParser(description="compile the Triton kernels without a device")
-    parser.add_argument(
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument(
         "--fast", action="store_true", help="the two big kernels, bare and full, no record"
     )
+    part.add_argument("--pairs", action="store_true", help="the kernel of the loss alone")
     arguments = parser.parse_args()
     if INTERPRETED:
         print("unset TRITON_INTERPRET: interpreted kernels are not compiled", file=sys.stderr)
@@ -281,7 +311,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         triton.knobs.cache.dir = cache
-        for row in rows_of(fast=arguments.fast):
+        for row in rows_of(fast=arguments.fast, pairs=arguments.pairs):
             rows.append(row)
             print(
                 json.dumps(row) if arguments.fast else " ".join(map(str, row.values())), flush=True
@@ -292,10 +322,12 @@ def main() -> int:
             "H": HIDDEN,
             "V": VOCABULARY,
             "C": CHUNK,
+            "P": PAIRS,
             "triton": triton.__version__,
         }
         not_measured = ["time on any GPU", "occupancy and bank conflicts", "loops of gfx942"]
-        print(write_record("kernel_compile", parameters, rows, not_measured))
+        name = "mm_dpo_compile" if arguments.pairs else "kernel_compile"
+        print(write_record(name, parameters, rows, not_measured))
     bad = [r for r in rows if r["spilled_bytes"] or r["shared_bytes"] > r["shared_limit"]]
     return 1 if bad else 0
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 import stages
 from mmrlhf_engine.run.folder import Run
 
-# No test has a time limit: a busy machine is not a defect. Properties are tested on the same cases each
-# time, so that a failure is of the change at hand; `make test-all` draws new ones.
+# No test has a time limit: a busy machine is not a defect. Properties are tested on the same cases
+# each time, so that a failure is of the change at hand; `make test-all` draws new ones.
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("same_cases", derandomize=True, **UNTIMED)
 settings.register_profile("new_cases", **UNTIMED)

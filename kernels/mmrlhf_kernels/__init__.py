@@ -9,11 +9,13 @@ Importing the package imports torch and no Triton.
 
 from mmrlhf_kernels.fused import fused_linear_mm_dpo
 from mmrlhf_kernels.linear_logp import LinearLogp, fused_linear_logp
+from mmrlhf_kernels.loss_module import FusedLinearMMDPOLoss
 from mmrlhf_kernels.plan import PairPlan, Plan, plan_pair_schedule, plan_schedule
 from mmrlhf_kernels.preference import (
     MMDPOOutput,
     dynamic_beta,
     mm_dpo_loss,
+    mm_dpo_loss_from_rows,
     pair_gradients,
     released_beta,
 )
@@ -22,6 +24,7 @@ from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 from mmrlhf_kernels.vocab_parallel import vocab_parallel_linear_logp
 
 __all__ = [
+    "FusedLinearMMDPOLoss",
     "LinearLogp",
     "MMDPOOutput",
     "PairPlan",
@@ -32,6 +35,7 @@ __all__ = [
     "fused_linear_logp",
     "fused_linear_mm_dpo",
     "mm_dpo_loss",
+    "mm_dpo_loss_from_rows",
     "pair_gradients",
     "pairwise_reward_loss",
     "plan_pair_schedule",

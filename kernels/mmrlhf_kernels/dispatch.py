@@ -19,22 +19,18 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels import chunked, reference
+from mmrlhf_kernels import chunked
 from mmrlhf_kernels.backend import Backend
 
-__all__ = ["IMPLEMENTATIONS", "choose", "pair_loss", "row_backend"]
+__all__ = ["IMPLEMENTATIONS", "choose", "row_backend", "triton_module"]
 
 IMPLEMENTATIONS = ("reference", "chunked", "triton")
 VARIABLE = "MMRLHF_KERNELS"
-PairLoss = Callable[
-    [Tensor, Tensor, Tensor | None, Tensor | None, str, float], tuple[Tensor, Tensor]
-]
 
 log = logging.getLogger("mmrlhf_kernels")
 
@@ -119,8 +115,8 @@ def row_backend(like: Tensor) -> Backend:
     return _triton_backend() if choose(like) == "triton" else chunked.BACKEND
 
 
-def pair_loss(like: Tensor) -> PairLoss:
-    """The function of :func:`mmrlhf_kernels.reference.pair_loss` for tensors like this one."""
-    if (like.is_cuda or forced() == "triton") and choose(like, "triton_pair") == "triton":
-        return cast("PairLoss", vars(_import_triton("triton_pair")[0])["pair_loss"])
-    return reference.pair_loss
+def triton_module(like: Tensor, module: str) -> Any:
+    """The Triton module for tensors like this one, or None where another implementation runs."""
+    if (like.is_cuda or forced() == "triton") and choose(like, module) == "triton":
+        return _import_triton(module)[0]
+    return None

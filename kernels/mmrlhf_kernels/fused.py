@@ -54,16 +54,11 @@ from mmrlhf_kernels import dispatch
 from mmrlhf_kernels.checks import as_linear, check_head, check_shape, flat_rows
 from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.pair import Objective, evaluate, scalar_of, totals_of
+from mmrlhf_kernels.pair_arguments import check_rule, columns_of
 from mmrlhf_kernels.pair_operator import linear_mm_dpo
 from mmrlhf_kernels.plan import PAIR_SCHEDULES
 from mmrlhf_kernels.precision import statistics_dtype
-from mmrlhf_kernels.preference import (
-    MMDPOOutput,
-    check_rule,
-    columns_of,
-    mm_dpo_loss,
-    output_of,
-)
+from mmrlhf_kernels.preference import MMDPOOutput, mm_dpo_loss, output_of
 from mmrlhf_kernels.registry import Context
 from mmrlhf_kernels.rows import sequence_of_row as rows_to_sequences
 from mmrlhf_kernels.rows import sequence_sums, verify
@@ -278,7 +273,7 @@ def _run(
     totals = totals_of(columns, objective, *counts)
     found = evaluate(chosen, rejected, columns, objective, totals)
     total: Tensor = _PrecomputedGradient.apply(*rows[:3], found.loss, *gradients)
-    return output_of(total, chosen, rejected, columns, found)
+    return output_of(total, found.metrics, chosen, rejected)
 
 
 def _check_schedule(schedule: str | None, needs: list[bool]) -> None:

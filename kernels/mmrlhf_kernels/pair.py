@@ -1,31 +1,46 @@
-"""The objective over pairs and its gradient per sequence, in closed form and without autograd."""
+"""The objective over pairs and its gradient per sequence, in closed form and without autograd.
+
+One operator does it, ``pair_objective``: on a GPU it is the kernel of
+:mod:`mmrlhf_kernels.mm_dpo_kernel`, elsewhere :mod:`mmrlhf_kernels.mm_dpo_plain`.
+"""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mmrlhf_kernels import dispatch
 from mmrlhf_kernels.checks import check_pairs, check_shape
+from mmrlhf_kernels.mm_dpo_plain import (
+    COLUMNS,
+    FIGURES,
+    Numbers,
+    PairCall,
+    Result,
+    evaluate_plain,
+)
 from mmrlhf_kernels.precision import statistics_dtype
-from mmrlhf_kernels.reference import PAIR_LOSS_TYPES, label_probability
+from mmrlhf_kernels.reference import PAIR_LOSS_TYPES, TWO_SIDED_LOSS_TYPES
 from mmrlhf_kernels.registry import define_operator
 
 __all__ = [
     "LOSS_TYPES",
     "Columns",
     "Evaluation",
+    "Metrics",
     "Objective",
     "Totals",
+    "answer_gradient",
+    "check_count",
     "evaluate",
+    "pair_objective",
     "scalar_of",
     "totals_of",
 ]
 
-LOSS_TYPES = (*PAIR_LOSS_TYPES, "bco_pair")
+LOSS_TYPES = (*PAIR_LOSS_TYPES, *TWO_SIDED_LOSS_TYPES)
 SFT_MEANS = ("token", "sequence")
 
 
@@ -81,70 +96,43 @@ class Columns(NamedTuple):
             *(None if column is None else function(column) for column in self[3:]),
         )
 
-    def ratios(self, chosen_logp: Tensor, rejected_logp: Tensor) -> tuple[Tensor, Tensor]:
-        """(S_c - ref_c, S_r - ref_r), without gradient, in the columns' precision."""
-        dtype = self.beta.dtype
-        return (
-            chosen_logp.detach().to(dtype) - self.ref_chosen_logps,
-            rejected_logp.detach().to(dtype) - self.ref_rejected_logps,
-        )
+
+class Metrics(NamedTuple):
+    """What is logged; fields as in :class:`mmrlhf_kernels.preference.MMDPOOutput`."""
+
+    preference_loss: Tensor
+    sft_loss: Tensor
+    beta_mean: Tensor
+    beta_min: Tensor
+    beta_max: Tensor
+    tie_count: Tensor
+    weight_sum: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+    margins: Tensor
+    accuracies: Tensor
+    chosen_logp: Tensor
+    rejected_logp: Tensor
+    beta: Tensor
 
 
 class Evaluation(NamedTuple):
-    """The objective and its gradient."""
+    """The objective, its gradient and what is logged."""
 
     loss: Tensor
-    preference_loss: Tensor
-    sft_loss: Tensor
-    chosen_gradient: Tensor
-    rejected_gradient: Tensor
+    gradient: Tensor
+    """[2, P] with respect to S_c and S_r."""
+    metrics: Metrics
 
+    @property
+    def chosen_gradient(self) -> Tensor:
+        """dL/dS_c [P]."""
+        return self.gradient[0]
 
-def _pair_loss(
-    delta: Tensor,
-    beta: Tensor,
-    tie: Tensor | None,
-    weight: Tensor | None,
-    loss_type: str,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
-    """:func:`mmrlhf_kernels.reference.pair_loss` by the implementation chosen for it."""
-    return dispatch.pair_loss(delta)(delta, beta, tie, weight, loss_type, label_smoothing)
-
-
-def _pair_loss_fake(delta: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    """Uninitialised results of :func:`_pair_loss`."""
-    return torch.empty_like(delta), torch.empty_like(delta)
-
-
-pair_loss = define_operator("pair_loss", _pair_loss, _pair_loss_fake)
-
-
-def _logistic(argument: Tensor) -> tuple[Tensor, Tensor]:
-    """(softplus(-a), its derivative -sigmoid(-a)), both stable."""
-    return -functional.logsigmoid(argument), -torch.sigmoid(-argument)
-
-
-def _bco_pair(
-    chosen: Tensor, rejected: Tensor, columns: Columns, objective: Objective
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, d/dS_c, d/dS_r) of each pair under ``bco_pair``, no function of delta alone."""
-    beta, shift = columns.beta, objective.reward_shift
-    probability = torch.full_like(chosen, label_probability(objective.label_smoothing, "bco_pair"))
-    if columns.tie is not None:
-        probability = probability.masked_fill(columns.tie, 0.5)
-    other = 1.0 - probability
-    good, bad = beta * chosen - shift, beta * rejected - shift
-    good_up, good_up_slope = _logistic(good)
-    good_down, good_down_slope = _logistic(-good)
-    bad_up, bad_up_slope = _logistic(bad)
-    bad_down, bad_down_slope = _logistic(-bad)
-    loss = probability * (good_up + bad_down) + other * (bad_up + good_down)
-    of_chosen = beta * (probability * good_up_slope - other * good_down_slope)
-    of_rejected = beta * (other * bad_up_slope - probability * bad_down_slope)
-    if columns.weight is None:
-        return loss, of_chosen, of_rejected
-    return loss * columns.weight, of_chosen * columns.weight, of_rejected * columns.weight
+    @property
+    def rejected_gradient(self) -> Tensor:
+        """dL/dS_r [P]."""
+        return self.gradient[1]
 
 
 class Totals(NamedTuple):
@@ -156,8 +144,10 @@ class Totals(NamedTuple):
     """Scalar, what the supervised terms of tokens are divided by; None without such a term."""
 
 
-def scalar_of(name: str, value: float | Tensor | None, like: Tensor) -> Tensor | None:
-    """``num_pairs`` or ``num_tokens`` as a scalar beside ``like``, in its statistics precision.
+def check_count(
+    name: str, value: float | Tensor | None, like: Tensor
+) -> tuple[Tensor | None, float]:
+    """``num_pairs`` or ``num_tokens`` as a scalar tensor or a number; -1 where it is not a number.
 
     A tensor is not read: on a GPU the host would wait for it.
 
@@ -165,45 +155,86 @@ def scalar_of(name: str, value: float | Tensor | None, like: Tensor) -> Tensor |
         ValueError: A number is negative or not finite; a tensor is no scalar or lies elsewhere.
     """
     if value is None:
-        return None
-    dtype = statistics_dtype(like.dtype)
+        return None, -1.0
     if not isinstance(value, Tensor):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}; expected a finite number, at least 0")
-        return torch.full((), value, dtype=dtype, device=like.device)
+        return None, float(value)
     check_shape(name, value, ())
     if value.device != like.device:
         raise ValueError(f"{name} is on {value.device}; expected {like.device}")
-    return value.detach().to(dtype)
+    return value.detach(), -1.0
+
+
+def scalar_of(name: str, value: float | Tensor | None, like: Tensor) -> Tensor | None:
+    """``num_pairs`` or ``num_tokens`` as a scalar beside ``like``, in its statistics precision.
+
+    Raises:
+        ValueError: As :func:`check_count` does.
+    """
+    tensor, number = check_count(name, value, like)
+    dtype = statistics_dtype(like.dtype)
+    if tensor is not None:
+        return tensor.to(dtype)
+    return None if number < 0 else torch.full((), number, dtype=dtype, device=like.device)
 
 
 def totals_of(
     columns: Columns, objective: Objective, num_pairs: Tensor | None, num_tokens: Tensor | None
 ) -> Totals:
-    """The divisors: what is given, else the pairs and chosen tokens at hand; 1 in place of 0."""
-    pairs = max(1, columns.beta.shape[0]) if num_pairs is None else _one_for_zero(num_pairs)
+    """The divisors: what is given, else the pairs and chosen tokens at hand."""
+    pairs = columns.beta.shape[0] if num_pairs is None else num_pairs
     if columns.chosen_tokens is None or not objective.sft_weight or objective.sft != "token":
         return Totals(pairs, None)
-    tokens = columns.chosen_tokens.sum() if num_tokens is None else num_tokens
-    return Totals(pairs, _one_for_zero(tokens))
+    return Totals(pairs, columns.chosen_tokens.sum() if num_tokens is None else num_tokens)
 
 
-def _one_for_zero(total: Tensor) -> Tensor:
-    """The total, or 1 where nothing was counted: an empty mean is 0."""
-    return torch.where(total > 0, total, 1.0)
+def _pair_objective(
+    logp: Tensor,
+    rejected_logp: Tensor | None,
+    cu_seqlens: Tensor | None,
+    chosen: Tensor | None,
+    rejected: Tensor | None,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: Tensor | None,
+    margin: Tensor | None,
+    tie: Tensor | None,
+    weight: Tensor | None,
+    chosen_tokens: Tensor | None,
+    num_pairs: Tensor | None,
+    num_tokens: Tensor | None,
+    loss_type: str,
+    sft: str,
+    average: bool,
+    numbers: list[float],
+) -> Result:
+    """A :class:`PairCall`, field by field, by the implementation chosen for it."""
+    call = PairCall(
+        logp, rejected_logp, cu_seqlens, chosen, rejected, ref_chosen_logps, ref_rejected_logps,
+        beta, margin, tie, weight, chosen_tokens, num_pairs, num_tokens, loss_type, sft, average,
+        numbers,
+    )  # fmt: skip
+    kernel = dispatch.triton_module(logp, "mm_dpo_kernel") if call.pairs else None
+    if kernel is None:
+        return evaluate_plain(call)
+    found: Result = kernel.evaluate(call)
+    return found
 
 
-def _supervised(
-    chosen_logp: Tensor, columns: Columns, objective: Objective, totals: Totals
-) -> tuple[Tensor, Tensor]:
-    """(L_sft, its gradient with respect to S_c [P])."""
-    if columns.chosen_tokens is None or not objective.sft_weight:
-        return chosen_logp.new_zeros(()), torch.zeros_like(chosen_logp)
-    if totals.tokens is not None:
-        share = totals.tokens.reciprocal().expand_as(chosen_logp)
-    else:
-        share = (columns.chosen_tokens.clamp(min=1) * totals.pairs).reciprocal()
-    return -(chosen_logp * share).sum(), -share
+def _pair_objective_fake(*fields: Any) -> Result:
+    """Uninitialised results of :func:`_pair_objective`."""
+    call = PairCall(*fields)
+    like = torch.empty_like(call.ref_chosen_logps, dtype=statistics_dtype(call.logp.dtype))
+    return (
+        like.new_empty(()),
+        like.new_empty(len(FIGURES)),
+        like.new_empty((len(COLUMNS), call.pairs)),
+        like.new_empty(call.gradient_shape()),
+    )
+
+
+pair_objective = define_operator("pair_objective", _pair_objective, _pair_objective_fake)
 
 
 def evaluate(
@@ -218,24 +249,42 @@ def evaluate(
     Raises:
         ValueError: The options do not fit, or ``rejected_logp`` is not [P].
     """
-    objective.check(counted=columns.chosen_tokens is not None)
     check_pairs(chosen_logp.shape[0], chosen_logp.device, rejected_logp=rejected_logp)
-    chosen, rejected = columns.ratios(chosen_logp, rejected_logp)
-    if objective.loss_type == "bco_pair":
-        losses, of_chosen, of_rejected = _bco_pair(chosen, rejected, columns, objective)
-    else:
-        losses, of_chosen = pair_loss(
-            chosen - rejected, columns.beta, columns.tie, columns.weight,
-            objective.loss_type, objective.label_smoothing,
-        )  # fmt: skip
-        of_rejected = -of_chosen
-    logp = chosen_logp.detach().to(statistics_dtype(chosen_logp.dtype))
-    sft_loss, of_sft = _supervised(logp, columns, objective, totals)
-    preference_loss = losses.sum() / totals.pairs
-    return Evaluation(
-        preference_loss + objective.sft_weight * sft_loss,
-        preference_loss,
-        sft_loss,
-        of_chosen / totals.pairs + objective.sft_weight * of_sft,
-        of_rejected / totals.pairs,
+    loss, figures, values, gradient = pair_objective(
+        chosen_logp.detach(), rejected_logp.detach(), None, None, None,
+        *_operands(columns, objective, totals),
+    )  # fmt: skip
+    return Evaluation(loss, gradient, Metrics(*figures.unbind(), *values.unbind()))
+
+
+def answer_gradient(
+    logp: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    columns: Columns,
+    objective: Objective,
+    totals: Totals,
+) -> Tensor:
+    """dL/dlogp [S] of pairs ``chosen`` and ``rejected`` [P] among the sums ``logp`` [S] of answers.
+
+    An answer may belong to several pairs or to none.
+    """
+    found = pair_objective(
+        logp, None, None, chosen, rejected, *_operands(columns, objective, totals)
     )
+    return found[3]
+
+
+def _operands(columns: Columns, objective: Objective, totals: Totals) -> tuple[Any, ...]:
+    """The fields of a :class:`PairCall` from the columns on."""
+    objective.check(counted=columns.chosen_tokens is not None)
+    known = isinstance(totals.pairs, int)
+    numbers = Numbers(
+        objective.label_smoothing, objective.sft_weight, objective.reward_shift, 1.0, 0.0, 0.0,
+        float(totals.pairs) if known else -1.0, -1.0,
+    )  # fmt: skip
+    return (
+        columns.ref_chosen_logps, columns.ref_rejected_logps, columns.beta, None, columns.tie,
+        columns.weight, columns.chosen_tokens, None if known else totals.pairs, totals.tokens,
+        objective.loss_type, objective.sft, False, list(numbers),
+    )  # fmt: skip

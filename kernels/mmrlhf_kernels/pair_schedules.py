@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import Sweep
 from mmrlhf_kernels.dispatch import row_backend
-from mmrlhf_kernels.pair import Columns, Objective, Totals, evaluate
+from mmrlhf_kernels.pair import Columns, Objective, Totals, answer_gradient
 from mmrlhf_kernels.plan import PairPlan, rows_per_block
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
 from mmrlhf_kernels.products import add_gradients, new_gradients
@@ -105,9 +105,7 @@ class Batch(NamedTuple):
         part = slice(begin, end)
         chosen, rejected = self.chosen[part], self.rejected[part]
         columns = self.columns.map(lambda column: column[part])
-        found = evaluate(logp[chosen], logp[rejected], columns, self.objective, self.totals)
-        values = torch.cat([found.chosen_gradient, found.rejected_gradient])
-        return sequence_sums(values, torch.cat([chosen, rejected]), self.sequences)
+        return answer_gradient(logp, chosen, rejected, columns, self.objective, self.totals)
 
     def spread(self, of_sequence: Tensor) -> Tensor:
         """[M] the number of each row's sequence, 0 in masked rows."""

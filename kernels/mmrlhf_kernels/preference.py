@@ -9,8 +9,9 @@ with the pair losses ``l_j``, ties and label smoothing of :mod:`mmrlhf_kernels.r
     L_sft = -1/num_tokens sum_j S_c,j                   sft="token", the mean over chosen tokens
     L_sft = -1/num_pairs  sum_j S_c,j / max(1, n_j)     sft="sequence"
 
-Neither ``weight`` nor ``tie`` touches the supervised term. ``ipo`` is meant for log-probabilities
-averaged over tokens; pass those if that is wanted. Its gradient is one number per sequence,
+Neither ``weight`` nor ``tie`` touches the supervised term. ``ipo`` and ``simpo`` are meant for
+log-probabilities averaged over tokens; pass those, or ``average=True`` with rows. The gradient is
+one number per sequence,
 
     dL/dS_c,j = weight_j/num_pairs dl_j/dS_c,j - sft_weight / num_tokens
     dL/dS_r,j = weight_j/num_pairs dl_j/dS_r,j
@@ -21,14 +22,19 @@ which :func:`pair_gradients` states and the backward pass uses. The columns and 
 ref_chosen_logps   [P] summed log-probabilities of the chosen answers under the reference model
 ref_rejected_logps [P] the same of the rejected answers
 beta               a number, or [P]; any other shape raises, nothing is broadcast
-loss_type          ``sigmoid``, ``ipo``, ``hinge``, ``robust`` or ``bco_pair``, as in TRL
+margin             [P] reward margins: the betas are then :func:`dynamic_beta` of them, with the
+                   number ``beta``, ``w`` and ``k``
+loss_type          ``sigmoid``, ``ipo``, ``hinge``, ``robust``, ``exo_pair``, ``simpo``,
+                   ``bco_pair``, ``kto_pair``, ``apo_zero``, ``apo_down`` or ``sppo_hard``, named
+                   and defined as in TRL
 label_smoothing    probability that a label is flipped, in [0, 1/2)
 tie                [P] bool: the label of such a pair is a fair coin
 weight             [P] factor of each pair's loss
 sft_weight         factor of the supervised term (the released MM-RLHF script uses 0.25)
 chosen_tokens      [P] number n_j of tokens of each chosen answer; the supervised term needs it
 sft                ``token`` or ``sequence``
-reward_shift       shift of ``bco_pair``, the running mean of the rewards
+reward_shift       what is subtracted from rewards: the running mean of the rewards for
+                   ``bco_pair``, beta times the KL estimate for ``kto_pair``, gamma for ``simpo``
 num_pairs          what the means over pairs are taken over: a number or a scalar tensor on the
                    device, which is not read by the host; None: P
 num_tokens         the same for the mean over chosen tokens; None: ``sum_j n_j``
@@ -42,38 +48,39 @@ divided by the number of ranks. For a weighted mean, ``num_pairs`` is the sum of
 are positive; a 0 counts as 1, so that no pairs, or no tokens, cost 0.
 
 All arithmetic is float32, or float64 for float64 log-probabilities; results stay finite at
-saturated margins because every logistic is taken in its stable form.
+saturated margins because every logistic is taken in its stable form. On a GPU a call is one launch,
+the kernel of :mod:`mmrlhf_kernels.mm_dpo_kernel`, and reads nothing back.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 import torch
 from torch import Tensor
 
 from mmrlhf_kernels import reference
-from mmrlhf_kernels.checks import check_pairs
-from mmrlhf_kernels.pair import (
-    Columns,
-    Evaluation,
-    Objective,
-    Totals,
-    evaluate,
-    scalar_of,
-    totals_of,
+from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
+from mmrlhf_kernels.pair import Metrics, pair_objective
+from mmrlhf_kernels.pair_arguments import (
+    Beta,
+    Logp,
+    LossOptions,
+    call_of,
+    check_map,
+    check_rule,
 )
 from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.registry import Context
 
 __all__ = [
-    "BETA_RULES",
+    "LossOptions",
     "MMDPOOutput",
     "dynamic_beta",
     "mm_dpo_loss",
+    "mm_dpo_loss_from_rows",
+    "output_of",
     "pair_gradients",
     "released_beta",
 ]
-
-BETA_RULES = ("fixed", "released")
 
 
 class MMDPOOutput(NamedTuple):
@@ -105,6 +112,10 @@ class MMDPOOutput(NamedTuple):
     """Scalar."""
     beta_max: Tensor
     """Scalar."""
+    tie_count: Tensor
+    """Scalar, the number of ties."""
+    weight_sum: Tensor
+    """Scalar, the sum of the weights; P without any."""
 
 
 def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) -> Tensor:
@@ -127,8 +138,7 @@ def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) ->
     """
     if margin.dim() != 1:
         raise ValueError(f"margin has shape {tuple(margin.shape)}; expected [P]")
-    if not (beta > 0 and w >= 0 and k >= 0):
-        raise ValueError(f"beta {beta}, w {w}, k {k}; expected beta > 0, w >= 0 and k >= 0")
+    check_map(beta, w, k)
     return reference.dynamic_beta(margin, beta, w, k)
 
 
@@ -180,16 +190,10 @@ def pair_gradients(
     ref_rejected_logps: Tensor,
     beta: float | Tensor,
     *,
-    loss_type: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    tie: Tensor | None = None,
-    weight: Tensor | None = None,
-    sft_weight: float = 0.0,
-    chosen_tokens: Tensor | None = None,
-    sft: str = "token",
-    reward_shift: float = 0.0,
-    num_pairs: float | Tensor | None = None,
-    num_tokens: float | Tensor | None = None,
+    margin: Tensor | None = None,
+    w: float = 0.5,
+    k: float = 0.5,
+    **options: Unpack[LossOptions],
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the whole objective with respect to S_c and S_r, in closed form.
 
@@ -201,13 +205,10 @@ def pair_gradients(
     Raises:
         ValueError: A shape or an option does not fit.
     """
-    objective = Objective(loss_type, label_smoothing, sft_weight, sft, reward_shift)
-    columns = columns_of(
-        chosen_logp, ref_chosen_logps, ref_rejected_logps, beta, tie, weight, chosen_tokens
-    )
-    totals = _totals_of(columns, objective, num_pairs, num_tokens)
-    found = evaluate(chosen_logp, rejected_logp, columns, objective, totals)
-    return found.chosen_gradient, found.rejected_gradient
+    logp = Logp(chosen_logp.detach(), rejected_logp.detach())
+    call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), Beta(beta, margin, w, k), options)
+    of_chosen, of_rejected = pair_objective(*call)[3].unbind()
+    return of_chosen, of_rejected
 
 
 def mm_dpo_loss(
@@ -217,155 +218,143 @@ def mm_dpo_loss(
     ref_rejected_logps: Tensor,
     beta: float | Tensor,
     *,
-    loss_type: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    tie: Tensor | None = None,
-    weight: Tensor | None = None,
-    sft_weight: float = 0.0,
-    chosen_tokens: Tensor | None = None,
-    sft: str = "token",
-    reward_shift: float = 0.0,
-    num_pairs: float | Tensor | None = None,
-    num_tokens: float | Tensor | None = None,
+    margin: Tensor | None = None,
+    w: float = 0.5,
+    k: float = 0.5,
     beta_rule: str = "fixed",
     generator: torch.Generator | None = None,
+    **options: Unpack[LossOptions],
 ) -> MMDPOOutput:
     """MM-DPO from summed log-probabilities S_c and S_r, both [P], differentiable in both.
 
     Arguments as listed in the module docstring. ``beta_rule="fixed"`` uses ``beta`` as it is
-    (:func:`dynamic_beta` makes the paper's); ``"released"`` takes a number and replaces it by
-    :func:`released_beta` of the pairs at hand, drawn with ``generator``.
-
-    Raises:
-        ValueError: A shape or an option does not fit.
-    """
-    objective = Objective(loss_type, label_smoothing, sft_weight, sft, reward_shift)
-    columns = columns_of(
-        chosen_logp, ref_chosen_logps, ref_rejected_logps, beta, tie, weight, chosen_tokens
-    )
-    check_rule(beta_rule, beta)
-    if beta_rule == "released":
-        columns = _with_released_beta(chosen_logp, rejected_logp, columns, beta, generator)
-    totals = _totals_of(columns, objective, num_pairs, num_tokens)
-    found = evaluate(chosen_logp, rejected_logp, columns, objective, totals)
-    total: Tensor = _PrecomputedGradient.apply(
-        chosen_logp, rejected_logp, found.loss, found.chosen_gradient, found.rejected_gradient
-    )
-    return output_of(total, chosen_logp, rejected_logp, columns, found)
-
-
-def _totals_of(
-    columns: Columns,
-    objective: Objective,
-    num_pairs: float | Tensor | None,
-    num_tokens: float | Tensor | None,
-) -> Totals:
-    """The divisors of the means, from the arguments of a user."""
-    like = columns.beta
-    counts = scalar_of("num_pairs", num_pairs, like), scalar_of("num_tokens", num_tokens, like)
-    return totals_of(columns, objective, *counts)
-
-
-def _with_released_beta(
-    chosen_logp: Tensor,
-    rejected_logp: Tensor,
-    columns: Columns,
-    beta: float | Tensor,
-    generator: torch.Generator | None,
-) -> Columns:
-    """The columns with every beta replaced by the batch's; ``beta`` is one number."""
-    chosen, rejected = columns.ratios(chosen_logp, rejected_logp)
-    batch = released_beta(chosen - rejected, float(beta), generator=generator)
-    return columns._replace(beta=batch.expand_as(columns.beta).contiguous())
-
-
-class _PrecomputedGradientContext(Context, Protocol):
-    saved_tensors: tuple[Tensor, Tensor]
-    dtypes: tuple[torch.dtype, torch.dtype]
-
-
-class _PrecomputedGradient(torch.autograd.Function):
-    """A loss whose gradient is known: backward multiplies it by the incoming scalar."""
-
-    @staticmethod
-    def forward(
-        ctx: _PrecomputedGradientContext,
-        chosen: Tensor,
-        rejected: Tensor,
-        loss: Tensor,
-        of_chosen: Tensor,
-        of_other: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(of_chosen, of_other)
-        ctx.dtypes = chosen.dtype, rejected.dtype
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: _PrecomputedGradientContext, grad: Tensor) -> tuple[Tensor | None, ...]:
-        chosen, rejected = ctx.saved_tensors
-        first, second = ctx.dtypes
-        return (grad * chosen).to(first), (grad * rejected).to(second), None, None, None
-
-
-def check_rule(beta_rule: str, beta: float | Tensor) -> None:
-    """Raise unless the rule is known and beta fits it.
-
-    Raises:
-        ValueError: The rule is unknown, or it is ``released`` and beta is not one number.
-    """
-    if beta_rule not in BETA_RULES:
-        raise ValueError(
-            f"unknown beta_rule {beta_rule!r}; expected one of {', '.join(BETA_RULES)}"
-        )
-    if beta_rule == "released" and isinstance(beta, Tensor):
-        raise ValueError(
-            f"beta_rule 'released' takes one number as beta; got shape {tuple(beta.shape)}"
-        )
-
-
-def columns_of(
-    like: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float | Tensor,
-    tie: Tensor | None,
-    weight: Tensor | None,
-    chosen_tokens: Tensor | None,
-) -> Columns:
-    """Check the columns against ``like`` [P] and bring them to its precision.
+    (``margin``, or :func:`dynamic_beta`, makes the paper's); ``"released"`` takes a number and
+    replaces it by :func:`released_beta` of the pairs at hand, drawn with ``generator``.
 
     Raises:
         TypeError: ``tie`` is not bool.
-        ValueError: A column is not [P], or beta wants a gradient or is not above 0.
+        ValueError: A shape or an option does not fit.
     """
-    if like.dim() != 1:
-        raise ValueError(f"chosen_logp has shape {tuple(like.shape)}; expected [P]")
-    dtype = statistics_dtype(like.dtype)
-    if not isinstance(beta, Tensor):
-        if not beta > 0:
-            raise ValueError(f"beta is {beta}; expected a number above 0")
-        beta = torch.full((like.shape[0],), float(beta), dtype=dtype, device=like.device)
-    if beta.requires_grad:
-        raise ValueError("beta requires a gradient; it is data here, pass beta.detach()")
-    columns = Columns(ref_chosen_logps, ref_rejected_logps, beta, tie, weight, chosen_tokens)
-    check_pairs(like.shape[0], like.device, **dict(zip(Columns._fields, columns, strict=True)))
-    if tie is not None and tie.dtype != torch.bool:
-        raise TypeError(f"tie is {tie.dtype}; expected torch.bool")
-    return columns.map(lambda c: c if c is tie else c.detach().to(dtype))
+    rule = Beta(beta, margin, w, k)
+    check_rule(beta_rule, beta)
+    if beta_rule == "released" and margin is not None:
+        raise ValueError("beta_rule 'released' makes the betas itself; expected no margin")
+    logp = Logp(chosen_logp, rejected_logp)
+    call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), rule, options)
+    if beta_rule == "released":
+        call = _with_released_beta(call, generator)
+    total, metrics = _differentiable(call)
+    return output_of(total, metrics, chosen_logp, rejected_logp)
+
+
+def mm_dpo_loss_from_rows(
+    logp: Tensor,
+    cu_seqlens: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float | Tensor,
+    *,
+    margin: Tensor | None = None,
+    w: float = 0.5,
+    k: float = 0.5,
+    pair_index: Tensor | None = None,
+    average: bool = False,
+    **options: Unpack[LossOptions],
+) -> MMDPOOutput:
+    """MM-DPO from the log-probability of each row, differentiable in it; on a GPU in one launch.
+
+    Columns and options as listed in the module docstring. The tokens of each chosen answer are its
+    rows unless ``chosen_tokens`` says otherwise: rows whose target was ignored have log-probability
+    0 and are rows nevertheless.
+
+    Args:
+        logp: [N] log-probabilities, as :func:`fused_linear_logp` gives them.
+        cu_seqlens: [S + 1] int32 or int64 bounds of the S answers within the rows.
+        ref_chosen_logps: [P].
+        ref_rejected_logps: [P].
+        beta: A number, or [P] without ``margin``.
+        margin: [P] reward margins, or None.
+        w: See :func:`dynamic_beta`.
+        k: See :func:`dynamic_beta`.
+        pair_index: [P, 2] int32 or int64, (chosen, rejected) answers of each pair; an answer may
+            belong to several pairs or to none. None: S = 2 P, chosen answers first.
+        average: Whether the pair losses see the mean over an answer's rows instead of its sum, as
+            ``ipo`` and ``simpo`` ask; the reference's columns are then means too.
+        options: See :class:`LossOptions`.
+
+    Returns:
+        The loss and what is logged; ``chosen_logp`` and ``rejected_logp`` are sums.
+
+    Raises:
+        IndexError: ``pair_index`` names an answer that does not exist.
+        TypeError: A dtype does not fit.
+        ValueError: A shape, a bound or an option does not fit. On a GPU neither bounds nor answers
+            are read by the host: loss and gradients are NaN where they do not fit.
+    """
+    found = Logp(logp, None, cu_seqlens, pair_index, average)
+    rule = Beta(beta, margin, w, k)
+    call = call_of(found, (ref_chosen_logps, ref_rejected_logps), rule, options)
+    total, metrics = _differentiable(call)
+    return MMDPOOutput(loss=total, **metrics._asdict())
+
+
+def _with_released_beta(call: PairCall, generator: torch.Generator | None) -> PairCall:
+    """The call with every beta replaced by the batch's."""
+    assert call.rejected_logp is not None
+    dtype = statistics_dtype(call.logp.dtype)
+    chosen = call.logp.detach().to(dtype) - call.ref_chosen_logps.to(dtype)
+    rejected = call.rejected_logp.detach().to(dtype) - call.ref_rejected_logps.to(dtype)
+    base = Numbers._make(call.numbers).beta
+    beta = released_beta(chosen - rejected, base, generator=generator)
+    return call._replace(beta=beta.expand_as(chosen).contiguous())
+
+
+def _differentiable(call: PairCall) -> tuple[Tensor, Metrics]:
+    """The loss, attached to the log-probabilities, and what is logged."""
+    total, figures, columns = _PairObjective.apply(*call)
+    return total, Metrics(*figures.unbind(), *columns.unbind())
+
+
+class _PairObjectiveContext(Context, Protocol):
+    saved_tensors: tuple[Tensor]
+    dtypes: tuple[torch.dtype, torch.dtype | None]
+    operands: int
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+
+
+class _PairObjective(torch.autograd.Function):
+    """The objective with its gradient taken along: backward multiplies it by the scalar."""
+
+    @staticmethod
+    def forward(
+        ctx: _PairObjectiveContext, logp: Tensor, rejected_logp: Tensor | None, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        loss, figures, columns, gradient = pair_objective(logp, rejected_logp, *rest)
+        ctx.save_for_backward(gradient)
+        ctx.dtypes = logp.dtype, None if rejected_logp is None else rejected_logp.dtype
+        ctx.operands = len(rest)
+        ctx.mark_non_differentiable(figures, columns)
+        ctx.set_materialize_grads(False)
+        return loss, figures, columns
+
+    @staticmethod
+    def backward(
+        ctx: _PairObjectiveContext, grad: Tensor | None, *_: object
+    ) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * ctx.operands
+        if grad is None:
+            return (None, None, *nothing)
+        scaled = grad * ctx.saved_tensors[0]
+        first, second = ctx.dtypes
+        if second is None:
+            return (scaled.to(first), None, *nothing)
+        return (scaled[0].to(first), scaled[1].to(second), *nothing)
 
 
 def output_of(
-    total: Tensor, chosen_logp: Tensor, rejected_logp: Tensor, columns: Columns, found: Evaluation
+    total: Tensor, metrics: Metrics, chosen_logp: Tensor, rejected_logp: Tensor
 ) -> MMDPOOutput:
-    """The loss with rewards, margins and the other logged values."""
-    beta = columns.beta
-    chosen, rejected = columns.ratios(chosen_logp, rejected_logp)
-    margins = beta * chosen - beta * rejected
-    accuracies = (margins > 0).to(margins.dtype)
-    if columns.tie is not None:
-        accuracies = accuracies.masked_fill(columns.tie, 0.5)
-    spread = [beta.mean(), beta.amin(), beta.amax()] if beta.numel() else [total.detach() * 0] * 3
-    return MMDPOOutput(
-        total, found.preference_loss, found.sft_loss, beta * chosen, beta * rejected, margins,
-        accuracies, chosen_logp.detach(), rejected_logp.detach(), beta, *spread,
-    )  # fmt: skip
+    """The loss and its metrics, with the sums as they came."""
+    kept = metrics._replace(chosen_logp=chosen_logp.detach(), rejected_logp=rejected_logp.detach())
+    return MMDPOOutput(loss=total, **kept._asdict())

@@ -2,32 +2,43 @@
 
 Nothing here saves memory or time: the whole logit matrix is formed, pairs are processed one by one.
 Given float64 inputs every function computes in float64, so that it can be checked against finite
-differences. The functions are differentiable by autograd, except :func:`pair_loss`, which states
-its derivative itself because that derivative is part of its contract.
+differences, and is differentiable by autograd.
 
 **Head.** ``z = softcap * tanh(logit_scale * (h W^T + b) / softcap)``: scale first, then the
 softcap; without one, no tanh. With LoRA the weight is ``W + scale * B A``.
 
 **Pairs.** S_c and S_r are summed log-probabilities of the chosen and of the rejected answer,
-``delta = (S_c - ref_c) - (S_r - ref_r)`` and ``x = beta * delta``. The loss of a pair
-whose label is sure is
+``a = S_c - ref_c`` and ``b = S_r - ref_r`` their log-ratios, ``delta = a - b``, ``x = beta delta``,
+``x_c = beta a`` and ``x_r = beta b``. The loss ``l(a, b)`` of a pair whose label is sure is
 
-* ``sigmoid``: ``l(delta) = softplus(-x)`` (DPO, arXiv 2305.18290);
-* ``ipo``: ``l(delta) = (delta - 1 / (2 beta))^2`` (arXiv 2310.12036);
-* ``hinge``: ``l(delta) = max(0, 1 - x)`` (SLiC, arXiv 2305.10425);
+* ``sigmoid``: ``softplus(-x)`` (DPO, arXiv 2305.18290);
+* ``ipo``: ``(delta - 1 / (2 beta))^2`` (arXiv 2310.12036);
+* ``hinge``: ``max(0, 1 - x)`` (SLiC, arXiv 2305.10425);
 * ``robust``: as ``sigmoid``, made unbiased against flipped labels (arXiv 2403.00409);
-* ``bco_pair``: ``softplus(-(x_c - shift)) + softplus(x_r - shift)`` with the rewards
-  ``x_c = beta (S_c - ref_c)`` and ``x_r = beta (S_r - ref_r)`` (arXiv 2404.04656).
+* ``exo_pair``: ``p log(p / q) + (1 - p) log((1 - p) / (1 - q))`` with ``p = sigmoid(x)`` and the q
+  below; without label smoothing it takes e = 0.001, as TRL does (EXO, arXiv 2402.00856);
+* ``simpo``: ``softplus(-(x - shift))``; in the paper S are means over tokens, there is no reference
+  and the shift is its gamma (SimPO, arXiv 2405.14734);
+* ``bco_pair``: ``softplus(-(x_c - shift)) + softplus(x_r - shift)``, the shift being the running
+  mean of the rewards (arXiv 2404.04656);
+* ``kto_pair``: ``sigmoid(-(x_c - shift)) + sigmoid(x_r - shift)``, the shift being beta times the
+  paper's estimate of the KL divergence, for pairs (KTO, arXiv 2402.01306);
+* ``apo_zero``: ``sigmoid(-x_c) + sigmoid(x_r)`` (APO, arXiv 2408.06266);
+* ``apo_down``: ``sigmoid(x_c) + sigmoid(-x)`` (the same);
+* ``sppo_hard``: ``(a - 1 / (2 beta))^2 + (b + 1 / (2 beta))^2`` (SPPO, arXiv 2405.00675).
 
-A label that holds with probability q costs ``q l(chosen, rejected) + (1 - q) l(rejected, chosen)``.
-Label smoothing e sets ``q = 1 - e`` (conservative DPO) and ``q = (1 - e) / (1 - 2 e)`` for
-``robust``. A tie sets ``q = 1/2``: its label is a fair coin, so its cost is the mean of both
-directions. For ``sigmoid`` that is cross-entropy against the target probability 1/2.
+A label that holds with probability q costs ``q l(a, b) + (1 - q) l(b, a)``; ``exo_pair`` costs what
+is said there. Label smoothing e sets ``q = 1 - e`` (conservative DPO) and
+``q = (1 - e) / (1 - 2 e)`` for ``robust``. A tie sets ``q = 1/2``: its label is a fair coin, so its
+cost is the mean of both directions. For ``sigmoid`` that is cross-entropy against the target
+probability 1/2. TRL smooths the labels of the first five alone, and of ``simpo`` after the shift.
 
 **Means.** Pair losses are summed and divided by ``num_pairs``, those of tokens by ``num_tokens``:
 the pairs and chosen tokens at hand, or those of a larger batch that the pairs are a part of. The
 losses of the parts then sum up to the loss of the whole. An empty mean is 0.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -37,20 +48,25 @@ from mmrlhf_kernels.precision import statistics_dtype
 
 __all__ = [
     "PAIR_LOSS_TYPES",
+    "TWO_SIDED_LOSS_TYPES",
     "dynamic_beta",
     "entropy",
     "label_probability",
     "linear_logp",
     "logits",
     "mm_dpo_loss",
-    "pair_loss",
+    "mm_dpo_row_loss",
     "pairwise_reward_loss",
     "select_logp",
     "supervised_loss",
 ]
 
-PAIR_LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust")
-"""Rules that see a pair through its difference alone; ``bco_pair`` needs both sides apart."""
+PAIR_LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust", "exo_pair", "simpo")
+"""Losses that see a pair through its difference alone."""
+TWO_SIDED_LOSS_TYPES = ("bco_pair", "kto_pair", "apo_zero", "apo_down", "sppo_hard")
+"""Losses that need both sides apart."""
+EXO_SMOOTHING = 1e-3
+"""What a label smoothing of 0 stands for under ``exo_pair``, whose loss it would make infinite."""
 
 
 def logits(
@@ -150,84 +166,60 @@ def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) ->
 
 def label_probability(label_smoothing: float, loss_type: str) -> float:
     """The q of a pair that is no tie, from label smoothing e; above 1 for ``robust``."""
+    if loss_type == "exo_pair":
+        return 1.0 - (label_smoothing or EXO_SMOOTHING)
     sure = 1.0 - label_smoothing
     return sure / (1.0 - 2.0 * label_smoothing) if loss_type == "robust" else sure
 
 
-def pair_loss(
-    delta: Tensor,
-    beta: Tensor,
-    tie: Tensor | None,
-    weight: Tensor | None,
-    loss_type: str,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor]:
-    """Loss of each pair and its derivative with respect to ``delta``; formulas in the module.
+def _softplus(x: Tensor) -> Tensor:
+    """``log(1 + exp(x))``; torch's own drops the tail past 20."""
+    return -functional.logsigmoid(-x)
 
-    Args:
-        delta: [P] log-ratio of the chosen answer minus log-ratio of the rejected one.
-        beta: [P].
-        tie: [P] bool or None.
-        weight: [P] factor of each pair's loss, or None.
-        loss_type: One of :data:`PAIR_LOSS_TYPES`.
-        label_smoothing: Probability e that a label is flipped, in [0, 1/2).
 
-    Returns:
-        (loss [P], derivative [P]), both multiplied by ``weight``.
+def _sigmoid(x: Tensor) -> Tensor:
+    """The logistic function, whose derivative stays exact where it is nearly 1."""
+    return functional.logsigmoid(x).exp()
 
-    Raises:
-        ValueError: ``loss_type`` is not one of :data:`PAIR_LOSS_TYPES`.
-    """
-    if loss_type not in PAIR_LOSS_TYPES:
-        names = ", ".join(PAIR_LOSS_TYPES)
+
+def _sure_cost(
+    chosen: Tensor, rejected: Tensor, beta: Tensor, loss_type: str, shift: float
+) -> Tensor:
+    """``l(a, b)`` of one pair whose label is sure."""
+    delta, wanted = chosen - rejected, 1.0 / (2.0 * beta)
+
+    costs = {
+        "sigmoid": lambda: _softplus(-beta * delta),
+        "robust": lambda: _softplus(-beta * delta),
+        "ipo": lambda: (delta - wanted) ** 2,
+        "hinge": lambda: torch.relu(1.0 - beta * delta),
+        "simpo": lambda: _softplus(-(beta * delta - shift)),
+        "bco_pair": lambda: (
+            _softplus(-(beta * chosen - shift)) + _softplus(beta * rejected - shift)
+        ),
+        "kto_pair": lambda: _sigmoid(-(beta * chosen - shift)) + _sigmoid(beta * rejected - shift),
+        "apo_zero": lambda: _sigmoid(-beta * chosen) + _sigmoid(beta * rejected),
+        "apo_down": lambda: _sigmoid(beta * chosen) + _sigmoid(-beta * delta),
+        "sppo_hard": lambda: (chosen - wanted) ** 2 + (rejected + wanted) ** 2,
+    }
+    if loss_type not in costs:
+        names = ", ".join((*PAIR_LOSS_TYPES, *TWO_SIDED_LOSS_TYPES))
         raise ValueError(f"unknown loss_type {loss_type!r}; expected one of {names}")
-    probability = torch.full_like(delta, label_probability(label_smoothing, loss_type))
-    if tie is not None:
-        probability = probability.masked_fill(tie, 0.5)
-    ahead, slope_ahead = _sure_loss(delta, beta, loss_type)
-    behind, slope_behind = _sure_loss(-delta, beta, loss_type)
-    loss = probability * ahead + (1.0 - probability) * behind
-    slope = probability * slope_ahead - (1.0 - probability) * slope_behind
-    return (loss, slope) if weight is None else (loss * weight, slope * weight)
-
-
-def _sure_loss(delta: Tensor, beta: Tensor, loss_type: str) -> tuple[Tensor, Tensor]:
-    """(l(delta), dl/ddelta) for a label that is sure; ``robust`` shares the loss of ``sigmoid``."""
-    if loss_type == "ipo":
-        distance = delta - 0.5 / beta
-        return distance.square(), 2.0 * distance
-    x = beta * delta
-    if loss_type == "hinge":
-        return torch.relu(1.0 - x), -beta * (x < 1.0)
-    return -functional.logsigmoid(x), -beta * torch.sigmoid(-x)
-
-
-def _label_cost(argument: Tensor, probability: float) -> Tensor:
-    """Cross-entropy of a label that is 1 with the given probability, ``argument`` its logit."""
-    yes = functional.logsigmoid(argument)
-    no = functional.logsigmoid(-argument)
-    return -probability * yes - (1.0 - probability) * no
+    return costs[loss_type]()
 
 
 def _one_pair(
     chosen: Tensor, rejected: Tensor, beta: Tensor, loss_type: str, probability: float, shift: float
 ) -> Tensor:
     """Loss of one pair from its two log-ratios; ``probability`` is that of the label."""
-    delta = chosen - rejected
-    if loss_type in ("sigmoid", "robust"):
-        return _label_cost(beta * delta, probability)
-    if loss_type == "ipo":
-        target = 1.0 / (2.0 * beta)
-        return probability * (delta - target) ** 2 + (1.0 - probability) * (delta + target) ** 2
-    if loss_type == "hinge":
-        x = beta * delta
-        return probability * torch.relu(1.0 - x) + (1.0 - probability) * torch.relu(1.0 + x)
-    if loss_type == "bco_pair":
-        good = _label_cost(beta * chosen - shift, probability)
-        bad = _label_cost(-(beta * rejected - shift), probability)
-        return good + bad
-    names = ", ".join((*PAIR_LOSS_TYPES, "bco_pair"))
-    raise ValueError(f"unknown loss_type {loss_type!r}; expected one of {names}")
+    if loss_type == "exo_pair":
+        x = beta * (chosen - rejected)
+        won = _sigmoid(x) * (functional.logsigmoid(x) - math.log(probability))
+        lost = _sigmoid(-x) * (functional.logsigmoid(-x) - math.log(1.0 - probability))
+        return won + lost
+    holds = _sure_cost(chosen, rejected, beta, loss_type, shift)
+    fails = _sure_cost(rejected, chosen, beta, loss_type, shift)
+    return probability * holds + (1.0 - probability) * fails
 
 
 def _divisor(given: float | Tensor | None, at_hand: float) -> float:
@@ -254,11 +246,11 @@ def mm_dpo_loss(
         chosen_ratio: [P] S_c - ref_c.
         rejected_ratio: [P] S_r - ref_r.
         beta: [P].
-        loss_type: One of :data:`PAIR_LOSS_TYPES` or ``bco_pair``.
+        loss_type: One of :data:`PAIR_LOSS_TYPES` or :data:`TWO_SIDED_LOSS_TYPES`.
         label_smoothing: Probability that a label is flipped.
         tie: [P] bool or None.
         weight: [P] or None.
-        reward_shift: BCO's shift of the rewards.
+        reward_shift: The shift of ``bco_pair``, ``kto_pair`` and ``simpo``.
         num_pairs: Pairs of the batch that these are a part of, or the sum of its weights; None: P.
 
     Returns:
@@ -304,6 +296,80 @@ def supervised_loss(
     return -(chosen_logp / chosen_tokens.clamp(min=1)).sum() / _divisor(
         num_pairs, chosen_logp.numel()
     )
+
+
+def mm_dpo_row_loss(
+    logp: Tensor,
+    cu_seqlens: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    margin: Tensor,
+    beta: float,
+    *,
+    w: float = 0.5,
+    k: float = 0.5,
+    pair_index: Tensor | None = None,
+    average: bool = False,
+    sft_weight: float = 0.0,
+    sft: str = "token",
+    num_pairs: float | Tensor | None = None,
+    num_tokens: float | Tensor | None = None,
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    tie: Tensor | None = None,
+    weight: Tensor | None = None,
+    reward_shift: float = 0.0,
+) -> Tensor:
+    """The whole objective from log-probabilities of rows: the specification of the kernel.
+
+    Args:
+        logp: [N] log-probability of each row's target.
+        cu_seqlens: [S + 1] bounds of the answers within the rows.
+        ref_chosen_logps: [P] sums under the reference model, or means with ``average``.
+        ref_rejected_logps: [P].
+        margin: [P] reward margins.
+        beta: The paper's beta_ori.
+        w: See :func:`dynamic_beta`.
+        k: See :func:`dynamic_beta`.
+        pair_index: [P, 2] answers of each pair; None: chosen ones first, then rejected ones.
+        average: Whether the pair losses see the mean over an answer's rows instead of the sum.
+        sft_weight: Factor of the supervised term.
+        sft: See :func:`supervised_loss`.
+        num_pairs: See :func:`mm_dpo_loss`.
+        num_tokens: See :func:`supervised_loss`.
+        loss_type: See :func:`mm_dpo_loss`, as the rest.
+        label_smoothing: As there.
+        tie: As there.
+        weight: As there.
+        reward_shift: As there.
+
+    Returns:
+        The loss, a scalar.
+    """
+    lengths = cu_seqlens.diff()
+    sums = torch.stack([part.sum() for part in torch.split(logp, lengths.tolist())])
+    pairs = ref_chosen_logps.numel()
+    index = torch.arange(2 * pairs).view(2, pairs).T if pair_index is None else pair_index.long()
+    seen = sums / lengths.clamp(min=1) if average else sums
+    preference = mm_dpo_loss(
+        seen[index[:, 0]] - ref_chosen_logps,
+        seen[index[:, 1]] - ref_rejected_logps,
+        dynamic_beta(margin, beta, w, k),
+        loss_type=loss_type,
+        label_smoothing=label_smoothing,
+        tie=tie,
+        weight=weight,
+        reward_shift=reward_shift,
+        num_pairs=num_pairs,
+    )
+    supervised = supervised_loss(
+        sums[index[:, 0]],
+        lengths[index[:, 0]],
+        sft,
+        num_pairs=num_pairs,
+        num_tokens=num_tokens,
+    )
+    return preference + sft_weight * supervised
 
 
 def pairwise_reward_loss(

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 
 from kernels_support import head_case
 from mmrlhf_kernels import reference
+from mmrlhf_kernels.pair import LOSS_TYPES
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -31,7 +32,7 @@ def test_linear_logp_of_equal_logits_is_minus_log_of_the_vocabulary():
     assert logp.tolist() == pytest.approx([-math.log(8), 0.0])
 
 
-@pytest.mark.parametrize("loss_type", [*reference.PAIR_LOSS_TYPES, "bco_pair"])
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_mm_dpo_loss_against_finite_differences(loss_type, smoothing):
     chosen, rejected, beta, weight = torch.rand(4, 5, dtype=torch.float64)
@@ -48,36 +49,57 @@ def test_mm_dpo_loss_against_finite_differences(loss_type, smoothing):
     assert gradcheck(call, (chosen, rejected))
 
 
-@pytest.mark.parametrize("loss_type", reference.PAIR_LOSS_TYPES)
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_pair_loss_states_the_derivative_of_its_own_loss(loss_type, smoothing):
-    delta = torch.linspace(-30, 30, 41, dtype=torch.float64, requires_grad=True)
-    beta = torch.linspace(0.05, 0.5, 41, dtype=torch.float64)
-    tie = torch.arange(41) % 3 == 0
-    weight = torch.linspace(0.0, 2.0, 41, dtype=torch.float64)
-    loss, slope = reference.pair_loss(delta, beta, tie, weight, loss_type, smoothing)
-    (wanted,) = torch.autograd.grad(loss.sum(), [delta])
-    assert torch.allclose(slope, wanted, atol=1e-14)
+# At x = log 3, where sigmoid(x) = 3/4, and with both sides' rewards at half of it.
+@pytest.mark.parametrize(
+    ("loss_type", "expected"),
+    [
+        ("sigmoid", math.log(4 / 3)),
+        ("robust", math.log(4 / 3)),
+        ("hinge", 0.0),
+        ("ipo", (2 * math.log(3) - 1) ** 2),
+        ("exo_pair", 0.75 * math.log(0.75 / 0.999) + 0.25 * math.log(0.25 / 0.001)),
+        ("simpo", math.log(4 / 3)),
+        ("bco_pair", 2 * math.log(1 + 3**-0.5)),
+        ("kto_pair", 2 / (1 + 3**0.5)),
+        ("apo_zero", 2 / (1 + 3**0.5)),
+        ("apo_down", 3**0.5 / (1 + 3**0.5) + 0.25),
+        ("sppo_hard", 2 * (math.log(3) - 1) ** 2),
+    ],
+)
+def test_every_loss_takes_the_value_of_its_formula(loss_type, expected):
+    side = torch.tensor([math.log(3.0)], dtype=torch.float64)
+    beta = torch.full_like(side, 0.5)
+    loss = reference.mm_dpo_loss(side, -side, beta, loss_type=loss_type)
+    assert float(loss) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("loss_type", reference.PAIR_LOSS_TYPES)
-def test_pair_loss_is_the_loss_that_mm_dpo_loss_takes_the_mean_of(loss_type):
-    delta = torch.linspace(-9, 9, 13, dtype=torch.float64)
-    beta = torch.linspace(0.05, 0.5, 13, dtype=torch.float64)
-    tie = torch.arange(13) % 4 == 0
-    loss, _ = reference.pair_loss(delta, beta, tie, None, loss_type, 0.1)
-    zero = torch.zeros_like(delta)
-    mean = reference.mm_dpo_loss(
-        delta, zero, beta, loss_type=loss_type, label_smoothing=0.1, tie=tie
-    )
-    assert float(loss.mean()) == pytest.approx(float(mean), rel=1e-12)
+@pytest.mark.parametrize("loss_type", ["bco_pair", "kto_pair", "simpo"])
+def test_a_shift_moves_the_rewards(loss_type):
+    chosen, rejected = torch.rand(2, 5, dtype=torch.float64)
+    beta = torch.full_like(chosen, 0.5)
+    shifted = reference.mm_dpo_loss(chosen, rejected, beta, loss_type=loss_type, reward_shift=0.25)
+    # For both sides, or for the difference.
+    moved = (chosen - 0.5, rejected if loss_type == "simpo" else rejected - 0.5)
+    wanted = reference.mm_dpo_loss(*moved, beta, loss_type=loss_type)
+    assert float(shifted) == pytest.approx(float(wanted), rel=1e-12)
+
+
+def test_the_loss_of_rows_against_finite_differences():
+    logp, margin = torch.randn(9, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
+    bounds, index = torch.tensor([0, 2, 5, 9]), torch.tensor([[0, 2], [1, 2]])
+
+    def call(logp):
+        return reference.mm_dpo_row_loss(
+            logp, bounds, margin, -margin, margin, 0.3, pair_index=index, average=True,
+            sft_weight=0.5, sft="sequence",
+        )  # fmt: skip
+
+    assert gradcheck(call, (logp.requires_grad_(),))
 
 
 def test_an_unknown_pair_loss_is_named():
     one = torch.ones(1)
-    with pytest.raises(ValueError, match="unknown loss_type 'bco_pair'; expected one of sigmoid"):
-        reference.pair_loss(one, one, None, None, "bco_pair", 0.0)
-    with pytest.raises(ValueError, match="unknown loss_type 'dpo'"):
+    with pytest.raises(ValueError, match="unknown loss_type 'dpo'; expected one of sigmoid"):
         reference.mm_dpo_loss(one, one, one, loss_type="dpo")
 
 

@@ -5,8 +5,9 @@ import torch
 
 from kernels_support import head_case
 from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, mm_dpo_loss
+from mmrlhf_kernels.mm_dpo_plain import Numbers
 from mmrlhf_kernels.operators import linear_logp_forward
-from mmrlhf_kernels.pair import pair_loss
+from mmrlhf_kernels.pair import pair_objective
 from mmrlhf_kernels.pair_operator import linear_mm_dpo
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 
@@ -41,9 +42,21 @@ def test_opcheck_with_lora():
     torch.library.opcheck(linear_logp_forward, arguments)
 
 
-def test_opcheck_of_the_pair_operators():
-    delta, beta = torch.randn(4), torch.rand(4)
-    torch.library.opcheck(pair_loss, (delta, beta, delta > 0, beta, "sigmoid", 0.1))
+@pytest.mark.parametrize("form", ["sides", "answers", "rows"])
+def test_opcheck_of_the_objective(form):
+    side, beta = torch.randn(2), torch.rand(2)
+    logp = {
+        "sides": (side, side + 1, None, None, None),
+        "answers": (torch.randn(4), None, None, torch.tensor([0, 3]), torch.tensor([3, 1])),
+        "rows": (torch.randn(9), None, CU_SEQLENS, None, None),
+    }[form]
+    numbers = list(Numbers(0.1, 0.25, 0.0, 1.0, 0.0, 0.0, -1.0, 20.0))
+    columns = (side, side, beta, None, side > 0, beta, side.abs(), torch.tensor(3.0), None)
+    arguments = (*logp, *columns, "sigmoid", "token", False, numbers)
+    torch.library.opcheck(pair_objective, arguments)
+
+
+def test_opcheck_of_the_fused_loss():
     case = head_case(9, 4, 300, dtype=torch.float32)
     sequence = sequence_of_row(CU_SEQLENS, 9)
     arguments = (

@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrlhf_kernels import dynamic_beta, mm_dpo_loss, pair_gradients, reference, released_beta
+from mm_dpo_problem import Problem
+from mmrlhf_kernels import (
+    dynamic_beta,
+    mm_dpo_loss,
+    mm_dpo_loss_from_rows,
+    pair_gradients,
+    reference,
+    released_beta,
+)
 from mmrlhf_kernels.pair import LOSS_TYPES
 
 LN2 = math.log(2.0)
@@ -57,6 +65,66 @@ def test_pair_gradients_are_what_backward_gives(loss_type):
     assert all(torch.equal(a, b) for a, b in zip(by_backward, stated, strict=True))
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_are_the_naive_loop(loss_type, shared):
+    problem = Problem(pairs=7, shared=shared)
+    problem.logp = problem.logp.double()
+    wide = {"weight": problem.options["weight"].double()}
+    for options in (
+        {"label_smoothing": 0.1, "sft_weight": 0.25},
+        {"average": True, "sft_weight": 0.5, "sft": "sequence", "num_pairs": 9},
+    ):
+        loss, gradient = problem.truth(loss_type=loss_type, **options)
+        problem.margin = problem.margin.double()
+        out, found = problem.found(loss_type=loss_type, **wide, **options)
+        assert float(out.loss) == pytest.approx(float(loss), rel=1e-12)
+        assert torch.allclose(found, gradient, rtol=1e-10, atol=1e-13)
+
+
+def test_margins_are_betas_and_rows_are_sums():
+    problem = Problem(pairs=5)
+    out, _ = problem.found()
+    sums, _ = problem.found_from_sums()
+    columns = torch.stack([problem.sums[problem.chosen], problem.sums[problem.rejected]]).float()
+    betas = mm_dpo_loss(
+        *columns, *problem.references(), dynamic_beta(problem.margin, 0.1), **problem.options
+    )
+    for other in (sums, betas):
+        for name, ours, theirs in zip(out._fields, out, other, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5), name
+    assert int(out.tie_count) == int(problem.options["tie"].sum())
+    assert float(out.weight_sum) == pytest.approx(float(problem.options["weight"].sum()))
+    assert float(problem.found(weight=None)[0].weight_sum) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "message"),
+    [
+        ({"logp": torch.zeros(2, 3)}, ValueError, r"logp has shape \(2, 3\); expected \[N\]"),
+        ({"cu_seqlens": torch.tensor([0, 2, 6])}, ValueError, "2 answers for 2 pairs; expected 4"),
+        ({"cu_seqlens": torch.tensor([0, 4, 2, 5, 6])}, ValueError, "cu_seqlens must rise"),
+        ({"cu_seqlens": torch.tensor([0, 2, 3, 4, 5])}, ValueError, "cu_seqlens must rise"),
+        ({"cu_seqlens": torch.zeros(5)}, TypeError, "cu_seqlens is torch.float32; expected"),
+        ({"cu_seqlens": torch.zeros(0).int()}, ValueError, r"expected \[S \+ 1\]"),
+        ({"pair_index": torch.zeros(2, 2)}, TypeError, "pair_index is torch.float32; expected"),
+        ({"pair_index": torch.zeros(2, 3).int()}, ValueError, "pair_index has shape"),
+        ({"pair_index": torch.tensor([[0, 4], [1, 2]])}, IndexError, "out of bounds|out of range"),
+        ({"margin": torch.zeros(3)}, ValueError, r"margin has shape \(3,\); expected \(2,\)"),
+        ({"margin": torch.zeros(2), "beta": torch.ones(2)}, ValueError, "beta is one number"),
+        ({"margin": torch.zeros(2), "w": -1.0}, ValueError, "expected beta > 0, w >= 0"),
+        ({"loss": "ipo"}, TypeError, "unexpected keyword argument 'loss'"),
+    ],
+)
+def test_what_does_not_fit_rows_is_named(change, problem, message):
+    arguments = {
+        "logp": torch.zeros(6), "cu_seqlens": torch.tensor([0, 2, 3, 4, 6]),
+        "ref_chosen_logps": torch.zeros(2), "ref_rejected_logps": torch.zeros(2), "beta": 0.1,
+    }  # fmt: skip
+    with pytest.raises(problem, match=message):
+        mm_dpo_loss_from_rows(**(arguments | change))
+
+
 def test_beta_of_each_pair_is_its_own():
     chosen, rejected, ref_chosen, ref_rejected, beta = columns(3)
     together = mm_dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
@@ -88,6 +156,7 @@ def test_beta_of_a_wrong_shape_raises(shape):
         ({"tie": torch.zeros(3)}, TypeError, "tie is torch.float32; expected torch.bool"),
         ({"tie": torch.zeros(2).bool()}, ValueError, r"tie has shape \(2,\); expected \(3,\)"),
         ({"weight": torch.ones(3, 1)}, ValueError, "weight has shape"),
+        ({"beta_rule": "released", "margin": torch.ones(3)}, ValueError, "expected no margin"),
         ({"beta_rule": "batch"}, ValueError, "unknown beta_rule 'batch'"),
         ({"beta": 0.0}, ValueError, "beta is 0.0; expected a number above 0"),
         ({"beta": torch.ones(3, requires_grad=True)}, ValueError, "beta requires a gradient"),

@@ -11,11 +11,11 @@ import torch
 
 import mmrlhf_kernels
 from kernels_support import compile_bench
+from mm_dpo_problem import call_of
 from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.mm_dpo_kernel import evaluate
 from mmrlhf_kernels.triton_kept import gradient_of_kept, kept_exponentials
 from mmrlhf_kernels.triton_logit_gradient import logit_gradient
-from mmrlhf_kernels.triton_pair import pair_loss
-from mmrlhf_kernels.triton_segments import segment_sum
 from mmrlhf_kernels.triton_settings import INTERPRETED
 from mmrlhf_kernels.triton_sweep import sweep
 from triton_worker import interpreted
@@ -81,8 +81,7 @@ def test_without_gpu_and_interpreter_every_call_says_so_in_one_sentence():
         lambda: logit_gradient(x, x, None, y, row, row, o, first=0, out=x[:, :4]),
         lambda: kept_exponentials(x, x, None, y, o, out=x[:, :4], **asked),
         lambda: gradient_of_kept(x, row, y, row, row, o, first=0, out=x),
-        lambda: pair_loss(row, row, None, None, "sigmoid", 0.0),
-        lambda: segment_sum(row, y),
+        lambda: evaluate(call_of(row)),
     ):
         with pytest.raises(RuntimeError, match=r"need a GPU.*TRITON_INTERPRET=1") as caught:
             call()

@@ -1,0 +1,126 @@
+"""Rows to sums of answers and gradients of answers to rows, as device functions of the kernel.
+
+A sum depends on the rows of its answer alone: lane ``i`` of an answer takes its rows ``i``,
+``i + ROWS`` and so on in float64, and one tree adds the lanes. There are no atomics.
+
+``call`` and ``out`` are the operands of :mod:`mmrlhf_kernels.mm_dpo_kernel`.
+"""
+
+import triton.language as tl
+
+from mmrlhf_kernels.triton_settings import jit
+
+__all__ = ["answers_of", "defect_of", "rows_of", "spread", "sum_rows"]
+
+ANSWERS = tl.constexpr(8)
+"""Answers that are taken at once; a power of two."""
+ROWS = tl.constexpr(128)
+"""Rows of each that are read at once, and pairs that are looked through at once."""
+
+
+@jit
+def answers_of(call: tl.tuple, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
+    """The two answers of each pair, in range; sums of the two sides have the same place."""
+    chosen = place
+    rejected = place
+    if call.rejected_logp is None:
+        rejected = place + call.count
+    if call.chosen is not None:
+        chosen = tl.load(call.chosen + place * call.chosen_stride, mask=mask, other=0)
+        rejected = tl.load(call.rejected + place * call.rejected_stride, mask=mask, other=0)
+        chosen = tl.minimum(tl.maximum(chosen, 0), call.answers - 1).to(tl.int32)
+        rejected = tl.minimum(tl.maximum(rejected, 0), call.answers - 1).to(tl.int32)
+    return chosen, rejected
+
+
+@jit
+def rows_of(call: tl.tuple, answer: tl.tensor, mask: tl.tensor) -> tl.tuple:
+    """(first row, past the last row) of each answer, in range."""
+    begin = tl.load(call.bounds + answer, mask=mask, other=0)
+    end = tl.load(call.bounds + answer + 1, mask=mask, other=0)
+    begin = tl.minimum(tl.maximum(begin, 0), call.rows).to(tl.int32)
+    return begin, tl.maximum(tl.minimum(tl.maximum(end, 0), call.rows).to(tl.int32), begin)
+
+
+@jit
+def defect_of(call: tl.tuple, LANES: tl.constexpr) -> tl.tensor:
+    """NaN where bounds fall, do not cover the rows, or an answer does not exist; else 0."""
+    lane = tl.arange(0, LANES)
+    wrong = tl.full((LANES,), 0, dtype=tl.int32)
+    if call.bounds is not None:
+        wrong += (tl.load(call.bounds) != 0).to(tl.int32)
+        wrong += (tl.load(call.bounds + call.answers) != call.rows).to(tl.int32)
+        for first in range(0, call.answers, LANES):
+            at = first + lane
+            begin = tl.load(call.bounds + at, mask=at < call.answers, other=0)
+            end = tl.load(call.bounds + at + 1, mask=at < call.answers, other=0)
+            wrong += (begin > end).to(tl.int32)
+    if call.chosen is not None:
+        for first in range(0, call.count, LANES):
+            at = first + lane
+            mask = at < call.count
+            chosen = tl.load(call.chosen + at * call.chosen_stride, mask=mask, other=0)
+            rejected = tl.load(call.rejected + at * call.rejected_stride, mask=mask, other=0)
+            wrong += ((chosen < 0) | (chosen >= call.answers)).to(tl.int32)
+            wrong += ((rejected < 0) | (rejected >= call.answers)).to(tl.int32)
+    return tl.where(tl.sum(wrong, axis=0) > 0, float("nan"), 0.0)
+
+
+@jit
+def sum_rows(call: tl.tuple, sums: tl.tensor) -> None:
+    """Write the sum of every answer's rows, float64."""
+    row = tl.arange(0, ROWS)
+    for first in range(0, call.answers, ANSWERS):
+        answer = first + tl.arange(0, ANSWERS)
+        mask = answer < call.answers
+        begin, end = rows_of(call, answer, mask)
+        total = tl.full((ANSWERS, ROWS), 0.0, dtype=tl.float64)
+        longest = tl.max(end - begin, axis=0)
+        for start in range(0, longest, ROWS):
+            at = begin[:, None] + (start + row)[None, :]
+            value = tl.load(call.logp + at, mask=at < end[:, None], other=0.0)
+            total += value.to(tl.float64)
+        tl.store(sums + answer, tl.sum(total, axis=1), mask=mask)
+    tl.debug_barrier()  # other threads of this program will read them
+
+
+@jit
+def spread(call: tl.tuple, of_pairs: tl.tensor, gradient: tl.tensor) -> None:
+    """Write the gradient of every answer, and of every row where there are rows.
+
+    ``of_pairs`` [2, P] holds the gradients of the pairs' two sides. An answer that several pairs
+    name gets their sum, in their order.
+    """
+    tl.debug_barrier()  # of_pairs was written by other threads of this program
+    row = tl.arange(0, ROWS)
+    for first in range(0, call.answers, ANSWERS):
+        answer = first + tl.arange(0, ANSWERS)
+        mask = answer < call.answers
+        if call.chosen is not None:
+            total = _shared(call, of_pairs, answer)
+        else:  # chosen answers come first, as in of_pairs
+            total = tl.load(of_pairs + answer, mask=mask, other=0.0)
+        if call.bounds is None:
+            tl.store(gradient + answer, total, mask=mask)
+        else:
+            begin, end = rows_of(call, answer, mask)
+            repeated = total[:, None] + tl.full((ANSWERS, ROWS), 0.0, dtype=tl.float32)
+            longest = tl.max(end - begin, axis=0)
+            for start in range(0, longest, ROWS):
+                at = begin[:, None] + (start + row)[None, :]
+                tl.store(gradient + at, repeated, mask=at < end[:, None])
+
+
+@jit
+def _shared(call: tl.tuple, of_pairs: tl.tensor, answer: tl.tensor) -> tl.tensor:
+    """The sum of the gradients of all pairs that name an answer."""
+    total = tl.full((ANSWERS, ROWS), 0.0, dtype=tl.float32)
+    for first in range(0, call.count, ROWS):
+        place = first + tl.arange(0, ROWS)
+        mask = place < call.count
+        chosen, rejected = answers_of(call, place, mask)
+        up = tl.load(of_pairs + place, mask=mask, other=0.0)
+        down = tl.load(of_pairs + call.count + place, mask=mask, other=0.0)
+        total += tl.where(chosen[None, :] == answer[:, None], up[None, :], 0.0)
+        total += tl.where(rejected[None, :] == answer[:, None], down[None, :], 0.0)
+    return tl.sum(total, axis=1)
