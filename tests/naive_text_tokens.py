@@ -232,7 +232,7 @@ class Scanner:
 
     def long_word(self, raw: str) -> None:
         after_number = bool(self.tokens) and self.tokens[-1].kind == "number"
-        if after_number and raw in ("MW", "MV", "MJ", "MA", "Mg"):
+        if after_number and raw in ("MW", "MV", "MJ", "MA", "Mg", "MΩ", "Mb", "Gb"):
             self.push(raw, "sign")
             return
         capital = raw[0].isupper()
@@ -267,6 +267,11 @@ class Scanner:
             self.push("-", "sign")
         elif character == "'" and self.quote != "'" and self.is_prime(start):
             self.push("'", "sign")
+        elif (
+            character in "'\"" and self.quote != character
+            and is_digit(before) and not is_letter(following)
+        ):  # fmt: skip
+            self.push(character, "sign")
         elif character in "'\"`":
             self.quotation(character, before)
         elif character == "/" and self.is_between_words(start):

@@ -49,7 +49,10 @@ def find(
     threads=2,
     **changes,
 ):
-    """Duplicates, near misses and the number of comparisons; one picture a media item."""
+    """Duplicates, near misses and the number of comparisons; one picture a media item.
+
+    ``overrides`` are kept apart, in whichever order they are named.
+    """
     settings = {**BY_HASHES, "judge": judge is not None, **changes}
     duplicates, misses, counts = find_duplicates(
         {
@@ -87,13 +90,30 @@ def look_alike(a, b, hashes, colours):
     )
 
 
-def removed_rows(media, most, like, duplicate):
-    """The rows that go, in keep order: duplicates of one that stays, and those over the cap."""
-    kept, founders, removed = [], [], set()
+def removed_rows(media, most, like, duplicate, apart=(), distance=lambda _row, _other: 0):
+    """The rows that go, in keep order: duplicates of one that stays, and those over the cap.
+
+    ``apart`` are pairs of which a person said that they are no duplicates: no third row stands for
+    both. Of several rows that a row is a duplicate of, the one of the least ``distance``, then the
+    first, removes it.
+    """
+    kept, founders, removed, stands_for = [], [], set(), {}
+    partners = [{b for b in range(len(media)) if (a, b) in apart or (b, a) in apart} - {a}
+                for a in range(len(media))]  # fmt: skip
+
+    def kept_apart(row, other):
+        return any(stands_for.get(partner, partner) == other for partner in partners[row])
+
     for row in range(len(media)):
-        founder = next((f for f in founders if media[row] and like(row, f[0])), None)
+        together = (f for f in founders if media[row] and not kept_apart(row, f[0]))
+        founder = next((f for f in together if like(row, f[0])), None)
         full = most is not None and founder is not None and founder[1] >= most
-        if full or any(duplicate(row, other) for other in kept):
+        nearest = sorted(kept, key=lambda other: (distance(row, other), other))
+        of = (k for k in nearest if duplicate(row, k) and not kept_apart(row, k))
+        stays = next(of, None)
+        if stays is not None:
+            stands_for[row] = stays
+        if full or stays is not None:
             removed.add(row)
         else:
             kept.append(row)

@@ -13,6 +13,7 @@ from mmrlhf_engine.curate import dedup, media_judge
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.overrides import OVERRIDES
 from mmrlhf_engine.curate.tables import SAMPLES
+from naive_answers import contradict
 from test_dedup import (
     corpora,
     corpus,
@@ -32,7 +33,7 @@ def judged_corpora(draw):
     prompts, media, hashes, colours = draw(corpora())
     rows = range(len(prompts))
     answer = st.sampled_from(
-        [None, "yes", "Yes.", "no", "two cats", "a long answer in several words"]
+        [None, "yes", "Yes.", "no", "two cats", "2", "B", "(b)", "a long answer of several words"]
     )
     answers = [draw(answer) for _ in rows]
     pairs = st.tuples(st.sampled_from(rows), st.sampled_from(rows))
@@ -57,14 +58,9 @@ def naive_judged(corpus, answers, overrides, verdicts, policy, most):
             return media[a] == media[b]
         return look_alike(media[a], media[b], hashes, colours) and agree(a, b, place)
 
-    def short(row):
-        words = (answers[row] or "").lower().strip(".").split()
-        return words if 1 <= len(words) <= 5 else None
-
     def duplicate(a, b):
-        if (a, b) in overrides:
-            return False
-        conflict = short(a) is not None and short(b) is not None and short(a) != short(b)
+        given = answers[a], answers[b]
+        conflict = None not in given and contradict(*given)
         same_words = prompts[a].split() == prompts[b].split()
         text = jaccard(prompts[a], prompts[b]) >= 0.8 and (same_words or not conflict)
         if policy == "exact":
@@ -75,10 +71,13 @@ def naive_judged(corpus, answers, overrides, verdicts, policy, most):
             return bool(media[a]) and like(a, b, 0)
         return text and like(a, b, 1 if conflict else 0)
 
-    def counted_together(a, b):
-        return like(a, b, 0) and (a, b) not in overrides
+    def distance(a, b):
+        if policy not in ("joint", "image"):
+            return 0
+        pairs = zip(media[a], media[b], strict=False)
+        return max(((hashes[x] ^ hashes[y]).bit_count() for x, y in pairs), default=0)
 
-    return removed_rows(media, most, counted_together, duplicate)
+    return removed_rows(media, most, lambda a, b: like(a, b, 0), duplicate, overrides, distance)
 
 
 # The last two have one answer, but only the first of them has the words of the row that removes it.
@@ -279,6 +278,22 @@ def test_a_removal_that_a_person_took_back_is_not_made(stage, tmp_path):
     (run.folder / OVERRIDES).write_text(json.dumps(line) + "\n")
     tables, _ = deduplicate(stage)
     assert tables["kept"]["id"].to_list() == ["1", "2"]
+
+
+@pytest.mark.parametrize("policy", ["joint", "text", "exact"])
+@pytest.mark.parametrize("named", [(1, 2), (2, 1)])
+def test_what_is_kept_apart_stays_apart_where_another_row_removes_one_of_them(policy, named):
+    """Row 0 came with ``--add``, after a person had kept row 2 beside row 1."""
+    texts = ["What is this?", "what is  this?", "What is THIS?", "what IS this?"]
+
+    def removed(*overrides):
+        found, *_ = find(texts, overrides=overrides, judge=no_pictures, policy=policy)
+        return {row["row"]: row["kept"] for row in found}
+
+    assert removed() == {1: 0, 2: 0, 3: 0}
+    assert removed(named) == {1: 0, 3: 0}
+    # Two that are kept apart from one that goes: each stays, as far as they are not of each other.
+    assert removed(named, (1, 3)) == {1: 0, 3: 2}
 
 
 def test_the_cap_of_an_image_counts_as_the_policy_does(stage, tmp_path):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 import naive_text_judge as naive
-from mmrlhf_engine._core import judge_texts, text_keys
+from mmrlhf_engine._core import count_frequencies, judge_texts, text_keys
 from mmrlhf_engine.errors import InputError
 
 QUESTIONS = [
@@ -21,6 +21,7 @@ QUESTIONS = [
     "Is it true that a != b when x_1 >= 1,000 and y² < -5?",
     "Which word is repeated in 'very very very good', and who said \"hello\"?",
     "I don't know; they've said it's the U.S. that can't win, e.g. in os.path or user_id.",
+    'A file of 5 Mb or 5 MB, a wire of 2 MΩ, a board of 5\' by 6" and the "page 7" of it?',
     "- Read the **bold** text.\n- Say what `x` means & why.\n> Quote it\n# End",
     "Solve for x & y: 3/4 of 10:30 -> what?! A motor of 5 MW or 5 mW? I think so.",
     "¿Cuál es el color del coche en la imagen?",
@@ -43,7 +44,7 @@ CHANGES = [
     (".", ". Answer in one word please."), ("-", "−"), ("x", "X"), ("MW", "mw"),
     ("detail", "detial"), ("汽车", "房子"), ("？", "?"), ("слева", "справа"), ("coche", "Coche"),
     ("café", "cafe"), ("\n", " "), ("**", ""), ("there ", ""), ("Name", "name"),
-    ("can't", "cannot"), ("e.g.", "eg"),
+    ("can't", "cannot"), ("e.g.", "eg"), ("Mb", "MB"), ("MΩ", "mΩ"), ("5'", '5"'), ('6"', "6"),
 ]  # fmt: skip
 
 
@@ -121,7 +122,8 @@ def test_words_of_the_corpus_are_no_spelling_mistakes():
     pair = ["Explain the relu of it."], ["Explain the rely of it."]
     assert judged(*pair)[0]["same"]
     corpus = pa.array([f"the relu of {n}" for n in range(3)], pa.large_string())
-    assert not judged(*pair, known_words=corpus)[0]["same"]
+    counted = count_frequencies(corpus, shingle_words=3, common_from=1000, threads=1)
+    assert not judged(*pair, frequencies=counted)[0]["same"]
     assert not reference(pair[0][0], pair[1][0], frozenset({"relu"}))
 
 
@@ -137,6 +139,8 @@ def test_documents_are_judged_by_their_shingles():
 
 
 def test_bad_arguments_are_told():
+    with pytest.raises(InputError, match="frequencies, hash: expected struct"):
+        judged(["a"], ["a"], frequencies=pa.array([{"hash": 1}]))
     with pytest.raises(InputError, match="rule: unknown best"):
         judged(["a"], ["a"], rule="best")
     with pytest.raises(InputError, match="1 and 2 rows"):
@@ -159,8 +163,9 @@ def test_copies_meet_and_templates_do_not_explode():
     texts = [template + name for name in names]
     copies = [text.replace("picture", "image").upper() + "!" for text in texts[:100]]
     everything = pa.array([*texts, *copies], pa.large_string())
-    keys, common = text_keys(
-        everything, shingle_words=3, bands=16, rows_per_band=4, common_from=1000, threads=1
+    counted = count_frequencies(everything, shingle_words=3, common_from=1000, threads=1)
+    keys = text_keys(
+        everything, shingle_words=3, bands=16, rows_per_band=4, threads=1, frequencies=counted
     )
     rows: dict[int, list[int]] = {}
     lists = [set(row) for row in pa.array(keys).to_pylist()]
@@ -169,4 +174,4 @@ def test_copies_meet_and_templates_do_not_explode():
             rows.setdefault(key, []).append(row)
     assert all(lists[row] & lists[len(texts) + row] for row in range(100))
     assert sum(len(found) * (len(found) - 1) // 2 for found in rows.values()) < 20_000
-    assert len(common) > 10
+    assert len(pa.array(counted)) > 10

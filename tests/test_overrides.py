@@ -110,12 +110,33 @@ def test_explain_of_a_pair_says_why_one_removed_the_other_or_not(place):
     text = engine("explain", "RUN", removed, other, cwd=place).stdout
     assert "neither was removed in favour of the other" in text
     assert f"{removed} was removed: exact duplicate" in text
-    assert "text_threshold" in text
+    assert "kept apart by their texts" in text
+    assert "policy joint, judge true, text_rule prompts" in text
     assert "was given twice" in engine("explain", "RUN", kept, kept, cwd=place).stderr
     # An id of the source is enough where it is of one sample.
     assert removed in engine("explain", "RUN", removed.removeprefix("in:"), kept, cwd=place).stdout
     engine("disagree", "RUN", removed, kept, cwd=place)
     assert Run(place / "RUN").manifest("dedup") is not None
+
+
+def test_what_a_person_kept_stays_where_a_new_sample_becomes_the_kept_one(place):
+    removed, kept = pair_of(place, "exact")
+    engine("disagree", "RUN", removed, kept, cwd=place)
+    # The same question, with an answer: it comes first in keep order.
+    row = {"id": "new", "image": "a.png", "prompt": "What colour is the sky?", "answer": "Blue."}
+    write_lines(place / "more.jsonl", [row])
+    done = engine("curate", "in.jsonl", "more.jsonl", *OPTIONS, "--add", cwd=place)
+    assert done.returncode == 0, done.stderr
+    rows = pl.read_parquet(place / "RUN" / "02_dedup" / "duplicates" / "*.parquet")
+    assert rows.select("id", "kept_id").rows() == [(kept, "more:new")]
+    text = engine("explain", "RUN", removed, "more:new", cwd=place).stdout
+    assert "neither was removed in favour of the other" in text
+    assert f"{OVERRIDES} keeps {removed} apart from {kept}, for which more:new stands" in text
+    text = engine("explain", "RUN", kept, removed, cwd=place).stdout
+    assert f"{OVERRIDES} keeps {removed} apart from {kept}" in text
+    # The pair counts in whichever order it is named.
+    again = engine("disagree", "RUN", kept, removed, cwd=place)
+    assert "has this pair already" in again.stdout
 
 
 def test_turns_before_a_question_are_shown():
@@ -135,4 +156,5 @@ def test_explain_of_two_kept_samples_has_the_distance_of_their_pictures(tmp_path
     engine("curate", "in.jsonl", *OPTIONS, cwd=tmp_path)
     text = engine("explain", "RUN", "in:1", "in:2", cwd=tmp_path).stdout
     assert text.count("was kept") == 2
-    assert "the hashes of their pictures differ in" in text
+    assert "kept apart by their" in text
+    assert "of 64 bits, near up to 4" in text

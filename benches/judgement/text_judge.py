@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from text_pairs import Draw, Pair, mistyped, pairs
 
-from mmrlhf_engine._core import find_duplicates, judge_texts, text_keys
+from mmrlhf_engine._core import count_frequencies, find_duplicates, judge_texts, text_keys
 from mmrlhf_engine.curate.dedup import DedupConfig
 from record import write_record
 
@@ -169,7 +169,9 @@ def keys_of(texts: list[str], cap: int) -> tuple[list[np.ndarray], float, int]:
     """The keys of every text, processor seconds, and how many shingles and words are common."""
     column = pa.array(texts, pa.large_string())
     start = time.process_time()
-    keys, table = text_keys(column, common_from=cap, threads=1, **BANDS)
+    words = BANDS["shingle_words"]
+    table = count_frequencies(column, shingle_words=words, common_from=cap, threads=1)
+    keys = text_keys(column, frequencies=table, threads=1, **BANDS)
     seconds = time.process_time() - start
     lists = pa.array(keys)
     values, offsets = np.asarray(lists.values), np.asarray(lists.offsets)
@@ -177,7 +179,7 @@ def keys_of(texts: list[str], cap: int) -> tuple[list[np.ndarray], float, int]:
 
 
 def cost() -> list[dict[str, Any]]:
-    """Texts that nothing is common to: all keys, beside today's whole search for duplicates."""
+    """Texts that nothing is common to: all keys, beside the whole search without the judge."""
     draw = random.Random(6)
     common = common_words()
     rows = []
@@ -200,17 +202,22 @@ def cost() -> list[dict[str, Any]]:
 
 
 def search(texts: list[str]) -> float:
-    """Processor seconds of the duplicates of texts by bands of all shingles."""
-    nothing = pa.array([], pa.uint32())
-    none = pa.array([[]] * len(texts), pa.large_list(pa.uint32()))
-    column = pa.array(texts, pa.large_string())
-    rank = pa.array(range(len(texts)), pa.uint32())
-    settings = DedupConfig(policy="text").model_dump()
+    """Processor seconds of the duplicates of texts by bands of all shingles alone."""
+    nothing = {
+        "media": pa.array([], pa.uint32()),
+        "phash": pa.array([], pa.uint64()),
+        "colour": pa.array([], pa.uint8()),
+    }
+    samples = {
+        "prompts": pa.array(texts, pa.large_string()),
+        "answers": pa.array([None] * len(texts), pa.large_string()),
+        "media": pa.array([[]] * len(texts), pa.large_list(pa.uint32())),
+        "rank": pa.array(range(len(texts)), pa.uint32()),
+        "overrides": [],
+    }
+    settings = DedupConfig(policy="text", judge=False).model_dump()
     start = time.process_time()
-    find_duplicates(
-        column, none, rank, nothing, pa.array([], pa.uint64()), pa.array([], pa.uint8()),
-        settings=settings, threads=1,
-    )  # fmt: skip
+    find_duplicates(samples, nothing, settings=settings, judge=None, threads=1)
     return time.process_time() - start
 
 

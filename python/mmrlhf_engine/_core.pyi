@@ -163,17 +163,22 @@ def find_duplicates(
     settings: Mapping[str, Any],
     judge: Callable[[list[int], list[int]], tuple[list[bool], list[bool]]] | None,
     threads: int,
+    frequencies: pa.StructArray | ArrowArray | None = None,
 ) -> tuple[ArrowArray, ArrowArray, dict[str, int]]:
     """Samples have ``prompts`` and ``answers`` (large_string), ``media`` (large_list<uint32>),
-    ``rank`` (uint32) and ``overrides`` (list of row and kept row); pictures ``media`` (uint32),
-    ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of media which
-    are copies and which are equal.
+    ``rank`` (uint32) and ``overrides`` (pairs of rows that are kept apart); pictures ``media``
+    (uint32), ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of
+    media which are copies and which are equal; ``frequencies`` are those of
+    :func:`count_frequencies`, without which nothing is common in the texts.
 
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict,
     text_differences}``, near misses ``struct{row, other, text_jaccard, image_hamming,
     text_differences}``, and how many pairs were ``compared``, rows ``not_all_judged`` because they
     have too many near pictures, and texts ``without_word_lists``.
     """
+
+def picture_limits() -> dict[str, float]:
+    """From where on local differences make pictures no copies: ``luma``, and ``chroma`` of 255."""
 
 def near_texts(texts: pa.Array, *, threshold: float, threads: int) -> ArrowArray:
     """large_string in; uint32 out: the first text that each is connected with by near texts."""
@@ -187,16 +192,35 @@ def judge_texts(
     document_tokens: int,
     shingle_words: int,
     threads: int,
-    known_words: pa.Array | None = None,
+    frequencies: pa.StructArray | ArrowArray | None = None,
 ) -> ArrowArray:
     """Whether the texts of each row ask the same; large_string in.
 
     ``rule`` is ``prompts`` (every difference is explained), ``documents`` (the Jaccard index of the
     shingles reaches ``threshold``) or ``auto`` (documents where both have ``document_tokens``).
-    ``known_words`` are texts whose repeated words are not taken for spelling mistakes.
+    ``frequencies`` are those of :func:`count_frequencies`: unlisted words that are common are not
+    taken for spelling mistakes.
 
     Out: ``struct{same: bool, jaccard: float32, differences: string, word_lists: bool}``.
     """
+
+def answers_contradict(answer: str, other: str) -> bool:
+    """Whether both answers to one question are short and state different things.
+
+    A letter of an option, a number and words are compared with their like alone.
+    """
+
+def count_frequencies(
+    texts: pa.Array, *, shingle_words: int, common_from: int, threads: int
+) -> ArrowArray:
+    """What is common in texts; large_string in.
+
+    Out: ``struct{hash: uint64, count: uint32, is_word: bool}``: shingles of more than
+    ``common_from`` texts, and words that no list has, with the number of texts.
+    """
+
+def frequency_form(shingle_words: int) -> int:
+    """Equal for tables of :func:`count_frequencies` whose hashes are made in the same way."""
 
 def text_keys(
     texts: pa.Array,
@@ -204,14 +228,10 @@ def text_keys(
     shingle_words: int,
     bands: int,
     rows_per_band: int,
-    common_from: int,
     threads: int,
-) -> tuple[ArrowArray, ArrowArray]:
-    """The keys by which texts meet; large_string in.
-
-    Out: large_list<uint64>, and what is common, ``struct{hash: uint64, count: uint32, is_word}``:
-    shingles of more than ``common_from`` texts, and words that no list has.
-    """
+    frequencies: pa.StructArray | ArrowArray | None = None,
+) -> ArrowArray:
+    """The keys by which texts meet; large_string in, large_list<uint64> out."""
 
 # select
 

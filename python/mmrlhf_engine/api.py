@@ -43,6 +43,7 @@ def run_curate(
     first: str = "ingest",
     last: str = "select",
     add: bool = False,
+    reweigh: bool = False,
     progress: Literal["human", "jsonl", "silent"] = "silent",
 ) -> Run:
     """Choose diverse queries from raw corpora, as ``mmrlhf-engine curate`` does.
@@ -57,6 +58,8 @@ def run_curate(
         first: The first stage to run.
         last: The last stage to run.
         add: The run folder may hold a run of a part of these sources, which is extended.
+        reweigh: Dedup counts anew how common shingles and words are, which it otherwise does once
+            in a run.
         progress: What is written to stderr.
 
     Returns:
@@ -72,8 +75,9 @@ def run_curate(
     resolved = _resolve(CurateConfig, config, settings)
     several = [sources] if isinstance(sources, str | Path) else list(sources)
     resolved = pipeline.with_sources(resolved, several)  # as texts: a path has no s3://
+    flags = {"add": add, "reweigh": reweigh}
     return pipeline.curate(
-        resolved, Path(out), first=first, last=last, add=add, progress=Progress(progress)
+        resolved, Path(out), first=first, last=last, **flags, progress=Progress(progress)
     )
 
 

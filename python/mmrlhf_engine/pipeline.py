@@ -14,6 +14,7 @@ from mmrlhf_engine.curate import checks, cluster, dedup, embed, ingest, select
 from mmrlhf_engine.curate.cluster import ClusterConfig
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.embed import EmbedConfig
+from mmrlhf_engine.curate.frequencies import forget
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.curate.sizes import SourceSize, size_of_source, space_needed
@@ -124,19 +125,28 @@ def with_sources(
     return config.model_copy(update={"ingest": ingest})
 
 
-def plan(config: CurateConfig, run: Run, stages: tuple[str, ...] = CURATE) -> list[StageState]:
+def plan(
+    config: CurateConfig, run: Run, stages: tuple[str, ...] = CURATE, *, reweigh: bool = False
+) -> list[StageState]:
     """What would run and what is already there; a stage after an unfinished one is unfinished."""
     states: list[StageState] = []
     for name in stages:
         made_from = fingerprint(STAGES[name], getattr(config, name), config.seed, run)
-        upstream_ready = all(state.finished for state in states)
+        upstream_ready = all(state.finished for state in states) and not (
+            reweigh and name == "dedup"
+        )
         finished = upstream_ready and is_finished(run.stage_folder(name), made_from)
         states.append(StageState(name, finished))
     return states
 
 
 def check(
-    config: CurateConfig, run: Run, stages: tuple[str, ...] = CURATE, *, add: bool = False
+    config: CurateConfig,
+    run: Run,
+    stages: tuple[str, ...] = CURATE,
+    *,
+    add: bool = False,
+    reweigh: bool = False,
 ) -> Plan:
     """Refuse what can be known to fail before anything is written or removed.
 
@@ -158,7 +168,11 @@ def check(
     sources = resolve(config.ingest.sources) if given or "ingest" in stages else []
     checks.check_corpus(run, given, add=add)
     checks.check_tables(run, [STAGES[name] for name in stages])
-    states = plan(config, run, stages)
+    if reweigh and "dedup" not in stages:
+        raise ConfigError(
+            f"--reweigh: dedup counts, found the stages {', '.join(stages)}", hint="--from dedup"
+        )
+    states = plan(config, run, stages, reweigh=reweigh)
     pending = [state.name for state in states if not state.finished]
     if "ingest" in pending:
         checks.check_max_bad(run, STAGES["ingest"], config.ingest, config.seed)
@@ -223,6 +237,7 @@ def curate(
     first: str = CURATE[0],
     last: str = CURATE[-1],
     add: bool = False,
+    reweigh: bool = False,
     progress: Progress | None = None,
     after_stage: Callable[[str], None] | None = None,
 ) -> Run:
@@ -234,6 +249,7 @@ def curate(
         first: The first stage.
         last: The last stage.
         add: The sources may be those of the run and more; ingest and what follows run again.
+        reweigh: Dedup counts anew how common shingles and words are.
         progress: What is said on the way.
         after_stage: Called with the name of each stage that has ended.
 
@@ -246,7 +262,7 @@ def curate(
     config = with_sources(config, ())
     resources = config.resources(progress)
     stages = stage_slice(first, last)
-    planned = check(config, run, stages, add=add)
+    planned = check(config, run, stages, add=add, reweigh=reweigh)
     for note in planned.notes:
         resources.progress.say(note)
     with run.locked():
@@ -255,6 +271,8 @@ def curate(
         for name in stages:
             if name != "ingest":
                 _expect_weights(planned.weights, run)
+            if name == "dedup" and reweigh:
+                forget(run)
             folder = run.stage_folder(name)
             run_stage(STAGES[name], getattr(config, name), folder, resources, run)
             if after_stage is not None:
@@ -277,7 +295,12 @@ def _expect_weights(weights: str | None, run: Run | None) -> None:
 
 
 def describe_plan(
-    config: CurateConfig, folder: Path, stages: tuple[str, ...] = CURATE, *, add: bool = False
+    config: CurateConfig,
+    folder: Path,
+    stages: tuple[str, ...] = CURATE,
+    *,
+    add: bool = False,
+    reweigh: bool = False,
 ) -> str:
     """What ``curate`` would do, without doing it: stages, sources, disk and memory, as text.
 
@@ -289,7 +312,7 @@ def describe_plan(
     """
     run = Run(folder)
     config = with_sources(config, ())
-    planned = check(config, run, stages, add=add)
+    planned = check(config, run, stages, add=add, reweigh=reweigh)
     lines = [f"run folder  {folder}{'' if folder.exists() else ' (new)'}"]
     if planned.size is not None:
         lines.append(f"sources     {planned.size.files:,} files, {format_size(planned.size.bytes)}")

@@ -138,6 +138,7 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     help="One setting; `mmrlhf-engine config` prints all.",
 )
 @_named_settings
+@option("--reweigh", group=_SAME, is_flag=True, help="Count anew which words are common.")
 @option("--follow-links", group=_INPUT, is_flag=True, help="Let links lead out of the sources.")
 @option(
     "--progress",
@@ -169,11 +170,12 @@ def curate(context: click.Context, /, sources: tuple[str, ...], out: Path, **opt
     config = load_config(pipeline.CurateConfig, options["config_file"], overrides)
     config = pipeline.with_sources(config, sources, follow_links=options["follow_links"])
     stages = pipeline.stage_slice(options["first"], options["last"])
+    flags = {"add": options["add"], "reweigh": options["reweigh"]}
     if options["dry_run"]:
-        click.echo(pipeline.describe_plan(config, out, stages, add=options["add"]))
+        click.echo(pipeline.describe_plan(config, out, stages, **flags))
         return
     progress = Progress(options["progress"])
-    slice_of = {"first": stages[0], "last": stages[-1], "add": options["add"]}
+    slice_of = {"first": stages[0], "last": stages[-1], **flags}
     with interruptible("the same command resumes the run"):
         run = pipeline.curate(config, out, progress=progress, **slice_of)
         alarms = find_alarms(run)
@@ -216,8 +218,9 @@ def explain(run: Path, sample_id: str, other_id: str | None) -> None:
 def disagree(run: Path, sample_id: str, kept_id: str) -> None:
     """Keep sample ID, which was removed in favour of KEPT_ID.
 
-    The pair is written to RUN/overrides.jsonl, which dedup reads the next time curate runs. A line
-    that is removed from the file is forgotten.
+    The pair is written to RUN/overrides.jsonl, which dedup reads the next time curate runs: no
+    sample that is added later stands for both either. A line that is removed from the file is
+    forgotten.
     """
     from mmrlhf_engine.curate.disagree import disagree as record
     from mmrlhf_engine.run.folder import Run

@@ -24,6 +24,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from mmrlhf_engine._core import find_duplicates, hash_images
+from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_count
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.media_judge import FRAME_POSITIONS, MAX_PIXELS, MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
@@ -33,7 +34,7 @@ from mmrlhf_engine.run.files import appearing
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED
 
-__all__ = ["STAGE", "DedupConfig"]
+__all__ = ["NO_PICTURES", "STAGE", "DedupConfig", "compared_text", "hash_chunk"]
 
 _MEDIA_PER_CHUNK = 8192
 _PAGE_PAIRS = 200
@@ -94,7 +95,7 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
     # The cap counts near pictures too, whatever the policy says of duplicates.
     needed = config.policy in ("joint", "image") or config.max_per_image is not None
-    pictures = _hash_pictures(media, stage) if needed else _NO_PICTURES
+    pictures = _hash_pictures(media, stage) if needed else NO_PICTURES
     samples, rejected = _reject_broken(samples, media, pictures)
     samples = _in_keep_order(samples, media)
     judge = MediaJudge(media, stage, thumbnails=config.thumbnails)
@@ -123,6 +124,7 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         samples_not_all_judged=found.counts["not_all_judged"],
         texts_without_word_lists=found.counts["without_word_lists"],
         conflicts=int(duplicates["conflict"].sum()),
+        frequencies=None if found.frequencies is None else found.frequencies.facts(),
     )
 
 
@@ -133,7 +135,7 @@ _PICTURES: dict[str, pl.DataType] = {
     "reason": pl.String(),
     "detail": pl.String(),
 }
-_NO_PICTURES = pl.DataFrame(schema=_PICTURES)
+NO_PICTURES = pl.DataFrame(schema=_PICTURES)
 
 
 def _hash_pictures(media: pl.DataFrame, stage: StageContext) -> pl.DataFrame:
@@ -146,16 +148,17 @@ def _hash_pictures(media: pl.DataFrame, stage: StageContext) -> pl.DataFrame:
         file = stage.scratch / f"pictures-{start // _MEDIA_PER_CHUNK:05d}.parquet"
         if not file.exists():
             part = media.slice(start, _MEDIA_PER_CHUNK)
-            hashed = [_NO_PICTURES, *_hash_chunk(part, stage, start, media.height)]
+            hashed = [NO_PICTURES, *hash_chunk(part, stage, start, media.height)]
             with appearing(file) as temporary:
                 pl.concat(hashed).write_parquet(temporary)
         chunks.append(pl.read_parquet(file))
-    return pl.concat([_NO_PICTURES, *chunks])
+    return pl.concat([NO_PICTURES, *chunks])
 
 
-def _hash_chunk(
+def hash_chunk(
     part: pl.DataFrame, stage: StageContext, start: int, total: int
 ) -> Iterator[pl.DataFrame]:
+    """Hash, colours and faults of the pictures of media rows; ``start`` of ``total`` are done."""
     for batch in picture_batches(part, 256, FRAME_POSITIONS):
         hashed = hash_images(
             *(batch.paths, batch.offsets, batch.lengths, batch.inline),
@@ -231,6 +234,8 @@ class _Found:
     duplicates: pl.DataFrame
     misses: pl.DataFrame
     counts: dict[str, int]
+    frequencies: Frequencies | None
+    """None where texts were not judged."""
 
 
 def _find(
@@ -244,9 +249,14 @@ def _find(
     readable = pictures.filter(pl.col("phash").is_not_null())
     rows = dict(samples.select("id", pl.int_range(pl.len())).iter_rows())
     known = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
+    texts = compared_text(samples).to_arrow().cast(pa.large_string())
+    frequencies = None
+    if config.judge and config.policy in ("joint", "text"):
+        how = {"shingle_words": config.shingle_words, "common_from": config.common_from}
+        frequencies = read_or_count(stage, texts, **how)
     duplicates, misses, counts = find_duplicates(
         {
-            "prompts": _compared_text(samples).to_arrow().cast(pa.large_string()),
+            "prompts": texts,
             "answers": samples["answer"].to_arrow().cast(pa.large_string()),
             "media": samples["numbers"].to_arrow().cast(pa.large_list(pa.uint32())),
             "rank": samples["rank"].to_arrow().cast(pa.uint32()),
@@ -260,13 +270,14 @@ def _find(
         settings=config.model_dump(),
         judge=judge,
         threads=stage.threads,
+        frequencies=None if frequencies is None else frequencies.to_arrow(),
     )
     tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
     found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
-    return _Found(found, missed, counts)
+    return _Found(found, missed, counts, frequencies)
 
 
-def _compared_text(samples: pl.DataFrame) -> pl.Series:
+def compared_text(samples: pl.DataFrame) -> pl.Series:
     """The prompt behind what it depends on: the system prompt, and all turns before it where it
     cannot be understood alone or is about nothing else than these turns."""  # noqa: D205, D209
     alone = ~pl.col("needs_history").fill_null(value=False) & (pl.col("media").list.len() > 0)
@@ -355,6 +366,7 @@ STAGE = Stage(
     run=run,
     reads=("samples", "media"),
     writes=("kept", "duplicates", "near_pairs", "rejected"),
+    keeps=(FREQUENCIES,),
     run_files=(OVERRIDES,),
     memory=memory,
 )

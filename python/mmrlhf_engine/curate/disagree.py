@@ -15,7 +15,10 @@ __all__ = ["disagree"]
 
 
 def disagree(run: Run, identifier: str, kept_id: str) -> str:
-    """Record that ``identifier`` is not to be removed in favour of ``kept_id``; what to print.
+    """Record that ``identifier`` is no duplicate of ``kept_id``; what to print.
+
+    From then on no one sample stands for both: where ``kept_id`` is removed in favour of another,
+    ``identifier`` is not removed in favour of that one either.
 
     Raises:
         InputError: one of them is not in the run, or dedup has not removed the one in favour of the
@@ -23,7 +26,8 @@ def disagree(run: Run, identifier: str, kept_id: str) -> str:
     """
     file = run.folder / OVERRIDES
     again = "dedup applies it the next time curate runs"
-    if (identifier, kept_id) in read_overrides(file if file.is_file() else None):
+    known = read_overrides(file if file.is_file() else None)
+    if (identifier, kept_id) in known or (kept_id, identifier) in known:
         return f"{file}: has this pair already; {again}"
     if _kind_of_removal(run, identifier, kept_id) == "max_per_image":
         raise InputError(

@@ -1,7 +1,7 @@
 """Two samples side by side: what was measured between them, and why one removed the other or not.
 
-The measures are those that dedup wrote down, in ``duplicates`` and in ``near_pairs``; of two
-samples that were kept, the distance of the hashes of their pictures is taken from ``kept``.
+Of a removal, the measures are those that dedup wrote down; of two samples of which neither removed
+the other, every measure is taken now (:mod:`mmrlhf_engine.curate.compare_pair`).
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from mmrlhf_engine.curate.compare_pair import measure_pair
 from mmrlhf_engine.curate.explain import (
     evidence,
     find_sample,
@@ -36,7 +37,7 @@ def explain_pair(run: Run, identifier: str, other: str) -> str:
     if first["id"] == second["id"]:
         raise InputError(f"{first['id']} was given twice", hint="expected two samples")
     lines = [*_shown(run, first), "", *_shown(run, second), ""]
-    return "\n".join([*lines, *_decision(run, first["id"], second["id"])])
+    return "\n".join([*lines, *_decision(run, first, second)])
 
 
 def _sample(run: Run, identifier: str) -> dict[str, Any]:
@@ -69,8 +70,9 @@ def _shown(run: Run, sample: dict[str, Any]) -> list[str]:
     ]
 
 
-def _decision(run: Run, first: str, second: str) -> list[str]:
+def _decision(run: Run, sample: dict[str, Any], partner: dict[str, Any]) -> list[str]:
     """What dedup measured and decided, from the side of whichever was removed."""
+    first, second = sample["id"], partner["id"]
     if run.manifest("dedup") is None:
         return ["dedup    has not finished in this run"]
     removed = {
@@ -97,7 +99,7 @@ def _decision(run: Run, first: str, second: str) -> list[str]:
             lines.append(
                 f"         {one} was rejected: see mmrlhf-engine explain {run.folder} {one}"
             )
-    return [*lines, *_overridden(run, first, second), *_between(run, first, second)]
+    return [*lines, *_overridden(run, first, second), *_between(run, sample, partner)]
 
 
 def _measures(row: dict[str, Any]) -> list[str]:
@@ -105,47 +107,49 @@ def _measures(row: dict[str, Any]) -> list[str]:
 
 
 def _overridden(run: Run, first: str, second: str) -> list[str]:
+    """What a person said of the two, or of one and a sample that the other stands for."""
     file = run.folder / OVERRIDES
-    pairs = read_overrides(file if file.is_file() else None)
+    said = read_overrides(file if file.is_file() else None)
+    stands = {row["id"]: row["kept_id"] for row in _kept_apart(run, said)}
+    lines = []
+    for one, other in said:
+        for kept, apart in ((one, other), (other, one)):
+            if {kept, stands.get(apart, apart)} == {first, second}:
+                third = f", for which {stands[apart]} stands" if apart in stands else ""
+                lines.append(f"         {OVERRIDES} keeps {kept} apart from {apart}{third}")
+                break
+            if {kept, apart} == {first, second}:
+                lines.append(f"         {OVERRIDES} keeps {kept} apart from {apart}")
+                break
+    return lines
+
+
+def _kept_apart(run: Run, said: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The removals of samples that a person keeps apart from another."""
+    named = sorted({name for pair in said for name in pair})
+    return rows_of(run, "duplicates", pl.col("id").is_in(named)) if named else []
+
+
+def _between(run: Run, one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+    """Every measure of the two, and which of them keep both."""
+    taken = measure_pair(run, one, two)
+    width = max((len(measure.name) for measure in taken), default=0)
+    apart = list(dict.fromkeys(measure.name for measure in taken if measure.apart))
+    if apart:
+        line = f"kept apart by their {' and '.join(apart)}:"
+    else:
+        line = "alike by every measure; see above what became of each, or they never met:"
     return [
-        f"         {OVERRIDES} keeps {one} beside {other}"
-        for one, other in ((first, second), (second, first))
-        if (one, other) in pairs
+        f"         {line}",
+        *(f"           {measure.name:{width}}  {measure.found}" for measure in taken),
+        f"         ({_settings(run)})",
     ]
 
 
-def _between(run: Run, first: str, second: str) -> list[str]:
-    """What is known of the two: the measures of a near miss, else hashes and bounds."""
-    here = pl.col("id").is_in([first, second]) & pl.col("other_id").is_in([first, second])
-    bounds = _bounds(run)
-    for row in rows_of(run, "near_pairs", here):
-        return ["         they were compared, and are less alike than:", *bounds, *_measures(row)]
-    lines = ["         no measure of the two was written down; duplicates are at least so alike:"]
-    hashes = {
-        row["id"]: row.get("phash") or []
-        for row in rows_of(run, "kept", pl.col("id").is_in([first, second]))
-    }
-    distance = _hamming(hashes.get(first, []), hashes.get(second, []))
-    if distance is not None:
-        bounds.append(f"         the hashes of their pictures differ in {distance} of 64 bits")
-    return [*lines, *bounds]
-
-
-def _bounds(run: Run) -> list[str]:
+def _settings(run: Run) -> str:
     """The settings of dedup, as it ran."""
     file = run.stage_folder("dedup") / "config.yaml"
     settings: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    shown = ", ".join(
-        f"{name} {settings[name]}"
-        for name in ("policy", "text_threshold", "image_radius", "colour_tolerance")
-        if settings.get(name) is not None
+    return ", ".join(
+        f"{name} {str(settings[name]).lower()}" for name in ("policy", "judge", "text_rule")
     )
-    return [f"         {shown}"]
-
-
-def _hamming(one: list[int | None], other: list[int | None]) -> int | None:
-    """Bits in which two lists of hashes differ, the largest over the pictures; None if unlike."""
-    if not one or len(one) != len(other):
-        return None
-    bits = [(a ^ b).bit_count() for a, b in zip(one, other, strict=True) if None not in (a, b)]  # type: ignore[operator]
-    return max(bits, default=None)

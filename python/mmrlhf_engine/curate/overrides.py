@@ -1,7 +1,9 @@
 """Removals that a person does not agree with: ``RUN/overrides.jsonl``, an input of ``dedup``.
 
-A line is ``{"id": ..., "kept_id": ..., "keep": true, "time": ...}``: the sample ``id`` is not to be
-removed in favour of ``kept_id``. The command ``disagree`` appends lines; an editor may remove them.
+A line is ``{"id": ..., "kept_id": ..., "keep": true, "time": ...}``: the two samples are no
+duplicates, in whichever order they are named. No third sample stands for both: if one of them is
+removed in favour of it, the other is not. The command ``disagree`` appends lines; an editor may
+remove them.
 """
 
 import json
@@ -16,7 +18,7 @@ OVERRIDES = "overrides.jsonl"
 
 
 def read_overrides(file: Path | None) -> list[tuple[str, str]]:
-    """(id, kept_id) of every removal that is not to be made, in ascending order, each once.
+    """(id, kept_id) of all samples that are kept apart, in ascending order, each line once.
 
     Args:
         file: As :meth:`~mmrlhf_engine.run.stage.StageContext.run_file` gives it.

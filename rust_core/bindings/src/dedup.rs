@@ -1,6 +1,6 @@
 //! Translates `mmrlhf_core::dedup`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use arrow_array::builder::StringBuilder;
@@ -13,11 +13,13 @@ use mmrlhf_core::dedup::{
     Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Samples,
     Settings, find, near_texts as find_near_texts,
 };
+use mmrlhf_core::judge::picture::{CHROMA_LIMIT, LUMA_LIMIT};
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
 use crate::call::enter;
 use crate::errors::{InputError, to_python};
+use crate::frequencies::from_table;
 use crate::judge_text::text_rule;
 
 /// The settings of `dedup`, by the names of its config.
@@ -106,10 +108,11 @@ pub(crate) struct DedupPictures {
 ///
 /// Returns `struct{row, kept, kind, text_jaccard, image_hamming, conflict, text_differences}`,
 /// `struct{row, other, text_jaccard, image_hamming, text_differences}`, and how many pairs were
-/// compared, rows had too many near pictures to judge all, and texts no word lists. `judge` takes lists of the media of each pair, and returns two lists of bool:
-/// whether they are copies, and equal.
+/// compared, rows had too many near pictures to judge all, and texts no word lists. `judge` takes lists
+/// of the media of each pair, and returns two lists of bool: whether they are copies, and equal.
+/// `frequencies` are those of `count_frequencies`, for texts that are judged.
 #[pyfunction]
-#[pyo3(signature = (samples, pictures, *, settings, judge, threads))]
+#[pyo3(signature = (samples, pictures, *, settings, judge, threads, frequencies=None))]
 pub(crate) fn find_duplicates(
     py: Python<'_>,
     samples: DedupSamples,
@@ -117,8 +120,10 @@ pub(crate) fn find_duplicates(
     settings: DedupSettings,
     judge: Py<PyAny>,
     threads: usize,
+    frequencies: Option<ArrowIn>,
 ) -> PyResult<(ArrowArray, ArrowArray, Counts)> {
     let settings = settings.translate()?;
+    let frequencies = from_table(frequencies.as_ref())?;
     let samples = samples.translate()?;
     let media: UInt32Array = pictures.media.typed("media of pictures")?;
     let largest = samples.media.iter().chain(media.values()).max();
@@ -128,8 +133,9 @@ pub(crate) fn find_duplicates(
     let pictures = Pictures::new(distinct, media.values(), phash.values(), colour.values())
         .map_err(to_python)?;
     let judge = CalledJudge { function: judge, raised: Mutex::default() };
-    let found =
-        enter(py, |interrupt| find(&samples, &pictures, &settings, &judge, threads, interrupt));
+    let found = enter(py, |interrupt| {
+        find(&samples, &pictures, &settings, &frequencies, &judge, threads, interrupt)
+    });
     if let Some(raised) = judge.raised.into_inner().ok().flatten() {
         return Err(raised);
     }
@@ -139,7 +145,7 @@ pub(crate) fn find_duplicates(
         ("not_all_judged", found.not_all_judged),
         ("without_word_lists", found.without_word_lists),
     ]);
-    let duplicates = duplicate_table(&found.duplicates, found.text_differences);
+    let duplicates = duplicate_table(&found.duplicates, &found.differences);
     Ok((duplicates, miss_table(&found.misses, found.missed_differences), counts))
 }
 
@@ -196,6 +202,13 @@ pub(crate) fn near_texts(
     })
 }
 
+/// From where on the local differences of two pictures make them no copies: `luma`, and `chroma` of
+/// 255.
+#[pyfunction]
+pub(crate) fn picture_limits() -> BTreeMap<&'static str, f32> {
+    BTreeMap::from([("luma", LUMA_LIMIT), ("chroma", CHROMA_LIMIT)])
+}
+
 impl DedupSamples {
     fn translate(self) -> PyResult<Samples> {
         let prompts: LargeStringArray = self.prompts.typed("prompts")?;
@@ -214,8 +227,10 @@ impl DedupSamples {
                 "prompts and answers, media, rank: {found} rows"
             )));
         }
-        let mut overrides = self.overrides;
+        let pairs = self.overrides.into_iter().filter(|(row, other)| row != other);
+        let mut overrides: Vec<(u32, u32)> = pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect();
         overrides.sort_unstable();
+        overrides.dedup();
         Ok(Samples {
             media_offsets: media.value_offsets().to_vec(),
             media: values.values().to_vec(),
@@ -227,7 +242,7 @@ impl DedupSamples {
     }
 }
 
-fn duplicate_table(duplicates: &[Duplicate], differences: Vec<Option<String>>) -> ArrowArray {
+fn duplicate_table(duplicates: &[Duplicate], differences: &HashMap<u32, String>) -> ArrowArray {
     let mut kinds = StringBuilder::new();
     for duplicate in duplicates {
         kinds.append_value(match duplicate.kind {
@@ -240,6 +255,7 @@ fn duplicate_table(duplicates: &[Duplicate], differences: Vec<Option<String>>) -
     let kept: UInt32Array = duplicates.iter().map(|duplicate| Some(duplicate.kept)).collect();
     let jaccard: Float32Array = duplicates.iter().map(|duplicate| duplicate.jaccard).collect();
     let hamming: UInt32Array = duplicates.iter().map(|duplicate| duplicate.hamming).collect();
+    let texts = duplicates.iter().map(|duplicate| differences.get(&duplicate.row));
     let conflict: BooleanArray = duplicates.iter().map(|d| Some(d.conflict)).collect();
     ArrowArray::table(vec![
         ("row", Arc::new(rows)),
@@ -248,7 +264,7 @@ fn duplicate_table(duplicates: &[Duplicate], differences: Vec<Option<String>>) -
         ("text_jaccard", Arc::new(jaccard)),
         ("image_hamming", Arc::new(hamming)),
         ("conflict", Arc::new(conflict)),
-        ("text_differences", texts(differences, duplicates.len())),
+        ("text_differences", Arc::new(LargeStringArray::from_iter(texts))),
     ])
 }
 

@@ -3,25 +3,25 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{LargeListBuilder, StringBuilder, UInt64Builder};
-use arrow_array::{Array, BooleanArray, Float32Array, LargeStringArray, UInt32Array, UInt64Array};
+use arrow_array::{Array, BooleanArray, Float32Array, LargeStringArray};
 use mmrlhf_core::Error;
-use mmrlhf_core::dedup::frequencies::Frequencies;
 use mmrlhf_core::dedup::propose::{Proposer, Settings};
 use mmrlhf_core::dedup::text::{Shingler, jaccard};
 use mmrlhf_core::judge::text::{Lexicon, Rule, TextJudge};
-use mmrlhf_core::parallel::{map_rows, with_threads};
+use mmrlhf_core::parallel::map_rows;
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
 use crate::call::enter;
 use crate::errors::{InputError, to_python};
+use crate::frequencies::from_table;
 
 /// Whether the texts of each row ask the same; see `mmrlhf_core::judge::text`.
 ///
-/// `known_words` are the texts of a corpus whose words are not taken for spelling mistakes. Returns
-/// `struct{same, jaccard, differences, word_lists}`.
+/// `frequencies` are those of `count_frequencies`. Returns `struct{same, jaccard, differences,
+/// word_lists}`.
 #[pyfunction]
-#[pyo3(signature = (left, right, *, rule, threshold, document_tokens, shingle_words, threads, known_words=None))]
+#[pyo3(signature = (left, right, *, rule, threshold, document_tokens, shingle_words, threads, frequencies=None))]
 pub(crate) fn judge_texts(
     py: Python<'_>,
     left: ArrowIn,
@@ -31,7 +31,7 @@ pub(crate) fn judge_texts(
     document_tokens: usize,
     shingle_words: usize,
     threads: usize,
-    known_words: Option<ArrowIn>,
+    frequencies: Option<ArrowIn>,
 ) -> PyResult<ArrowArray> {
     let rule = text_rule(rule, document_tokens)?;
     let left: LargeStringArray = left.typed("left")?;
@@ -40,16 +40,9 @@ pub(crate) fn judge_texts(
         let rows = format!("{} and {} rows", left.len(), right.len());
         return Err(to_python(Error::invalid("left, right", rows, "as many texts in both")));
     }
-    let corpus: Option<LargeStringArray> =
-        known_words.map(|words| words.typed("known_words")).transpose()?;
+    let frequencies = from_table(frequencies.as_ref())?;
     enter(py, |interrupt| {
         let lexicon = Lexicon::english();
-        let frequencies = match &corpus {
-            Some(corpus) => {
-                Frequencies::count(corpus, shingle_words, usize::MAX, lexicon, interrupt)?
-            }
-            None => Frequencies::default(),
-        };
         let judge = TextJudge { lexicon, frequencies: &frequencies, rule, threshold };
         let verdicts = map_rows(left.len(), threads, interrupt, |row| {
             let (a, b) = (left.value(row), right.value(row));
@@ -86,29 +79,31 @@ pub(crate) fn text_rule(name: &str, document_tokens: usize) -> PyResult<Rule> {
     }
 }
 
+/// Whether of two answers to one question both are short and one contradicts the other.
+#[pyfunction]
+pub(crate) fn answers_contradict(answer: &str, other: &str) -> bool {
+    mmrlhf_core::dedup::answers_contradict(answer, other)
+}
+
 /// The keys by which texts meet; see `mmrlhf_core::dedup::propose`.
 ///
-/// Returns the keys as `large_list<uint64>`, and the table of what is common in the texts as
-/// `struct{hash, count, is_word}`.
+/// Returns them as `large_list<uint64>`.
 #[pyfunction]
-#[pyo3(signature = (texts, *, shingle_words, bands, rows_per_band, common_from, threads))]
+#[pyo3(signature = (texts, *, shingle_words, bands, rows_per_band, threads, frequencies=None))]
 pub(crate) fn text_keys(
     py: Python<'_>,
     texts: ArrowIn,
     shingle_words: usize,
     bands: usize,
     rows_per_band: usize,
-    common_from: usize,
     threads: usize,
-) -> PyResult<(ArrowArray, ArrowArray)> {
+    frequencies: Option<ArrowIn>,
+) -> PyResult<ArrowArray> {
     let texts: LargeStringArray = texts.typed("texts")?;
     let settings = Settings { shingle_words, bands, rows_per_band };
+    let frequencies = from_table(frequencies.as_ref())?;
     enter(py, |interrupt| {
-        let lexicon = Lexicon::english();
-        let frequencies = with_threads(threads, || {
-            Frequencies::count(&texts, shingle_words, common_from, lexicon, interrupt)
-        })??;
-        let proposer = Proposer::new(settings, &frequencies, Some(lexicon));
+        let proposer = Proposer::new(settings, &frequencies, Some(Lexicon::english()));
         let blocks = texts.len().div_ceil(BLOCK);
         let parts = map_rows(blocks, threads, interrupt, |block| {
             let rows = block * BLOCK..texts.len().min((block + 1) * BLOCK);
@@ -129,15 +124,7 @@ pub(crate) fn text_keys(
                 start = end;
             }
         }
-        let [shingles, words] = frequencies.to_columns();
-        let is_word: BooleanArray =
-            (0..shingles.0.len() + words.0.len()).map(|at| Some(at >= shingles.0.len())).collect();
-        let common = ArrowArray::table(vec![
-            ("hash", Arc::new(UInt64Array::from([shingles.0, words.0].concat()))),
-            ("count", Arc::new(UInt32Array::from([shingles.1, words.1].concat()))),
-            ("is_word", Arc::new(is_word)),
-        ]);
-        Ok((ArrowArray::new(lists.finish()), common))
+        Ok(ArrowArray::new(lists.finish()))
     })
 }
 

@@ -11,6 +11,7 @@ mod arrow;
 mod call;
 mod dedup;
 mod errors;
+mod frequencies;
 mod image;
 mod ingest;
 mod judge_picture;
@@ -32,7 +33,9 @@ mod _core {
     #[pymodule_export]
     use crate::arrow::ArrowArray;
     #[pymodule_export]
-    use crate::dedup::{find_duplicates, near_texts};
+    use crate::dedup::{find_duplicates, near_texts, picture_limits};
+    #[pymodule_export]
+    use crate::frequencies::{count_frequencies, frequency_form};
     #[pymodule_export]
     use crate::image::{decode_images, hash_images, thumbnail_images};
     #[pymodule_export]
@@ -43,7 +46,7 @@ mod _core {
     #[pymodule_export]
     use crate::judge_picture::judge_pictures;
     #[pymodule_export]
-    use crate::judge_text::{judge_texts, text_keys};
+    use crate::judge_text::{answers_contradict, judge_texts, text_keys};
     #[pymodule_export]
     use crate::load::{
         BatchLoader, DatasetPart, added_tokens_hash, batch_fields, preprocess_images,

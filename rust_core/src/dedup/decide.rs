@@ -14,16 +14,17 @@
 //! how rows are put into blocks, changes no decision.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rayon::prelude::*;
 
 use super::bands::Buckets;
+use super::fates::Fates;
 use super::keys::Finder;
 use super::text::{Shingler, jaccard};
 use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict};
 use crate::error::Result;
-use crate::judge::text::{Prepared, TextJudge};
+use crate::judge::text::{Prepared, TextJudge, Verdict};
 use crate::parallel::Interrupt;
 
 /// Kept rows of one bucket that a row is compared with at most, and images that the cap of an image
@@ -47,12 +48,15 @@ pub(super) struct Decisions<'a> {
     verdicts: HashMap<(u32, u32), PictureVerdict>,
     kept_in: Vec<Vec<u32>>,
     shingles: HashMap<u32, Box<[u64]>>,
-    /// Texts as they are judged: of the block, and of kept rows that were compared lately.
+    /// Texts as they are judged: of rows that were compared lately.
     prepared: HashMap<u32, Prepared>,
+    /// Rows whose texts were read and are of a language that there are no word lists for.
+    unlisted: HashSet<u32>,
     /// By the components of their media: the first sample that stays of an image, and how many do.
     firsts: HashMap<u64, Vec<(u32, usize)>>,
     /// Rows by the components of their media, where there is a cap.
     of_image: HashMap<u64, usize>,
+    fates: Fates<'a>,
     found: Found,
 }
 
@@ -65,9 +69,14 @@ struct Candidate {
     row: u32,
 }
 
+/// What differs in two texts, if anything does.
+fn spelled(verdict: Verdict) -> Option<String> {
+    (!verdict.differences.is_empty()).then(|| verdict.to_string())
+}
+
 /// What texts say of two rows.
 enum Texts {
-    Near(Option<f32>),
+    Near(Option<f32>, Option<Verdict>),
     /// The Jaccard index is a little below the threshold.
     Missed(f32),
     Apart,
@@ -82,8 +91,10 @@ impl<'a> Decisions<'a> {
             kept_in: vec![Vec::new(); buckets],
             shingles: HashMap::new(),
             prepared: HashMap::new(),
+            unlisted: HashSet::new(),
             firsts: HashMap::new(),
             of_image: HashMap::new(),
+            fates: Fates::new(finder.samples),
             found: Found::default(),
         }
     }
@@ -106,40 +117,69 @@ impl<'a> Decisions<'a> {
                 .map(|place| (order[place], buckets.of(place)))
                 .collect();
             self.read(&block);
+            self.prepare_ahead(&block);
             self.judge_ahead(&block)?;
             for (row, buckets) in block {
                 interrupt.check()?;
                 self.decide(row, buckets)?;
             }
         }
+        self.found.without_word_lists = self.unlisted.len() as u64;
         Ok(self.found)
     }
 
-    /// Read the texts of a block of rows.
+    /// Read the shingles of a block of rows.
     fn read(&mut self, block: &[(u32, &[u32])]) {
-        let Finder { samples, settings, ref texts, .. } = *self.finder;
+        let Finder { samples, settings, .. } = *self.finder;
         if !settings.policy.text_counts() {
             return;
         }
-        self.prepared.clear();
-        let made: Vec<(u32, Box<[u64]>, Option<Prepared>)> = block
+        let made: Vec<(u32, Box<[u64]>)> = block
             .par_iter()
             .filter(|(_, buckets)| !buckets.is_empty())
             .map_init(
                 || Shingler::new(settings.shingle_words),
-                |reader, &(row, _)| {
-                    let text = samples.prompt(row);
-                    let prepared = texts.as_ref().map(|texts| texts.prepare(text));
-                    (row, reader.shingle_set(text), prepared)
-                },
+                |reader, &(row, _)| (row, reader.shingle_set(samples.prompt(row))),
             )
             .collect();
-        for (row, shingles, prepared) in made {
-            let unlisted = prepared.as_ref().is_some_and(|text| !text.uses_word_lists());
-            self.found.without_word_lists += u64::from(unlisted);
-            self.shingles.insert(row, shingles);
-            self.prepared.extend(prepared.map(|prepared| (row, prepared)));
+        self.shingles.extend(made);
+    }
+
+    /// Read, as they are judged, the texts of those rows of a block that meet a kept row, or one before
+    /// them in the block, and of the first that each meets.
+    fn prepare_ahead(&mut self, block: &[(u32, &[u32])]) {
+        let Finder { samples, ref texts, .. } = *self.finder;
+        let Some(texts) = texts else { return };
+        if self.prepared.len() > PREPARED {
+            self.prepared.clear();
         }
+        let mut first_in: HashMap<u32, u32> = HashMap::new();
+        let mut rows: Vec<u32> = Vec::new();
+        for &(row, buckets) in block {
+            let met = buckets.iter().map(|&bucket| match self.kept_in[bucket as usize].first() {
+                Some(&kept) => kept,
+                None => *first_in.entry(bucket).or_insert(row),
+            });
+            let others = met.filter(|&other| other != row);
+            if let Some(first) = others.min_by_key(|&other| samples.rank[other as usize]) {
+                rows.extend([row, first]);
+            }
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        rows.retain(|row| !self.prepared.contains_key(row));
+        let made: Vec<(u32, Prepared)> =
+            rows.into_par_iter().map(|row| (row, texts.prepare(samples.prompt(row)))).collect();
+        for (row, prepared) in made {
+            self.keep_prepared(row, prepared);
+        }
+    }
+
+    fn keep_prepared(&mut self, row: u32, prepared: Prepared) {
+        if !prepared.uses_word_lists() {
+            self.unlisted.insert(row);
+        }
+        self.prepared.insert(row, prepared);
     }
 
     fn decide(&mut self, row: u32, buckets: &[u32]) -> Result<()> {
@@ -148,6 +188,9 @@ impl<'a> Decisions<'a> {
             near => near,
         };
         if let Some(duplicate) = removal {
+            if duplicate.kind != Kind::MaxPerImage {
+                self.fates.remove(row, duplicate.kept);
+            }
             self.found.duplicates.push(duplicate);
             self.shingles.remove(&row);
             return Ok(());
@@ -167,8 +210,8 @@ impl<'a> Decisions<'a> {
             self.found.compared += 1;
             let kept = candidate.row;
             self.prepare(kept);
-            let jaccard = match self.texts(row, kept) {
-                Texts::Near(jaccard) => jaccard,
+            let (jaccard, differences) = match self.texts(row, kept) {
+                Texts::Near(jaccard, verdict) => (jaccard, verdict.and_then(spelled)),
                 Texts::Missed(jaccard) => {
                     self.remember_miss(row, candidate, Some(jaccard));
                     continue;
@@ -191,6 +234,9 @@ impl<'a> Decisions<'a> {
                     self.remember_miss(row, candidate, jaccard);
                     continue;
                 }
+            }
+            if let Some(differences) = differences {
+                self.found.differences.insert(row, differences);
             }
             let Candidate { hamming, .. } = *candidate;
             let alike = jaccard.is_none_or(|j| j >= 1.0) && hamming.is_none_or(|h| h == 0);
@@ -224,7 +270,8 @@ impl<'a> Decisions<'a> {
             let distance = if images { self.finder.hamming(row, other)? } else { 0 };
             let hamming = has_pictures.then_some(distance);
             let rank = samples.rank[other as usize];
-            (!samples.overridden(row, other)).then_some(Candidate { hamming, rank, row: other })
+            let apart = self.fates.are_kept_apart(row, other);
+            (!apart).then_some(Candidate { hamming, rank, row: other })
         };
         let mut candidates: Vec<Candidate> = met.into_iter().filter_map(candidate).collect();
         if settings.judged {
@@ -238,18 +285,16 @@ impl<'a> Decisions<'a> {
     fn texts(&self, row: u32, kept: u32) -> Texts {
         let settings = self.finder.settings;
         if !settings.policy.text_counts() {
-            return Texts::Near(None);
+            return Texts::Near(None, None);
         }
         let (Some(a), Some(b)) = (self.shingles.get(&row), self.shingles.get(&kept)) else {
             return Texts::Apart;
         };
         let exact = jaccard(a, b);
-        let near = match &self.finder.texts {
-            Some(texts) => self.ask_the_same(texts, row, kept, exact),
-            None => exact >= settings.text_threshold,
-        };
+        let verdict = self.finder.texts.as_ref().map(|texts| self.judge(texts, row, kept, exact));
+        let near = verdict.as_ref().map_or(exact >= settings.text_threshold, |found| found.same);
         if near {
-            Texts::Near(Some(exact))
+            Texts::Near(Some(exact), verdict)
         } else if exact >= settings.text_threshold - MISS_MARGIN {
             Texts::Missed(exact)
         } else {
@@ -257,21 +302,22 @@ impl<'a> Decisions<'a> {
         }
     }
 
-    fn ask_the_same(&self, texts: &TextJudge<'_>, row: u32, kept: u32, jaccard: f32) -> bool {
+    fn judge(&self, texts: &TextJudge<'_>, row: u32, kept: u32, jaccard: f32) -> Verdict {
         let read = |row: u32| match self.prepared.get(&row) {
             Some(prepared) => Cow::Borrowed(prepared),
             None => Cow::Owned(texts.prepare(self.finder.samples.prompt(row))),
         };
-        texts.judge(&read(row), &read(kept), jaccard).same
+        texts.judge(&read(row), &read(kept), jaccard)
     }
 
-    /// Keep the text of a kept row at hand.
-    fn prepare(&mut self, kept: u32) {
+    /// Keep the text of a row at hand.
+    fn prepare(&mut self, row: u32) {
         if let Some(texts) = &self.finder.texts
-            && self.prepared.len() < PREPARED
+            && self.prepared.len() <= 2 * PREPARED
+            && !self.prepared.contains_key(&row)
         {
-            let samples = self.finder.samples;
-            self.prepared.entry(kept).or_insert_with(|| texts.prepare(samples.prompt(kept)));
+            let prepared = texts.prepare(self.finder.samples.prompt(row));
+            self.keep_prepared(row, prepared);
         }
     }
 
@@ -308,7 +354,7 @@ impl<'a> Decisions<'a> {
             return Ok(());
         }
         let near =
-            candidates.iter().filter(|one| matches!(self.texts(row, one.row), Texts::Near(_)));
+            candidates.iter().filter(|one| matches!(self.texts(row, one.row), Texts::Near(..)));
         let wanted = near.take(JUDGED).flat_map(|one| self.unknown(row, one.row)).collect();
         self.judge_all(wanted)
     }
@@ -338,7 +384,7 @@ impl<'a> Decisions<'a> {
             .into_par_iter()
             .map(|(row, rows)| {
                 let candidates = self.candidates(row, rows.into_iter(), true);
-                let near = |one: &&Candidate| matches!(self.texts(row, one.row), Texts::Near(_));
+                let near = |one: &&Candidate| matches!(self.texts(row, one.row), Texts::Near(..));
                 let first = candidates.iter().find(near);
                 first.map_or_else(Vec::new, |first| self.unknown(row, first.row))
             })

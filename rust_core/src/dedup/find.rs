@@ -13,21 +13,23 @@ use std::collections::{HashMap, HashSet};
 use rayon::prelude::*;
 
 use super::decide::Decisions;
+use super::fates::Fates;
 use super::frequencies::Frequencies;
 use super::keys::Finder;
 use super::pictures::{NearMedia, Pictures};
-use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, Policy, Samples, Settings};
+use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, Samples, Settings};
 use crate::error::Result;
 use crate::judge::text::{Lexicon, TextJudge};
 use crate::parallel::{Interrupt, with_threads};
 
 const MISSES: usize = 200;
 
-/// Find the duplicates; see the top of the file.
+/// Find the duplicates; see the top of the file. `frequencies` are used where texts are judged.
 pub fn find(
     samples: &Samples,
     pictures: &Pictures,
     settings: &Settings,
+    frequencies: &Frequencies,
     judge: &dyn PictureJudge,
     threads: usize,
     interrupt: &Interrupt,
@@ -35,8 +37,7 @@ pub fn find(
     with_threads(threads, || {
         let near_media = pictures.search(settings.closeness.radius);
         interrupt.check()?;
-        let frequencies = frequencies(samples, settings, interrupt)?;
-        let texts = frequencies.as_ref().map(|frequencies| TextJudge {
+        let texts = settings.judges_texts().then(|| TextJudge {
             lexicon: Lexicon::english(),
             frequencies,
             rule: settings.text_rule,
@@ -55,49 +56,35 @@ pub fn find(
             Decisions::new(&finder, judge, buckets.count).run(&order, &buckets, interrupt)?;
         found.duplicates.extend(exact);
         found.duplicates.sort_unstable_by_key(|duplicate| duplicate.row);
-        point_to_what_stays(&finder, &mut found.duplicates);
+        point_to_what_stays(&finder, &mut found);
         finish_misses(samples, &near_media, &mut found);
         if let Some(texts) = &finder.texts {
-            explain(&finder, texts, &mut found);
+            explain_misses(&finder, texts, &mut found);
         }
         Ok(found)
     })?
 }
 
-/// What is common in the texts; none where they are not judged.
-fn frequencies(
-    samples: &Samples,
-    settings: &Settings,
-    interrupt: &Interrupt,
-) -> Result<Option<Frequencies>> {
-    let Settings { policy, shingle_words, common_from, judged, .. } = *settings;
-    if !judged || !matches!(policy, Policy::Joint | Policy::Text) {
-        return Ok(None);
-    }
-    let (texts, lexicon) = (&samples.prompts, Lexicon::english());
-    Frequencies::count(texts, shingle_words, common_from, lexicon, interrupt).map(Some)
-}
-
-/// What differs in the texts of the pairs that were found near, and of the misses.
-fn explain(finder: &Finder<'_>, texts: &TextJudge<'_>, found: &mut Found) {
+/// What differs in the texts of the misses.
+fn explain_misses(finder: &Finder<'_>, texts: &TextJudge<'_>, found: &mut Found) {
     let read = |row: u32| texts.prepare(finder.samples.prompt(row));
-    let spell = |row: u32, other: u32, jaccard: Option<f32>| {
-        let (a, b) = (read(row), read(other));
-        Some(texts.judge(&a, &b, jaccard?).to_string())
-            .filter(|differences| !differences.is_empty())
+    let spell = |miss: &NearMiss| {
+        let verdict = texts.judge(&read(miss.row), &read(miss.other), miss.jaccard?);
+        (!verdict.differences.is_empty()).then(|| verdict.to_string())
     };
-    let of_duplicate = |d: &Duplicate| spell(d.row, d.kept, d.jaccard);
-    let of_miss = |m: &NearMiss| spell(m.row, m.other, m.jaccard);
-    found.text_differences = found.duplicates.par_iter().map(of_duplicate).collect();
-    found.missed_differences = found.misses.par_iter().map(of_miss).collect();
+    found.missed_differences = found.misses.par_iter().map(spell).collect();
 }
 
 /// What is equal to a removed sample, its media included, went for the same reason as that one.
-fn point_to_what_stays(finder: &Finder<'_>, duplicates: &mut [Duplicate]) {
+fn point_to_what_stays(finder: &Finder<'_>, found: &mut Found) {
+    let Found { duplicates, differences, .. } = found;
     let removed: HashMap<u32, Duplicate> =
         duplicates.iter().map(|duplicate| (duplicate.row, *duplicate)).collect();
     for duplicate in duplicates {
         if let Some(of) = removed.get(&duplicate.kept) {
+            if let Some(text) = differences.get(&of.row).cloned() {
+                differences.insert(duplicate.row, text);
+            }
             let conflict = finder.answers_differ(duplicate.row, of.kept);
             *duplicate = Duplicate { row: duplicate.row, conflict, ..*of };
         }
@@ -105,6 +92,9 @@ fn point_to_what_stays(finder: &Finder<'_>, duplicates: &mut [Duplicate]) {
 }
 
 /// Groups of equal samples: the best stays, the rest are exact duplicates of it.
+///
+/// What is removed with the best one goes where that goes. A person may have forbidden this, so a row
+/// with an override is decided about by itself; where only equal rows are duplicates, here.
 fn collapse_exact(
     finder: &Finder<'_>,
     exact_keys: Vec<u128>,
@@ -116,22 +106,24 @@ fn collapse_exact(
         ranked.map(|((key, &rank), row)| (key, rank, row)).collect();
     keyed.par_sort_unstable();
     let mut survivors = Vec::new();
+    let mut fates = Fates::new(samples);
     for group in keyed.chunk_by(|a, b| a.0 == b.0) {
-        let kept = group[0].2;
-        survivors.push(kept);
+        let best = survivors.len();
         let jaccard = policy.text_counts().then_some(1.0);
-        let has_media = policy.images_count() && !samples.media_of(kept).is_empty();
+        let has_media = policy.images_count() && !samples.media_of(group[0].2).is_empty();
         let hamming = has_media.then_some(0);
-        let exact = |row| {
-            let conflict = finder.answers_differ(row, kept);
-            Duplicate { row, kept, kind: Kind::Exact, jaccard, hamming, conflict }
-        };
-        for &(_, _, row) in &group[1..] {
-            // What is removed with the kept one goes where that goes, which a person may forbid.
-            if samples.has_override(row) && finder.may_be_near() || samples.overridden(row, kept) {
-                survivors.push(row);
-            } else {
-                duplicates.push(exact(row));
+        for &(_, _, row) in group {
+            let decided_later = finder.may_be_near() && samples.has_override(row);
+            let of_group = survivors.get(best..).unwrap_or_default();
+            let kept = of_group.iter().find(|kept| !fates.are_kept_apart(row, **kept));
+            match kept {
+                Some(&kept) if !decided_later => {
+                    fates.remove(row, kept);
+                    let conflict = finder.answers_differ(row, kept);
+                    let kind = Kind::Exact;
+                    duplicates.push(Duplicate { row, kept, kind, jaccard, hamming, conflict });
+                }
+                _ => survivors.push(row),
             }
         }
     }

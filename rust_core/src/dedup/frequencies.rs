@@ -91,6 +91,17 @@ impl Frequencies {
         Self { shingles, words }
     }
 
+    /// A number that tables have in common if their hashes are made in the same way.
+    pub fn form(width: usize) -> u64 {
+        let probe = "A probe of 1,000 words: naïve 猫 x² don't";
+        let mut reader = Shingler::new(width);
+        let mut hashes = Vec::new();
+        reader.read(probe, &mut hashes);
+        hashes.extend(reader.tokens().iter().map(|token| token.hash));
+        let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+        xxh3_64(&bytes)
+    }
+
     /// Whether any shingle is common.
     pub fn has_common_shingles(&self) -> bool {
         !self.shingles.is_empty()

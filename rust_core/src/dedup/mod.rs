@@ -11,8 +11,10 @@
 //! is removed through a chain of others, and the result does not depend on threads or on the order of
 //! the rows.
 
+mod answers;
 pub mod bands;
 mod decide;
+mod fates;
 mod find;
 pub mod frequencies;
 mod keys;
@@ -24,6 +26,7 @@ pub mod text;
 mod types;
 pub mod union_find;
 
+pub use answers::answers_contradict;
 pub use find::find;
 pub use near_texts::near_texts;
 pub use pictures::{Closeness, Pictures};

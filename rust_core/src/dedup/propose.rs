@@ -58,6 +58,7 @@ impl<'a> Proposer<'a> {
             shingler: Shingler::new(self.settings.shingle_words),
             shingles: Vec::new(),
             signature: Vec::new(),
+            subjects: Vec::new(),
             corrections: HashMap::new(),
         }
     }
@@ -77,6 +78,7 @@ pub struct KeyReader<'a> {
     shingler: Shingler,
     shingles: Vec<u64>,
     signature: Vec<u32>,
+    subjects: Vec<Option<u32>>,
     /// What unknown words add to a key.
     corrections: HashMap<Box<[u8]>, Vec<u64>>,
 }
@@ -115,10 +117,14 @@ impl KeyReader<'_> {
         let mut content = Content::default();
         let tokens = self.shingler.tokens();
         let text = self.shingler.normal();
+        // The table is larger than the nearest cache: looked up one after the other, with nothing
+        // decided in between, words wait for each other's memory no longer.
+        self.subjects.clear();
+        self.subjects.extend(tokens.iter().map(|token| lexicon.subject(token.hash)));
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
             at += 1;
-            if let Some(subject) = lexicon.subject(token.hash) {
+            if let Some(subject) = self.subjects[at - 1] {
                 content.add(subject);
                 continue;
             }

@@ -168,7 +168,7 @@ fn find_capitals(text: &[u8], found: &mut Vec<usize>) {
         let places = (0..text.len()).filter(|&place| text[place].is_ascii_uppercase());
         found.extend(places.filter(|&place| stays(place)));
     } else {
-        found.extend(memchr::memchr_iter(b'M', text).filter(|&place| stays(place)));
+        found.extend(memchr::memchr2_iter(b'M', b'G', text).filter(|&place| stays(place)));
     }
 }
 
@@ -190,10 +190,15 @@ fn lower_case(text: &str) -> String {
 }
 
 /// Whether the case of a capital means something: a single letter, unless it is a word between words
-/// (`A`, `I`, and letters beyond ASCII except Greek), and the M of mega behind a number.
+/// (`A`, `I`, and letters beyond ASCII except Greek), and behind a number the M of mega, and the prefix of
+/// bits.
 fn stays_capital(before: [char; 2], this: char, after: [char; 3]) -> bool {
-    if this == 'M' && matches!(after[0], 'W' | 'V' | 'J' | 'A' | 'g') && !after[1].is_alphanumeric()
-    {
+    let is_unit = match this {
+        'M' => matches!(after[0], 'W' | 'V' | 'J' | 'A' | 'g' | 'Ω' | 'b'),
+        'G' => after[0] == 'b',
+        _ => false,
+    };
+    if is_unit && !after[1].is_alphanumeric() {
         let number = if before[1] == ' ' { before[0] } else { before[1] };
         return number.is_ascii_digit();
     }
@@ -457,6 +462,9 @@ mod tests {
             ("Is it 5! now", "Is it 5 now"),
             ("solve X + x", "solve x + x"),
             ("a motor of 5 MW", "a motor of 5 mW"),
+            ("a file of 5 MB", "a file of 5 Mb"),
+            ("a file of 5 GB", "a file of 5 Gb"),
+            ("a wire of 5 MΩ", "a wire of 5 mΩ"),
             ("H₂O", "H2O"),
             ("Δ of it", "δ of it"),
         ] {

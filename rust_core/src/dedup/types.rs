@@ -1,11 +1,14 @@
 //! What dedup is given, and what it finds.
 
+use std::collections::HashMap;
+
 use arrow_array::{Array, LargeStringArray};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::answers::ShortAnswer;
 use super::pictures::Closeness;
 use crate::error::Result;
-use crate::judge::text::Rule;
+use crate::judge::text::{Lexicon, Rule};
 
 /// What makes two samples duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +60,12 @@ pub struct Settings {
     pub common_from: usize,
 }
 
-/// Answers of more words are prose, of which two differ without contradiction.
-const SHORT_ANSWER_WORDS: usize = 5;
+impl Settings {
+    /// Whether texts are compared closely, so that it counts what is common in them.
+    pub fn judges_texts(&self) -> bool {
+        self.judged && matches!(self.policy, Policy::Joint | Policy::Text)
+    }
+}
 
 /// The samples: text, media, and how much each deserves to be kept.
 #[derive(Debug)]
@@ -73,7 +80,7 @@ pub struct Samples {
     pub rank: Vec<u32>,
     /// One answer a row, or null.
     pub answers: LargeStringArray,
-    /// `(row, kept)`, ascending: pairs of which a person said that they are no duplicates.
+    /// Pairs of which a person said that they are no duplicates, each in both orders, ascending.
     pub overrides: Vec<(u32, u32)>,
 }
 
@@ -87,12 +94,11 @@ impl Samples {
         self.prompts.value(row as usize)
     }
 
-    /// The answer, if it is short enough to be a fact that another answer contradicts.
-    pub(super) fn short_answer(&self, row: u32) -> Option<&str> {
+    /// What the answer states, if it is short enough to be a fact that another answer contradicts.
+    fn short_answer(&self, row: u32) -> Option<ShortAnswer> {
         let row = row as usize;
-        let answer = self.answers.is_valid(row).then(|| self.answers.value(row).trim())?;
-        let words = answer.split_whitespace().take(SHORT_ANSWER_WORDS + 1).count();
-        (1..=SHORT_ANSWER_WORDS).contains(&words).then_some(answer)
+        let answer = self.answers.is_valid(row).then(|| self.answers.value(row))?;
+        ShortAnswer::read(answer, Lexicon::english())
     }
 
     /// Equal for equal short answers to the same wording; 0 for no answer or a longer one.
@@ -102,7 +108,7 @@ impl Samples {
     pub(super) fn short_answer_key(&self, row: u32) -> u128 {
         let Some(answer) = self.short_answer(row) else { return 0 };
         let mut key = Xxh3::new();
-        key.update(normal_answer(answer).as_bytes());
+        answer.add_to(&mut key);
         for word in self.prompt(row).split_whitespace() {
             key.update(b"\0");
             key.update(word.as_bytes());
@@ -110,13 +116,10 @@ impl Samples {
         key.digest128()
     }
 
-    /// Whether both have short answers, and other ones: case, articles and punctuation at the ends
-    /// make no other answer.
+    /// Whether both have short answers, and these contradict each other.
     pub(super) fn answers_differ(&self, a: u32, b: u32) -> bool {
-        match (self.short_answer(a), self.short_answer(b)) {
-            (Some(a), Some(b)) => normal_answer(a) != normal_answer(b),
-            _ => false,
-        }
+        let both = self.short_answer(a).zip(self.short_answer(b));
+        both.is_some_and(|(a, b)| a.contradicts(&b))
     }
 
     /// Whether two prompts are equal but for white space; case counts.
@@ -124,24 +127,16 @@ impl Samples {
         self.prompt(a).split_whitespace().eq(self.prompt(b).split_whitespace())
     }
 
+    /// Those that a person said this one is no duplicate of.
+    pub(super) fn kept_apart_from(&self, row: u32) -> impl Iterator<Item = u32> + '_ {
+        let start = self.overrides.partition_point(|&(found, _)| found < row);
+        self.overrides[start..].iter().take_while(move |pair| pair.0 == row).map(|pair| pair.1)
+    }
+
     /// Whether a person said of any other that this one is no duplicate of it.
     pub(super) fn has_override(&self, row: u32) -> bool {
-        let place = self.overrides.partition_point(|&(found, _)| found < row);
-        self.overrides.get(place).is_some_and(|&(found, _)| found == row)
+        self.kept_apart_from(row).next().is_some()
     }
-
-    /// Whether a person said that these are no duplicates.
-    pub(super) fn overridden(&self, row: u32, kept: u32) -> bool {
-        self.overrides.binary_search(&(row, kept)).is_ok()
-    }
-}
-
-fn normal_answer(answer: &str) -> String {
-    let lower = answer.to_lowercase();
-    let ends = |c: char| c.is_whitespace() || ".,;:!?\"'`()[]".contains(c);
-    let words: Vec<&str> = lower.trim_matches(ends).split_whitespace().collect();
-    let articles = words.iter().take_while(|word| ["a", "an", "the"].contains(word)).count();
-    words[articles.min(words.len().saturating_sub(1))..].join(" ")
 }
 
 /// Why a sample was removed.
@@ -192,10 +187,10 @@ pub struct Found {
     pub duplicates: Vec<Duplicate>,
     /// Some pairs beyond a threshold, nearest first.
     pub misses: Vec<NearMiss>,
-    /// What differs in the texts of each of the duplicates, and why it makes no difference; none
-    /// where texts were not judged.
-    pub text_differences: Vec<Option<String>>,
-    /// The same of the misses, at least one of which makes one.
+    /// What differs in the texts of a row that was removed and of the one that stays, and why it makes
+    /// no difference; nothing of rows whose texts were not judged, or are equal.
+    pub differences: HashMap<u32, String>,
+    /// What differs in the texts of each of the misses, at least one of which makes one.
     pub missed_differences: Vec<Option<String>>,
     /// Of the texts that met another, those of a language that there are no word lists for.
     pub without_word_lists: u64,

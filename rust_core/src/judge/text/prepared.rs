@@ -1,6 +1,6 @@
 //! One text as the judge compares it: tokens with all that is known of them.
 
-use super::lexicon::{Lexicon, Phrase, flag};
+use super::lexicon::{Lexicon, Phrase, Word, flag};
 use super::normal::{normalise, without_accents};
 use super::scan::{Found, Kind, scan};
 use crate::dedup::text::hash_word;
@@ -68,12 +68,24 @@ impl Prepared {
     /// Read a text; `is_known` says of the hash of an unlisted word whether the corpus has it often.
     pub fn new(text: &str, lexicon: &Lexicon, is_known: impl Fn(u64) -> bool) -> Self {
         let scanned = scan(&normalise(text));
-        let english = is_english(&scanned.tokens, lexicon);
+        // All words are looked up before anything is decided: most of the time goes by waiting for the
+        // memory of the table, and so the words do not wait for each other.
+        let known: Vec<Option<&Word>> = scanned
+            .tokens
+            .iter()
+            .map(|token| lexicon.get(hash_word(&token.text)).filter(|_| token.kind == Kind::Word))
+            .collect();
+        let english = is_english(&scanned.tokens, &known);
         let mut tokens: Vec<Token> = scanned
             .tokens
             .into_iter()
-            .map(|found| {
-                if english { english_token(found, lexicon, &is_known) } else { other_token(found) }
+            .zip(known)
+            .map(|(found, word)| {
+                if english {
+                    english_token(found, word, lexicon, &is_known)
+                } else {
+                    other_token(found)
+                }
             })
             .collect();
         if english {
@@ -119,10 +131,10 @@ fn mix(hash: u64) -> u64 {
 }
 
 /// At least three of five words are known, and a longer text has a word of English grammar.
-fn is_english(tokens: &[Found], lexicon: &Lexicon) -> bool {
+fn is_english(tokens: &[Found], known: &[Option<&Word>]) -> bool {
     let mut counts = [0_usize; 3];
-    for token in tokens.iter().filter(|token| token.kind == Kind::Word && !token.identifier) {
-        let word = lexicon.get(hash_word(&token.text));
+    let words = tokens.iter().zip(known);
+    for (_, word) in words.filter(|(token, _)| token.kind == Kind::Word && !token.identifier) {
         counts[0] += 1;
         counts[1] += usize::from(word.is_some());
         counts[2] += usize::from(word.is_some_and(|word| word.is(flag::STRONG)));
@@ -155,7 +167,12 @@ fn other_token(found: Found) -> Token {
     }
 }
 
-fn english_token(found: Found, lexicon: &Lexicon, is_known: impl Fn(u64) -> bool) -> Token {
+fn english_token(
+    found: Found,
+    word: Option<&Word>,
+    lexicon: &Lexicon,
+    is_known: impl Fn(u64) -> bool,
+) -> Token {
     let fixed = match &found {
         Found { quoted: true, .. } => Some(Fixed::Quoted),
         Found { identifier: true, .. } => Some(Fixed::Identifier),
@@ -177,11 +194,11 @@ fn english_token(found: Found, lexicon: &Lexicon, is_known: impl Fn(u64) -> bool
             ..token
         };
     }
-    let mut word = lexicon.get(token.hash);
-    if word.is_none() && !token.text.is_ascii() {
-        word = lexicon.get(hash_word(&without_accents(&token.text)));
-    }
-    if let Some(word) = word {
+    let plain = || {
+        let plain = (!token.text.is_ascii()).then(|| without_accents(&token.text))?;
+        lexicon.get(hash_word(&plain))
+    };
+    if let Some(word) = word.or_else(plain) {
         (token.lemma, token.meaning, token.flags) = (word.lemma, word.meaning, word.flags);
     } else if is_known(token.hash) {
         token.flags = flag::KNOWN;

@@ -82,11 +82,13 @@ pub(super) struct Scanner<'a> {
 }
 
 pub(super) fn is_letter(character: char) -> bool {
-    character.is_alphabetic() || is_combining_mark(character)
+    character.is_alphabetic() || !character.is_ascii() && is_combining_mark(character)
 }
 
 pub(super) fn is_in_word(character: char) -> bool {
-    character.is_alphanumeric() || character == '_' || is_combining_mark(character)
+    character.is_alphanumeric()
+        || character == '_'
+        || !character.is_ascii() && is_combining_mark(character)
 }
 
 /// `n't` written without its apostrophe.
@@ -95,8 +97,8 @@ const UNMARKED: [&str; 16] = [
     "wouldn", "shouldn", "mustn", "needn", "ain",
 ];
 
-/// Units of which a capital makes another one: milli and mega.
-const MEGA: [&str; 5] = ["MW", "MV", "MJ", "MA", "Mg"];
+/// Units of which a capital makes another one: milli and mega, byte and bit.
+const MEGA: [&str; 8] = ["MW", "MV", "MJ", "MA", "Mg", "MΩ", "Mb", "Gb"];
 
 impl<'a> Scanner<'a> {
     fn new(text: &'a [char]) -> Self {
@@ -284,20 +286,23 @@ impl<'a> Scanner<'a> {
 
     fn long_word(&mut self, start: usize) {
         let raw = &self.text[start..self.at];
-        let spelled: String = raw.iter().collect();
-        let lower = spelled.to_lowercase();
         let after_number = self.tokens.last().is_some_and(|last| last.kind == Kind::Number);
-        if after_number && MEGA.contains(&spelled.as_str()) {
-            self.push(spelled, Kind::Sign);
+        if after_number && MEGA.iter().any(|unit| unit.chars().eq(raw.iter().copied())) {
+            self.push(raw.iter().collect(), Kind::Sign);
             return;
         }
+        let lower = lower_case(raw);
         let capital = raw[0].is_uppercase();
         let capitals = capital && raw.iter().all(|c| !c.is_lowercase());
         let name = self.capitals_mean && capital && (capitals || !self.starts_sentence());
         let inner = raw.windows(2).any(|pair| pair[0].is_lowercase() && pair[1].is_uppercase());
         let identifier = inner || raw.iter().any(|c| *c == '_' || c.is_numeric());
-        for part in expanded(&lower).into_iter().filter(|part| !part.is_empty()) {
-            let found = self.push(part.to_owned(), Kind::Word);
+        let parts = match expanded(&lower) {
+            [_, ""] => vec![lower],
+            parts => parts.map(str::to_owned).to_vec(),
+        };
+        for part in parts.into_iter().filter(|part| !part.is_empty()) {
+            let found = self.push(part, Kind::Word);
             (found.name, found.identifier) = (name, identifier);
         }
     }
@@ -321,6 +326,15 @@ impl<'a> Scanner<'a> {
             token.kind != Kind::Bracket || near.iter().any(means)
         });
     }
+}
+
+fn lower_case(word: &[char]) -> String {
+    if !word.iter().all(char::is_ascii) {
+        return word.iter().collect::<String>().to_lowercase();
+    }
+    let mut lower = String::with_capacity(word.len());
+    lower.extend(word.iter().map(char::to_ascii_lowercase));
+    lower
 }
 
 /// The words of a contraction in lower case; of any other word, itself and an empty one.

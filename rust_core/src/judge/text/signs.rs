@@ -42,6 +42,12 @@ impl Scanner<'_> {
             '\'' if self.quote != Some('\'') && self.is_prime(start) => {
                 self.push("'".to_owned(), Kind::Sign);
             }
+            // Feet and inches, minutes and seconds.
+            '\'' | '"'
+                if self.quote != Some(character) && before.is_ascii_digit() && !is_letter(next) =>
+            {
+                self.push(character.to_string(), Kind::Sign);
+            }
             '\'' | '"' | '`' => self.quotation(character, before),
             '/' if self.is_between_words(start) => {}
             '+' | '*' | '=' | '<' | '>' | '%' | '$' | '#' | '&' | '@' | '^' | '|' | '~' | '\\'
