@@ -138,7 +138,7 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
     if samples.is_empty() {
         samples.push(Err(prompt::empty()));
     }
-    let unread = unread::fields(&fields, media.is_empty() && attached == 0);
+    let unread = unread::fields(&fields, media.is_empty() && attached == 0, &talk.said);
     Ok(Record { id, is_pair, media, turns: samples, unread })
 }
 

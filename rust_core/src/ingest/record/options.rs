@@ -100,9 +100,10 @@ fn without_empty_end(mut options: Vec<String>) -> Vec<String> {
     options
 }
 
-/// Every field name under which options are looked for.
+/// Every field name under which options are looked for, but for those with a stem.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    OPTIONS.into_iter().chain(["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"])
+    let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    OPTIONS.into_iter().chain((0..letters.len()).filter_map(|at| letters.get(at..=at)))
 }
 
 fn of_value(name: &str, value: &Value) -> Result<Vec<String>, Rejection> {
@@ -226,6 +227,9 @@ pub(super) fn letter(index: usize) -> String {
     }
 }
 
+/// What stands behind the letter of an option; the last three are of Chinese texts.
+pub(super) const LETTER_ENDS: [char; 6] = ['.', ')', ':', '\u{ff0e}', '\u{ff1a}', '\u{3001}'];
+
 /// The options as lines: `A. cat`. One of several lines stays as it is, for its indentation may
 /// matter; an empty one has no line, and the others keep their letters.
 pub(super) fn as_lines(options: &[String]) -> String {
@@ -254,7 +258,8 @@ fn without_letters(options: Vec<String>) -> Vec<String> {
             let own = letter(index);
             let rest = option
                 .strip_prefix(&format!("({own})"))
-                .or_else(|| option.strip_prefix(&own)?.strip_prefix(['.', ')', ':']))?;
+                .or_else(|| option.strip_prefix(&format!("[{own}]")))
+                .or_else(|| option.strip_prefix(&own)?.strip_prefix(LETTER_ENDS))?;
             Some(rest.trim().to_owned())
         })
         .collect();

@@ -1,16 +1,12 @@
 //! The pictures and videos of a record: under which fields they stand, and in which forms.
 
-use std::borrow::Cow;
-
-use base64::Engine as _;
-use base64::alphabet::{STANDARD, URL_SAFE};
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use super::super::Rejection;
 use super::fields::{Fields, is_empty, wrong_type};
 use super::literal::structured;
 use super::marks::MediaCount;
+use crate::image::from_base64;
 
 /// Fields of pictures; the first that holds something is read, the others name it again.
 const IMAGE: [&str; 4] = ["image", "images", "image_path", "file_name"];
@@ -184,16 +180,7 @@ fn of_text(field: &str, text: &str) -> Result<MediaReference, Rejection> {
     let Some(encoded) = base64_of(text) else {
         return Ok(MediaReference::Named(text.strip_prefix("file://").unwrap_or(text).to_owned()));
     };
-    let compact: Cow<'_, str> = if encoded.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        encoded.split_ascii_whitespace().collect::<String>().into()
-    } else {
-        encoded.into()
-    };
-    let lenient = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    let alphabet = if compact.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    match GeneralPurpose::new(alphabet, lenient).decode(compact.as_bytes()) {
+    match from_base64(encoded.as_bytes()) {
         Ok(content) => Ok(MediaReference::Content(content)),
         Err(error) => {
             Err(Rejection::new("unreadable_media", format!("{field}: not base64: {error}")))

@@ -12,7 +12,7 @@ use super::options;
 use super::turns::{CONVERSATIONS, STRICT, Talk, answer_text, is_talk, listed};
 
 const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
-const QUESTIONS: &str = "questions";
+pub(super) const QUESTIONS: &str = "questions";
 
 /// Fields that are read besides those of the question and the answer.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -30,15 +30,12 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
         talk.say(Role::System, &text);
     }
     if !fields.columns.contains_key("prompt") && read_conversation(fields, &mut talk)? {
-        // LLaMA-Factory: the answers of a pair stand beside the conversation they end.
+        // An answer, or those of a pair, may stand beside the conversation that they end.
         let open = talk.turns.last().is_some_and(|turn| turn.answer.is_none());
         if open
-            && let (Some((name, chosen)), Some((other, _))) =
-                (fields.get("chosen"), fields.get("rejected"))
-            && let Some(answer) = answer_text(name, chosen)?
+            && !talk.independent
+            && let Some(answer) = read_answer(fields)?
         {
-            fields.mark_read(name);
-            fields.mark_read(other);
             talk.reply(&answer);
         }
         return Ok(talk);

@@ -18,7 +18,7 @@ pub(super) const CONTEXT: [&str; 6] =
     ["context", "passage", "article", "paragraph", "story", "hint"];
 
 /// Fields of Alpaca that stand after it.
-const INPUT: [&str; 2] = ["input", "inputs"];
+pub(super) const INPUT: [&str; 2] = ["input", "inputs"];
 
 /// Characters from which on a text within a line of the question counts as a part of it.
 const SHORTEST_STATED: usize = 12;
@@ -111,7 +111,7 @@ fn paragraph(value: &Value) -> Option<String> {
 
 /// Whether a question has this text already: as lines of its own, or, where it is long, as whole
 /// words. A short text within a line may be a part of what is asked by chance.
-fn states(question: &str, text: &str) -> bool {
+pub(super) fn states(question: &str, text: &str) -> bool {
     let lines = |text: &str| {
         let lines = text.lines().map(flat).filter(|line| !line.is_empty());
         format!("\n{}\n", lines.collect::<Vec<_>>().join("\n"))
