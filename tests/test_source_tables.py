@@ -200,9 +200,33 @@ def test_ranges_of_pictures_are_where_the_rows_are(tmp_path, rows, end, marked):
     assert [record["question"] for record in records] == ["?" + text for text, _ in rows]
 
 
+@given(
+    st.lists(
+        st.sampled_from([b'"', b"\n", b"\r", b",", b"\t", b"a", b"\xff", b"\0", b"iVBORw0KGgo"])
+    ),
+    st.sampled_from(["csv", "tsv"]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+def test_no_bytes_of_a_table_are_lost_or_end_the_run(tmp_path, pieces, suffix):
+    """What is no blank line is a row or a rejected place; each line belongs to one of these."""
+    path = tmp_path / f"x.{suffix}"
+    header = (b"\t" if suffix == "tsv" else b",").join([b"index", b"image", b"A"])
+    path.write_bytes(header + b"\n" + b"".join(pieces))
+    (source,) = resolve([SourceConfig(path=str(path), format="csv")])
+    batches = list(read(source))
+    bad = [place for batch in batches for place in batch.unreadable["position"]]
+    numbers = [place.rpartition(":")[2] for place in bad]
+    numbers += [key for batch in batches for key in batch.keys]
+    assert len(set(numbers)) == len(numbers)
+    assert bool(numbers) == any(piece not in b"\r\n" for piece in pieces)
+
+
 QUESTIONS = [{"prompt": f"question {n}?", "answer": "yes"} for n in range(3)]
 COLUMNS = {"prompt": [row["prompt"] for row in QUESTIONS], "answer": ["yes"] * 3}
 OBJECTS = {
+    "records by their ids": {
+        f"{n}": {"question": row["prompt"]} for n, row in enumerate(QUESTIONS)
+    },
     "a list beside other members": {"info": {"data": [1]}, "license": "[{", "questions": QUESTIONS},
     "data": {"data": QUESTIONS},
     "columns": COLUMNS,

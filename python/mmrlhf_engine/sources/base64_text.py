@@ -25,7 +25,9 @@ def picture_text(value: str) -> str | None:
         return None
     try:
         head = "".join(value[:_SHORTEST].split())
-        start = base64.b64decode(head[: len(head) // 4 * 4], altchars=_alphabet(head), validate=True)
+        start = base64.b64decode(
+            head[: len(head) // 4 * 4], altchars=_alphabet(head), validate=True
+        )
     except (binascii.Error, ValueError):
         return None
     return value if begins_as_picture(start) else None

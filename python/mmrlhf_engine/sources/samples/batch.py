@@ -81,6 +81,8 @@ class Source:
     """What was taken, where a folder has several splits."""
     passed_over: Mapping[str, int] = field(default_factory=dict)
     """Files of a folder that nothing reads: how many of each suffix (``.md``)."""
+    pictures_beside: int = 0
+    """Pictures and videos of a folder of tables, whose records should name them."""
 
 
 @dataclass(frozen=True)

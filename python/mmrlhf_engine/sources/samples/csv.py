@@ -2,8 +2,8 @@
 
 Rows are read one by one, so that a row of too few or too many values, one that is not UTF-8, or one
 with a quote that never closes costs only itself. Pictures may be values in base64, as in the TSV
-files of multimodal benchmarks: they stay in the file and are known by their byte range. There, a row
-may name another row, by its ``index``, whose picture it shares.
+files of multimodal benchmarks: they stay in the file and are known by their byte range. There, a
+row may name another row, by its ``index``, whose picture it shares.
 """
 
 import ast
@@ -156,7 +156,9 @@ def _rows(part: Part, stream: Any) -> Iterator[_Row]:
         except csv.Error as error:
             values = str(error)
         several = len(lines.row) > 1
-        if lines.cut or (several and (isinstance(values, str) or not _is_strict(lines.row, delimiter))):
+        if lines.cut or (
+            several and (isinstance(values, str) or not _is_strict(lines.row, delimiter))
+        ):
             lines.keep_first()
             values = _UNCLOSED
         line = lines.number
@@ -247,7 +249,7 @@ class _Table:
 
     @cached_property
     def _all_pictures(self) -> dict[str, _Spans]:
-        """Those of every row by its ``index``, found in one more pass: a row may name a later one."""
+        """Those of every row by its ``index``, in one more pass: a row may name a later one."""
         if self.is_compressed:
             return {}
         pictures: dict[str, _Spans] = {}

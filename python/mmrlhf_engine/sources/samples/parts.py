@@ -2,8 +2,8 @@
 
 Of a folder everything is read that is a record:
 
-- files that list the pictures beside them (``metadata.csv``, ``.jsonl`` or ``.parquet``), tables and
-  tars (``data/train-00000-of-00002.parquet``), whose records may name its pictures;
+- files that list the pictures beside them (``metadata.csv``, ``.jsonl`` or ``.parquet``), tables
+  and tars (``data/train-00000-of-00002.parquet``), whose records may name its pictures;
 - pictures with a text beside them, outside of folders that such a list governs;
 - in a folder of pictures alone, those without a text, if a question for them was given.
 
@@ -55,6 +55,8 @@ class Found:
     parts: list[Part]
     split: Split | None
     passed_over: Counter[str]
+    pictures_beside: int = 0
+    """Pictures and videos beside tables."""
 
 
 def parts_of_files(
@@ -150,7 +152,7 @@ def _tables(listing: Listing, format: SourceFormat | None, settings: PartSetting
             parts.append(_picture_part(listing, item, settings, captioned=True))
     if not parts:
         raise InputError(f"{folder}: none of its {len(files):,} files holds records")
-    return Found(parts, split, passed_over)
+    return Found(parts, split, passed_over, len(listing.media))
 
 
 def _in_order(name: str) -> list[str]:

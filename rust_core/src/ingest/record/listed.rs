@@ -28,10 +28,23 @@ pub(super) fn are_in(question: &str, options: &[String]) -> bool {
         matches!(before, None | Some(b' ' | b'\n'))
             || matches!(question.as_bytes().get(at), Some(b'(' | b'['))
     });
+    let marks = first_marks(&held);
     starts.filter_map(|at| question.get(at..).map(|rest| (at, rest))).any(|(at, rest)| {
         let is_line = at == 0 || question.as_bytes().get(at - 1) == Some(&b'\n');
+        // Most words of a question begin no list.
+        if !is_line && !rest.as_bytes().first().is_some_and(|first| marks.contains(first)) {
+            return false;
+        }
         (0..=1).any(|base| lists(rest, is_line, &held, base))
     })
+}
+
+/// What the mark of the first option may begin with: a bracket, its letter, or its number.
+fn first_marks(held: &[(usize, String)]) -> Vec<u8> {
+    let index = held.first().map_or(0, |(index, _)| *index);
+    let names = [letter(index).to_lowercase(), index.to_string(), (index + 1).to_string()];
+    let firsts = names.iter().filter_map(|name| name.as_bytes().first().copied());
+    firsts.chain(*b"([").collect()
 }
 
 /// Whether a text begins with these options; numbers before them count from `base`.
@@ -84,6 +97,9 @@ fn after_mark(text: &str, index: usize, base: usize) -> Option<(&str, bool)> {
         let closed = between('(', ')').or_else(|| between('[', ']')).map(|rest| (rest, true));
         closed.or_else(|| Some((text.strip_prefix(name)?.strip_prefix(LETTER_ENDS)?, false)))
     };
+    if !text.starts_with(|first: char| first.is_ascii_alphanumeric() || "([".contains(first)) {
+        return None;
+    }
     let after = of(&letter(index).to_lowercase()).or_else(|| of(&(index + base).to_string()));
     after.map(|(rest, closed)| (rest.trim_start(), closed))
 }

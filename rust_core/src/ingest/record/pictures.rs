@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use super::super::Rejection;
-use super::fields::{Fields, is_empty, wrong_type};
+use super::fields::{Fields, Names, is_empty, wrong_type};
 use super::literal::structured;
 use super::marks::MediaCount;
 use crate::image::from_base64;
 
 /// Fields of pictures; the first that holds something is read, the others name it again.
-const IMAGE: [&str; 4] = ["image", "images", "image_path", "file_name"];
-const MORE_IMAGE: [&str; 19] = [
+const IMAGE: Names = Names::of(&["image", "images", "image_path", "file_name"]);
+const MORE_IMAGE: Names = Names::of(&[
     "decoded_image", // MathVista: the picture itself, beside its name in `image`
     "img",
     "imgs",
@@ -30,8 +30,9 @@ const MORE_IMAGE: [&str; 19] = [
     "png",
     "webp",
     "image_list",
-];
-const VIDEO: [&str; 5] = ["video", "videos", "video_path", "video_url", "video_file"];
+]);
+const VIDEO: Names = Names::of(&["video", "videos", "video_path", "video_url", "video_file"]);
+const NONE: Names = Names::of(&[]);
 
 /// Fields of one picture of several: `image_1`, `image1`, `img_1`, from 0 or 1 up to this.
 const MOST_NUMBERED: usize = 20;
@@ -59,7 +60,7 @@ pub enum MediaReference {
 
 /// Every field name under which media are looked for.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    [&IMAGE[..], &MORE_IMAGE, &VIDEO].into_iter().flatten().copied()
+    [IMAGE, MORE_IMAGE, VIDEO].into_iter().flat_map(|names| names.all).copied()
 }
 
 /// The media of the fields of a record, and how many of them are pictures and videos.
@@ -114,13 +115,14 @@ fn numbered_fields<'a>(fields: &Fields<'a>) -> Vec<(&'a str, &'a Value)> {
 
 /// Other fields of these names hold the same media again.
 fn mark_names_read(fields: &Fields<'_>) {
-    for name in
-        fields.all.keys().filter(|name| names().any(|known| name.eq_ignore_ascii_case(known)))
-    {
-        fields.mark_read(name);
+    if [IMAGE, MORE_IMAGE, VIDEO].iter().any(|names| fields.may_have(names)) {
+        let is_name = |name: &&String| names().any(|known| name.eq_ignore_ascii_case(known));
+        for name in fields.all.keys().filter(is_name) {
+            fields.mark_read(name);
+        }
     }
     for what in ["image", "video"] {
-        if let Some((name, _)) = fields.find(what, &[]) {
+        if let Some((name, _)) = fields.find(what, &NONE) {
             fields.mark_read(name);
         }
     }

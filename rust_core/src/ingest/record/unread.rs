@@ -27,15 +27,15 @@ pub struct UnreadField {
 }
 
 /// What is said of the sample by fields of these names is of no other kind than these.
-const LABELS: [&str; 22] = [
+const LABELS: [&str; 23] = [
     "id", "ids", "source", "sources", "dataset", "license", "url", "urls", "link", "split", "hash",
     "model", "category", "subject", "topic", "type", "language", "score", "scores", "date", "task",
-    "tag",
+    "tag", "models",
 ];
 
 /// Names of a picture or video by its number, which says nothing of where it is.
-const PICTURE_IDS: [&str; 6] =
-    ["image_id", "imageid", "img_id", "image_index", "video_id", "coco_id"];
+const PICTURE_IDS: [&str; 7] =
+    ["image_id", "imageid", "img_id", "image_index", "video_id", "coco_id", "data_id"];
 
 /// The fields that nobody has read and that look like a text, options, messages or a picture; for a
 /// record `without_media` also the number of a picture. A field by whose name a question or its
@@ -50,7 +50,10 @@ pub(super) fn fields(
         let is_id = PICTURE_IDS.iter().any(|known| name.eq_ignore_ascii_case(known));
         let numbered = (without_media && is_id && !value.is_null()).then_some("picture id");
         let named = || if is_known(name) { kind_of_known(value, said) } else { None };
-        if let Some(kind) = kind_of(name, value).or(numbered).or_else(named) {
+        // Beside its media a record may say where they came from.
+        let of_value = kind_of(name, value)
+            .filter(|kind| *kind != "picture" || without_media || !is_label(name));
+        if let Some(kind) = of_value.or(numbered).or_else(named) {
             found.push(UnreadField { name: name.to_owned(), kind, example: example(value) });
         }
     });
@@ -59,7 +62,7 @@ pub(super) fn fields(
 
 /// Whether a question, what it is asked of or its options are looked for under a name.
 fn is_known(name: &str) -> bool {
-    let lists = [&PROMPT[..], &CONVERSATIONS, &CONTEXT, &INPUT, &[plain::QUESTIONS]];
+    let lists = [PROMPT.all, CONVERSATIONS.all, &CONTEXT[..], INPUT.all, &[plain::QUESTIONS]];
     let names = lists.into_iter().flatten().copied().chain(options::names());
     names.into_iter().any(|known| known.eq_ignore_ascii_case(name))
 }
@@ -129,8 +132,7 @@ fn kind_of(name: &str, value: &Value) -> Option<&'static str> {
     if is_media(value) {
         return Some("picture");
     }
-    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
-    let is_label = last.split(['_', '-', ' ']).any(|word| LABELS.contains(&word));
+    let is_label = is_label(name);
     match value {
         Value::String(text) => is_sentence(text, is_label).then_some("text"),
         Value::Array(items) if items.iter().all(Value::is_object) && !items.is_empty() => {
@@ -146,6 +148,12 @@ fn kind_of(name: &str, value: &Value) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Whether a field of this name says something of the sample.
+fn is_label(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    last.split(['_', '-', ' ']).any(|word| LABELS.contains(&word))
 }
 
 /// Several words, or a text in a script without blanks.
