@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from command import engine
+from intake import lines
 from mmrlhf_engine.cli import cli
 from mmrlhf_engine.cli.curate import _SETTINGS
 from mmrlhf_engine.cli.curate import curate as command
@@ -88,3 +89,39 @@ def test_the_help_fits_and_has_headings(width):
     for option in cli.commands["curate"].params:
         if option.opts[0].startswith("--"):
             assert f"  {option.opts[0]} " in done.stdout
+
+
+def test_the_funnel_shows_no_stage_of_other_settings(tmp_path):
+    rows = [{"prompt": f"What is the {n}th word of page {n % 9}?"} for n in range(40)]
+    lines(tmp_path / "in.jsonl", *rows, {"x": 1})
+    command = ("curate", "in.jsonl", "--out", "run", "--encoder", "lite0", "--progress", "silent")
+
+    def stages(*arguments):
+        done = engine(*command, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        words = [line.split()[0] for line in done.stdout.splitlines() if line]
+        page = (tmp_path / "run/report.html").read_text()
+        assert ('id="chosen"' in page) == ("select" in words)
+        return [word for word in words if word in everything]
+
+    everything = ["ingest", "dedup", "embed", "cluster", "select"]
+    assert stages() == everything
+    # Nothing has changed: what comes after is of these settings.
+    assert stages("--to", "dedup") == everything
+    assert stages("--to", "dedup", "--select", "7") == everything[:4]
+    lines(tmp_path / "in.jsonl", *rows[:30], {"x": 1})
+    assert stages("--to", "dedup") == ["ingest", "dedup"]
+    assert stages() == everything
+
+
+def test_adding_is_explained_where_it_is_offered(tmp_path):
+    lines(tmp_path / "a.jsonl", {"prompt": "What?"})
+    lines(tmp_path / "b.jsonl", {"prompt": "Why?"})
+    command = ("curate", "--out", "run", "--to", "ingest", "--progress", "silent")
+    assert engine(*command, "a.jsonl", cwd=tmp_path).returncode == 0
+    refused = engine(*command, "--add", "b.jsonl", cwd=tmp_path)
+    assert refused.returncode != 0
+    assert "name its sources and the new ones with --add" in refused.stderr
+    assert engine(*command, "--add", "a.jsonl", "b.jsonl", cwd=tmp_path).returncode == 0
+    told = " ".join(engine("curate", "--help").stdout.split())
+    assert "--add Extend the run: name its sources and the new ones." in told

@@ -73,10 +73,51 @@ def test_a_missing_option_keeps_the_letters_of_the_others(one, options, found, l
     assert (sample["answer"], sample["question_type"]) == ("C", "mcq")
 
 
-def test_an_empty_option_of_a_csv_file_keeps_the_letters_of_the_others(tmp_path, take_in):
-    (tmp_path / "x.csv").write_text("question,A,B,C,D\nWhich?,cat,,dog,\n")
+@pytest.mark.parametrize(
+    ("header", "row", "options", "listed"),
+    [
+        ("question,A,B,C,D", "Which?,cat,,dog,", ["cat", "", "dog"], "A. cat\nC. dog"),
+        ("question,A,B,C", "Which?,,cat,dog", ["", "cat", "dog"], "B. cat\nC. dog"),
+        ("prompt,A,B,C", "Which?,,cat,dog", ["", "cat", "dog"], "B. cat\nC. dog"),
+        ("question,option_a,option_b,option_c", "Which?,,cat,dog", ["", "cat", "dog"], None),
+        ("question,choice1,choice2,choice3", "Which?,,cat,dog", ["", "cat", "dog"], None),
+    ],
+)
+def test_an_empty_option_of_a_csv_file_keeps_the_letters_of_the_others(
+    tmp_path, take_in, header, row, options, listed
+):
+    (tmp_path / "x.csv").write_text(f"{header}\n{row}\n")
     sample = take_in(tmp_path / "x.csv").samples.row(0, named=True)
-    assert (sample["options"], sample["prompt"]) == (["cat", "", "dog"], "Which?\nA. cat\nC. dog")
+    listed = listed or "B. cat\nC. dog"
+    assert (sample["options"], sample["prompt"]) == (options, f"Which?\n{listed}")
+
+
+def test_a_table_has_options_up_to_z(tmp_path, take_in):
+    letters = [chr(ord("A") + number) for number in range(26)]
+    values = [f"option {letter.lower()}" for letter in letters]
+    text = f"question,{','.join(letters)}\nWhich?,{','.join(values)}\n"
+    (tmp_path / "x.csv").write_text(text)
+    out = take_in(tmp_path / "x.csv")
+    assert out.samples["options"][0].to_list() == values
+    assert out.report["unread_fields"] == {}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Which? (A) cat (B) dog",
+        "Which is it?(A) cat (B) dog Answer with the letter.",
+        "Is it a (A) cat or (B) dog in the picture?",
+        "Which? [A] cat [B] dog",
+        "Which? A. cat B. dog Answer with the letter.",
+    ],
+)
+@pytest.mark.parametrize(
+    "options", [["cat", "dog"], ["(A) cat", "(B) dog"], "(A) cat (B) dog", {"A": "cat", "B": "dog"}]
+)
+def test_options_within_a_sentence_are_not_repeated(one, question, options):
+    sample = one({"question": question, "options": options})
+    assert (sample["prompt"], sample["options"]) == (question, ["cat", "dog"])
 
 
 def test_options_of_a_text_alone_are_listed(one):

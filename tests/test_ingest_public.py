@@ -3,6 +3,8 @@
 Fields and forms are theirs, the contents are made up.
 """
 
+import base64
+import json
 from functools import partial
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from intake import PICTURES, conversation, lines, picture, take_in
+from mmrlhf_engine.curate.alarms import unnamed_pictures
 
 BYTES = [file.read_bytes() for file in PICTURES]
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -221,3 +224,135 @@ def test_questions_of_vqa_with_pictures_elsewhere_are_refused_by_name(tmp_path, 
     out = take_in(lines(tmp_path / "x.jsonl", row, {"prompt": "fine"}))
     assert out.reasons == {"x.jsonl:1": "wrong_type"}
     assert "image_id" in out.rejected["detail"][0]
+
+
+def array(path, *records):
+    """A JSON file of one array."""
+    path.write_text(json.dumps(records))
+    return path
+
+
+def test_llavar(tmp_path, take_in):
+    name = picture(tmp_path, "images/a.jpg")
+    talk = conversation(("Identify any text visible in the image provided.\n<image>", "circle"))
+    out = take_in(
+        array(tmp_path / "llavar.json", {"id": "x", "image": name, "conversations": talk})
+    )
+    assert out.prompts == {"llavar:x": "Identify any text visible in the image provided."}
+    assert out.samples["modality"].to_list() == ["image"]
+
+
+def test_allava(tmp_path, take_in):
+    name = picture(tmp_path, "allava_laion/images/1.jpeg")
+    row = {
+        "id": "allava_laion_inst_1",
+        "image": name,
+        "conversations": conversation(("<image>\nWhat is it?", "A circle.")),
+        "url": "https://example.com/1.jpg",
+    }
+    out = take_in(array(tmp_path / "ALLaVA-Instruct-LAION-4V.json", row))
+    assert first(out)["prompt"] == "What is it?"
+    # Where the picture came from is no part of the sample.
+    assert out.report["unread_fields"] == {}
+
+
+def test_m3it(tmp_path, take_in):
+    row = {
+        "instruction": "Describe it.",
+        "inputs": "",
+        "image_base64_str": [base64.b64encode(BYTES[0]).decode()],
+        "outputs": "A circle.",
+    }
+    sample = first(take_in(lines(tmp_path / "train.jsonl", row)))
+    assert (sample["prompt"], sample["answer"]) == ("Describe it.", "A circle.")
+    assert sample["modality"] == "image"
+
+
+def test_docmatix(table):
+    texts = [
+        {"user": q, "assistant": a, "source": "PDFA"}
+        for q, a in [("Why?", "To show."), ("Who?", "I.")]
+    ]
+    out = table(several=True, texts=texts)
+    assert out.samples["answer"].to_list() == ["To show.", "I."]
+    assert out.samples["modality"].to_list() == ["multi_image"] * 2
+
+
+def test_chartqa(table):
+    sample = first(table([("image", 0)], query="How many bars?", label=["3"], human_or_machine=0))
+    assert (sample["prompt"], sample["answer"]) == ("How many bars?", "3")
+
+
+def test_a_label_that_is_a_number_is_no_answer(table):
+    assert first(table([("image", 0)], text="A bird.", label=2))["answer"] is None
+
+
+def test_videoinstruct(tmp_path, take_in):
+    row = {"q": "What happens in the video?", "a": "A shape moves.", "video_id": "v_k"}
+    out = take_in(array(tmp_path / "VideoInstruct100K.json", row))
+    assert first(out)["answer"] == "A shape moves."
+    assert out.report["unread_fields"]["video_id"]["kind"] == "picture id"
+
+
+def test_seed_bench(tmp_path, take_in):
+    folder = tmp_path / "seed"
+    picture(folder, "SEED-Bench-image/1_2.png")
+    row = {f"choice_{letter}": f"Number {letter}" for letter in "abcd"}
+    row |= {"answer": "A", "data_id": "1_2", "question": "How many?", "question_id": "101"}
+    (folder / "SEED-Bench.json").write_text(json.dumps({"questions": [row], "question_type": {}}))
+    out = take_in(folder)
+    assert len(first(out)["options"]) == 4
+    assert out.report["unread_fields"]["data_id"]["kind"] == "picture id"
+    assert out.report["unnamed_pictures"] == {"seed": 1}
+    (alarm,) = unnamed_pictures(out.report["unnamed_pictures"])
+    assert alarm.text.startswith("1 picture in the folder of seed, and no record names one")
+
+
+def test_gqa(tmp_path, take_in):
+    folder = tmp_path / "gqa"
+    picture(folder, "images/2.jpg")
+    rows = {
+        number: {"imageId": "2", "question": "What is it?", "answer": answer, "isBalanced": True}
+        for number, answer in (("0712", "circle"), ("0713", "square"))
+    }
+    (folder / "questions.json").write_text(json.dumps(rows))
+    out = take_in(folder)
+    assert dict(out.samples.select("source_id", "answer").iter_rows()) == {
+        "0712": "circle",
+        "0713": "square",
+    }
+    assert out.report["unread_fields"]["imageId"]["kind"] == "picture id"
+    assert out.report["unnamed_pictures"] == {"gqa": 1}
+
+
+@pytest.mark.parametrize("key", ["image_id", "image"])
+def test_visual_genome_names_a_picture_in_each_pair(tmp_path, take_in, key):
+    pair = {"question": "What is it?", key: "1.jpg", "qa_id": 5, "answer": "A circle."}
+    out = take_in(lines(tmp_path / "x.jsonl", {"id": 1, "qas": [pair]}, {"prompt": "fine"}))
+    assert out.reasons == {"x.jsonl:1": "wrong_type"}
+    assert f"qas has {key} of its own" in out.rejected["detail"][0]
+
+
+REFUSED = {
+    "SVIT": {"image_id": 1, "conversations": [{"content": conversation(("What?", "This."))}]},
+    "MMC4": {"text_list": ["One.", "Two."], "image_info": [{"image_name": "1.png"}]},
+    "OBELICS": {"images": ["https://example.com/1.jpg", None], "texts": [None, "A paragraph."]},
+    "WildVision": {"conversation_a": [{"role": "user", "content": "What?"}], "winner": "model_a"},
+    "PixMo-Points": {
+        "image_url": "https://example.com/1.jpg",
+        "points": [{"x": 1.0}],
+        "label": "x",
+    },
+    "VisDial": {
+        "version": "1.0",
+        "data": {"questions": ["is it red"], "dialogs": [{"dialog": []}]},
+    },
+}
+
+
+@pytest.mark.parametrize("card", REFUSED)
+def test_a_layout_that_holds_no_question_of_its_own_is_refused_by_name(tmp_path, take_in, card):
+    out = take_in(lines(tmp_path / "x.jsonl", REFUSED[card], {"prompt": "fine"}))
+    assert out.samples["prompt"].to_list() == ["fine"]
+    assert out.rejected["reason"][0] in ("no_text", "wrong_type", "missing_media")
+    assert any(field in out.rejected["detail"][0] for field in REFUSED[card])

@@ -157,14 +157,81 @@ def test_what_a_folder_of_pictures_does_not_read_is_counted(tmp_path, take_in):
     (folder / "alone.txt").write_text("without a picture")
     (folder / "table.csv").write_text("question\nWhy?\n")
     out = take_in(folder)
-    assert out.samples["prompt"].to_list() == ["What?", "Which?"]
+    assert out.samples["prompt"].to_list() == ["Why?", "What?", "Which?"]
     assert out.report["passed_over"] == {
         ".caption": 1,
-        ".csv": 1,
         ".jpeg2000": 1,
         ".txt": 2,
         "without suffix": 1,
     }
+
+
+def captioned_pictures(folder):
+    picture(folder, "photos/a.png", 1)
+    (folder / "photos/a.txt").write_text("What is on it?")
+    picture(folder, "photos/b.png", 2)
+
+
+MIXED = {
+    "rows.csv": "rows.csv",
+    "rows.jsonl": "rows.jsonl",
+    "rows.parquet": "rows.parquet",
+    "a list of pictures": "listed/metadata.jsonl",
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_tables_beside_captioned_pictures_are_both_read(tmp_path, take_in, case):
+    folder = tmp_path / "set"
+    captioned_pictures(folder)
+    file = folder / MIXED[case]
+    if case == "rows.parquet":
+        parquet(file, "In the table?")
+    elif case == "rows.csv":
+        file.write_text("question,image\nIn the table?,photos/b.png\n")
+    elif case == "rows.jsonl":
+        lines(file, {"question": "In the table?", "image": "photos/b.png"})
+    else:
+        picture(folder, "listed/c.png", 3)
+        (folder / "listed/c.txt").write_text("Governed by the list.")
+        lines(file, {"file_name": "c.png", "text": "In the table?"})
+    out = take_in(folder)
+    assert out.samples["prompt"].to_list() == ["In the table?", "What is on it?"]
+    assert out.samples["modality"].to_list() == ["image", "image"]
+    assert out.rejected.is_empty()
+    assert out.report["passed_over"] == ({".txt": 1} if case == "a list of pictures" else {})
+
+
+def test_captioned_pictures_beside_a_split_are_named(tmp_path, take_in):
+    folder = tmp_path / "set"
+    captioned_pictures(folder)
+    lines(folder / "train.jsonl", {"question": "In the table?"})
+    out = take_in(folder)
+    assert out.samples["prompt"].to_list() == ["In the table?"]
+    left = out.report["splits"]["set"]["not_read"]
+    assert left == ["a picture with a text of the same name"]
+    lines(folder / "extra.jsonl", {"question": "More?"})
+    assert len(take_in(folder).report["splits"]["set"]["not_read"]) == 2
+
+
+def test_splits_of_tables_and_of_captioned_pictures_are_one_choice(tmp_path, take_in):
+    folder = tmp_path / "set"
+    for split in ("train", "test"):
+        picture(folder / split, "a.png", 1)
+        lines(folder / f"{split}.jsonl", {"question": f"{split} in the table?"})
+        (folder / split / "a.txt").write_text(f"{split} beside?")
+    for split in ("train", "test"):
+        out = take_in(SourceConfig(path=str(folder), split=split))
+        assert out.samples["prompt"].to_list() == [f"{split} in the table?", f"{split} beside?"]
+
+
+def test_a_question_for_pictures_is_not_asked_of_those_beside_tables(tmp_path, take_in):
+    folder = tmp_path / "set"
+    captioned_pictures(folder)
+    lines(folder / "rows.jsonl", {"question": "In the table?"})
+    out = take_in(SourceConfig(path=str(folder), prompt_for_pictures="What?"))
+    assert out.samples["prompt"].to_list() == ["In the table?", "What is on it?"]
+    assert out.report["passed_over"] == {".png without a text beside it": 1}
 
 
 def test_pictures_of_formats_that_nobody_reads_are_rejected_by_name(tmp_path, take_in):

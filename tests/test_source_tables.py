@@ -3,14 +3,17 @@
 import base64
 import csv
 import gzip
+import io
 import json
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from intake import PICTURES, lines, picture, take_in
 from mmrlhf_engine.curate.media import picture_batches
@@ -68,11 +71,94 @@ def test_a_benchmark_in_tsv(tmp_path, take_in):
     assert len(batch.rows) == 4
 
 
-def test_the_options_of_a_row_go_with_its_question(tmp_path):
-    file = tsv(tmp_path / "x.tsv", ["question", "A", "B", "C"], ["Which?", "cat", "dog", ""])
-    ((batch,),) = [list(read(source)) for source in resolve([SourceConfig(path=str(file))])]
-    record = json.loads(batch.records[0].as_py())
-    assert record == {"question": "Which?", "options": ["cat", "dog"]}
+LATER = ["index", "image", "question"]
+
+
+def test_a_row_may_share_the_picture_of_a_later_row(tmp_path, take_in):
+    rows = [
+        ["2", "7", "The picture of the last?"],
+        ["3", "4", "That of the next?"],
+        ["4", TEXTS[1], "Its own?"],
+        ["5", "gone.png", "A name?"],
+        ["6", "99", "Of no row?"],
+        ["7", TEXTS[0], "Its own too?"],
+    ]
+    out = take_in(tsv(tmp_path / "later.tsv", LATER, *rows))
+    media = dict(out.samples.select("source_id", "media").iter_rows())
+    assert media == {"2": media["7"], "3": media["4"], "4": media["4"], "7": media["7"]}
+    assert media["4"] != media["7"]
+    assert out.reasons == {"later.tsv:5": "missing_media", "later.tsv:6": "missing_media"}
+
+
+@pytest.mark.parametrize("cut", [76, 16])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("form", ["plain", "address", "data"])
+def test_base64_in_lines(tmp_path, take_in, cut, end, form):
+    """As mail and most encoders write it, in a quoted cell, and in a column of Parquet."""
+    text = base64.b64encode(CONTENTS[0]).decode()
+    if form == "address":
+        text = base64.urlsafe_b64encode(CONTENTS[0]).decode()
+    text = end.join(text[at : at + cut] for at in range(0, len(text), cut))
+    if form == "data":
+        text = "data:image/png;base64," + text
+    out = take_in(tsv(tmp_path / "x.tsv", ["image", "question"], [text, "What?"], ["", "Why?"]))
+    assert out.rejected.is_empty(), out.rejected.rows()
+    assert out.samples["modality"].to_list() == ["image", "text"]
+    assert out.media["bytes"].to_list() == [len(CONTENTS[0])]
+    table = pa.table({"image": [text], "question": ["What?"]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    of_table = take_in(tmp_path / "x.parquet")
+    assert of_table.media["hash"].to_list() == out.media["hash"].to_list()
+    (batch,) = picture_batches(out.media, 9)
+    assert len(batch.rows) == 1
+
+
+def test_a_long_picture_in_lines_is_one_value(tmp_path, take_in):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    text = base64.encodebytes(file.getvalue()).decode()
+    assert len(text) > 1 << 18
+    out = take_in(tsv(tmp_path / "x.tsv", ["image", "question"], [text, "What?"]))
+    assert out.media["bytes"].to_list() == [len(file.getvalue())]
+
+
+UNCLOSED = {
+    "at the end": ('q,a\n1?,x\n"2?,x\n3?,x\n4?,x\n', {3}, ["1?", "3?", "4?"]),
+    "in the last line": ('q,a\n1?,x\n2?,"x\n', {3}, ["1?"]),
+    "before a quoted value": ('q,a\n"1?,x\n2?,x\n"3?",x\n4?,x\n', {2}, ["2?", "3?", "4?"]),
+    "before a quoted last value": ('q,a\n"1?,x\n2?,"x"\n3?,x\n', {2}, ["2?", "3?"]),
+    "twice": ('q,a\n"1?,x\n"2?,x\n3?,x\n', {2, 3}, ["3?"]),
+}
+
+
+@pytest.mark.parametrize("case", UNCLOSED)
+def test_a_quote_that_never_closes_costs_its_line(tmp_path, take_in, case):
+    text, bad, prompts = UNCLOSED[case]
+    (tmp_path / "x.csv").write_text(text)
+    out = take_in(SourceConfig(path=str(tmp_path / "x.csv"), columns={"prompt": "q"}))
+    assert out.samples["prompt"].to_list() == prompts
+    assert out.reasons == {f"x.csv:{line}": "broken_record" for line in bad}
+    assert "a quote opens in this line" in out.rejected["detail"][0]
+    assert "write quotes within a value twice" in out.rejected["detail"][0]
+
+
+def test_an_unclosed_quote_in_the_header_is_one_clear_error(tmp_path, take_in):
+    (tmp_path / "x.csv").write_text('question,"answer\n1?,x\n2?,y\n')
+    with pytest.raises(InputError, match="line 1, the header: a quote opens in this line"):
+        take_in(tmp_path / "x.csv")
+
+
+@given(st.lists(st.text(st.sampled_from('ab,"\n '), max_size=6), min_size=1, max_size=8))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+def test_rows_that_a_writer_wrote_are_all_read(tmp_path, texts):
+    with (tmp_path / "x.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["question", "n"], *([text, "n"] for text in texts)])
+    (source,) = resolve([SourceConfig(path=str(tmp_path / "x.csv"))])
+    (batch,) = list(read(source))
+    assert batch.unreadable.height == 0
+    records = [json.loads(record) for record in batch.records.to_pylist()]
+    assert [record.get("question", "") for record in records] == texts
 
 
 def test_a_picture_in_a_compressed_table_is_refused_by_name(tmp_path, take_in):
@@ -114,9 +200,33 @@ def test_ranges_of_pictures_are_where_the_rows_are(tmp_path, rows, end, marked):
     assert [record["question"] for record in records] == ["?" + text for text, _ in rows]
 
 
+@given(
+    st.lists(
+        st.sampled_from([b'"', b"\n", b"\r", b",", b"\t", b"a", b"\xff", b"\0", b"iVBORw0KGgo"])
+    ),
+    st.sampled_from(["csv", "tsv"]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+def test_no_bytes_of_a_table_are_lost_or_end_the_run(tmp_path, pieces, suffix):
+    """What is no blank line is a row or a rejected place; each line belongs to one of these."""
+    path = tmp_path / f"x.{suffix}"
+    header = (b"\t" if suffix == "tsv" else b",").join([b"index", b"image", b"A"])
+    path.write_bytes(header + b"\n" + b"".join(pieces))
+    (source,) = resolve([SourceConfig(path=str(path), format="csv")])
+    batches = list(read(source))
+    bad = [place for batch in batches for place in batch.unreadable["position"]]
+    numbers = [place.rpartition(":")[2] for place in bad]
+    numbers += [key for batch in batches for key in batch.keys]
+    assert len(set(numbers)) == len(numbers)
+    assert bool(numbers) == any(piece not in b"\r\n" for piece in pieces)
+
+
 QUESTIONS = [{"prompt": f"question {n}?", "answer": "yes"} for n in range(3)]
 COLUMNS = {"prompt": [row["prompt"] for row in QUESTIONS], "answer": ["yes"] * 3}
 OBJECTS = {
+    "records by their ids": {
+        f"{n}": {"question": row["prompt"]} for n, row in enumerate(QUESTIONS)
+    },
     "a list beside other members": {"info": {"data": [1]}, "license": "[{", "questions": QUESTIONS},
     "data": {"data": QUESTIONS},
     "columns": COLUMNS,

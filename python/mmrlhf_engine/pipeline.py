@@ -18,7 +18,7 @@ from mmrlhf_engine.curate.frequencies import forget
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.curate.sizes import SourceSize, size_of_source, space_needed
-from mmrlhf_engine.errors import ConfigError, InputError
+from mmrlhf_engine.errors import ConfigError, InputError, MmrlhfError
 from mmrlhf_engine.models.encoder_check import is_on_the_hub, missing_weights
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.run.config import MemorySize, Section, parse_bytes
@@ -253,6 +253,9 @@ def curate(
         progress: What is said on the way.
         after_stage: Called with the name of each stage that has ended.
 
+    Returns:
+        The run, without stages after ``last`` that were made from other settings or tables.
+
     Raises:
         MmrlhfError: a setting or an input does not fit; the run folder stays consistent, and the
             same call goes on where this one stopped. See :func:`check` for what is refused before
@@ -277,7 +280,20 @@ def curate(
             run_stage(STAGES[name], getattr(config, name), folder, resources, run)
             if after_stage is not None:
                 after_stage(name)
-    return run
+    return Run(run.folder, without=_outdated(config, run, stages[-1]))
+
+
+def _outdated(config: CurateConfig, run: Run, last: str) -> list[str]:
+    """The stages after ``last`` that are there, but not of the settings and tables as they are."""
+    after = CURATE[CURATE.index(last) + 1 :]
+    for number, name in enumerate(after):
+        try:
+            made_from = fingerprint(STAGES[name], getattr(config, name), config.seed, run)
+        except MmrlhfError:  # something outside of the run, that this command did not need
+            return list(after[number:])
+        if not is_finished(run.stage_folder(name), made_from):
+            return list(after[number:])
+    return []
 
 
 def _expect_weights(weights: str | None, run: Run | None) -> None:

@@ -111,7 +111,12 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(cls=Grouped)
 @click.argument("sources", nargs=-1)
 @option("--out", group=_RUN, required=True, type=FILE_OR_FOLDER, help="The run folder.")
-@option("--add", group=_RUN, is_flag=True, help="Extend the run in OUT by new SOURCES.")
+@option(
+    *("--add",),
+    group=_RUN,
+    is_flag=True,
+    help="Extend the run: name its sources and the new ones.",
+)
 @option("--dry-run", group=_RUN, is_flag=True, help="Check, and print what would run.")
 @option(
     *("--from", "first"),

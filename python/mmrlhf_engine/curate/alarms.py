@@ -25,6 +25,7 @@ __all__ = [
     "find_alarms",
     "frequent_reasons",
     "marks_and_media",
+    "unnamed_pictures",
     "unread_fields",
 ]
 
@@ -97,6 +98,7 @@ def _alarms(run: Run) -> Iterator[Alarm]:
     ingest = run.report("ingest") or {}
     rejected = _rejected(run)
     yield from marks_and_media(rejected, ingest.get("rows_in", 0))
+    yield from unnamed_pictures(ingest.get("unnamed_pictures", {}))
     yield from unread_fields(ingest.get("unread_fields", {}), ingest.get("rows_in", 0))
     yield from frequent_reasons(rejected, ingest.get("sources", {}))
     duplicates, samples = _scan(run, "duplicates"), _scan(run, "samples")
@@ -212,6 +214,25 @@ def marks_and_media(rejected: pl.LazyFrame, rows_read: int) -> Iterator[Alarm]:
             f"{row['position']}: {row['detail']}",
             "a picture may be in a field that is not read: name it with "
             "`ingest: {sources: [{path: ..., columns: {image: FIELD}}]}`",
+        )
+
+
+def unnamed_pictures(sources: Mapping[str, int]) -> Iterator[Alarm]:
+    """Sources with pictures beside their tables, of which no record names any.
+
+    Args:
+        sources: Name -> number of pictures and videos in its folder.
+    """
+    for name, count in sorted(sources.items()):
+        yield Alarm(
+            "unnamed_pictures",
+            f"{count:,} picture{'s' * (count != 1)} in the folder of {name}, and no record names "
+            "one: its questions have no picture",
+            count,
+            name,
+            "name the field of the picture with "
+            "`ingest: {sources: [{path: ..., columns: {image: FIELD}}]}`, or write the file name "
+            "into each record",
         )
 
 

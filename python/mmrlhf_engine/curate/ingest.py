@@ -110,6 +110,8 @@ def run(config: IngestConfig, stage: StageContext) -> None:
                 reader.passed_over.update(batch.passed_over)
                 reader.check_share()
                 stage.progress(f"reading {source.name}", reader.rows)
+            if source.pictures_beside and not reader.pictured[source.name]:
+                reader.unnamed_pictures[source.name] = source.pictures_beside
             if source.name not in reader.by_source:
                 raise InputError(f"{source.path}: no record in it", hint="leave it out")
         reader.check_share(final=True)
@@ -123,6 +125,7 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         media=media.rows,
         unread_fields=reader.unread.facts(),
         passed_over=dict(sorted(reader.passed_over.items())),
+        unnamed_pictures=reader.unnamed_pictures,
         splits={
             source.name: {"taken": source.split.taken, "not_read": list(source.split.left)}
             for source in sources
@@ -165,6 +168,10 @@ class _Reader:
     passed_over: Counter[str] = field(default_factory=Counter)
     """Files and members that belong to no record, by suffix."""
     by_source: dict[str, Counter[str]] = field(default_factory=dict)
+    pictured: Counter[str] = field(default_factory=Counter)
+    """Records with media, by source."""
+    unnamed_pictures: dict[str, int] = field(default_factory=dict)
+    """Pictures in the folder of a source of which no record names any."""
     unread: UnreadFields = field(default_factory=UnreadFields)
     ids: UniqueIds = field(default_factory=UniqueIds)
     contents: FirstSeen = field(default_factory=FirstSeen)
@@ -179,6 +186,7 @@ class _Reader:
         self.unread.add(unread)
         rows = name_rows(source, batch, turns)
         media = self._inspect(batch, references)
+        self.pictured[source.name] += media.height
         rows = rows.join(media_by_record(media), on="record", how="left", maintain_order="left")
         rows = rows.with_columns(
             pl.col("modality").fill_null("text"),

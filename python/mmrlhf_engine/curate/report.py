@@ -193,8 +193,8 @@ class _Tables:
         parts = [
             pl.scan_parquet(folder / "rejected" / "*.parquet").with_columns(stage=pl.lit(stage))
             for stage in _STAGES
-            if (folder := self._run.stage_folder(stage)).joinpath("manifest.json").exists()
-            and (folder / "rejected").is_dir()
+            if self._run.manifest(stage) is not None
+            and (folder := self._run.stage_folder(stage)).joinpath("rejected").is_dir()
         ]
         return pl.concat(parts) if parts else None
 

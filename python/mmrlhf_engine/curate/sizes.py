@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from mmrlhf_engine.errors import MmrlhfError
 from mmrlhf_engine.sources.files import detect_format, open_stream
-from mmrlhf_engine.sources.listing import list_folder
 from mmrlhf_engine.sources.samples.batch import Part, Source
+from mmrlhf_engine.sources.samples.folder import list_part
 from mmrlhf_engine.sources.samples.resolve import files_of
 
 __all__ = ["SourceSize", "size_of_source", "space_needed"]
@@ -64,7 +64,7 @@ def size_of_source(source: Source) -> SourceSize:
 
 def _rows_of_part(part: Part) -> int:
     if part.path.is_dir():
-        return len(list_folder(part.path, follow_links=part.places.follow_links).media)
+        return len(list_part(part).media)
     return _rows_of_file(part.path)
 
 

@@ -9,7 +9,7 @@ manifest is finished.
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,17 @@ def folder_name(stage: str) -> str:
 
 
 class Run:
-    """A run folder, open for one writing process at a time."""
+    """A run folder, open for one writing process at a time.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The folder.
+        without: Stages that are not looked at, as if they were not there: those that were made from
+            other tables or settings than the stages before them are now.
+    """
+
+    def __init__(self, folder: Path, *, without: Collection[str] = ()) -> None:
         self.folder = folder
+        self._without = frozenset(without)
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep a second process out of the folder while this one writes.
@@ -50,6 +57,8 @@ class Run:
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """The manifest of a finished stage, or None."""
+        if stage in self._without:
+            return None
         return read_json(self.stage_folder(stage) / "manifest.json")
 
     def report(self, stage: str) -> dict[str, Any] | None:
@@ -73,6 +82,8 @@ class Run:
         stages = STAGE_ORDER if before is None else STAGE_ORDER[: STAGE_ORDER.index(before)]
         for stage in reversed(stages):
             folder = self.stage_folder(stage)
+            if stage in self._without:
+                continue
             if (folder / "manifest.json").exists() and (folder / name).exists():
                 return stage
         return None

@@ -24,10 +24,18 @@ def picture_text(value: str) -> str | None:
     if len(value) < _SHORTEST:
         return None
     try:
-        start = base64.b64decode(value[:32], validate=True)
+        head = "".join(value[:_SHORTEST].split())
+        start = base64.b64decode(
+            head[: len(head) // 4 * 4], altchars=_alphabet(head), validate=True
+        )
     except (binascii.Error, ValueError):
         return None
     return value if begins_as_picture(start) else None
+
+
+def _alphabet(text: str) -> bytes | None:
+    """The two characters besides letters and digits, where they are those of addresses."""
+    return b"-_" if "-" in text or "_" in text else None
 
 
 def from_base64(value: str) -> bytes | None:
@@ -36,6 +44,9 @@ def from_base64(value: str) -> bytes | None:
     if text is None:
         return None
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        # Lines of 76 characters, as mail and many encoders write them.
+        bare = "".join(text.split()).rstrip("=")
+        padded = bare + "=" * (-len(bare) % 4)
+        return base64.b64decode(padded, altchars=_alphabet(bare), validate=True)
     except (binascii.Error, ValueError):
         return None

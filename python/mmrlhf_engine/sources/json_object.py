@@ -1,8 +1,8 @@
 """JSON files that are one object: a list of records in it, columns, or one record.
 
 ``{"info": .., "questions": [{..}, ..]}`` as VQA sets are published, ``{"data": [..]}``,
-``{"prompt": [..], "answer": [..]}`` and ``{"prompt": {"0": ..}}`` as pandas writes tables, and one
-record that is written over several lines.
+``{"prompt": [..], "answer": [..]}`` and ``{"prompt": {"0": ..}}`` as pandas writes tables, records
+by their ids (``{"17": {"question": ..}, ..}``), and one record that is written over several lines.
 """
 
 import json
@@ -67,11 +67,13 @@ def _after_space(text: str, at: int) -> int:
 
 
 def as_records(value: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an object of columns; an object that is none is one row.
+    """The rows of an object of columns, or of records by their ids; any other object is one row.
 
     Raises:
         ValueError: the columns differ in length.
     """
+    if value and all(_is_record(row) for row in value.values()):
+        return [{"id": key, **row} for key, row in value.items()]
     columns = {key: _as_list(column) for key, column in value.items()}
     if not columns or any(column is None for column in columns.values()):
         return [value]
@@ -81,6 +83,11 @@ def as_records(value: dict[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(f"columns of different lengths: {shown}")
     names, rows = list(columns), zip(*(column or [] for column in columns.values()), strict=True)
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _is_record(row: Any) -> bool:
+    """Whether a value is an object with a question or a conversation."""
+    return isinstance(row, dict) and not (_TEXTS | _CONVERSATIONS).isdisjoint(row)
 
 
 def _as_list(column: Any) -> list[Any] | None:

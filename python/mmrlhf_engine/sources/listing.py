@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from mmrlhf_engine.sources.files import INDEX_FILES, MEDIA_SUFFIXES
 
-__all__ = ["TEXT_SUFFIXES", "Listing", "list_folder", "stem_of", "suffix_of"]
+__all__ = ["TEXT_SUFFIXES", "Listing", "captioned_pictures", "list_folder", "stem_of", "suffix_of"]
 
 TEXT_SUFFIXES = ("json", "txt", "caption")
 """Suffixes of texts that belong to a picture of the same name, in lower case."""
@@ -75,6 +75,15 @@ def list_folder(folder: Path, *, follow_links: bool = False) -> Listing:
         else:
             listing.others[f".{suffix}" if suffix else "without suffix"] += 1
     return listing
+
+
+def captioned_pictures(listing: Listing) -> Listing:
+    """The pictures with a text beside them, and these texts, that no index of a folder governs."""
+    folders = tuple(index[: -len(index.rpartition("/")[2])] for index in listing.indexes)
+    texts = [name for name in listing.texts if not name.startswith(folders)]
+    stems = {stem_of(name) for name in texts}
+    media = [name for name in listing.media if stem_of(name) in stems]
+    return Listing(listing.folder, media=media, texts=texts)
 
 
 def _is_table(name: str) -> bool:

@@ -6,12 +6,24 @@
 
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from mmrlhf_engine.errors import InputError
 
-__all__ = ["Split", "choose_split", "folder_splits", "saved_splits", "split_of"]
+__all__ = [
+    "Split",
+    "choose_of",
+    "choose_split",
+    "folder_splits",
+    "saved_splits",
+    "split_of",
+    "splits_by_folder",
+]
+
+_Item = TypeVar("_Item")
 
 _SHARD = re.compile(r"(?P<split>[A-Za-z_][\w.]*?)-\d{4,}(?:-of-\d+)?(?:-[0-9a-f]{8,})?$")
 _NAMES = {
@@ -57,16 +69,36 @@ def choose_split(
     Raises:
         InputError: the split is not there, or there are several and none is ``train``.
     """
-    splits: dict[str | None, list[Path]] = {}
-    for file in files:
-        splits.setdefault(split_of(file, folder), []).append(file)
-    outside = splits.pop(None, [])
-    names = [name for name in splits if name is not None]
+    splits = {file: split_of(file, folder) for file in files}
+    return choose_of(folder, splits, wanted, lambda file: file.name)
+
+
+def choose_of(
+    folder: Path,
+    items: Mapping[_Item, str | None],
+    wanted: str | None,
+    shown: Callable[[_Item], str],
+) -> tuple[list[_Item], Split | None]:
+    """The same for anything that belongs to a split or to none.
+
+    Args:
+        folder: The folder of the source.
+        items: What belongs to which split, in order.
+        wanted: The split that is asked for.
+        shown: The name by which people know what belongs to no split.
+
+    Raises:
+        InputError: as :func:`choose_split`.
+    """
+    names = list(dict.fromkeys(split for split in items.values() if split is not None))
     if not names and wanted is None:
-        return files, None
+        return list(items), None
     taken = _choose(folder, names, wanted)
-    left = [*(name for name in names if name != taken), *(file.name for file in outside)]
-    return splits[taken], Split(taken, tuple(sorted(left)))
+    outside = (shown(item) for item, split in items.items() if split is None)
+    left = [*(name for name in names if name != taken), *outside]
+    return [item for item, split in items.items() if split == taken], Split(
+        taken, tuple(sorted(left))
+    )
 
 
 def folder_splits(
@@ -85,16 +117,14 @@ def folder_splits(
     Raises:
         InputError: as :func:`choose_split`.
     """
-    folders = {name.partition("/")[0] if "/" in name else "" for name in names}
-    splits: dict[str, list[str]] = {}
-    for name in sorted(folders):
-        splits.setdefault(_NAMES.get(name.lower(), ""), []).append(name)
-    if "" in splits or not splits:
-        if wanted is not None:
-            _choose(folder, [], wanted)
-        return [], None
-    taken = _choose(folder, list(splits), wanted)
-    return splits[taken], Split(taken, tuple(sorted(name for name in splits if name != taken)))
+    return choose_of(folder, splits_by_folder(names), wanted, str)
+
+
+def splits_by_folder(names: Iterable[str]) -> dict[str, str]:
+    """Folder -> split, where each of these files lies in the folder of a split; else nothing."""
+    folders = sorted({name.partition("/")[0] if "/" in name else "" for name in names})
+    splits = {folder: _NAMES.get(folder.lower(), "") for folder in folders}
+    return splits if all(splits.values()) else {}
 
 
 def saved_splits(folder: Path, wanted: str | None) -> tuple[Path, Split]:

@@ -66,11 +66,28 @@ impl Locations {
     }
 }
 
-/// Padding at the end may be left out, as it is in some tables.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+/// Padding at the end may be left out, as it is in some tables, and bits after the end be set.
+const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+    .with_decode_allow_trailing_bits(true);
+const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+const BASE64_OF_ADDRESSES: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+
+/// The bytes that base64 means, in either alphabet, also where it is cut into lines.
+///
+/// # Errors
+///
+/// What was found that is no base64.
+pub fn from_base64(text: &[u8]) -> std::result::Result<Vec<u8>, base64::DecodeError> {
+    let is_blank = |byte: &u8| byte.is_ascii_whitespace();
+    let compact: Cow<'_, [u8]> = if text.iter().any(is_blank) {
+        text.iter().copied().filter(|byte| !is_blank(byte)).collect::<Vec<u8>>().into()
+    } else {
+        text.into()
+    };
+    let of_address = memchr::memchr2(b'-', b'_', &compact).is_some();
+    if of_address { BASE64_OF_ADDRESSES.decode(compact) } else { BASE64.decode(compact) }
+}
 
 /// A range of a text, such as a TSV file, holds a picture as base64; a range of a tar the picture
 /// itself, which is no text in that alphabet.
@@ -78,7 +95,7 @@ fn without_base64(bytes: Vec<u8>) -> Vec<u8> {
     if Format::of(&bytes).is_some() {
         return bytes;
     }
-    BASE64.decode(&bytes).unwrap_or(bytes)
+    from_base64(&bytes).unwrap_or(bytes)
 }
 
 /// The bytes of a file, or of a `(offset, length)` range of it.

@@ -25,7 +25,7 @@ pub mod resize;
 pub use displayed::decode_displayed;
 pub use error::PictureError;
 pub use format::{Format, Probe, decode, probe};
-pub use location::Locations;
+pub use location::{Locations, from_base64};
 pub use phash::phash;
 pub use pixels::Pixels;
 pub use resize::{Filter, resize};

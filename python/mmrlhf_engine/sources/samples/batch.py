@@ -60,6 +60,8 @@ class Part:
     """Which field of a record holds what, where the user said so: ``{"prompt": "q"}``."""
     prompt_for_pictures: str | None = None
     """The question about a picture that has no text of its own."""
+    captioned: bool = False
+    """Of a folder of pictures, only those with a text beside them: the others belong to tables."""
     problem: tuple[str, str] | None = None
     """Reason and detail, where no record of it can be read."""
 
@@ -79,6 +81,8 @@ class Source:
     """What was taken, where a folder has several splits."""
     passed_over: Mapping[str, int] = field(default_factory=dict)
     """Files of a folder that nothing reads: how many of each suffix (``.md``)."""
+    pictures_beside: int = 0
+    """Pictures and videos of a folder of tables, whose records should name them."""
 
 
 @dataclass(frozen=True)

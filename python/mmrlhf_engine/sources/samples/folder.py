@@ -11,7 +11,14 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from mmrlhf_engine.sources.listing import TEXT_SUFFIXES, Listing, list_folder, stem_of, suffix_of
+from mmrlhf_engine.sources.listing import (
+    TEXT_SUFFIXES,
+    Listing,
+    captioned_pictures,
+    list_folder,
+    stem_of,
+    suffix_of,
+)
 from mmrlhf_engine.sources.samples.batch import (
     ATTACHED,
     RECORDS_PER_BATCH,
@@ -21,22 +28,28 @@ from mmrlhf_engine.sources.samples.batch import (
 )
 from mmrlhf_engine.sources.samples.texts import prompt_for, record_of_texts
 
-__all__ = ["files_of_folder", "read"]
+__all__ = ["files_of_folder", "list_part", "read"]
 
 NO_TEXT = "a picture without a text beside it; `prompt_for_pictures` gives it one"
 
 
 def read(part: Part) -> Iterator[RawBatch]:
     """The pictures of a folder as records, sorted by path."""
-    listing = list_folder(part.path, follow_links=part.places.follow_links)
+    listing = list_part(part)
     texts = _texts_by_stem(listing)
     for start in range(0, len(listing.media), RECORDS_PER_BATCH):
         yield _to_records(part, listing.media[start : start + RECORDS_PER_BATCH], texts)
 
 
+def list_part(part: Part) -> Listing:
+    """What a folder of pictures holds, as far as this part of a source takes it."""
+    listing = list_folder(part.path, follow_links=part.places.follow_links)
+    return captioned_pictures(listing) if part.captioned else listing
+
+
 def files_of_folder(part: Part) -> Iterator[Path]:
     """The files :func:`read` looks at: each picture and its texts."""
-    listing = list_folder(part.path, follow_links=part.places.follow_links)
+    listing = list_part(part)
     for name in sorted([*listing.media, *listing.texts]):
         path = part.path / name
         if path.is_file():  # a link may lead nowhere

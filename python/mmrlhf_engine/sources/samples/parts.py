@@ -1,27 +1,34 @@
 """The files that make up a source: one file, or what a folder holds.
 
-A folder is read as the first of these that it is:
+Of a folder everything is read that is a record:
 
-1. an image folder: ``metadata.csv``, ``.jsonl`` or ``.parquet`` lists the pictures beside it;
-2. pictures with a text beside them, where any picture has one;
-3. tables and tars (``data/train-00000-of-00002.parquet``), whose records may name its pictures;
-4. pictures alone, if a question for them was given.
+- files that list the pictures beside them (``metadata.csv``, ``.jsonl`` or ``.parquet``), tables
+  and tars (``data/train-00000-of-00002.parquet``), whose records may name its pictures;
+- pictures with a text beside them, outside of folders that such a list governs;
+- in a folder of pictures alone, those without a text, if a question for them was given.
 
 Of a folder with splits one is read: the one that was asked for, else ``train``, else the only one.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.files import SourceFormat, detect_format
-from mmrlhf_engine.sources.listing import Listing, list_folder, suffix_of
+from mmrlhf_engine.sources.listing import Listing, captioned_pictures, list_folder, suffix_of
 from mmrlhf_engine.sources.places import MediaPlaces
 from mmrlhf_engine.sources.samples.batch import Part
 from mmrlhf_engine.sources.samples.names import choose_names
-from mmrlhf_engine.sources.splits import Split, choose_split, folder_splits
+from mmrlhf_engine.sources.splits import (
+    Split,
+    choose_of,
+    folder_splits,
+    split_of,
+    splits_by_folder,
+)
 
 __all__ = ["FORMATS", "Found", "PartSettings", "parts_of_files", "parts_of_folder"]
 
@@ -48,6 +55,8 @@ class Found:
     parts: list[Part]
     split: Split | None
     passed_over: Counter[str]
+    pictures_beside: int = 0
+    """Pictures and videos beside tables."""
 
 
 def parts_of_files(
@@ -74,11 +83,11 @@ def parts_of_folder(folder: Path, format: SourceFormat | None, settings: PartSet
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         detect_format(folder, FORMATS)  # refuses what `save_to_disk` writes by its name
     listing = list_folder(folder, follow_links=settings.follow_links)
-    if format == "folder" or (listing.texts and not listing.indexes):
+    if format != "folder" and (listing.indexes or listing.tables):
+        return _tables(listing, format, settings)
+    if format == "folder" or listing.texts or (listing.media and settings.prompt_for_pictures):
         return _pictures(listing, settings)
-    if listing.indexes or listing.tables:
-        return _tables(listing, listing.indexes or listing.tables, format, settings)
-    if listing.media and settings.prompt_for_pictures is None:
+    if listing.media:
         count = len(listing.media)
         raise InputError(
             f"{folder}: {count:,} picture{'s' * (count > 1)} and no text: there is no question in "
@@ -87,8 +96,6 @@ def parts_of_folder(folder: Path, format: SourceFormat | None, settings: PartSet
             "question, or ask the same of all: --set 'ingest.sources=[{path: "
             f'{folder}, prompt_for_pictures: "Describe the image."}}]\'',
         )
-    if listing.media:
-        return _pictures(listing, settings)
     shown = ", ".join(f"{times:,} {suffix}" for suffix, times in listing.others.most_common(5))
     raise InputError(f"{folder}: no file in it can be read" + (f", but {shown}" if shown else ""))
 
@@ -98,31 +105,38 @@ def _pictures(listing: Listing, settings: PartSettings) -> Found:
     taken, split = folder_splits(folder, listing.media, settings.split)
     passed_over = listing.others.copy()
     passed_over.update(f".{suffix_of(name)}" for name in [*listing.tables, *listing.indexes])
-    roots = [folder] if split is None else [folder / split_folder for split_folder in taken]
-    parts = [
-        _part(
-            root,
-            "folder",
-            folder.name if root == folder else f"{folder.name}/{root.name}",
-            "" if root == folder else f"{root.name}/",
-            settings,
-            root,
-            within=folder,
-        )
-        for root in roots
-    ]
+    parts = [_picture_part(listing, name, settings) for name in taken or [""]]
     return Found(parts, split, passed_over)
 
 
-def _tables(
-    listing: Listing, names: list[str], format: SourceFormat | None, settings: PartSettings
-) -> Found:
-    folder = listing.folder
+def _picture_part(
+    listing: Listing, below: str, settings: PartSettings, *, captioned: bool = False
+) -> Part:
+    """The pictures of a folder, or those ``below`` one of its folders."""
+    folder, root = listing.folder, listing.folder / below
+    label = f"{folder.name}/{below}" if below else folder.name
+    prefix = f"{below}/" if below else ""
+    part = _part(root, "folder", label, prefix, settings, root, within=folder)
+    return replace(part, captioned=captioned)
+
+
+def _tables(listing: Listing, format: SourceFormat | None, settings: PartSettings) -> Found:
+    """Tables, with the pictures that have a text beside them."""
+    folder, pictures = listing.folder, captioned_pictures(listing)
     passed_over = listing.others.copy()
-    passed_over.update(f".{suffix_of(name)}" for name in listing.texts)
-    if names is listing.indexes:
-        passed_over.update(f".{suffix_of(name)}" for name in listing.tables)
-    files, split = choose_split(folder, [folder / name for name in names], settings.split)
+    passed_over.update(
+        f".{suffix_of(name)}" for name in set(listing.texts).difference(pictures.texts)
+    )
+    tables = [folder / name for name in sorted([*listing.indexes, *listing.tables], key=_in_order)]
+    items: dict[Path | str, str | None] = {path: split_of(path, folder) for path in tables}
+    if pictures.media:
+        items |= splits_by_folder(pictures.media) or {"": None}
+    taken, split = choose_of(folder, items, settings.split, partial(_shown, len(pictures.media)))
+    if settings.prompt_for_pictures is not None and pictures.media:
+        # They may belong to the tables, so nobody asks the question about them.
+        others = set(listing.media).difference(pictures.media)
+        passed_over.update(f".{suffix_of(name)} without a text beside it" for name in others)
+    files = [item for item in taken if isinstance(item, Path)]
     parts = []
     for path in files:
         label = path.relative_to(folder).as_posix()
@@ -133,9 +147,24 @@ def _tables(
             parts.append(part)
         else:
             passed_over[f".{suffix_of(label)}"] += 1
+    for item in taken:
+        if isinstance(item, str):
+            parts.append(_picture_part(listing, item, settings, captioned=True))
     if not parts:
         raise InputError(f"{folder}: none of its {len(files):,} files holds records")
-    return Found(parts, split, passed_over)
+    return Found(parts, split, passed_over, len(listing.media))
+
+
+def _in_order(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _shown(pictures: int, item: Path | str) -> str:
+    """What belongs to no split, for people."""
+    if isinstance(item, Path):
+        return item.name
+    beside = "a picture" if pictures == 1 else f"{pictures:,} pictures"
+    return f"{beside} with a text of the same name"
 
 
 def _detected(part: Part) -> tuple[Part, bool]:
@@ -156,7 +185,7 @@ def _detected(part: Part) -> tuple[Part, bool]:
 
 
 def _changed(part: Part, format: SourceFormat | None, problem: tuple[str, str] | None) -> Part:
-    return Part(**{**vars(part), "format": format, "problem": problem})
+    return replace(part, format=format, problem=problem)
 
 
 def _part(

@@ -136,6 +136,7 @@ def _resolve(settings: SourceConfig, name: str, files: _Files) -> Source:
         tags=list(settings.tags),
         split=found.split,
         passed_over=found.passed_over,
+        pictures_beside=found.pictures_beside,
     )
 
 

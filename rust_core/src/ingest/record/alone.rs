@@ -20,7 +20,7 @@
 
 use super::lexicon::{
     ARTICLE, AUXILIARY, CLAUSE, EXPLETIVE, FREQUENT, GRAMMAR, Kinds, MAKES, MARK, OPENER, OPENERS,
-    ORDER, OTHER, PERSON, PREPOSITION, QUESTION, REFERENCES, SEEN, TIME, VERB, kinds_of,
+    ORDER, OTHER, PERSON, PREPOSITION, QUESTION, SEEN, TIME, VERB, kinds_of, refers,
 };
 
 /// The words of one turn, and the marks that end clauses, which stand as words of their own.
@@ -33,7 +33,10 @@ const LONGEST: usize = 600;
 pub(super) fn needs_history(turn: &str) -> bool {
     let end = turn.char_indices().nth(LONGEST).map_or(turn.len(), |(end, _)| end);
     let turn = turn.get(..end).unwrap_or(turn);
-    let lower = turn.to_lowercase().replace('\u{2019}', "'");
+    let mut lower = turn.to_lowercase();
+    if lower.contains('\u{2019}') {
+        lower = lower.replace('\u{2019}', "'");
+    }
     let words = Words::of(&lower);
     if !words.are_english(&lower) {
         return words.plain().count() < 4;
@@ -101,7 +104,7 @@ impl<'a> Words<'a> {
 
     /// Rule 1.
     fn goes_on(&self, lower: &str) -> bool {
-        self.opens_on() || REFERENCES.iter().any(|reference| lower.contains(reference))
+        self.opens_on() || refers(lower)
     }
 
     fn opens_on(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The fields of a record: found by the user's names or the usual ones, and which were read.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -10,10 +11,19 @@ use super::super::Rejection;
 /// Which field of a record holds what, where the user said so: `prompt -> "q"`.
 pub type ColumnMap = HashMap<String, String>;
 
-pub(super) const ID: [&str; 5] = ["id", "question_id", "uid", "sample_id", "__key__"];
-pub(super) const PROMPT: [&str; 8] =
-    ["prompt", "question", "query", "instruction", "problem", "caption", "text", "input"];
-pub(super) const ANSWER: [&str; 10] = [
+pub(super) const ID: Names = Names::of(&["id", "question_id", "uid", "sample_id", "__key__"]);
+pub(super) const PROMPT: Names = Names::of(&[
+    "prompt",
+    "question",
+    "query",
+    "instruction",
+    "problem",
+    "caption",
+    "text",
+    "input",
+    "q",
+]);
+pub(super) const ANSWER: Names = Names::of(&[
     "answer",
     "response",
     "output",
@@ -24,7 +34,27 @@ pub(super) const ANSWER: [&str; 10] = [
     "gt_answer",
     "ground_truth",
     "completion",
-];
+    "outputs",
+]);
+
+/// Names of fields that mean the same, in the order in which they are looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names {
+    pub all: &'static [&'static str],
+    /// Those of [`mark_of`].
+    marks: u64,
+}
+
+impl Names {
+    pub(super) const fn of(all: &'static [&'static str]) -> Self {
+        let (mut marks, mut at) = (0, 0);
+        while at < all.len() {
+            marks |= mark_of(all[at]);
+            at += 1;
+        }
+        Self { all, marks }
+    }
+}
 
 /// Bytes of a broken record that its rejection shows.
 const SHOWN: usize = 60;
@@ -100,11 +130,11 @@ pub(super) fn is_empty(value: &Value) -> bool {
 }
 
 /// A text, number or truth value as text.
-pub(super) fn plain_text(value: &Value) -> Option<String> {
+pub(super) fn plain_text(value: &Value) -> Option<Cow<'_, str>> {
     match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(truth) => Some(truth.to_string()),
+        Value::String(text) => Some(text.into()),
+        Value::Number(number) => Some(number.to_string().into()),
+        Value::Bool(truth) => Some(truth.to_string().into()),
         _ => None,
     }
 }
@@ -118,13 +148,19 @@ pub(super) struct Fields<'a> {
     has_capitals: bool,
     /// The marks of all names: most names that are looked for are not there.
     marks: u64,
+    /// A bit for the lowest six bits of the first byte of each name.
+    firsts: u64,
 }
 
 /// One of 64 bits for a name: equal names have the same.
-fn mark_of(name: &str) -> u64 {
+const fn mark_of(name: &str) -> u64 {
     let bytes = name.as_bytes();
-    let (first, last) = (bytes.first().unwrap_or(&0), bytes.last().unwrap_or(&0));
-    1 << ((bytes.len() * 31 + usize::from(*first) * 7 + usize::from(*last)) % 64)
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return 1 };
+    1 << ((bytes.len() * 31 + *first as usize * 7 + *last as usize) % 64)
+}
+
+const fn bit_of(byte: u8) -> u64 {
+    1 << (byte % 64)
 }
 
 impl<'a> Fields<'a> {
@@ -132,17 +168,28 @@ impl<'a> Fields<'a> {
         let has_capitals =
             all.keys().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
         let marks = all.keys().fold(0, |marks, name| marks | mark_of(name));
-        Self { all, columns, read: RefCell::default(), has_capitals, marks }
+        let first = |name: &String| name.as_bytes().first().map_or(0, |&byte| bit_of(byte));
+        let firsts = all.keys().fold(0, |firsts, name| firsts | first(name));
+        let read = RefCell::new(Vec::with_capacity(all.len()));
+        Self { all, columns, read, has_capitals, marks, firsts }
     }
 
     /// The first of these fields that holds something, with its name in the record.
     ///
     /// A name is looked for as it is, and where none is there, in any case.
-    pub(super) fn find(&self, what: &str, names: &[&str]) -> Option<(&'a str, &'a Value)> {
-        let said = |found: &(&'a str, &'a Value)| !is_empty(found.1);
+    pub(super) fn find(&self, what: &str, names: &Names) -> Option<(&'a str, &'a Value)> {
         if let Some(name) = self.columns.get(what) {
             return self.get(name);
         }
+        if self.marks & names.marks == 0 && !self.has_capitals {
+            return None;
+        }
+        self.find_among(names.all)
+    }
+
+    /// The same, whatever the user's names are.
+    pub(super) fn find_among(&self, names: &[&str]) -> Option<(&'a str, &'a Value)> {
+        let said = |found: &(&'a str, &'a Value)| !is_empty(found.1);
         let mut empty = None;
         let exact = names.iter().find_map(|name| {
             let found = self.get(name)?;
@@ -169,17 +216,24 @@ impl<'a> Fields<'a> {
     }
 
     /// The same as [`Self::find`], and the field counts as read.
-    pub(super) fn take(&self, what: &str, names: &[&str]) -> Option<(&'a str, &'a Value)> {
-        let found = self.find(what, names);
-        if let Some((name, _)) = found {
-            self.mark_read(name);
-        }
-        found
+    pub(super) fn take(&self, what: &str, names: &Names) -> Option<(&'a str, &'a Value)> {
+        self.find(what, names).inspect(|(name, _)| self.mark_read(name))
+    }
+
+    /// The same as [`Self::find_among`], and the field counts as read.
+    pub(super) fn take_among(&self, names: &[&str]) -> Option<(&'a str, &'a Value)> {
+        self.find_among(names).inspect(|(name, _)| self.mark_read(name))
+    }
+
+    /// Whether a name may be one of these, so that they are worth looking for.
+    pub(super) fn may_have(&self, names: &Names) -> bool {
+        self.has_capitals || self.marks & names.marks != 0
     }
 
     /// Whether a name begins like this, so that what may follow is worth looking for.
     pub(super) fn any_begins(&self, stem: &str) -> bool {
-        self.all.keys().any(|name| name.starts_with(stem))
+        stem.as_bytes().first().is_none_or(|&byte| self.firsts & bit_of(byte) != 0)
+            && self.all.keys().any(|name| name.starts_with(stem))
     }
 
     pub(super) fn mark_read(&self, name: &'a str) {

@@ -1,7 +1,10 @@
 //! English words by what they are in a sentence, as far as `alone` needs to know.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 /// What a word can be; one word may be several.
 pub(super) type Kinds = u32;
@@ -178,7 +181,7 @@ pub(super) const OPENERS: &[&str] = &[
 ];
 
 /// What a turn says that speaks of an answer.
-pub(super) const REFERENCES: &[&str] = &[
+const REFERENCES: &[&str] = &[
     "your answer",
     "your response",
     "your previous",
@@ -202,8 +205,26 @@ pub(super) const REFERENCES: &[&str] = &[
     "do the same",
 ];
 
-static LEXICON: LazyLock<HashMap<&'static str, Kinds>> = LazyLock::new(|| {
-    let mut lexicon = HashMap::new();
+/// FNV-1a: the words of the lexicon are ours, so nobody can make their hashes meet.
+#[derive(Default)]
+struct ShortHash(u64);
+
+impl Hasher for ShortHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+type Lexicon = HashMap<&'static str, Kinds, BuildHasherDefault<ShortHash>>;
+
+static LEXICON: LazyLock<Lexicon> = LazyLock::new(|| {
+    let mut lexicon = Lexicon::default();
     for (kind, words) in LISTS {
         for word in words.split_whitespace() {
             *lexicon.entry(word).or_insert(0) |= kind;
@@ -211,6 +232,18 @@ static LEXICON: LazyLock<HashMap<&'static str, Kinds>> = LazyLock::new(|| {
     }
     lexicon
 });
+
+/// Words of which every one of [`REFERENCES`] has one.
+const REFERRING: [&[u8]; 7] =
+    [b"you", b"above", b"mentioned", b"previous", b"former", b"latter", b"same"];
+
+static FINDERS: LazyLock<[Finder<'static>; 7]> = LazyLock::new(|| REFERRING.map(Finder::new));
+
+/// Whether a text in lower case speaks of an answer.
+pub(super) fn refers(lower: &str) -> bool {
+    FINDERS.iter().any(|finder| finder.find(lower.as_bytes()).is_some())
+        && REFERENCES.iter().any(|reference| lower.contains(reference))
+}
 
 /// What a word in lower case can be; 0 for a noun or verb, which are not listed.
 pub(super) fn kinds_of(word: &str) -> Kinds {

@@ -1,9 +1,13 @@
 //! Whether a question lists its options already.
 
-use super::options::{flat, letter};
+use super::options::{LETTER_ENDS, flat, letter};
 
 /// What may stand behind an option of a list.
-const ENDS: [char; 5] = ['.', ',', ';', '?', '!'];
+const ENDS: [char; 6] = ['.', ',', ';', '?', '!', ')'];
+
+/// What a sentence that follows the options on their line begins with.
+const ORDERS: [&str; 9] =
+    ["answer", "choose", "select", "pick", "please", "give", "respond", "reply", "only"];
 
 /// Whether a question lists these options already, in their order: each behind its letter or
 /// number, or each on lines of its own. Words of a sentence are no list.
@@ -22,25 +26,44 @@ pub(super) fn are_in(question: &str, options: &[String]) -> bool {
     let starts = (0..question.len()).filter(|&at| {
         let before = at.checked_sub(1).and_then(|at| question.as_bytes().get(at));
         matches!(before, None | Some(b' ' | b'\n'))
+            || matches!(question.as_bytes().get(at), Some(b'(' | b'['))
     });
+    let marks = first_marks(&held);
     starts.filter_map(|at| question.get(at..).map(|rest| (at, rest))).any(|(at, rest)| {
         let is_line = at == 0 || question.as_bytes().get(at - 1) == Some(&b'\n');
+        // Most words of a question begin no list.
+        if !is_line && !rest.as_bytes().first().is_some_and(|first| marks.contains(first)) {
+            return false;
+        }
         (0..=1).any(|base| lists(rest, is_line, &held, base))
     })
+}
+
+/// What the mark of the first option may begin with: a bracket, its letter, or its number.
+fn first_marks(held: &[(usize, String)]) -> Vec<u8> {
+    let index = held.first().map_or(0, |(index, _)| *index);
+    let names = [letter(index).to_lowercase(), index.to_string(), (index + 1).to_string()];
+    let firsts = names.iter().filter_map(|name| name.as_bytes().first().copied());
+    firsts.chain(*b"([").collect()
 }
 
 /// Whether a text begins with these options; numbers before them count from `base`.
 fn lists(text: &str, begins_line: bool, options: &[(usize, String)], base: usize) -> bool {
     let (mut rest, mut begins_line) = (text, begins_line);
+    let mut bracketed = true;
     for (number, (index, option)) in options.iter().enumerate() {
-        let marked = after_mark(rest, *index, base).and_then(|rest| after_option(rest, option));
+        let marked = after_mark(rest, *index, base)
+            .and_then(|(after, closed)| Some((after_option(after, option)?, closed)));
         let unmarked =
             || after_option(rest, option).filter(|after| begins_line && ends_line(after));
-        let Some(after) = marked.or_else(unmarked) else { return false };
+        bracketed &= marked.is_some_and(|(_, closed)| closed);
+        let Some(after) = marked.map(|(after, _)| after).or_else(unmarked) else { return false };
         let end = after.trim_start_matches(ENDS);
         let is_last = number + 1 == options.len();
         let parted = end.is_empty() || end.starts_with([' ', '\n']);
-        if !parted || (is_last && after.len() == end.len() && !ends_line(end)) {
+        // Letters in brackets are those of options, wherever the sentence ends.
+        let ends = || bracketed || after.len() != end.len() || ends_line(end) || orders(end);
+        if !parted || (is_last && !ends()) {
             return false;
         }
         begins_line = ends_line(end);
@@ -52,21 +75,33 @@ fn lists(text: &str, begins_line: bool, options: &[(usize, String)], base: usize
     true
 }
 
+/// Whether a text begins with an order, as after the options of a question.
+fn orders(text: &str) -> bool {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    ORDERS.contains(&word.trim_end_matches([':', ',']))
+}
+
 /// Whether a line ends here, after a sentence at most.
 fn ends_line(text: &str) -> bool {
     let text = text.trim_start_matches(ENDS);
     text.is_empty() || text.starts_with('\n')
 }
 
-/// What follows `a.`, `a)`, `a:`, `(a)`, the same with the number, or a bullet.
-fn after_mark(text: &str, index: usize, base: usize) -> Option<&str> {
+/// What follows `a.`, `a)`, `a:`, `(a)`, `[a]`, the same with the number, or a bullet; and whether
+/// the letter stands in brackets.
+fn after_mark(text: &str, index: usize, base: usize) -> Option<(&str, bool)> {
     let of = |name: &str| {
-        let bracketed =
-            text.strip_prefix('(').and_then(|rest| rest.strip_prefix(name)?.strip_prefix(')'));
-        bracketed.or_else(|| text.strip_prefix(name)?.strip_prefix(['.', ')', ':']))
+        let between = |open, close| {
+            text.strip_prefix(open).and_then(|rest| rest.strip_prefix(name)?.strip_prefix(close))
+        };
+        let closed = between('(', ')').or_else(|| between('[', ']')).map(|rest| (rest, true));
+        closed.or_else(|| Some((text.strip_prefix(name)?.strip_prefix(LETTER_ENDS)?, false)))
     };
+    if !text.starts_with(|first: char| first.is_ascii_alphanumeric() || "([".contains(first)) {
+        return None;
+    }
     let after = of(&letter(index).to_lowercase()).or_else(|| of(&(index + base).to_string()));
-    after.map(str::trim_start)
+    after.map(|(rest, closed)| (rest.trim_start(), closed))
 }
 
 /// What follows an option, whose words may stand on several lines.
@@ -93,6 +128,12 @@ mod tests {
             "cat\n\n dog",
             "Which?\n- cat\n- dog",
             "A: cat. B: dog. Which?",
+            "Which?(A) cat (B) dog",
+            "Is it (A)cat or (B)dog in the picture?",
+            "Which? [A] cat [B] dog",
+            "A. cat B. dog Answer with the letter.",
+            "Which (A: cat, B: dog)?",
+            "A\u{ff0e}cat\nB\u{ff0e}dog",
         ] {
             assert!(are_in(text, &texts(&["cat", "dog"])), "{text}");
         }

@@ -189,17 +189,20 @@ impl MediaCount {
 /// taken together: as many marks as media of each kind that is marked; as many `<image>` as videos
 /// (LLaVA-Video); or each turn that has marks shows all media again. A number must be that of a
 /// medium, counted from 1, or from 0 where 0 is among them.
-pub(super) fn check(turns: &[Marks], media: MediaCount) -> Result<(), Rejection> {
-    let images: usize = turns.iter().map(|marks| marks.images).sum();
-    let videos: usize = turns.iter().map(|marks| marks.videos).sum();
+pub(super) fn check<'a>(
+    mut turns: impl Iterator<Item = &'a Marks> + Clone,
+    media: MediaCount,
+) -> Result<(), Rejection> {
+    let images: usize = turns.clone().map(|marks| marks.images).sum();
+    let videos: usize = turns.clone().map(|marks| marks.videos).sum();
     let all = media.images + media.videos;
     let all_videos = videos == 0 || videos == media.videos || videos == media.video_files;
     let each_kind = (images == 0 || images == media.images) && all_videos;
-    let repeated = all > 0
-        && turns.iter().all(|marks| matches!(marks.images + marks.videos, n if n == 0 || n == all));
-    let numbers = turns.iter().flat_map(|marks| &marks.numbers);
+    let numbers = turns.clone().flat_map(|marks| &marks.numbers);
     let lowest = numbers.clone().min().map_or(1, |&number| number.min(1));
     let highest = numbers.max().map_or(0, |&number| number + 1 - lowest);
+    let repeated = all > 0
+        && turns.all(|marks| matches!(marks.images + marks.videos, n if n == 0 || n == all));
     if highest > all {
         let detail = format!("a mark means picture {highest}, and the record has {all}");
         return Err(Rejection::new("marks_and_media_differ", detail));
@@ -287,7 +290,7 @@ mod tests {
     fn marks_and_media_agree_or_not() {
         let of = |texts: &[&str], images: usize, videos: usize| {
             let marks: Vec<Marks> = texts.iter().map(|text| strip(text, false).1).collect();
-            check(&marks, MediaCount { images, videos, video_files: videos }).is_ok()
+            check(marks.iter(), MediaCount { images, videos, video_files: videos }).is_ok()
         };
         for (texts, images, videos) in [
             (&["What?"][..], 3, 0),

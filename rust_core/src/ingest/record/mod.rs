@@ -87,8 +87,8 @@ pub struct Record {
 
 /// Every field name under which [`read_record`] looks without being told.
 pub fn fields() -> Vec<&'static str> {
-    let lists = [&fields::ID[..], &fields::PROMPT, &fields::ANSWER, &turns::CONVERSATIONS];
-    let names = lists.into_iter().flatten().copied();
+    let lists = [fields::ID, fields::PROMPT, fields::ANSWER, turns::CONVERSATIONS];
+    let names = lists.into_iter().flat_map(|names| names.all).copied();
     names.chain(pictures::names()).chain(options::names()).chain(plain::names()).collect()
 }
 
@@ -127,25 +127,29 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
     if let Some((_, marks)) = texts.first_mut() {
         marks.add(extra.marks.clone());
     }
-    let (stripped, marks): (Vec<String>, Vec<Marks>) = texts.into_iter().unzip();
-    marks::check(&marks, count)?;
+    marks::check(texts.iter().map(|(_, marks)| marks), count)?;
     let several = count.images + count.videos > 1;
     let mut samples = Vec::with_capacity(talk.turns.len().max(1));
-    for (number, text) in stripped.into_iter().enumerate() {
-        let text = if several { text } else { marks::strip_numbered(&text).to_owned() };
-        samples.push(sample(&mut talk, number, text, &extra));
+    for (number, (mut text, _)) in texts.into_iter().enumerate() {
+        if !several {
+            let stripped = marks::strip_numbered(&text);
+            if stripped.len() < text.len() {
+                text = stripped.to_owned();
+            }
+        }
+        samples.push(sample(&mut talk, number, text, &mut extra));
     }
     if samples.is_empty() {
         samples.push(Err(prompt::empty()));
     }
-    let unread = unread::fields(&fields, media.is_empty() && attached == 0);
+    let unread = unread::fields(&fields, media.is_empty() && attached == 0, &talk.said);
     Ok(Record { id, is_pair, media, turns: samples, unread })
 }
 
 /// The questions without their media marks, and these.
 fn without_marks(talk: &Talk, has_media: bool) -> Vec<(String, Marks)> {
     let strip = |turn: &turns::Turn| {
-        let (text, mut marks) = marks::strip(&turn.question, has_media);
+        let (text, mut marks) = marks::strip(talk.question(turn), has_media);
         marks.images += turn.nameless[0];
         marks.videos += turn.nameless[1];
         (text, marks)
@@ -158,7 +162,7 @@ fn sample(
     talk: &mut Talk,
     number: usize,
     text: String,
-    extra: &prompt::Extra,
+    extra: &mut prompt::Extra,
 ) -> Result<Sample, Rejection> {
     let Some(turn) = talk.turns.get_mut(number) else { return Err(prompt::empty()) };
     let (answer, before) = (turn.answer.take(), turn.before);
@@ -169,7 +173,8 @@ fn sample(
     let is_first = talk.independent || !before.iter().any(|message| message.role == Role::User);
     let needs_history = !is_first && alone::needs_history(&text);
     let (prompt, options) = extra.complete(text);
-    let answer = answer.map(|answer| answer.trim().to_owned()).filter(|answer| !answer.is_empty());
+    let answer = answer.as_deref().map(str::trim).filter(|answer| !answer.is_empty());
+    let answer = answer.map(str::to_owned);
     let question_type = question_type(&prompt, answer.as_deref());
     let question_type = if options.is_empty() { question_type } else { "mcq" };
     let history = history(before, talk.independent);

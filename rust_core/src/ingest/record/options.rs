@@ -3,11 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::super::Rejection;
-use super::fields::{Fields, is_empty, plain_text, wrong_type};
+use super::fields::{Fields, Names, is_empty, plain_text, wrong_type};
 use super::literal::structured;
 
 /// Fields of options; the first that holds some is read.
-pub(super) const OPTIONS: [&str; 7] = [
+pub(super) const OPTIONS: Names = Names::of(&[
     "choices",
     "options",
     "choice_list",
@@ -15,7 +15,7 @@ pub(super) const OPTIONS: [&str; 7] = [
     "multiple_choices",
     "multiple_choice_options",
     "option_list",
-];
+]);
 
 /// What the names of columns of one option each begin with.
 const STEMS: [&str; 6] = ["", "option_", "option", "choice_", "choice", "op"];
@@ -100,9 +100,10 @@ fn without_empty_end(mut options: Vec<String>) -> Vec<String> {
     options
 }
 
-/// Every field name under which options are looked for.
+/// Every field name under which options are looked for, but for those with a stem.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    OPTIONS.into_iter().chain(["A", "B", "C", "D", "E", "F", "G", "H", "I", "J"])
+    let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    OPTIONS.all.iter().copied().chain((0..letters.len()).filter_map(|at| letters.get(at..=at)))
 }
 
 fn of_value(name: &str, value: &Value) -> Result<Vec<String>, Rejection> {
@@ -226,6 +227,9 @@ pub(super) fn letter(index: usize) -> String {
     }
 }
 
+/// What stands behind the letter of an option; the last three are of Chinese texts.
+pub(super) const LETTER_ENDS: [char; 6] = ['.', ')', ':', '\u{ff0e}', '\u{ff1a}', '\u{3001}'];
+
 /// The options as lines: `A. cat`. One of several lines stays as it is, for its indentation may
 /// matter; an empty one has no line, and the others keep their letters.
 pub(super) fn as_lines(options: &[String]) -> String {
@@ -238,7 +242,12 @@ pub(super) fn as_lines(options: &[String]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// A text with one blank in the place of each stretch of white space.
 pub(super) fn flat(text: &str) -> String {
+    let is_flat = |pair: &[u8]| !matches!(pair, [_, b'\t'..=b'\r'] | [b' ', b' ']);
+    if text.is_ascii() && text.as_bytes().windows(2).all(is_flat) {
+        return text.trim().to_owned();
+    }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -252,9 +261,12 @@ fn without_letters(options: Vec<String>) -> Vec<String> {
                 return Some(String::new());
             }
             let own = letter(index);
-            let rest = option
-                .strip_prefix(&format!("({own})"))
-                .or_else(|| option.strip_prefix(&own)?.strip_prefix(['.', ')', ':']))?;
+            let own = own.as_str();
+            let between =
+                |open, close| option.strip_prefix(open)?.strip_prefix(own)?.strip_prefix(close);
+            let rest = between('(', ')')
+                .or_else(|| between('[', ']'))
+                .or_else(|| option.strip_prefix(own)?.strip_prefix(LETTER_ENDS))?;
             Some(rest.trim().to_owned())
         })
         .collect();

@@ -1,20 +1,16 @@
 //! The pictures and videos of a record: under which fields they stand, and in which forms.
 
-use std::borrow::Cow;
-
-use base64::Engine as _;
-use base64::alphabet::{STANDARD, URL_SAFE};
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::Value;
 
 use super::super::Rejection;
-use super::fields::{Fields, is_empty, wrong_type};
+use super::fields::{Fields, Names, is_empty, wrong_type};
 use super::literal::structured;
 use super::marks::MediaCount;
+use crate::image::from_base64;
 
 /// Fields of pictures; the first that holds something is read, the others name it again.
-const IMAGE: [&str; 4] = ["image", "images", "image_path", "file_name"];
-const MORE_IMAGE: [&str; 19] = [
+const IMAGE: Names = Names::of(&["image", "images", "image_path", "file_name"]);
+const MORE_IMAGE: Names = Names::of(&[
     "decoded_image", // MathVista: the picture itself, beside its name in `image`
     "img",
     "imgs",
@@ -34,8 +30,9 @@ const MORE_IMAGE: [&str; 19] = [
     "png",
     "webp",
     "image_list",
-];
-const VIDEO: [&str; 5] = ["video", "videos", "video_path", "video_url", "video_file"];
+]);
+const VIDEO: Names = Names::of(&["video", "videos", "video_path", "video_url", "video_file"]);
+const NONE: Names = Names::of(&[]);
 
 /// Fields of one picture of several: `image_1`, `image1`, `img_1`, from 0 or 1 up to this.
 const MOST_NUMBERED: usize = 20;
@@ -63,7 +60,7 @@ pub enum MediaReference {
 
 /// Every field name under which media are looked for.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    [&IMAGE[..], &MORE_IMAGE, &VIDEO].into_iter().flatten().copied()
+    [IMAGE, MORE_IMAGE, VIDEO].into_iter().flat_map(|names| names.all).copied()
 }
 
 /// The media of the fields of a record, and how many of them are pictures and videos.
@@ -118,13 +115,14 @@ fn numbered_fields<'a>(fields: &Fields<'a>) -> Vec<(&'a str, &'a Value)> {
 
 /// Other fields of these names hold the same media again.
 fn mark_names_read(fields: &Fields<'_>) {
-    for name in
-        fields.all.keys().filter(|name| names().any(|known| name.eq_ignore_ascii_case(known)))
-    {
-        fields.mark_read(name);
+    if [IMAGE, MORE_IMAGE, VIDEO].iter().any(|names| fields.may_have(names)) {
+        let is_name = |name: &&String| names().any(|known| name.eq_ignore_ascii_case(known));
+        for name in fields.all.keys().filter(is_name) {
+            fields.mark_read(name);
+        }
     }
     for what in ["image", "video"] {
-        if let Some((name, _)) = fields.find(what, &[]) {
+        if let Some((name, _)) = fields.find(what, &NONE) {
             fields.mark_read(name);
         }
     }
@@ -184,16 +182,7 @@ fn of_text(field: &str, text: &str) -> Result<MediaReference, Rejection> {
     let Some(encoded) = base64_of(text) else {
         return Ok(MediaReference::Named(text.strip_prefix("file://").unwrap_or(text).to_owned()));
     };
-    let compact: Cow<'_, str> = if encoded.bytes().any(|byte| byte.is_ascii_whitespace()) {
-        encoded.split_ascii_whitespace().collect::<String>().into()
-    } else {
-        encoded.into()
-    };
-    let lenient = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    let alphabet = if compact.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    match GeneralPurpose::new(alphabet, lenient).decode(compact.as_bytes()) {
+    match from_base64(encoded.as_bytes()) {
         Ok(content) => Ok(MediaReference::Content(content)),
         Err(error) => {
             Err(Rejection::new("unreadable_media", format!("{field}: not base64: {error}")))

@@ -6,18 +6,22 @@ use serde_json::Value;
 
 use super::super::Rejection;
 use super::super::role::Role;
-use super::fields::{ANSWER, Fields, PROMPT, is_empty, plain_text, wrong_type};
+use super::fields::{ANSWER, Fields, Names, PROMPT, is_empty, plain_text, wrong_type};
 use super::literal::structured;
 use super::options;
-use super::turns::{CONVERSATIONS, STRICT, Talk, answer_text, is_talk, listed};
+use super::turns::{CONVERSATIONS, Place, STRICT, Talk, answer_text, is_message, is_talk, listed};
 
-const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
-const QUESTIONS: &str = "questions";
+const SYSTEM: Names = Names::of(&["system", "system_prompt", "system_message"]);
+pub(super) const QUESTIONS: &str = "questions";
 
 /// Fields that are read besides those of the question and the answer.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    let own = ["rejected", "history", QUESTIONS, "correct_choice_idx", "direct_answers"];
-    own.into_iter().chain(SYSTEM).chain(super::prompt::CONTEXT).chain(["inputs"])
+    let own =
+        ["rejected", "history", QUESTIONS, "correct_choice_idx", "direct_answers", "label", "a"];
+    own.into_iter()
+        .chain(SYSTEM.all.iter().copied())
+        .chain(super::prompt::CONTEXT)
+        .chain(["inputs"])
 }
 
 /// What was asked and answered, with what was said before.
@@ -30,15 +34,12 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
         talk.say(Role::System, &text);
     }
     if !fields.columns.contains_key("prompt") && read_conversation(fields, &mut talk)? {
-        // LLaMA-Factory: the answers of a pair stand beside the conversation they end.
+        // An answer, or those of a pair, may stand beside the conversation that they end.
         let open = talk.turns.last().is_some_and(|turn| turn.answer.is_none());
         if open
-            && let (Some((name, chosen)), Some((other, _))) =
-                (fields.get("chosen"), fields.get("rejected"))
-            && let Some(answer) = answer_text(name, chosen)?
+            && !talk.independent
+            && let Some(answer) = read_answer(fields)?
         {
-            fields.mark_read(name);
-            fields.mark_read(other);
             talk.reply(&answer);
         }
         return Ok(talk);
@@ -54,13 +55,15 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
                 talk.reply(&answer);
             }
         }
-        Some((_, question)) if plain_text(question).is_some() => {
-            talk.ask(plain_text(question).unwrap_or_default(), [0; 2]);
+        Some((name, value)) => {
+            let Some(question) = plain_text(value) else {
+                return Err(wrong_type(name, value, "a text or messages"));
+            };
+            talk.ask(&question, [0; 2]);
             if let Some(answer) = read_answer(fields)? {
                 talk.reply(&answer);
             }
         }
-        Some((name, other)) => return Err(wrong_type(name, other, "a text or messages")),
         None => read_implicit(fields, &mut talk)?,
     }
     Ok(talk)
@@ -68,9 +71,10 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
 
 /// A conversation under one of its names, if the record has one.
 fn read_conversation(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejection> {
-    for (number, name) in CONVERSATIONS.into_iter().enumerate() {
+    let names = if fields.may_have(&CONVERSATIONS) { CONVERSATIONS.all } else { &[] };
+    for (number, &name) in names.iter().enumerate() {
         let Some((name, value)) = fields.get(name) else { continue };
-        let asked = PROMPT.iter().any(|name| fields.get(name).is_some_and(|f| !is_empty(f.1)));
+        let asked = PROMPT.all.iter().any(|name| fields.get(name).is_some_and(|f| !is_empty(f.1)));
         if is_empty(value) && asked {
             continue;
         }
@@ -78,6 +82,7 @@ fn read_conversation(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejec
             listed(value).filter(|items| number < STRICT || (!items.is_empty() && is_talk(items)));
         match items {
             Some(items) => {
+                refuse_own_media(name, &items)?;
                 fields.mark_read(name);
                 talk.read(name, &items)?;
                 return Ok(true);
@@ -95,12 +100,13 @@ fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejectio
         return Ok(false);
     };
     if items.is_empty()
-        || PROMPT.iter().any(|name| fields.get(name).is_some_and(|f| !is_empty(f.1)))
+        || PROMPT.all.iter().any(|name| fields.get(name).is_some_and(|f| !is_empty(f.1)))
     {
         return Ok(false);
     }
     if items.iter().all(Value::is_string) {
-        let answers = fields.take("", &["answers", "answer"]).and_then(|(_, value)| listed(value));
+        let answers =
+            fields.take_among(&["answers", "answer"]).and_then(|(_, value)| listed(value));
         let answers = answers.filter(|answers| answers.len() == items.len());
         let paired = items.iter().enumerate().map(|(index, question)| {
             let answer = answers.as_ref().and_then(|answers| answers.get(index).cloned());
@@ -108,15 +114,7 @@ fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejectio
         });
         items = Cow::Owned(paired.collect());
     }
-    for key in ["image_id", "image", "video_id"] {
-        if items.iter().any(|item| item.get(key).is_some()) {
-            let detail = format!(
-                "{QUESTIONS}[0] has {key} of its own: give each question a record of its own (a list \
-                 of them, or a line each)"
-            );
-            return Err(Rejection::new("wrong_type", detail));
-        }
-    }
+    refuse_own_media(QUESTIONS, &items)?;
     if !is_talk(&items) {
         return Ok(false);
     }
@@ -126,6 +124,20 @@ fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejectio
     talk.independent = true;
     talk.read(QUESTIONS, &items)?;
     Ok(true)
+}
+
+/// Refuse pairs that name pictures of their own: nobody reads these.
+fn refuse_own_media(name: &str, items: &[Value]) -> Result<(), Rejection> {
+    let pairs = || items.iter().filter_map(Value::as_object).filter(|item| !is_message(item));
+    let keys = ["image_id", "image", "images", "video_id", "video"];
+    let own = |key: &&str| pairs().any(|pair| pair.get(*key).is_some_and(|v| !is_empty(v)));
+    keys.into_iter().find(own).map_or(Ok(()), |key| {
+        let detail = format!(
+            "{name} has {key} of its own: give each question a record of its own (a list of them, \
+             or a line each)"
+        );
+        Err(Rejection::new("wrong_type", detail))
+    })
 }
 
 /// ms-swift's `history`: the turns before the question, which are no samples of their own.
@@ -148,12 +160,12 @@ fn read_implicit(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> 
     match fields.get("chosen") {
         Some((name, Value::Array(items))) if !items.is_empty() => {
             fields.mark_read(name);
-            fields.take("", &["rejected"]);
+            fields.take_among(&["rejected"]);
             talk.read(name, items)
         }
         Some((name, Value::String(dialog))) if dialog.trim_start().starts_with("Human:") => {
             fields.mark_read(name);
-            fields.take("", &["rejected"]);
+            fields.take_among(&["rejected"]);
             read_dialog(dialog, talk);
             Ok(())
         }
@@ -169,7 +181,7 @@ fn read_dialog(dialog: &str, talk: &mut Talk) {
         let next = ["\n\nHuman:", "\n\nAssistant:"].iter().filter_map(|mark| body.find(mark)).min();
         let said = body.get(..next.unwrap_or(body.len())).unwrap_or_default().trim();
         match role {
-            "Human" => talk.ask(said.to_owned(), [0; 2]),
+            "Human" => talk.ask(said, [0; 2]),
             _ => talk.reply(said),
         }
         rest = next.and_then(|at| body.get(at..)).unwrap_or_default();
@@ -177,20 +189,35 @@ fn read_dialog(dialog: &str, talk: &mut Talk) {
 }
 
 /// The answer as the record gives it; of A-OKVQA, the option it numbers.
-fn read_answer(fields: &Fields<'_>) -> Result<Option<String>, Rejection> {
-    fields.take("", &["rejected"]);
+fn read_answer<'a>(fields: &Fields<'a>) -> Result<Option<Cow<'a, str>>, Rejection> {
+    fields.take_among(&["rejected"]);
     if let Some((name, value)) =
         fields.take("answer", &ANSWER).filter(|(_, value)| !is_empty(value))
     {
-        return answer_text(name, value);
+        return answer_text(Place::field(name), value);
     }
     if let Some((name, Value::Number(number))) = fields.get("correct_choice_idx") {
         fields.mark_read(name);
         let options = options::read(fields)?;
         let index = number.as_u64().and_then(|number| usize::try_from(number).ok());
-        return Ok(index.and_then(|index| options.get(index).cloned()));
+        return Ok(index.and_then(|index| options.get(index).cloned()).map(Cow::Owned));
     }
-    let direct = fields.take("", &["direct_answers"]);
+    // Beside any other question `a` may be an option.
+    if let (Some(_), Some((name, value))) = (fields.get("q"), fields.get("a")) {
+        fields.mark_read(name);
+        return answer_text(Place::field(name), value);
+    }
+    // A number may be that of a class; a text is what somebody says of the picture.
+    if let Some((name, value @ (Value::String(_) | Value::Array(_)))) = fields.get("label")
+        && !is_empty(value)
+        && let Ok(Some(label)) = answer_text(Place::field(name), value)
+        && !value.as_array().is_some_and(|items| items.iter().any(|item| !item.is_string()))
+    {
+        fields.mark_read(name);
+        return Ok(Some(label));
+    }
+    let direct = fields.take_among(&["direct_answers"]);
     let listed = direct.and_then(|(name, value)| Some((name, structured(value.as_str()?)?)));
-    listed.map_or(Ok(None), |(name, value)| answer_text(name, &value))
+    let Some((name, value)) = listed else { return Ok(None) };
+    Ok(answer_text(Place::field(name), &value)?.map(|text| Cow::Owned(text.into_owned())))
 }

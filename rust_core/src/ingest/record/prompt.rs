@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::Rejection;
-use super::fields::{Fields, is_empty, plain_text, wrong_type};
+use super::fields::{Fields, Names, is_empty, plain_text, wrong_type};
 use super::listed;
 use super::marks::{self, Marks};
 use super::options::{self, flat};
@@ -18,7 +18,7 @@ pub(super) const CONTEXT: [&str; 6] =
     ["context", "passage", "article", "paragraph", "story", "hint"];
 
 /// Fields of Alpaca that stand after it.
-const INPUT: [&str; 2] = ["input", "inputs"];
+pub(super) const INPUT: Names = Names::of(&["input", "inputs"]);
 
 /// Characters from which on a text within a line of the question counts as a part of it.
 const SHORTEST_STATED: usize = 12;
@@ -49,7 +49,7 @@ impl Extra {
             extra.marks.add(marks::strip(option, false).1);
         }
         for name in CONTEXT {
-            let Some((name, value)) = fields.find("", &[name]) else { continue };
+            let Some((name, value)) = fields.find_among(&[name]) else { continue };
             if let Some(text) = paragraph(value) {
                 fields.mark_read(name);
                 let (text, marks) = marks::strip(&text, false);
@@ -73,19 +73,16 @@ impl Extra {
     }
 
     /// The question with everything that belongs to it and does not stand in it, and the options.
-    pub(super) fn complete(&self, question: String) -> (String, Vec<String>) {
-        if !self.apply {
+    pub(super) fn complete(&mut self, question: String) -> (String, Vec<String>) {
+        if !self.apply
+            || (self.options.is_empty() && self.context.is_empty() && self.input.is_none())
+        {
             let options = options::in_text(&question);
             return (question, options);
         }
         let is_new = |text: &&str| !text.is_empty() && !states(&question, text);
         let listed = self.options.is_empty() || listed::are_in(&question, &self.options);
         let lines = if listed { String::new() } else { options::as_lines(&self.options) };
-        let options = if self.options.is_empty() {
-            options::in_text(&question)
-        } else {
-            self.options.clone()
-        };
         let before = self.context.iter().map(String::as_str).filter(is_new);
         let after = self.input.as_deref().filter(is_new);
         let parts: Vec<&str> = before.chain([question.as_str()]).chain(after).collect();
@@ -93,7 +90,8 @@ impl Extra {
         if !lines.is_empty() {
             prompt = format!("{prompt}\n{lines}");
         }
-        (prompt, options)
+        let options = std::mem::take(&mut self.options);
+        (prompt, if options.is_empty() { options::in_text(&question) } else { options })
     }
 }
 
@@ -101,7 +99,7 @@ impl Extra {
 fn paragraph(value: &Value) -> Option<String> {
     let text = match value {
         Value::Array(items) => {
-            items.iter().map(plain_text).collect::<Option<Vec<String>>>()?.join("\n")
+            items.iter().map(plain_text).collect::<Option<Vec<_>>>()?.join("\n").into()
         }
         other => plain_text(other)?,
     };
@@ -111,7 +109,7 @@ fn paragraph(value: &Value) -> Option<String> {
 
 /// Whether a question has this text already: as lines of its own, or, where it is long, as whole
 /// words. A short text within a line may be a part of what is asked by chance.
-fn states(question: &str, text: &str) -> bool {
+pub(super) fn states(question: &str, text: &str) -> bool {
     let lines = |text: &str| {
         let lines = text.lines().map(flat).filter(|line| !line.is_empty());
         format!("\n{}\n", lines.collect::<Vec<_>>().join("\n"))

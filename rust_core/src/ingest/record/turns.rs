@@ -8,18 +8,19 @@
 //!   conversation: none is what another one rests on.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::super::Rejection;
 use super::super::role::{ROLE_NAMES, Role};
-use super::fields::{is_empty, plain_text, wrong_type};
+use super::fields::{Names, is_empty, plain_text, wrong_type};
 use super::literal::structured;
 use super::pictures::{MediaReference, collect_value};
 
 /// Fields of conversations; under the first two nothing else can stand.
-pub(super) const CONVERSATIONS: [&str; 9] = [
+pub(super) const CONVERSATIONS: Names = Names::of(&[
     "conversations",
     "messages",
     "conversation",
@@ -29,7 +30,7 @@ pub(super) const CONVERSATIONS: [&str; 9] = [
     "turns",
     "qa_pairs",
     "qas",
-];
+]);
 pub(super) const STRICT: usize = 2;
 
 /// The most turns of a record: each holds what was said before it.
@@ -43,6 +44,29 @@ const QUESTION_KEYS: [&str; 7] =
 const ANSWER_KEYS: [&str; 8] =
     ["assistant", "answer", "gpt", "response", "output", "bot", "a", "answers"];
 
+/// A field, or an item of one, as rejections call it: `messages[3]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    name: &'a str,
+    index: usize,
+}
+
+impl<'a> Place<'a> {
+    /// The whole of a field.
+    pub(super) fn field(name: &'a str) -> Self {
+        Self { name, index: usize::MAX }
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            usize::MAX => f.write_str(self.name),
+            index => write!(f, "{}[{index}]", self.name),
+        }
+    }
+}
+
 /// One message, as it is kept for the turns after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -52,12 +76,11 @@ pub struct Message {
     pub text: Arc<str>,
 }
 
-/// A question, its answer, and what came before.
+/// A question by its place in the talk, and its answer.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    pub question: String,
-    pub answer: Option<String>,
-    /// How many messages of the talk were before it.
+    pub answer: Option<Arc<str>>,
+    /// How many messages of the talk were before it; the one after them is the question.
     pub before: usize,
     /// Parts of its content that are a picture or video and do not say which.
     pub nameless: [usize; 2],
@@ -77,10 +100,15 @@ pub(super) struct Talk {
 
 impl Talk {
     /// Something was asked; `nameless` counts pictures and videos that the message does not name.
-    pub(super) fn ask(&mut self, question: String, nameless: [usize; 2]) {
+    pub(super) fn ask(&mut self, question: &str, nameless: [usize; 2]) {
         let before = self.said.len();
-        self.say(Role::User, &question);
-        self.turns.push(Turn { question, answer: None, before, nameless });
+        self.say(Role::User, question);
+        self.turns.push(Turn { answer: None, before, nameless });
+    }
+
+    /// What a turn asks.
+    pub(super) fn question(&self, turn: &Turn) -> &str {
+        self.said.get(turn.before).map_or("", |message| &message.text)
     }
 
     /// Something was said that opens no turn; of the assistant, it answers the last one.
@@ -89,11 +117,12 @@ impl Talk {
     }
 
     pub(super) fn reply(&mut self, text: &str) {
-        self.say(Role::Assistant, text);
+        let text: Arc<str> = text.into();
+        self.said.push(Message { role: Role::Assistant, text: Arc::clone(&text) });
         if let Some(turn) = self.turns.last_mut() {
             turn.answer = Some(match turn.answer.take() {
-                Some(said) => format!("{said}\n{text}"),
-                None => text.to_owned(),
+                Some(said) => format!("{said}\n{text}").into(),
+                None => text,
             });
         }
     }
@@ -106,36 +135,45 @@ impl Talk {
             return Err(Rejection::new("too_many_turns", detail));
         }
         for (index, item) in items.iter().enumerate() {
-            let what = format!("{name}[{index}]");
+            let what = Place { name, index };
             match item {
                 Value::Object(message) if speaker_of(message).is_some() => {
-                    self.read_message(&what, message)?;
+                    self.read_message(what, message)?;
                 }
                 Value::Object(pair) => match pair_of(pair) {
-                    Some((question, answer)) => self.read_pair(&what, question, answer)?,
-                    None => return Err(no_speaker(&what, pair)),
+                    Some((question, answer)) => self.read_pair(what, question, answer)?,
+                    None => return Err(no_speaker(what, pair)),
                 },
                 Value::Array(pair) if matches!(pair.len(), 1 | 2) => {
-                    self.read_pair(&what, &pair[0], pair.get(1).unwrap_or(&Value::Null))?;
+                    self.read_pair(what, &pair[0], pair.get(1).unwrap_or(&Value::Null))?;
                 }
-                other => return Err(wrong_type(&what, other, "an object")),
+                other => return Err(wrong_type(&what.to_string(), other, "an object")),
             }
         }
         Ok(())
     }
 
-    fn read_pair(&mut self, what: &str, question: &Value, answer: &Value) -> Result<(), Rejection> {
+    fn read_pair(
+        &mut self,
+        what: Place<'_>,
+        question: &Value,
+        answer: &Value,
+    ) -> Result<(), Rejection> {
         let Some(question) = plain_text(question) else {
-            return Err(wrong_type(what, question, "a question and its answer"));
+            return Err(wrong_type(&what.to_string(), question, "a question and its answer"));
         };
-        self.ask(question, [0; 2]);
+        self.ask(&question, [0; 2]);
         if let Some(answer) = answer_text(what, answer)? {
             self.reply(&answer);
         }
         Ok(())
     }
 
-    fn read_message(&mut self, what: &str, message: &Map<String, Value>) -> Result<(), Rejection> {
+    fn read_message(
+        &mut self,
+        what: Place<'_>,
+        message: &Map<String, Value>,
+    ) -> Result<(), Rejection> {
         let Some((speaker, role)) = speaker_of(message) else { return Ok(()) };
         let content = ["value", "content", "text"]
             .iter()
@@ -150,7 +188,7 @@ impl Talk {
         }
         let name = role.as_str().unwrap_or_default();
         match Role::parse(name) {
-            Some(Role::User) => self.ask(text, nameless),
+            Some(Role::User) => self.ask(&text, nameless),
             Some(Role::Assistant) if content.is_none() => {
                 self.say(Role::Assistant, &calls.map(Value::to_string).unwrap_or_default());
             }
@@ -163,15 +201,15 @@ impl Talk {
     }
 
     /// A text, or the texts of a list of parts; what parts name are media.
-    fn content(
+    fn content<'a>(
         &mut self,
-        what: &str,
-        content: &Value,
+        what: Place<'_>,
+        content: &'a Value,
         nameless: &mut [usize; 2],
-    ) -> Result<String, Rejection> {
+    ) -> Result<Cow<'a, str>, Rejection> {
         match content {
-            Value::Null => Ok(String::new()),
-            Value::String(text) => Ok(text.clone()),
+            Value::Null => Ok(Cow::Borrowed("")),
+            Value::String(text) => Ok(text.into()),
             Value::Array(parts) => {
                 let mut texts = Vec::new();
                 for part in parts {
@@ -186,7 +224,7 @@ impl Talk {
                         _ => {}
                     }
                 }
-                Ok(texts.join("\n"))
+                Ok(texts.join("\n").into())
             }
             Value::Object(inner) => {
                 let held =
@@ -195,17 +233,17 @@ impl Talk {
                     Some(held @ (Value::String(_) | Value::Array(_))) => {
                         self.content(what, held, nameless)
                     }
-                    _ => Err(wrong_type(what, content, "a text or a list of parts")),
+                    _ => Err(wrong_type(&what.to_string(), content, "a text or a list of parts")),
                 }
             }
-            other => Err(wrong_type(what, other, "a text or a list of parts")),
+            other => Err(wrong_type(&what.to_string(), other, "a text or a list of parts")),
         }
     }
 
     /// The media of one part: `{"type": "image", "image": ".."}` and the like.
     fn part_media(
         &mut self,
-        what: &str,
+        what: Place<'_>,
         part: &Map<String, Value>,
         nameless: &mut [usize; 2],
     ) -> Result<(), Rejection> {
@@ -264,6 +302,11 @@ fn transposed(columns: &Map<String, Value>) -> Option<Vec<Value>> {
     Some((0..first.len()).map(row).collect())
 }
 
+/// Whether an object is of one speaker, and no pair.
+pub(super) fn is_message(item: &Map<String, Value>) -> bool {
+    speaker_of(item).is_some()
+}
+
 fn speaker_of(message: &Map<String, Value>) -> Option<(&'static str, &Value)> {
     ["from", "role", "speaker"].into_iter().find_map(|key| Some((key, message.get(key)?)))
 }
@@ -274,7 +317,7 @@ fn pair_of(pair: &Map<String, Value>) -> Option<(&Value, &Value)> {
     Some((question, answer))
 }
 
-fn no_speaker(what: &str, message: &Map<String, Value>) -> Rejection {
+fn no_speaker(what: Place<'_>, message: &Map<String, Value>) -> Rejection {
     let keys: Vec<&str> = message.keys().map(String::as_str).collect();
     let detail = format!("{what} has no from or role; its fields: {}", keys.join(", "));
     Rejection::new("wrong_type", detail)
@@ -290,20 +333,23 @@ fn unknown_role(what: &str, role: &Value) -> Rejection {
 }
 
 /// An answer: a text, a number, the answer of most annotators, or what the assistant says.
-pub(super) fn answer_text(what: &str, value: &Value) -> Result<Option<String>, Rejection> {
+pub(super) fn answer_text<'a>(
+    what: Place<'_>,
+    value: &'a Value,
+) -> Result<Option<Cow<'a, str>>, Rejection> {
     match value {
         Value::Null => Ok(None),
         Value::Array(items)
             if items.iter().any(|item| item.get("role").or(item.get("from")).is_some()) =>
         {
             let mut talk = Talk::default();
-            talk.ask(String::new(), [0; 2]);
+            talk.ask("", [0; 2]);
             // A chosen conversation repeats its prompt; what counts is the answer to the last question.
-            talk.read(what, items)?;
-            Ok(talk.turns.pop().and_then(|turn| turn.answer))
+            talk.read(&what.to_string(), items)?;
+            Ok(talk.turns.pop().and_then(|turn| turn.answer).map(|text| text.to_string().into()))
         }
         Value::Array(items) => {
-            let mut counts: Vec<(String, usize)> = Vec::new();
+            let mut counts: Vec<(Cow<'a, str>, usize)> = Vec::new();
             for item in items {
                 let Some(text) = answer_text(what, item)? else { continue };
                 match counts.iter().position(|(known, _)| *known == text) {
@@ -319,7 +365,7 @@ pub(super) fn answer_text(what: &str, value: &Value) -> Result<Option<String>, R
             let keys = ["answer", "text", "content", "value", "response"];
             match keys.iter().find_map(|key| fields.get(*key)) {
                 Some(inner) => answer_text(what, inner),
-                None => Err(wrong_type(what, value, "a text")),
+                None => Err(wrong_type(&what.to_string(), value, "a text")),
             }
         }
         other => Ok(plain_text(other)),

@@ -3,8 +3,11 @@
 use serde_json::Value;
 
 use super::super::shorten;
-use super::fields::Fields;
+use super::fields::{Fields, PROMPT};
 use super::pictures::{MediaReference, collect_value, is_media};
+use super::prompt::{CONTEXT, INPUT, states};
+use super::turns::{CONVERSATIONS, Message};
+use super::{options, plain};
 
 /// Longest example of a value, in characters.
 const LONGEST_EXAMPLE: usize = 80;
@@ -24,28 +27,68 @@ pub struct UnreadField {
 }
 
 /// What is said of the sample by fields of these names is of no other kind than these.
-const LABELS: [&str; 22] = [
+const LABELS: [&str; 23] = [
     "id", "ids", "source", "sources", "dataset", "license", "url", "urls", "link", "split", "hash",
     "model", "category", "subject", "topic", "type", "language", "score", "scores", "date", "task",
-    "tag",
+    "tag", "models",
 ];
 
 /// Names of a picture or video by its number, which says nothing of where it is.
-const PICTURE_IDS: [&str; 6] =
-    ["image_id", "imageid", "img_id", "image_index", "video_id", "coco_id"];
+const PICTURE_IDS: [&str; 7] =
+    ["image_id", "imageid", "img_id", "image_index", "video_id", "coco_id", "data_id"];
 
 /// The fields that nobody has read and that look like a text, options, messages or a picture; for a
-/// record `without_media` also the number of a picture.
-pub(super) fn fields(fields: &Fields<'_>, without_media: bool) -> Vec<UnreadField> {
+/// record `without_media` also the number of a picture. A field by whose name a question or its
+/// options are known is one of them whatever it holds, unless that was `said` too.
+pub(super) fn fields(
+    fields: &Fields<'_>,
+    without_media: bool,
+    said: &[Message],
+) -> Vec<UnreadField> {
     let mut found = Vec::new();
     each(fields, |name, value| {
         let is_id = PICTURE_IDS.iter().any(|known| name.eq_ignore_ascii_case(known));
         let numbered = (without_media && is_id && !value.is_null()).then_some("picture id");
-        if let Some(kind) = kind_of(name, value).or(numbered) {
+        let named = || if is_known(name) { kind_of_known(value, said) } else { None };
+        // Beside its media a record may say where they came from.
+        let of_value = kind_of(name, value)
+            .filter(|kind| *kind != "picture" || without_media || !is_label(name));
+        if let Some(kind) = of_value.or(numbered).or_else(named) {
             found.push(UnreadField { name: name.to_owned(), kind, example: example(value) });
         }
     });
     found
+}
+
+/// Whether a question, what it is asked of or its options are looked for under a name.
+fn is_known(name: &str) -> bool {
+    let lists = [PROMPT.all, CONVERSATIONS.all, &CONTEXT[..], INPUT.all, &[plain::QUESTIONS]];
+    let names = lists.into_iter().flatten().copied().chain(options::names());
+    names.into_iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// What the value of such a field is, where it says something that was not said.
+fn kind_of_known(value: &Value, said: &[Message]) -> Option<&'static str> {
+    let is_new = |text: &str| {
+        let text = text.trim();
+        !text.is_empty() && !said.iter().any(|message| states(&message.text, text))
+    };
+    let kind = match value {
+        Value::Array(items) if items.iter().all(Value::is_string) => "list of texts",
+        Value::Array(_) => "messages",
+        _ => "text",
+    };
+    any_text(value, &is_new).then_some(kind)
+}
+
+/// Whether any text in a value is such a one.
+fn any_text(value: &Value, is_such: &impl Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => is_such(text),
+        Value::Array(items) => items.iter().any(|item| any_text(item, is_such)),
+        Value::Object(inner) => inner.values().any(|item| any_text(item, is_such)),
+        _ => false,
+    }
 }
 
 /// The media in fields that nobody has read: for a record that would have none otherwise.
@@ -75,7 +118,7 @@ fn each(fields: &Fields<'_>, mut visit: impl FnMut(&str, &Value)) {
     for (name, value) in fields.all {
         match value {
             _ if fields.was_read(name) => {}
-            Value::Object(inner) if !is_media(value) => {
+            Value::Object(inner) if !is_media(value) && !is_known(name) => {
                 for (key, value) in inner {
                     visit(&format!("{name}.{key}"), value);
                 }
@@ -89,8 +132,7 @@ fn kind_of(name: &str, value: &Value) -> Option<&'static str> {
     if is_media(value) {
         return Some("picture");
     }
-    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
-    let is_label = last.split(['_', '-', ' ']).any(|word| LABELS.contains(&word));
+    let is_label = is_label(name);
     match value {
         Value::String(text) => is_sentence(text, is_label).then_some("text"),
         Value::Array(items) if items.iter().all(Value::is_object) && !items.is_empty() => {
@@ -106,6 +148,12 @@ fn kind_of(name: &str, value: &Value) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Whether a field of this name says something of the sample.
+fn is_label(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name).to_ascii_lowercase();
+    last.split(['_', '-', ' ']).any(|word| LABELS.contains(&word))
 }
 
 /// Several words, or a text in a script without blanks.
