@@ -33,7 +33,7 @@ pub fn find(
     interrupt: &Interrupt,
 ) -> Result<Found> {
     with_threads(threads, || {
-        let near_media = pictures.search(settings.closeness.radius);
+        let near_media = pictures.search(settings.closeness);
         interrupt.check()?;
         let frequencies = frequencies(samples, settings, interrupt)?;
         let texts = frequencies.as_ref().map(|frequencies| TextJudge {
