@@ -41,7 +41,7 @@ from peers import Scores
 from picture_pairs import PicturePair, png, scaled, stored
 from text_pairs import Pair
 
-from mmrlhf_engine._core import hash_images, judge_pictures, judge_texts
+from mmrlhf_engine._core import find_duplicates, hash_images, judge_pictures, judge_texts
 from mmrlhf_engine.curate.dedup import DedupConfig
 from record import write_record
 
@@ -51,7 +51,7 @@ MAX_PIXELS = 10**8
 ENCODED = 300
 """Pairs that are given to lite0, which encodes some six pictures a second."""
 WRONG = 0.005
-LUMA, CHROMA = 5.5, 32.0
+LUMA, CHROMA = 5.5, 1.0
 
 Row = dict[str, Any]
 JUDGE, STAGE = "engine, judge alone", "engine, end to end"
@@ -154,28 +154,52 @@ def columns(contents: Sequence[bytes]) -> tuple[pa.Array, ...]:
 
 def judged(pairs: Sequence[Any]) -> tuple[list[Row], float]:
     """What ``judge_pictures`` says, and processor seconds with decoding."""
-    sides = [columns([pair[side] for pair in pairs]) for side in (0, 1)]
+    pictures, first = (
+        columns([side for pair in pairs for side in pair[:2]]),
+        2 * np.arange(len(pairs)),
+    )
+    rows = (pa.array(side, pa.uint32()) for side in (first, first + 1))
     start = time.process_time()
-    found = judge_pictures(*sides[0], *sides[1], thumbnails=False, max_pixels=MAX_PIXELS, threads=1)
+    found = judge_pictures(*pictures, *rows, thumbnails=False, max_pixels=MAX_PIXELS, threads=1)
     seconds = time.process_time() - start
     return pa.array(found).to_pylist(), seconds
 
 
 def proposed(pairs: Sequence[PicturePair]) -> np.ndarray:
-    """Whether the hashes and mean colours of each pair are as near as dedup wants them."""
-    sides = []
-    for side in (0, 1):
-        made = hash_images(
-            *columns([pair[side] for pair in pairs]), max_pixels=MAX_PIXELS, threads=1
+    """Whether dedup would ask its judge about each pair."""
+    made = pa.array(
+        hash_images(
+            *columns([side for pair in pairs for side in pair[:2]]),
+            max_pixels=MAX_PIXELS,
+            threads=1,
         )
-        table = pa.array(made)
-        colours = np.asarray(table.field("colour").flatten()).reshape(-1, 192).astype(int)
-        sides.append((np.asarray(table.field("phash")), colours))
-    (one, grid), (other, other_grid) = sides
-    config = DedupConfig()
-    near = np.bitwise_count(one ^ other) <= config.image_radius
-    tolerance = 255 if config.colour_tolerance is None else config.colour_tolerance
-    return near & (np.abs(grid - other_grid).max(axis=1) <= tolerance)
+    )
+    count, asked = 2 * len(pairs), np.zeros(len(pairs), bool)
+
+    def judge(first: list[int], _: list[int]) -> tuple[list[bool], list[bool]]:
+        asked[np.array(first) // 2] = True
+        return [False] * len(first), [False] * len(first)
+
+    find_duplicates(
+        {
+            # Members of one pair alone have one text.
+            "prompts": pa.array([f"What is {at // 2}?" for at in range(count)], pa.large_string()),
+            "answers": pa.nulls(count, pa.large_string()),
+            "media": pa.array([[at] for at in range(count)], pa.large_list(pa.uint32())),
+            "rank": pa.array(range(count), pa.uint32()),
+            "overrides": [],
+        },
+        {
+            "media": pa.array(range(count), pa.uint32()),
+            "phash": made.field("phash"),
+            "crops": made.field("crops").flatten(),
+            "colour": made.field("colour").flatten(),
+        },
+        settings=DedupConfig(max_per_image=None).model_dump(),
+        judge=judge,
+        threads=1,
+    )
+    return asked
 
 
 def severity(found: Row) -> float:

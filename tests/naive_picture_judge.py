@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
-from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 LONG_SIDE = 1024
-LUMA_LIMIT, THUMBNAIL_LUMA_LIMIT, CHROMA_LIMIT = 5.5, 2.5, 32.0
+LUMA_LIMIT, THUMBNAIL_LUMA_LIMIT = 5.5, 2.5
 
 
 @dataclass
 class Verdict:
-    """``luma`` is none where the shapes differ, ``chroma`` where both pictures are grey."""
+    """``luma`` is none where the shapes differ, ``chroma`` (limit 1) where both are grey."""
 
     copy: bool
     luma: float | None
@@ -32,7 +32,7 @@ def judge(a, b):
     if not same_shape(a.size, b.size):
         return Verdict(False, None, None, LUMA_LIMIT)
     ratio = max(max(a.size), max(b.size)) / min(max(a.size), max(b.size))
-    limit = THUMBNAIL_LUMA_LIMIT if ratio >= 3 else LUMA_LIMIT
+    limit = np.interp(ratio, [1, 3], [LUMA_LIMIT, THUMBNAIL_LUMA_LIMIT])
     transparent = [image for image in (a, b) if is_transparent(image)]
     backgrounds = ["white", "black"] if transparent else ["white"]
     if len(transparent) == 1:  # only where it does not vanish
@@ -42,7 +42,7 @@ def judge(a, b):
     found = [judge_opaque(over(a, colour), over(b, colour), limit) for colour in backgrounds]
 
     def severity(verdict):
-        return max(verdict.luma / limit, (verdict.chroma or 0) / CHROMA_LIMIT)
+        return max(verdict.luma / limit, verdict.chroma or 0)
 
     return (max if len(transparent) == 2 else min)(found, key=severity)
 
@@ -77,7 +77,7 @@ def judge_opaque(a, b, limit):
     (a, a_chroma), (b, b_chroma) = planes(a, size), planes(b, size)
     luma, alignment = explanation(b, a, limit)
     chroma = chroma_difference(a_chroma, b_chroma, alignment)
-    return Verdict(luma < limit and (chroma or 0) < CHROMA_LIMIT, luma, chroma, limit)
+    return Verdict(luma < limit and (chroma or 0) < 1, luma, chroma, limit)
 
 
 def limited(size):
@@ -314,8 +314,9 @@ def chroma_difference(a, b, alignment):
     if all(grey):
         return None
     if any(grey):
-        return max(2 * deviation(pair[grey.index(False)]) for pair in pairs)
-    return max(channel_difference(*pair) for pair in pairs)
+        return max(deviation(pair[grey.index(False)]) for pair in pairs) / 16
+    residuals, targets = zip(*(residual(*pair) for pair in pairs), strict=True)
+    return max(displaced(residuals), recoloured(residuals, targets))
 
 
 def median(values):
@@ -326,10 +327,24 @@ def deviation(values):
     return np.abs(values - 128 - np.clip(median(values) - 128, -12, 12)).max()
 
 
-def channel_difference(a, b):
+def residual(a, b):
+    """What is left of ``b`` without tint and gain, and ``b`` around its median."""
     tint = np.clip(median(b) - median(a), -12, 12)
-    around = maximum_filter(a, 3, mode="nearest") - minimum_filter(a, 3, mode="nearest")
     a, b = a - median(a), b - median(a) - tint
     squares = (a * a).sum()
     gain = np.clip((a * b).sum() / squares, 0.5, 1.6) if squares > 1 else 1.0
-    return max(0.0, (np.abs(b - gain * a) - 0.2 * gain * around).max())
+    return b - gain * a, b
+
+
+def displaced(residuals):
+    """The mean of 3 by 3 values that is displaced most, relative to the noise of the pair."""
+    largest = max(np.abs(uniform_filter(r, 3, mode="nearest")).max() for r in residuals)
+    noise = max(np.sort(np.abs(r), axis=None)[9 * (r.size - 1) // 10] for r in residuals)
+    return largest / min(10 + 6 * noise, 26)
+
+
+def recoloured(residuals, targets):
+    """From 1 on if residuals are large on the whole, and against all that is coloured."""
+    left, colour = (sum((x**2).sum() for x in planes) for planes in (residuals, targets))
+    unexplained = left / max(colour, 1) / 0.25
+    return min(math.sqrt(left / residuals[0].size) / 3, math.sqrt(unexplained))

@@ -3,34 +3,38 @@
 import io
 import json
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from mmrlhf_engine.curate import dedup, media_judge
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.overrides import OVERRIDES
 from mmrlhf_engine.curate.tables import SAMPLES
 from naive_answers import contradict
+from naive_proposals import proposed
 from test_dedup import (
     corpora,
     corpus,
     deduplicate,
     find,
     jaccard,
-    look_alike,
     normal,
     picture,
     removed_rows,
 )
+from test_image import photograph
 
 
 @st.composite
 def judged_corpora(draw):
-    """A corpus with answers and overrides, and which media are copies and which equal."""
+    """A corpus with hashes of crops, answers, overrides, and which media are copies and equal."""
     prompts, media, hashes, colours = draw(corpora())
+    crop = st.sampled_from([0, 0b111111, 2**64 - 1, 0xF0F0F0F0F0F0F0F0])
+    crops = [draw(st.lists(crop, min_size=5, max_size=5)) for _ in hashes]
     rows = range(len(prompts))
     answer = st.sampled_from(
         [None, "yes", "Yes.", "no", "two cats", "2", "B", "(b)", "a long answer of several words"]
@@ -40,12 +44,18 @@ def judged_corpora(draw):
     overrides = draw(st.lists(pairs, max_size=3))
     verdict = st.sampled_from([(False, False), (True, False), (True, True)])
     verdicts = {pair: draw(verdict) for pair in ((0, 1), (0, 2), (1, 2))}
-    return (prompts, media, hashes, colours), answers, overrides, verdicts
+    return (prompts, media, hashes, colours), crops, answers, overrides, verdicts
 
 
-def naive_judged(corpus, answers, overrides, verdicts, policy, most):
+def naive_judged(corpus, crops, answers, overrides, verdicts, policy, most):
     """As ``naive``, with verdicts on pictures, answers and overrides."""
     prompts, media, hashes, colours = corpus
+    pictures = list(zip(hashes, crops, colours, strict=True))
+
+    def look_alike(a, b):
+        return len(a) == len(b) and all(
+            x == y or proposed(pictures[x], pictures[y]) for x, y in zip(a, b, strict=True)
+        )
 
     def agree(a, b, place):
         return all(
@@ -56,7 +66,7 @@ def naive_judged(corpus, answers, overrides, verdicts, policy, most):
     def like(a, b, place):
         if policy in ("text", "exact"):
             return media[a] == media[b]
-        return look_alike(media[a], media[b], hashes, colours) and agree(a, b, place)
+        return look_alike(media[a], media[b]) and agree(a, b, place)
 
     def duplicate(a, b):
         given = answers[a], answers[b]
@@ -83,6 +93,7 @@ def naive_judged(corpus, answers, overrides, verdicts, policy, most):
 # The last two have one answer, but only the first of them has the words of the row that removes it.
 ONE_ANSWER_IN_TWO_WORDINGS = (
     (["RED", "RED", "red"], [[], [], []], [0, 0, 0], [bytes(192)] * 3),
+    [[0] * 5] * 3,
     ["no", "yes", "yes"],
     [],
     dict.fromkeys([(0, 1), (0, 2), (1, 2)], (False, False)),
@@ -94,7 +105,7 @@ ONE_ANSWER_IN_TWO_WORDINGS = (
 @given(case=judged_corpora())
 @example(case=ONE_ANSWER_IN_TWO_WORDINGS)
 def test_what_is_judged_equals_a_comparison_of_all_pairs(policy, case):
-    corpus, answers, overrides, verdicts = case
+    corpus, crops, answers, overrides, verdicts = case
     asked = []
 
     def judge(first, second):
@@ -102,12 +113,45 @@ def test_what_is_judged_equals_a_comparison_of_all_pairs(policy, case):
         asked.extend(pairs)
         return [verdicts[pair][0] for pair in pairs], [verdicts[pair][1] for pair in pairs]
 
-    given = {"answers": answers, "overrides": overrides, "text_rule": "documents"}
+    given = {"answers": answers, "overrides": overrides, "text_rule": "documents", "crops": crops}
     found, *_ = find(*corpus, policy=policy, judge=judge, **given)
     assert {r["row"] for r in found} == naive_judged(
-        corpus, answers, set(overrides), verdicts, policy, None
+        corpus, crops, answers, set(overrides), verdicts, policy, None
     )
     assert len(asked) == len(set(asked))
+
+
+@settings(max_examples=200)
+@given(
+    seed=st.integers(0, 2**32),
+    gain=st.floats(0.4, 1.2),
+    offset=st.floats(-60, 60),
+    saturation=st.floats(0.3, 1.2),
+    noise=st.integers(0, 40),
+)
+def test_what_is_proposed_is_what_a_copy_may_look_like(seed, gain, offset, saturation, noise):
+    rng = np.random.default_rng(seed)
+    one = rng.integers(0, 256, (3, 3, 3)).repeat(3, 0).repeat(3, 1)[:8, :8].astype(float)
+    grey = one.mean(axis=2, keepdims=True)
+    other = gain * (grey + saturation * (one - grey)) + offset
+    other += rng.integers(-noise, noise + 1, other.shape)
+    pictures = [
+        (int(rng.choice([0, 0b111111])), [int(c) for c in rng.choice([0, 2**40 - 1], 5)], grid)
+        for grid in (as_bytes(one), as_bytes(other))
+    ]
+    asked = []
+
+    def judge(first, second):
+        asked.extend(zip(first, second, strict=True))
+        return [False] * len(first), [False] * len(first)
+
+    hashes, crops, colours = zip(*pictures, strict=True)
+    find(["what is it"] * 2, [[0], [1]], hashes, colours, crops=crops, judge=judge)
+    assert asked == [(0, 1)] * proposed(*pictures)
+
+
+def as_bytes(grid):
+    return grid.clip(0, 255).astype(np.uint8).tobytes()
 
 
 QUESTION = "What is the total of this invoice?"
@@ -253,7 +297,7 @@ def test_what_was_compared_before_a_kill_is_not_compared_again(stage, tmp_path, 
     real, calls = media_judge.judge_pictures, []
 
     def dies_at_third(*args, **options):
-        calls.append(len(args[0]))
+        calls.append(len(args[4]))  # pairs
         if len(calls) == 3:
             raise KeyboardInterrupt
         return real(*args, **options)
@@ -265,6 +309,24 @@ def test_what_was_compared_before_a_kill_is_not_compared_again(stage, tmp_path, 
     assert len(list(begun.scratch.glob("judged-*.parquet"))) == 2
     _, report = deduplicate(stage)
     assert sum(calls) - calls[2] == report["pictures_judged"]
+
+
+def test_darker_and_cropped_copies_meet_the_picture_only_where_they_are_judged(stage, tmp_path):
+    whole = photograph(3).resize((400, 300), Image.Resampling.LANCZOS)
+    wide, high = whole.size
+    pictures = {
+        "a_whole.png": stored(whole),
+        "darker.png": stored(ImageEnhance.Brightness(whole).enhance(0.8)),
+        "corner.png": stored(whole.crop((0, 0, round(0.97 * wide), round(0.97 * high)))),
+        "middle.png": stored(
+            whole.crop([round(s * x) for s in (0.025, 0.975) for x in whole.size])
+        ),
+    }
+    corpus(stage, tmp_path, [(name, QUESTION, None, [name]) for name in pictures], pictures)
+    tables, _ = deduplicate(stage)
+    assert tables["kept"]["id"].to_list() == ["a_whole.png"]
+    tables, _ = deduplicate(stage, judge=False)
+    assert tables["kept"].height > 1
 
 
 def test_a_removal_that_a_person_took_back_is_not_made(stage, tmp_path):

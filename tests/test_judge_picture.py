@@ -19,8 +19,14 @@ from test_image_displayed import glyph
 
 def judge(first, second, **changed):
     options = {"thumbnails": True, "max_pixels": LIMIT, "threads": 2, **changed}
-    found = judge_pictures(*columns(list(first)), *columns(list(second)), **options)
-    return pa.array(found).to_pylist()
+    first, second = list(first), list(second)
+    rows = pa.array(range(len(first)), pa.uint32())
+    others = pa.array(range(len(first), len(first) + len(second)), pa.uint32())
+    return judge_rows(first + second, rows, others, options)
+
+
+def judge_rows(contents, first, second, options):
+    return pa.array(judge_pictures(*columns(contents), first, second, **options)).to_pylist()
 
 
 def judge_images(first, second, **changed):
@@ -144,6 +150,52 @@ def test_colour_alone_can_differ():
     assert judge_images(red, reopened(red, "JPEG", quality=60))["copy"]
 
 
+def recoloured(image, mask, angle):
+    """With another hue of the same luma where the mask is white."""
+    y, *chroma = (np.asarray(c, np.float64) for c in image.convert("YCbCr").split())
+    blue, red = (c - 128 for c in chroma)
+    turned = [
+        blue * np.cos(angle) - red * np.sin(angle),
+        blue * np.sin(angle) + red * np.cos(angle),
+    ]
+    planes = [y, *(128 + c for c in turned)]
+    other = Image.merge("YCbCr", [Image.fromarray(p.clip(0, 255).astype(np.uint8)) for p in planes])
+    return Image.composite(other.convert("RGB"), image, mask)
+
+
+LETTER = ImageFont.load_default(90)
+
+
+@pytest.mark.parametrize("what", ["lamp", "bar", "letter", "all"])
+@pytest.mark.parametrize("stored", ["PNG", "half a JPEG"])
+def test_another_hue_of_a_part_is_another_picture(what, stored):
+    image, mask = PHOTO.copy(), Image.new("L", PHOTO.size, 255 if what == "all" else 0)
+    drawn, shape = ImageDraw.Draw(image), ImageDraw.Draw(mask)
+    for pen, fill in ((drawn, (90, 150, 170)), (shape, 255)):
+        if what == "lamp":
+            pen.ellipse((200, 100, 226, 126), fill=fill)
+        if what == "bar":
+            pen.rectangle((60, 120, 84, 280), fill=fill)
+        if what == "letter":
+            pen.text((240, 40), "R", fill, LETTER)
+    if what == "all":
+        image = ImageEnhance.Color(image).enhance(0.8)
+    other = recoloured(image, mask, 2.2)
+    again = image
+    if stored != "PNG":
+        small = (image.width // 2, image.height // 2)
+        other, again = (reopened(i.resize(small), "JPEG", quality=70) for i in (other, again))
+    found = judge_images(image, other)
+    assert found["cause"] == "chroma", found
+    assert judge_images(image, again)["copy"]
+
+
+def test_few_colours_are_a_copy():
+    for image in (PHOTO, document()):
+        assert judge_images(image, image.quantize(128).convert("RGB"))["copy"]
+        assert judge_images(image, reopened(image, "GIF"))["copy"]
+
+
 def test_a_grey_picture_is_a_copy_of_one_with_hardly_any_colour():
     grey = PHOTO.convert("L")
     found = judge_images(grey, grey.convert("RGB"))
@@ -178,6 +230,18 @@ def test_a_thumbnail_is_judged_more_strictly_or_refused():
     assert (found["copy"], found["cause"], found["luma"]) == (False, "thumbnail", None)
     half = PHOTO.resize((200, 150))
     assert judge_images(PHOTO, half, thumbnails=False)["copy"]
+
+
+@pytest.mark.parametrize("scale", [0.75, 0.5, 0.4])
+def test_a_changed_digit_of_a_smaller_page_is_found(scale):
+    page = document()
+    size = [round(scale * side) for side in page.size]
+    same, other = (
+        reopened(image.resize(size, Image.Resampling.LANCZOS), "JPEG", quality=80)
+        for image in (page, document("1726.00"))
+    )
+    assert judge_images(page, same)["copy"]
+    assert judge_images(page, other)["cause"] == "luma"
 
 
 def test_the_alignment_of_a_crop_is_told_in_both_directions():
@@ -346,10 +410,28 @@ def test_more_frames_than_can_be_decoded_are_refused():
     assert row["detail"] == "80 frames of 50 x 50 pixels, the limit is 160000 pixels in all"
 
 
-def test_as_many_pictures_a_as_b():
+def test_pairs_are_rows_of_the_pictures():
     good = encoded(PHOTO, "JPEG")
-    with pytest.raises(InputError, match="2 and 1 rows"):
-        judge([good, good], [good])
+    options = {"thumbnails": True, "max_pixels": LIMIT, "threads": 1}
+    for first, second, message in (
+        ([0, 1], [0], "first and second: 2 and 1 rows"),
+        ([0], [2], r"pair of pictures: found \(0, 2\), expected rows below 2"),
+    ):
+        rows = (pa.array(side, pa.uint32()) for side in (first, second))
+        with pytest.raises(InputError, match=message):
+            judge_rows([good, good], *rows, options)
+
+
+def test_pairs_of_more_pictures_than_are_held():
+    flat = [encoded(Image.new("RGB", (16, 16), (n, n, n)), "PNG") for n in range(0, 250, 2)]
+    flat[70] = b"nothing"
+    rows = [(0, n) for n in range(125)] + [(n, 124 - n) for n in range(125)] + [(124, 0)]
+    first, second = (pa.array(side, pa.uint32()) for side in zip(*rows, strict=True))
+    options = {"thumbnails": True, "max_pixels": LIMIT, "threads": 2}
+    found = judge_rows(flat, first, second, options)
+    assert found == judge([flat[a] for a, _ in rows], [flat[b] for _, b in rows])
+    assert [row["reason"] is not None for row in found] == [70 in pair for pair in rows]
+    assert [row["equal"] or False for row in found] == [a == b != 70 for a, b in rows]
 
 
 @settings(max_examples=60)

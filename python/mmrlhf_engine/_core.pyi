@@ -100,7 +100,8 @@ def hash_images(
 ) -> ArrowArray:
     """large_string, uint64, uint64 and large_binary in; inline wins where it is not null.
 
-    Out: ``struct{phash: uint64, colour: fixed_size_list<uint8>[192], reason, detail}``.
+    Out: ``struct{phash: uint64, crops: fixed_size_list<uint64>[5],
+    colour: fixed_size_list<uint8>[192], reason, detail}``; ``crops`` are hashes without the edges.
     """
 
 def decode_images(
@@ -132,25 +133,24 @@ def thumbnail_images(
 # judge
 
 def judge_pictures(
-    paths_a: pa.Array,
-    offsets_a: pa.Array,
-    lengths_a: pa.Array,
-    inline_a: pa.Array,
-    paths_b: pa.Array,
-    offsets_b: pa.Array,
-    lengths_b: pa.Array,
-    inline_b: pa.Array,
+    paths: pa.Array,
+    offsets: pa.Array,
+    lengths: pa.Array,
+    inline: pa.Array,
+    first: pa.Array,
+    second: pa.Array,
     *,
     thumbnails: bool,
     max_pixels: int,
     threads: int,
 ) -> ArrowArray:
-    """Whether picture A and picture B of each row are copies, located as for ``hash_images``.
+    """Whether pictures ``first[i]`` and ``second[i]`` (uint32, rows of the pictures located as for
+    ``hash_images``) are copies. A picture is prepared once where its pairs follow each other.
 
     Out: ``struct{copy, equal: bool, cause: frames | shape | thumbnail | luma | chroma,
     luma, chroma: float32, width, height: uint32, scale_x, scale_y, shift_x, shift_y: float32,
     background: none | white | black, left, top, difference_width, difference_height: float32,
-    reason, detail}``; without reason and detail unless a picture of the row cannot be read, and
+    reason, detail}``; without reason and detail unless a picture of the pair cannot be read, and
     then with nothing else.
     """
 
@@ -167,9 +167,9 @@ def find_duplicates(
 ) -> tuple[ArrowArray, ArrowArray, dict[str, int]]:
     """Samples have ``prompts`` and ``answers`` (large_string), ``media`` (large_list<uint32>),
     ``rank`` (uint32) and ``overrides`` (pairs of rows that are kept apart); pictures ``media``
-    (uint32), ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of
-    media which are copies and which are equal; ``frequencies`` are those of
-    :func:`count_frequencies`, without which nothing is common in the texts.
+    (uint32), ``phash`` (uint64), ``crops`` (uint64, 5 a picture) and ``colour`` (uint8, 192 a
+    picture). ``judge`` says of pairs of media which are copies and which are equal; ``frequencies``
+    are those of :func:`count_frequencies`, without which nothing is common in the texts.
 
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict,
     text_differences}``, near misses ``struct{row, other, text_jaccard, image_hamming,

@@ -51,7 +51,8 @@ class DedupConfig(Section):
     not judged."""
     image_radius: int = Field(default=4, ge=0, le=16)
     """Bits of the 64-bit pHash in which near pictures may differ. At ten million random hashes two
-    lie within 4 bits by chance about twice, within 10 half a million times."""
+    lie within 4 bits by chance about twice, within 10 half a million times. With ``judge`` the
+    hash of one may be that near to one of five crops of the other."""
     colour_tolerance: int | None = Field(default=24, ge=0, le=255)
     """Largest difference of mean colours on an 8 by 8 grid, of 255, for the hash sees luma alone:
     photographs saved again differ by up to 7, made a tenth brighter by up to 22, drawings of
@@ -131,6 +132,7 @@ def run(config: DedupConfig, stage: StageContext) -> None:
 _PICTURES: dict[str, pl.DataType] = {
     "number": pl.UInt32(),
     "phash": pl.UInt64(),
+    "crops": pl.Array(pl.UInt64(), 5),  # hashes with the edges cut off
     "colour": pl.Array(pl.UInt8(), 192),
     "reason": pl.String(),
     "detail": pl.String(),
@@ -265,6 +267,7 @@ def _find(
         {
             "media": readable["number"].to_arrow().cast(pa.uint32()),
             "phash": readable["phash"].to_arrow().cast(pa.uint64()),
+            "crops": readable["crops"].explode(empty_as_null=False).to_arrow().cast(pa.uint64()),
             "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
         },
         settings=config.model_dump(),

@@ -32,7 +32,7 @@ EVIDENCE: dict[str, pl.DataType] = {
     "equal": pl.Boolean(),  # pixel for pixel
     "difference": pl.String(),  # what makes them no copies: luma, chroma, shape, thumbnail, frames
     "image_difference": pl.Float32(),  # of luma, the largest local one; null where not compared
-    "colour_difference": pl.Float32(),  # of chroma; null where one of them is grey
+    "colour_difference": pl.Float32(),  # of chroma; null where both are grey
     "image_scale": pl.Float32(),  # of the alignment; 1 without one
     "difference_box": pl.List(pl.Float32()),  # left, top, width, height, as shares of the picture
 }
@@ -87,11 +87,13 @@ class MediaJudge:
             if len(shown[first]) == len(shown[second])
             for a, b in zip(shown[first], shown[second], strict=True)
         ]
-        places, left, right = (pa.array(column) for column in zip(*compared, strict=True))
-        columns = [_joined(batches, name) for name in ("paths", "offsets", "lengths", "inline")]
+        places, left, right = (
+            pa.array(column, pa.uint32()) for column in zip(*compared, strict=True)
+        )
         judged = judge_pictures(
-            *(column.take(left) for column in columns),
-            *(column.take(right) for column in columns),
+            *(_joined(batches, name) for name in ("paths", "offsets", "lengths", "inline")),
+            left,
+            right,
             thumbnails=self._thumbnails,
             max_pixels=MAX_PIXELS,
             threads=self._stage.threads,

@@ -76,7 +76,7 @@ EVIDENCE: TableSchema = {
     # Of the media that differ most; null where their pictures were not compared.
     "difference": pl.String(),  # luma, chroma, shape, thumbnail, frames; null for copies
     "image_difference": pl.Float32(),  # of luma, the largest local one; copies have less than 5.5
-    "colour_difference": pl.Float32(),  # of 255; null also where one of them is grey
+    "colour_difference": pl.Float32(),  # copies have less than 1; null where both are grey
     "image_scale": pl.Float32(),  # of the alignment; 1 without one
     "difference_box": pl.List(pl.Float32()),  # left, top, width, height, as shares of the picture
 }

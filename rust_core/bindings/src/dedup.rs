@@ -69,6 +69,7 @@ impl DedupSettings {
             closeness: Closeness {
                 radius: self.image_radius,
                 colour_tolerance: self.colour_tolerance,
+                judged: self.judge,
             },
             max_per_image: self.max_per_image,
             judged: self.judge,
@@ -101,6 +102,8 @@ pub(crate) struct DedupPictures {
     #[pyo3(item)]
     phash: ArrowIn,
     #[pyo3(item)]
+    crops: ArrowIn,
+    #[pyo3(item)]
     colour: ArrowIn,
 }
 
@@ -129,8 +132,10 @@ pub(crate) fn find_duplicates(
     let largest = samples.media.iter().chain(media.values()).max();
     let distinct = largest.map_or(0, |&largest| largest as usize + 1);
     let phash: UInt64Array = pictures.phash.typed("phash")?;
+    let crops: UInt64Array = pictures.crops.typed("crops")?;
     let colour: UInt8Array = pictures.colour.typed("colour")?;
-    let pictures = Pictures::new(distinct, media.values(), phash.values(), colour.values())
+    let (phash, crops) = (phash.values(), crops.values());
+    let pictures = Pictures::new(distinct, media.values(), phash, crops, colour.values())
         .map_err(to_python)?;
     let judge = CalledJudge { function: judge, raised: Mutex::default() };
     let found = enter(py, |interrupt| {

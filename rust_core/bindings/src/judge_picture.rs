@@ -6,7 +6,6 @@ use arrow_array::builder::LargeStringBuilder;
 use arrow_array::{ArrayRef, BooleanArray, Float32Array, UInt32Array};
 use mmrlhf_core::image::PictureError;
 use mmrlhf_core::judge::picture::{Background, Cause, Evidence, Judge, Settings};
-use mmrlhf_core::parallel::map_rows;
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
@@ -14,39 +13,34 @@ use crate::call::enter;
 use crate::errors::InputError;
 use crate::image::locations;
 
-/// What was found of each pair of pictures, or why nothing could be.
+/// What was found of each pair of pictures, given by their rows, or why nothing could be.
 #[pyfunction]
 #[pyo3(signature = (
-    paths_a, offsets_a, lengths_a, inline_a, paths_b, offsets_b, lengths_b, inline_b,
-    *, thumbnails, max_pixels, threads
+    paths, offsets, lengths, inline, first, second, *, thumbnails, max_pixels, threads
 ))]
 pub(crate) fn judge_pictures(
     py: Python<'_>,
-    paths_a: ArrowIn,
-    offsets_a: ArrowIn,
-    lengths_a: ArrowIn,
-    inline_a: ArrowIn,
-    paths_b: ArrowIn,
-    offsets_b: ArrowIn,
-    lengths_b: ArrowIn,
-    inline_b: ArrowIn,
+    paths: ArrowIn,
+    offsets: ArrowIn,
+    lengths: ArrowIn,
+    inline: ArrowIn,
+    first: ArrowIn,
+    second: ArrowIn,
     thumbnails: bool,
     max_pixels: u64,
     threads: usize,
 ) -> PyResult<ArrowArray> {
     let settings = Settings { thumbnails, max_pixels };
-    let a = Judge::new(locations(&paths_a, &offsets_a, &lengths_a, &inline_a)?, settings);
-    let b = Judge::new(locations(&paths_b, &offsets_b, &lengths_b, &inline_b)?, settings);
-    if a.len() != b.len() {
-        let found = format!("pictures A and B: {} and {} rows", a.len(), b.len());
+    let judge = Judge::new(locations(&paths, &offsets, &lengths, &inline)?, settings);
+    let (first, second): (UInt32Array, UInt32Array) =
+        (first.typed("first")?, second.typed("second")?);
+    if first.len() != second.len() {
+        let found = format!("first and second: {} and {} rows", first.len(), second.len());
         return Err(InputError::new_err(format!("{found}, expected as many of each")));
     }
-    enter(py, |interrupt| {
-        let found = map_rows(a.len(), threads, interrupt, |row| {
-            Ok(a.compare(&a.prepare(row)?, &b.prepare(row)?))
-        })?;
-        Ok(table(&found))
-    })
+    let pairs: Vec<(u32, u32)> =
+        first.values().iter().copied().zip(second.values().iter().copied()).collect();
+    enter(py, |interrupt| Ok(table(&judge.compare_pairs(&pairs, threads, interrupt)?)))
 }
 
 type Found = Result<Evidence, PictureError>;

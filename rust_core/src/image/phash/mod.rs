@@ -9,7 +9,10 @@ use dct::{LENGTH as SIDE, transform};
 use super::pixels::Pixels;
 use super::resize::{Filter, resize};
 
+mod crops;
 mod dct;
+
+pub use crops::{CROPS, crop_hashes};
 
 const LOW: usize = 8;
 

@@ -61,7 +61,7 @@ pub struct Evidence {
     /// The largest local difference of luma, relative to what re-encoding leaves; none if the cause was
     /// found before.
     pub luma: Option<f32>,
-    /// The largest local difference of chroma, of 255; none where both are grey.
+    /// The difference of chroma, relative to what re-encoding leaves; none where both are grey.
     pub chroma: Option<f32>,
     /// Width and height at which they were compared, in pixels.
     pub size: [usize; 2],
@@ -159,11 +159,11 @@ fn compare_frames(a: &Frame, b: &Frame, side: usize, settings: &Settings) -> (Ev
         return early(Cause::Shape);
     }
     let long = |frame: &Frame| frame.width.max(frame.height) as f64;
-    let thumbnail = long(a).max(long(b)) >= THUMBNAIL_RATIO * long(a).min(long(b));
-    if thumbnail && !settings.thumbnails {
+    let ratio = long(a).max(long(b)) / long(a).min(long(b));
+    if ratio >= THUMBNAIL_RATIO && !settings.thumbnails {
         return early(Cause::Thumbnail);
     }
-    let limit = if thumbnail { THUMBNAIL_LUMA_LIMIT } else { LUMA_LIMIT };
+    let limit = luma_limit(ratio);
     // One order for both: the smaller is the one that the other is aligned with.
     let order = |frame: &Frame| (frame.width * frame.height, frame.digest);
     let swapped = order(b) < order(a);
@@ -204,6 +204,12 @@ fn compare_frames(a: &Frame, b: &Frame, side: usize, settings: &Settings) -> (Ev
     };
     // So far a point of the smaller picture is mapped to the larger one.
     (if swapped { evidence.reversed() } else { evidence }, severity)
+}
+
+/// The limit of luma for sides of this ratio, from 1 on.
+fn luma_limit(ratio: f64) -> f32 {
+    let smaller = ((ratio - 1.0) / (THUMBNAIL_RATIO - 1.0)).min(1.0) as f32;
+    LUMA_LIMIT - smaller * (LUMA_LIMIT - THUMBNAIL_LUMA_LIMIT)
 }
 
 fn same_shape(a: &Frame, b: &Frame) -> bool {

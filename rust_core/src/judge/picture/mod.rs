@@ -19,18 +19,21 @@
 //!    largest window of the better direction is [`Evidence::luma`].
 //! 5. If that is too much, the pictures are aligned ([`align`]) by a scale and a shift of each axis, and
 //!    measured again, provided that the alignment is one that a crop of at most 5 % would cause.
-//! 6. Colour ([`chroma`]): the largest difference of means of 8 by 8 pixels, after a tint, one gain and
-//!    part of the contrast of edges are taken out.
+//! 6. Colour ([`chroma`]): after a tint and one gain of saturation are taken out, the area that is
+//!    displaced most, relative to the noise of the rest, and the whole.
 //!
 //! | change | counts as |
 //! |---|---|
 //! | re-encoded (as a GIF, colours of some photographs differ too much), resized, brighter or darker, more or less contrast, sharpened, slightly blurred | copy |
 //! | cropped by up to 5 % of a side | copy |
-//! | a thumbnail, a third of the size or less | copy under a stricter limit, or refused ([`Settings::thumbnails`]) |
+//! | made smaller | copy, under a limit that is the stricter the smaller it is |
+//! | a thumbnail, a third of the size or less | the same, or refused ([`Settings::thumbnails`]) |
 //! | a slight tint of all (white balance, yellowed paper) | copy |
 //! | grey version of a picture with colours | different: questions about colours have other answers |
 //! | grey version of a picture with hardly any colour | copy |
-//! | watermark, logo, caption, border, any other text or number | different |
+//! | a border of up to 5 % of a side | copy: one is the other cropped |
+//! | watermark, logo, caption, wider border, any other text or number | different |
+//! | another colour or hue of a part, or of all | different |
 //! | mirrored, rotated, stretched by more than 10 % | different |
 //! | animations: another number of frames | different |
 //! | animations: the same number | copy if first, last and eight frames between are copies |
@@ -45,6 +48,7 @@ mod align;
 mod blur;
 mod chroma;
 mod compare;
+mod pairs;
 mod predict;
 mod residual;
 mod solve;
@@ -61,12 +65,13 @@ pub const FRAME_SIDE: usize = 512;
 
 /// From where on [`Evidence::luma`] says that pictures are different.
 pub const LUMA_LIMIT: f32 = 5.5;
-/// The same where one picture is a thumbnail of the other, which hides small changes.
+/// The same where one picture is a thumbnail of the other, which hides small changes; between equal sizes
+/// and this the limit falls evenly.
 pub const THUMBNAIL_LUMA_LIMIT: f32 = 2.5;
 /// Times how much longer than the other's a picture's long side is where that is its thumbnail.
 pub const THUMBNAIL_RATIO: f64 = 3.0;
-/// From where on [`Evidence::chroma`], of 255, says that pictures are different.
-pub const CHROMA_LIMIT: f32 = 32.0;
+/// From where on [`Evidence::chroma`] says that pictures are different.
+pub const CHROMA_LIMIT: f32 = 1.0;
 
 /// How pictures are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
