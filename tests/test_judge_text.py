@@ -175,3 +175,24 @@ def test_copies_meet_and_templates_do_not_explode():
     assert all(lists[row] & lists[len(texts) + row] for row in range(100))
     assert sum(len(found) * (len(found) - 1) // 2 for found in rows.values()) < 20_000
     assert len(pa.array(counted)) > 10
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("Is a file of 5 MB large?", "Is a file of 5 Mb large?"),
+        ("Is a wire of 5 MΩ hot?", "Is a wire of 5 mΩ hot?"),
+        ("Is 5' long?", 'Is 5" long?'),
+        ("Is 5' long?", "Is 5 long?"),
+        ("Why is the water so cold?", "Why is the water cold?"),
+        ("What did the man do then?", "What did the man do?"),
+        ("Name foods with gluten.", "Name foods without gluten."),
+        ("Which of these is possible?", "Which of these is impossible?"),
+        ("Evaluate a && b", "Evaluate a || b"),
+        ("Who is Louis XIV?", "Who is Louis XVI?"),
+        ("Translate English to French.", "Translate French to English."),
+    ],
+)
+def test_small_changes_that_make_another_question(left, right):
+    assert not judged([left], [right])[0]["same"]
+    assert not reference(left, right)

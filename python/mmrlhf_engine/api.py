@@ -75,9 +75,14 @@ def run_curate(
     resolved = _resolve(CurateConfig, config, settings)
     several = [sources] if isinstance(sources, str | Path) else list(sources)
     resolved = pipeline.with_sources(resolved, several)  # as texts: a path has no s3://
-    flags = {"add": add, "reweigh": reweigh}
     return pipeline.curate(
-        resolved, Path(out), first=first, last=last, **flags, progress=Progress(progress)
+        resolved,
+        Path(out),
+        first=first,
+        last=last,
+        add=add,
+        reweigh=reweigh,
+        progress=Progress(progress),
     )
 
 

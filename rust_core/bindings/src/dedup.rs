@@ -269,7 +269,7 @@ fn duplicate_table(duplicates: &[Duplicate], differences: &HashMap<u32, String>)
         ("text_jaccard", Arc::new(jaccard)),
         ("image_hamming", Arc::new(hamming)),
         ("conflict", Arc::new(conflict)),
-        ("text_differences", Arc::new(LargeStringArray::from_iter(texts))),
+        ("text_differences", Arc::new(texts.collect::<LargeStringArray>())),
     ])
 }
 

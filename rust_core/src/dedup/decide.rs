@@ -70,7 +70,7 @@ struct Candidate {
 }
 
 /// What differs in two texts, if anything does.
-fn spelled(verdict: Verdict) -> Option<String> {
+fn spelled(verdict: &Verdict) -> Option<String> {
     (!verdict.differences.is_empty()).then(|| verdict.to_string())
 }
 
@@ -211,7 +211,7 @@ impl<'a> Decisions<'a> {
             let kept = candidate.row;
             self.prepare(kept);
             let (jaccard, differences) = match self.texts(row, kept) {
-                Texts::Near(jaccard, verdict) => (jaccard, verdict.and_then(spelled)),
+                Texts::Near(jaccard, verdict) => (jaccard, verdict.as_ref().and_then(spelled)),
                 Texts::Missed(jaccard) => {
                     self.remember_miss(row, candidate, Some(jaccard));
                     continue;
