@@ -25,7 +25,7 @@ pub(super) fn are_in(question: &str, options: &[String]) -> bool {
     }
     let starts = (0..question.len()).filter(|&at| {
         let before = at.checked_sub(1).and_then(|at| question.as_bytes().get(at));
-        matches!(before, None | Some(b' ' | b'\n'))
+        matches!(before, None | Some(b' ' | b'\n' | b'(' | b'['))
             || matches!(question.as_bytes().get(at), Some(b'(' | b'['))
     });
     let marks = first_marks(&held);

@@ -133,9 +133,8 @@ pub fn read_record(json: &[u8], columns: &ColumnMap, attached: usize) -> Result<
     for (number, (mut text, _)) in texts.into_iter().enumerate() {
         if !several {
             let stripped = marks::strip_numbered(&text);
-            if stripped.len() < text.len() {
-                text = stripped.to_owned();
-            }
+            let shorter = (stripped.len() < text.len()).then(|| stripped.to_owned());
+            text = shorter.unwrap_or(text);
         }
         samples.push(sample(&mut talk, number, text, &mut extra));
     }
