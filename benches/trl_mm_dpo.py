@@ -1,9 +1,9 @@
 """MM-DPO in TRL: the curve of a loop without a trainer, and steps beside TRL's own trainer.
 
-First the tiny text model of ``heads/training.py``, fifty steps with margins, inside ``MMDPOTrainer``
-and in a bare loop: the losses must agree. Then tiny LLaVA-OneVision and Qwen2-VL with pictures: steps
-and tokens a second of TRL's ``DPOTrainer``, as it ships and with the rows of answers alone in its head,
-and of ``MMDPOTrainer`` with a reference model in every step and with cached references. Needs TRL::
+First the tiny text model of ``heads/training.py`` with margins, inside ``MMDPOTrainer`` and in a
+bare loop: the losses must agree. Then tiny LLaVA-OneVision and Qwen2-VL with pictures: steps and
+tokens a second of TRL's ``DPOTrainer``, as it ships and with the rows of answers alone in its head,
+and of ``MMDPOTrainer`` with a reference model in every step and with cached references::
 
     pip install ./kernels[trl]
     python benches/trl_mm_dpo.py    # prints tables, writes benches/records
@@ -11,6 +11,7 @@ and of ``MMDPOTrainer`` with a reference model in every step and with cached ref
 
 import argparse
 import importlib.util
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -50,9 +51,11 @@ def main() -> int:
             folder = Path(base) / family
             folder.mkdir()
             rows += compare(family, folder, arguments.timed_steps, arguments.rounds)
+            parameters = vars(arguments) | {"threads": 1, "load": os.getloadavg()}
+            path = write_record("trl_mm_dpo", parameters, rows, NOT_MEASURED)
     for row in rows:
         print(row)
-    print(write_record("trl_mm_dpo", vars(arguments) | {"threads": 1}, rows, NOT_MEASURED))
+    print(path)
     apart = [row["largest_difference_of_losses"] for row in rows]
     right = max(apart) < arguments.tolerance and rows[0]["first_loss_less_ln_2"] < 1e-6
     return 0 if right else 1

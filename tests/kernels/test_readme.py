@@ -1,7 +1,9 @@
 """Every Python block of the package's README runs unchanged; its figures are those of records."""
 
 import importlib.util
+import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,23 @@ def test_the_betas_beside_the_first_example_are_right():
     (line,) = (line for line in BLOCKS[0].splitlines() if line.startswith("beta = "))
     betas = dynamic_beta(torch.tensor([0.5, 4.0]), beta=0.1)
     assert line.split("#")[1].startswith(" {:.4f} and {:.4f}:".format(*betas.tolist()))
+
+
+def test_the_table_of_arguments_has_the_names_and_defaults_of_the_function():
+    page = readme.README.read_text(encoding="utf-8")
+    table = page.split("| argument | default | |\n|---|---|---|\n")[1].split("\n\n")[0]
+    arguments = inspect.signature(mmrlhf_kernels.fused_linear_mm_dpo).parameters
+    found = {}
+    for line in table.splitlines():
+        names, defaults = (cell.strip() for cell in line.split("|")[1:3])
+        names = re.findall(r"`(\w+)`", names)
+        values = [] if defaults == "one of them" else defaults.replace("`", "").split(", ")
+        found |= dict(zip(names, [*values, *[None] * (len(names) - len(values))], strict=True))
+    assert len(found) > 15
+    for name, default in found.items():
+        declared = arguments[name].default
+        wanted = f"{declared:g}" if isinstance(declared, int | float) else str(declared)
+        assert default in (wanted, None), name
 
 
 @pytest.mark.parametrize("block", BLOCKS[:3], ids=["first example", "loop", "parts"])
