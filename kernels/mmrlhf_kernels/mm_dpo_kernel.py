@@ -331,7 +331,7 @@ def mm_dpo_launch(call: PairCall) -> Launch:
     two_sided = call.loss_type in TWO_SIDED_LOSS_TYPES
     form = Form(call.loss_type, two_sided, sft, count, call.average)
     arguments = {"call": operands, "number": resolved, "out": out, "FORM": form}
-    return Launch(_mm_dpo_kernel, (1,), arguments)
+    return Launch(_mm_dpo_kernel, (1,), arguments, warps=4 if apart else 8)
 
 
 def evaluate(call: PairCall) -> Result:
