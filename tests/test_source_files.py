@@ -91,7 +91,7 @@ def test_pictures_and_tables_of_one_folder_are_read_by_the_stage_that_takes_them
     assert batches_of(tmp_path)[0].keys == ["0", "1", "2", "3", "4"]
     assert [row for _, row in rows_of(tmp_path)] == ROWS
     (tmp_path / "a.txt").write_text("question 0")
-    assert batches_of(tmp_path)[0].keys == ["a.png"]
+    assert [batch.keys for batch in batches_of(tmp_path)] == [["0", "1", "2", "3", "4"], ["a.png"]]
     assert [row for _, row in rows_of(tmp_path)] == ROWS
 
 

@@ -130,7 +130,10 @@ def _tables(listing: Listing, format: SourceFormat | None, settings: PartSetting
     tables = [folder / name for name in sorted([*listing.indexes, *listing.tables], key=_in_order)]
     items: dict[Path | str, str | None] = {path: split_of(path, folder) for path in tables}
     if pictures.media:
-        items |= splits_by_folder(pictures.media) or {"": None}
+        split_folders = splits_by_folder(pictures.media)
+        items.update(split_folders)
+        if not split_folders:
+            items[""] = None
     taken, split = choose_of(folder, items, settings.split, partial(_shown, len(pictures.media)))
     if settings.prompt_for_pictures is not None and pictures.media:
         # They may belong to the tables, so nobody asks the question about them.
