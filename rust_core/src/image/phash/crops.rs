@@ -36,21 +36,21 @@ fn reduced(grey: &Pixels) -> Pixels {
         return grey.clone();
     }
     let (across, down) = (width / factor, height / factor);
+    let edges: Vec<usize> = (0..=across).map(|x| x * width / across).collect();
     let mut data = Vec::with_capacity(across * down);
-    let mut sums = vec![0_u32; across];
+    let mut sums = vec![0_u32; width];
     for y in 0..down {
         let rows = y * height / down..(y + 1) * height / down;
         sums.fill(0);
         for line in grey.data[rows.start * width..rows.end * width].chunks_exact(width) {
-            for (x, sum) in sums.iter_mut().enumerate() {
-                let cell = &line[x * width / across..(x + 1) * width / across];
-                *sum += cell.iter().map(|&value| u32::from(value)).sum::<u32>();
+            for (sum, &value) in sums.iter_mut().zip(line) {
+                *sum += u32::from(value);
             }
         }
-        data.extend(sums.iter().enumerate().map(|(x, sum)| {
-            let columns = (x + 1) * width / across - x * width / across;
-            let area = (columns * rows.len()) as u32;
-            ((sum + area / 2) / area) as u8
+        data.extend(edges.windows(2).map(|edge| {
+            let cell = &sums[edge[0]..edge[1]];
+            let area = (cell.len() * rows.len()) as u32;
+            ((cell.iter().sum::<u32>() + area / 2) / area) as u8
         }));
     }
     Pixels { width: across, height: down, channels: 1, data }
