@@ -34,19 +34,19 @@ def logistic(x: tl.tensor) -> tl.tensor:
 
 @jit
 def _of_difference(
-    delta: tl.tensor, beta: tl.tensor, shift: tl.tensor, LOSS_TYPE: tl.constexpr
+    delta: tl.tensor, beta: tl.tensor, shift: tl.tensor, FORM: tl.constexpr
 ) -> tl.tuple:
     """(l, dl/ddelta) of the losses that see a pair through its difference alone."""
     x = beta * delta
-    if LOSS_TYPE == "ipo":
+    if FORM.loss_type == "ipo":
         distance = delta - 0.5 / beta
         loss = distance * distance
         slope = 2.0 * distance
-    elif LOSS_TYPE == "hinge":
+    elif FORM.loss_type == "hinge":
         loss = tl.maximum(1.0 - x, 0.0)
         slope = tl.where(x < 1.0, -beta, 0.0)
     else:
-        if LOSS_TYPE == "simpo":
+        if FORM.loss_type == "simpo":
             x -= shift
         loss = softplus(-x)
         slope = -beta * logistic(-x)
@@ -56,22 +56,22 @@ def _of_difference(
 @jit
 def _of_both_sides(
     chosen: tl.tensor, rejected: tl.tensor, beta: tl.tensor, shift: tl.tensor,
-    LOSS_TYPE: tl.constexpr,
+    FORM: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """(l, dl/dchosen, dl/drejected) of the other losses."""
-    if LOSS_TYPE == "sppo_hard":
+    if FORM.loss_type == "sppo_hard":
         good = chosen - 0.5 / beta
         bad = rejected + 0.5 / beta
         loss = good * good + bad * bad
         up = 2.0 * good
         down = 2.0 * bad
-    elif LOSS_TYPE == "bco_pair":
+    elif FORM.loss_type == "bco_pair":
         good = beta * chosen - shift
         bad = beta * rejected - shift
         loss = softplus(-good) + softplus(bad)
         up = -beta * logistic(-good)
         down = beta * logistic(bad)
-    elif LOSS_TYPE == "apo_down":
+    elif FORM.loss_type == "apo_down":
         good = beta * chosen
         lead = beta * (chosen - rejected)
         loss = logistic(good) + logistic(-lead)
@@ -80,7 +80,7 @@ def _of_both_sides(
     else:
         good = beta * chosen
         bad = beta * rejected
-        if LOSS_TYPE == "kto_pair":
+        if FORM.loss_type == "kto_pair":
             good -= shift
             bad -= shift
         loss = logistic(-good) + logistic(bad)
@@ -92,19 +92,20 @@ def _of_both_sides(
 @jit
 def pair_cost(
     chosen: tl.tensor, rejected: tl.tensor, beta: tl.tensor, shift: tl.tensor, holds: tl.tensor,
-    fails: tl.tensor, LOSS_TYPE: tl.constexpr, TWO_SIDED: tl.constexpr,
+    fails: tl.tensor, FORM: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """(loss, d loss / d chosen, d loss / d rejected) of pairs from their two log-ratios.
 
-    ``holds`` and ``fails`` are q and 1 - q: a small 1 - q is lost in float32 once q is formed.
+    ``FORM`` is that of :mod:`mmrlhf_kernels.mm_dpo_kernel`. ``holds`` and ``fails`` are q and
+    1 - q: a small 1 - q is lost in float32 once q is formed.
     """
-    if TWO_SIDED:
-        ahead, up, down = _of_both_sides(chosen, rejected, beta, shift, LOSS_TYPE)
-        behind, turned_down, turned_up = _of_both_sides(rejected, chosen, beta, shift, LOSS_TYPE)
+    if FORM.two_sided:
+        ahead, up, down = _of_both_sides(chosen, rejected, beta, shift, FORM)
+        behind, turned_down, turned_up = _of_both_sides(rejected, chosen, beta, shift, FORM)
         loss = holds * ahead + fails * behind
         up = holds * up + fails * turned_up
         down = holds * down + fails * turned_down
-    elif LOSS_TYPE == "exo_pair":
+    elif FORM.loss_type == "exo_pair":
         x = beta * (chosen - rejected)
         wins = logistic(x)
         loses = logistic(-x)
@@ -115,8 +116,8 @@ def pair_cost(
         down = -up
     else:
         delta = chosen - rejected
-        ahead, slope_ahead = _of_difference(delta, beta, shift, LOSS_TYPE)
-        behind, slope_behind = _of_difference(-delta, beta, shift, LOSS_TYPE)
+        ahead, slope_ahead = _of_difference(delta, beta, shift, FORM)
+        behind, slope_behind = _of_difference(-delta, beta, shift, FORM)
         loss = holds * ahead + fails * behind
         up = holds * slope_ahead - fails * slope_behind
         down = -up

@@ -243,9 +243,7 @@ def _mm_dpo_kernel(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.con
         )
         beta = _beta(call, number, place, mask)
         tie, holds, fails, weight = _labels(call, number, place, mask)
-        loss, up, down = pair_cost(
-            chosen, rejected, beta, shift, holds, fails, FORM.loss_type, FORM.two_sided
-        )
+        loss, up, down = pair_cost(chosen, rejected, beta, shift, holds, fails, FORM)
         chosen_logp = chosen_sum.to(tl.float32)
         share = _share(call, place, mask, num_pairs, num_tokens, FORM)
         up = up * weight / num_pairs / chosen_length - number.sft_weight * share + defect
