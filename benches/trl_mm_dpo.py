@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=1e-4, help="Of the losses, absolute.")
     parser.add_argument("--timed-steps", type=int, default=6, help="Of a run that is timed.")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     arguments = parser.parse_args()
     if importlib.util.find_spec("trl") is None:
         print("trl_mm_dpo needs TRL; hint: pip install './kernels[trl]'", file=sys.stderr)
@@ -47,15 +48,15 @@ def main() -> int:
 
     rows = [_curve(arguments.steps)]
     with tempfile.TemporaryDirectory() as base:
-        for family in FAMILIES:
+        for family in arguments.families:
             folder = Path(base) / family
             folder.mkdir()
             rows += compare(family, folder, arguments.timed_steps, arguments.rounds)
-            parameters = vars(arguments) | {"threads": 1, "load": os.getloadavg()}
-            path = write_record("trl_mm_dpo", parameters, rows, NOT_MEASURED)
     for row in rows:
         print(row)
-    print(path)
+    some = "-".join(["trl_mm_dpo", *arguments.families]) if len(arguments.families) == 1 else ""
+    parameters = vars(arguments) | {"threads": 1, "load": os.getloadavg()}
+    print(write_record(some or "trl_mm_dpo", parameters, rows, NOT_MEASURED))
     apart = [row["largest_difference_of_losses"] for row in rows]
     right = max(apart) < arguments.tolerance and rows[0]["first_loss_less_ln_2"] < 1e-6
     return 0 if right else 1

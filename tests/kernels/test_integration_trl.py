@@ -349,6 +349,23 @@ def test_evaluation_logs_the_same_names(family, tmp_path):
     )
 
 
+def test_metrics_of_a_user_are_given_logits(pairs, tmp_path):
+    args = settings(tmp_path, max_steps=1, precompute_ref_log_probs=True)
+    more = {"compute_metrics": lambda found: {"vocabulary": found.predictions.shape[-1]}}
+    data = Dataset.from_list(pairs[:2])
+    trainer, _ = train(tiny("text"), pairs, args, eval_dataset=data, **more)
+    assert trainer.evaluate()["eval_vocabulary"] == trainer.model.config.vocab_size
+
+
+def test_a_reference_that_follows_the_policy_is_read_in_each_step(pairs, tmp_path):
+    follow = {"sync_ref_model": True, "ref_model_mixup_alpha": 1.0, "ref_model_sync_steps": 1}
+    tested = tiny("text")
+    args = settings(tmp_path, max_steps=3, **follow)
+    _, lines = train(tested, pairs, args, ref_model=copy.deepcopy(tested.model))
+    # It is the policy of before each step, so that no step sees a preference.
+    assert [line["loss/dpo"] for line in lines] == pytest.approx([0.693147] * 3, abs=1e-5)
+
+
 def test_bfloat16_follows_float32(pairs, tmp_path):
     steps = {"max_steps": 3, "precompute_ref_log_probs": True, "sft_weight": SFT_WEIGHT}
     _, exact = train(tiny("text"), pairs, settings(tmp_path, **steps))
