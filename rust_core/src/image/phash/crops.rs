@@ -2,9 +2,16 @@
 //!
 //! A crop of 3 % moves the edges of a hash's coarse view by a third of a cell, which changes 6 to 14 of
 //! its 64 bits. The hash of a similar crop of the whole picture is near again.
+//!
+//! The view of a crop is made of means of cells, not by the Lanczos filter of the picture's own hash. Of the
+//! frequencies that count, the two differ by at most 2 %, and means cost a tenth: sums down the columns
+//! serve several crops, and there are no weights.
 
-use super::phash;
+use std::ops::Range;
+
+use super::{SIDE, hash_of};
 use crate::image::pixels::Pixels;
+use crate::vector::vectorised;
 
 /// Crops that are hashed: about the middle, and into each corner.
 pub const CROPS: usize = 5;
@@ -12,52 +19,75 @@ pub const CROPS: usize = 5;
 /// Thousandths of either side that are cut off: of crops by 1 to 5 %, drawn at random, 96 in 100 are
 /// then within 4 bits of the whole or of one of these; with 25 or 40 thousandths 94 and 91.
 const CUT: usize = 35;
-/// Crops are cut from a smaller version, whose shorter side is this or up to twice as long.
-const REDUCED: usize = 128;
+
+/// Lines or columns of the cells of a view.
+type Cells = [Range<usize>; SIDE];
 
 /// The hashes of [`CROPS`] parts of `grey` pixels.
 pub fn crop_hashes(grey: &Pixels) -> [u64; CROPS] {
-    let reduced = reduced(grey);
-    let cut = |side: usize| (side * CUT + 500) / 1000;
-    let (across, down) = (cut(reduced.width), cut(reduced.height));
-    let starts = [(across / 2, down / 2), (0, 0), (across, 0), (0, down), (across, down)];
-    starts.map(|(left, top)| {
-        let columns = left..reduced.width - across + left;
-        let rows = top..reduced.height - down + top;
-        phash(reduced.clone().part(columns, rows))
+    let [left, centre, right] = crops_of(grey.width);
+    let [top, middle, bottom] = crops_of(grey.height);
+    let [inner] = means(grey, &middle, [&centre]);
+    let [top_left, top_right] = means(grey, &top, [&left, &right]);
+    let [bottom_left, bottom_right] = means(grey, &bottom, [&left, &right]);
+    [inner, top_left, top_right, bottom_left, bottom_right].map(|view| hash_of(&view))
+}
+
+/// The cells along a side that is cut off at its end, at both ends and at its start.
+fn crops_of(side: usize) -> [Cells; 3] {
+    let cut = (side * CUT + 500) / 1000;
+    [0, cut / 2, cut].map(|first| {
+        let edge = |index: usize| first + index * (side - cut) / SIDE;
+        std::array::from_fn(|index| edge(index)..edge(index + 1).max(edge(index) + 1))
     })
 }
 
-/// Means of cells of about equal size; a picture that is small as it is.
-fn reduced(grey: &Pixels) -> Pixels {
-    let (width, height) = (grey.width, grey.height);
-    let factor = width.min(height) / REDUCED;
-    if factor < 2 {
-        return grey.clone();
-    }
-    let (across, down) = (width / factor, height / factor);
-    let edges: Vec<usize> = (0..=across).map(|x| x * width / across).collect();
-    let mut data = Vec::with_capacity(across * down);
-    let mut sums = vec![0_u32; width];
-    for y in 0..down {
-        let rows = y * height / down..(y + 1) * height / down;
+/// The mean of each cell, row by row, for the same lines and each choice of columns.
+fn means<const N: usize>(
+    grey: &Pixels,
+    lines: &Cells,
+    columns: [&Cells; N],
+) -> [[u8; SIDE * SIDE]; N] {
+    let mut views = [[0; SIDE * SIDE]; N];
+    // Sums of all pixels of these lines before each column. They may wrap around; the difference of
+    // two, the sum of a cell, is right all the same.
+    let mut before = vec![0_u32; grey.width + 1];
+    for (y, lines) in lines.iter().enumerate() {
+        let sums = &mut before[1..];
         sums.fill(0);
-        for line in grey.data[rows.start * width..rows.end * width].chunks_exact(width) {
+        add_lines(&grey.data[lines.start * grey.width..lines.end * grey.width], sums);
+        let mut total = 0_u32;
+        for sum in sums {
+            total = total.wrapping_add(*sum);
+            *sum = total;
+        }
+        for (view, columns) in views.iter_mut().zip(columns) {
+            for (mean, columns) in view[y * SIDE..].iter_mut().zip(columns) {
+                let sum = before[columns.end].wrapping_sub(before[columns.start]);
+                let area = (columns.len() * lines.len()) as u32;
+                *mean = ((sum + area / 2) / area) as u8;
+            }
+        }
+    }
+    views
+}
+
+vectorised! {
+    /// Add to each sum its pixel of every line.
+    fn add_lines(lines: &[u8], sums: &mut [u32]) {
+        for line in lines.chunks_exact(sums.len()) {
             for (sum, &value) in sums.iter_mut().zip(line) {
                 *sum += u32::from(value);
             }
         }
-        data.extend(edges.windows(2).map(|edge| {
-            let cell = &sums[edge[0]..edge[1]];
-            let area = (cell.len() * rows.len()) as u32;
-            ((cell.iter().sum::<u32>() + area / 2) / area) as u8
-        }));
     }
-    Pixels { width: across, height: down, channels: 1, data }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::phash;
     use super::*;
 
     fn waves(width: usize, height: usize, left: usize, top: usize, of: (usize, usize)) -> Pixels {
@@ -85,12 +115,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn means_of_cells_keep_a_flat_picture_flat() {
-        let flat = Pixels { width: 611, height: 389, channels: 1, data: vec![201; 611 * 389] };
-        let reduced = reduced(&flat);
-        assert_eq!((reduced.width, reduced.height), (203, 129));
-        assert!(reduced.data.iter().all(|&value| value == 201));
+    proptest! {
+        #[test]
+        fn means_are_those_of_the_pixels_of_each_cell(
+            width in 1_usize..90, height in 1_usize..90, seed in any::<u64>(),
+        ) {
+            let value = |at: u64| (seed ^ at).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0];
+            let data: Vec<u8> = (0..(width * height) as u64).map(value).collect();
+            let grey = Pixels { width, height, channels: 1, data };
+            let (across, down) = (crops_of(width), crops_of(height));
+            let found = means(&grey, &down[2], [&across[0], &across[1]]);
+            for (view, columns) in found.iter().zip(&across) {
+                for (at, &mean) in view.iter().enumerate() {
+                    let (lines, columns) = (&down[2][at / SIDE], &columns[at % SIDE]);
+                    let cell: Vec<f64> = lines.clone().flat_map(|y| {
+                        columns.clone().map(|x| f64::from(grey.data[y * width + x])).collect::<Vec<_>>()
+                    }).collect();
+                    let exact = cell.iter().sum::<f64>() / cell.len() as f64;
+                    prop_assert!((f64::from(mean) - exact).abs() <= 0.5);
+                }
+            }
+        }
     }
 
     #[test]
