@@ -269,10 +269,9 @@ def answer_gradient(
 
     An answer may belong to several pairs or to none.
     """
-    found = pair_objective(
-        logp, None, None, chosen, rejected, *_operands(columns, objective, totals)
-    )
-    return found[3]
+    operands = _operands(columns, objective, totals)
+    gradient: Tensor = pair_objective(logp, None, None, chosen, rejected, *operands)[3]
+    return gradient
 
 
 def _operands(columns: Columns, objective: Objective, totals: Totals) -> tuple[Any, ...]:

@@ -88,10 +88,13 @@ class MediaJudge:
             for a, b in zip(shown[first], shown[second], strict=True)
         ]
         places, left, right = (
-            pa.array(column, pa.uint32()) for column in zip(*compared, strict=True)
+            pa.array([row[column] for row in compared], pa.uint32()) for column in range(3)
         )
         judged = judge_pictures(
-            *(_joined(batches, name) for name in ("paths", "offsets", "lengths", "inline")),
+            _joined(batches, "paths"),
+            _joined(batches, "offsets"),
+            _joined(batches, "lengths"),
+            _joined(batches, "inline"),
             left,
             right,
             thumbnails=self._thumbnails,
