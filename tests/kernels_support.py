@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmrlhf_kernels import fused_linear_mm_dpo, reference
+from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, reference
 
 
 class HeadCase(NamedTuple):
@@ -64,6 +64,16 @@ def oracle(case, *, frozen=False, **options):
         exact.hidden, exact.weight, exact.target, bias=exact.bias, **options
     )
     return logp.detach(), torch.autograd.grad(logp, exact.leaves(frozen=frozen), exact.grad)
+
+
+def entropy_and_logp(case, **options):
+    """Gradients of a loss with an entropy bonus."""
+    result = fused_linear_logp(
+        case.hidden, case.weight, case.target, bias=case.bias, return_entropy=True,
+        entropy_gradient=True, workspace_bytes=1 << 12, **options,
+    )  # fmt: skip
+    loss = (result.logp * case.grad + 0.3 * result.entropy * case.grad.square()).sum()
+    return result.entropy.detach(), torch.autograd.grad(loss, case.leaves())
 
 
 # Answers of three pairs: an empty one, one of a single token, and longer ones.

@@ -104,16 +104,20 @@ class _Answers(NamedTuple):
         Raises:
             IndexError: One does, on a CPU; elsewhere the device raises later.
         """
-        for name, ids in (("row", self.sequence), ("pair", self.chosen), ("pair", self.rejected)):
-            if ids.numel() == 0:
-                continue
-            fits = (ids >= 0) & (ids < self.sequences)
-            message = f"expected 0 <= sequence < {self.sequences}"
-            if ids.device.type != "cpu":
-                verify(fits.all(), f"a {name} names a sequence that is not there; {message}")
-            elif not bool(fits.all()):
+        expected = f"expected 0 <= sequence < {self.sequences}"
+        named = (("row", self.sequence), ("pair", self.chosen), ("pair", self.rejected))
+        if self.sequence.device.type != "cpu":
+            ids = torch.cat([ids for _, ids in named])
+            if ids.numel():
+                fits = ids.clamp(0, max(0, self.sequences - 1)) == ids
+                verify(
+                    fits.all(), f"a row or a pair names a sequence that is not there; {expected}"
+                )
+            return
+        for name, ids in named:
+            if bool(((ids < 0) | (ids >= self.sequences)).any()):
                 worst = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-                raise IndexError(f"a {name} names sequence {worst}; {message}")
+                raise IndexError(f"a {name} names sequence {worst}; {expected}")
 
     def lengths(self, rows: Rows) -> Tensor:
         """[S] int64 rows of each sequence that count."""
