@@ -8,6 +8,7 @@ from naive_text_judge import english
 
 MARKS = ".,;:!?\"'`()[]*"
 SIGNS = {"$": "dollar", "€": "euro", "£": "pound", "%": "percent", "°": "degree"}
+UNITS = SIGNS | {"dollars": "dollar", "euros": "euro", "cents": "cent", "degrees": "degree"}
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
@@ -53,10 +54,10 @@ def stated(answer):
         number = read_number(digits)
         if number is not None:
             glued = [rest[len(digits) :]] if rest != digits else []
-            words = unit + [SIGNS.get(word, word) for word in glued + words[1:]]
+            words = unit + [UNITS.get(word, word) for word in glued + words[1:]]
         elif words[0] in WORDS:
             number = Decimal(WORDS.index(words[0]))
-            words = [SIGNS.get(word, word) for word in words[1:]]
+            words = [UNITS.get(word, word) for word in words[1:]]
     return letter, number, [english().look_up(word).lemma for word in words] or None
 
 

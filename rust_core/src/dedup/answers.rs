@@ -156,11 +156,18 @@ const NUMBERS: [&str; 21] = [
     "twenty",
 ];
 
+/// The name of a unit in the singular: names of units have no lemma, which protects them in questions.
 fn unit_word(word: &str) -> &str {
     let mut characters = word.chars();
     match (characters.next().and_then(symbol), characters.next()) {
         (Some(name), None) => name,
-        _ => word,
+        _ => match word {
+            "dollars" => "dollar",
+            "euros" => "euro",
+            "cents" => "cent",
+            "degrees" => "degree",
+            _ => word,
+        },
     }
 }
 
@@ -221,6 +228,8 @@ mod tests {
             (".5", "0.50"),
             ("$5", "5 dollars"),
             ("50%", "50 percent"),
+            ("20°", "20 degrees"),
+            ("1 euro", "1 euros"),
             ("5cm", "5 cm"),
             ("a temple", "Temples."),
             ("cities", "the city"),
