@@ -45,7 +45,7 @@ from mmrlhf_engine._core import find_duplicates, hash_images, judge_pictures, ju
 from mmrlhf_engine.curate.dedup import DedupConfig
 from record import write_record
 
-SEEDS = {"tune": 11, "fresh": 13}
+SEEDS = {"tune": 11, "fresh": 19}
 PICTURE_KINDS, TEXT_KINDS = 84, 66
 MAX_PIXELS = 10**8
 ENCODED = 300
