@@ -331,8 +331,8 @@ def residual(a, b):
     """What is left of ``b`` without tint and gain, and ``b`` around its median."""
     tint = np.clip(median(b) - median(a), -12, 12)
     a, b = a - median(a), b - median(a) - tint
-    squares = (a * a).sum()
-    gain = np.clip((a * b).sum() / squares, 0.5, 1.6) if squares > 1 else 1.0
+    saturation_is_known = (np.abs(a) >= 4).mean() >= 1 / 8
+    gain = np.clip((a * b).sum() / (a * a).sum(), 0.5, 1.6) if saturation_is_known else 1.0
     return b - gain * a, b
 
 

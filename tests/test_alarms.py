@@ -47,7 +47,7 @@ def test_a_sample_that_removes_many_near_duplicates(count, kind, raised):
 
 ANSWERS = pl.LazyFrame(
     {
-        "id": ["a", "b", "c", "d", "e", "f", "g"],
+        "id": ["a", "b", "c", "d", "e", "f", "g", "h"],
         "answer": [
             "14",
             "12",
@@ -56,6 +56,7 @@ ANSWERS = pl.LazyFrame(
             "a long answer of more than five words",
             "Yes",
             " yes ",
+            "14.0",
         ],
     }
 )
@@ -70,6 +71,7 @@ ANSWERS = pl.LazyFrame(
         ("a", "e", "near", True),
         ("c", "a", "near", False),
         ("f", "g", "near", False),
+        ("h", "a", "near", False),
         ("d", "a", "near", False),
         ("a", "d", "near", False),
         ("b", "a", "max_per_image", False),

@@ -190,6 +190,25 @@ def test_another_hue_of_a_part_is_another_picture(what, stored):
     assert judge_images(image, again)["copy"]
 
 
+@pytest.mark.parametrize(
+    "colours",
+    [
+        ((31, 119, 180), (31, 119, 255)),
+        ((200, 60, 60), (150, 20, 20)),
+        ((120, 120, 120), (150, 120, 120)),
+        ((250, 240, 150), (250, 250, 60)),
+    ],
+)
+def test_one_coloured_spot_says_nothing_of_saturation(colours):
+    pages = []
+    for colour in colours:
+        page = document().convert("RGB")
+        ImageDraw.Draw(page).ellipse((300, 300, 340, 340), fill=colour)
+        pages.append(page)
+    assert not judge_images(*pages)["copy"]
+    assert judge_images(pages[0], reopened(pages[0], "JPEG", quality=60))["copy"]
+
+
 def test_few_colours_are_a_copy():
     for image in (PHOTO, document()):
         assert judge_images(image, image.quantize(128).convert("RGB"))["copy"]

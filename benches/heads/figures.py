@@ -114,7 +114,7 @@ PARTS = {"compiled": compiled, "measured": measured}
 
 
 def with_figures(page: str) -> str:
-    """The page with its marked parts written anew.
+    """The page with its marked parts written again.
 
     Raises:
         KeyError: A part of the page has no function here.

@@ -58,7 +58,7 @@ def run_curate(
         first: The first stage to run.
         last: The last stage to run.
         add: The run folder may hold a run of a part of these sources, which is extended.
-        reweigh: Dedup counts anew how common shingles and words are, which it otherwise does once
+        reweigh: Dedup counts again how common shingles and words are, which it otherwise does once
             in a run.
         progress: What is written to stderr.
 

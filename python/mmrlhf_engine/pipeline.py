@@ -249,7 +249,7 @@ def curate(
         first: The first stage.
         last: The last stage.
         add: The sources may be those of the run and more; ingest and what follows run again.
-        reweigh: Dedup counts anew how common shingles and words are.
+        reweigh: Dedup counts again how common shingles and words are.
         progress: What is said on the way.
         after_stage: Called with the name of each stage that has ended.
 

@@ -143,7 +143,7 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     help="One setting; `mmrlhf-engine config` prints all.",
 )
 @_named_settings
-@option("--reweigh", group=_SAME, is_flag=True, help="Count anew which words are common.")
+@option("--reweigh", group=_SAME, is_flag=True, help="Count again which words are common.")
 @option("--follow-links", group=_INPUT, is_flag=True, help="Let links lead out of the sources.")
 @option(
     "--progress",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from mmrlhf_engine._core import answers_contradict
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.tables import REJECTED
 
@@ -171,12 +172,15 @@ def differing_answers(duplicates: pl.LazyFrame, samples: pl.LazyFrame) -> Iterat
             pl.col("plain") != "",
             pl.col("plain_kept") != "",
         )
-        .with_columns(differ=pl.col("plain") != pl.col("plain_kept"))
+        .with_columns(equal=pl.col("plain") == pl.col("plain_kept"))
     )
-    counted = pairs.select(all=pl.len(), other=pl.col("differ").sum()).collect(engine="streaming")
-    everything, other = counted.row(0)
+    everything = pairs.select(pl.len()).collect(engine="streaming").item()
+    unequal = pairs.filter(~pl.col("equal")).collect(engine="streaming").sort("id")
+    answered = zip(unequal["answer"], unequal["answer_kept"], strict=True)
+    differing = unequal.filter(pl.Series([_differ(*two) for two in answered], dtype=pl.Boolean))
+    other = differing.height
     if other and other >= ANSWERS_SHARE * everything:
-        row = pairs.filter("differ").bottom_k(1, by="id").collect().row(0, named=True)
+        row = differing.row(0, named=True)
         yield Alarm(
             "differing_answers",
             f"{_samples(other)} of {everything:,} with a short answer {_were(other)} removed for "
@@ -187,6 +191,11 @@ def differing_answers(duplicates: pl.LazyFrame, samples: pl.LazyFrame) -> Iterat
             "compare them with `mmrlhf-engine explain RUN ID KEPT_ID`; a part of the question may "
             "be in a field that is not read; `mmrlhf-engine disagree` keeps one",
         )
+
+
+def _differ(short: str, kept: str) -> bool:
+    """Whether a short answer is contradicted, or the kept one is too long to say."""
+    return len(kept.split()) > SHORT_WORDS or answers_contradict(short, kept)
 
 
 def _plain(text: pl.Expr) -> pl.Expr:

@@ -3,7 +3,7 @@
 What is common decides which texts meet and which unlisted words are no spelling mistakes. So that
 no verdict changes because other rows came, ``RUN/02_dedup/frequencies.parquet`` is counted by the
 first ``dedup`` of the run and used by every later one, also of a changed or extended corpus, until
-``curate --reweigh`` counts it anew. It is counted anew too where it does not fit:
+``curate --reweigh`` counts it again. It is counted again too where it does not fit:
 ``shingle_words`` or ``common_from`` are others, or the core makes hashes in another way.
 """
 
@@ -62,7 +62,7 @@ def read_or_count(
         if more > _GROWN * fewer:
             stage.resources.progress.say(
                 f"dedup: what is common was counted in {known.texts:,} texts, and there are "
-                f"{len(texts):,} now; --reweigh counts it anew"
+                f"{len(texts):,} now; --reweigh counts it again"
             )
         return known
     counted = count_frequencies(
@@ -80,7 +80,7 @@ def frequencies_of_run(run: Run) -> Frequencies | None:
 
 
 def forget(run: Run) -> None:
-    """Remove the table, so that ``dedup`` runs again and counts anew."""
+    """Remove the table, so that ``dedup`` runs again and counts again."""
     (run.stage_folder("dedup") / FREQUENCIES).unlink(missing_ok=True)
 
 

@@ -2,8 +2,9 @@
 //!
 //! Chroma comes at a quarter of the sides, each value a mean of about 8 by 8 pixels. Of each channel the
 //! difference of the medians is taken out as far as it may be the tint of a whole picture, at most 12 of
-//! 255 ([`TINT`]), and one gain between 0.5 and 1.6, which is saturation. What remains, the residual, is
-//! looked at in two ways:
+//! 255 ([`TINT`]), and one gain between 0.5 and 1.6, which is saturation. One coloured spot on a grey page
+//! says nothing of saturation, so that a gain is taken out only where an eighth of the values are
+//! coloured ([`SPREAD`]). What remains, the residual, is looked at in two ways:
 //!
 //! - An *area* is displaced: the largest mean of 3 by 3 values, of either sign, against the noise of the
 //!   pair. A palette displaces most areas a little and a few colours much, so that the limit is
@@ -27,6 +28,9 @@ const GREY: f32 = 4.0;
 /// Largest difference of medians that is a tint: paper that yellowed, another white balance. Without a
 /// limit all pictures of a single colour were copies of each other.
 const TINT: f32 = 12.0;
+
+/// One in so many values is coloured at least where saturation is known.
+const SPREAD: usize = 8;
 
 /// See the top of the file.
 const AREA: f32 = 10.0;
@@ -112,7 +116,9 @@ impl Residual {
         // Values are integers of at most 255: the sums are exact.
         let sum = |of: fn(f32, f32) -> f32| pairs().map(|(x, y)| f64::from(of(x, y))).sum::<f64>();
         let (squares, products) = (sum(|x, _| x * x), sum(|x, y| x * y));
-        let gain = if squares > 1.0 { (products / squares).clamp(0.5, 1.6) as f32 } else { 1.0 };
+        let coloured = pairs().filter(|(x, _)| x.abs() >= GREY).count();
+        let known = coloured * SPREAD >= a.data.len();
+        let gain = if known { (products / squares).clamp(0.5, 1.6) as f32 } else { 1.0 };
         let values: Vec<f32> = pairs().map(|(x, y)| y - gain * x).collect();
         let squares = values.iter().map(|&value| f64::from(value * value)).sum();
         Self { width: a.width, values, squares, target_squares: sum(|_, y| y * y) }
