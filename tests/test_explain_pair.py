@@ -9,7 +9,9 @@ from PIL import Image
 from mmrlhf_engine.curate.explain_pair import explain_pair
 from test_dedup import corpus, deduplicate, picture
 from test_dedup_judged import invoice, stored
+from test_image import PHOTOGRAPHS
 
+PHOTO = Image.open(PHOTOGRAPHS[0]).convert("RGB").resize((400, 300))
 QUESTION = "What is the total of this invoice?"
 
 
@@ -30,6 +32,8 @@ PICTURES = {
     "red.png": flat(0.0),
     "blue.png": flat(0.6),
     "other.png": picture(9, 128),
+    "whole.png": stored(PHOTO),
+    "crop.png": stored(PHOTO.crop((0, 0, 388, 291))),
 }
 ROWS = [
     ("first", QUESTION, None, ["1.png"]),
@@ -43,6 +47,8 @@ ROWS = [
     ("blue", "What is it?", None, ["blue.png"]),
     ("other", "What is it?", None, ["other.png"]),
     ("none", "What is it?", None, []),
+    ("whole", "What is it?", None, ["whole.png"]),
+    ("crop", "What is it?", None, ["crop.png"]),
     ("two", "What is it?", None, ["red.png", "blue.png"]),
 ]
 
@@ -66,10 +72,10 @@ def test_what_keeps_two_samples_apart_is_named_with_value_and_limit(explained):
         ("first", "second", "pictures", "copies by less than 5.5"),
         ("first", "second", "pictures", "no copies because of their luma"),
         ("first", "asked", "texts", "Jaccard 0."),
-        ("first", "asked", "texts", "what is common was counted in 12 texts"),
+        ("first", "asked", "texts", "what is common was counted in 14 texts"),
         ("says 3", "says 4", "answers", "the questions do not have the same words"),
         ("red", "blue", "colours", "of 255, near up to 24"),
-        ("red", "other", "hashes", "of 64 bits, near up to 4"),
+        ("red", "other", "hashes", "of one cut off in"),
         ("red", "none", "media", "1 and 0 media"),
         ("two", "red", "media", "2 and 1 media"),
     ]:
@@ -100,6 +106,14 @@ def test_a_pair_that_is_alike_by_every_measure_says_so(explained):
     assert "alike by every measure" in text
     assert text.count("was removed: ") == 2
     assert "first was removed: near duplicate" in explained("first", "again")
+
+
+def test_hashes_are_those_by_which_pictures_are_proposed(explained):
+    # Only with its edges cut off is the one near the other.
+    text = explained("whole", "crop")
+    assert "whole was removed: near duplicate" in text
+    text = explained("whole", "crop", judge=False)
+    assert "kept apart by their hashes" in text
 
 
 def test_pictures_that_cannot_be_read_any_more_are_told(explained, stage, tmp_path):

@@ -83,27 +83,30 @@ def _columns(texts: list[str]) -> tuple[pa.Array, pa.Array]:
 
 
 def _exact_texts(texts: list[str]) -> Measure:
-    nothing = pa.array([None, None], pa.large_string())
+    settings = DedupConfig(policy="exact")
+    equal = _are_duplicates(settings, texts, [[], []], dedup.NO_PICTURES)
+    what = "equal" if equal else "not equal"
+    return Measure("texts", f"{what}, spacing and case aside", apart=not equal)
+
+
+def _are_duplicates(
+    config: DedupConfig, texts: list[str], media: list[list[int]], pictures: pl.DataFrame
+) -> bool:
+    """What the core says of two rows whose pictures, if they are compared, are copies."""
     found, *_ = find_duplicates(
         {
             "prompts": pa.array(texts, pa.large_string()),
-            "answers": nothing,
-            "media": pa.array([[], []], pa.large_list(pa.uint32())),
+            "answers": pa.array([None, None], pa.large_string()),
+            "media": pa.array(media, pa.large_list(pa.uint32())),
             "rank": pa.array([0, 1], pa.uint32()),
             "overrides": [],
         },
-        {
-            "media": pa.array([], pa.uint32()),
-            "phash": pa.array([], pa.uint64()),
-            "colour": pa.array([], pa.uint8()),
-        },
-        settings=DedupConfig(policy="exact").model_dump(),
-        judge=None,
+        dedup.picture_columns(pictures),
+        settings=config.model_dump(),
+        judge=lambda first, _: ([True] * len(first), [True] * len(first)),
         threads=1,
     )
-    equal = len(pa.array(found)) == 1
-    what = "equal" if equal else "not equal"
-    return Measure("texts", f"{what}, spacing and case aside", apart=not equal)
+    return len(pa.array(found)) == 1
 
 
 def _texts(run: Run, config: DedupConfig, texts: list[str]) -> Measure:
@@ -183,20 +186,42 @@ def _hashes(config: DedupConfig, hashed: pl.DataFrame, numbers: tuple[int, int])
         return [Measure("pictures", f"cannot be read now: {faults[0]}", apart=True)]
     if one.height != other.height or not one.height:
         return [Measure("pictures", f"{one.height} and {other.height} frames", apart=True)]
-    bits = max((a ^ b).bit_count() for a, b in zip(one["phash"], other["phash"], strict=True))
-    measures = [
-        Measure(
-            "hashes",
-            f"differ in {bits} of 64 bits, near up to {config.image_radius}",
-            apart=bits > config.image_radius,
-        )
-    ]
+    frames = list(zip(one.iter_rows(named=True), other.iter_rows(named=True), strict=True))
+    bits = max((a["phash"] ^ b["phash"]).bit_count() for a, b in frames)
+    found = f"differ in {bits} of 64 bits"
+    if config.judge:
+        bits = min(bits, max(_bits_of_crops(a, b) for a, b in frames))
+        found += f", with the edges of one cut off in {bits}"
+    far = bits > config.image_radius
+    measures = [Measure("hashes", f"{found}, near up to {config.image_radius}", apart=far)]
     grids = [np.asarray(frame["colour"].to_list(), dtype=int) for frame in (one, other)]
     colour = int(np.abs(grids[0] - grids[1]).max())
     if config.colour_tolerance is not None:
         found = f"of an 8 by 8 grid differ by {colour} of 255, near up to {config.colour_tolerance}"
-        measures.append(Measure("colours", found, apart=colour > config.colour_tolerance))
+        differ = colour > config.colour_tolerance
+        if differ and config.judge and not far:
+            differ = not _proposed(config, one, other)
+            found += f"; brightness and saturation {'do not ' * differ}explain it"
+        measures.append(Measure("colours", found, apart=differ))
     return measures
+
+
+def _bits_of_crops(a: dict[str, Any], b: dict[str, Any]) -> int:
+    """Bits in which the hash of one differs from the nearest crop of the other."""
+    crops = [(a["phash"], crop) for crop in b["crops"]] + [
+        (b["phash"], crop) for crop in a["crops"]
+    ]
+    return min((whole ^ crop).bit_count() for whole, crop in crops)
+
+
+def _proposed(config: DedupConfig, one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Whether the pictures of two media are near enough to be compared."""
+    numbered = [
+        pictures.with_columns(number=pl.lit(number, pl.UInt32))
+        for number, pictures in enumerate((one, other))
+    ]
+    settings = config.model_copy(update={"policy": "image", "max_per_image": None})
+    return _are_duplicates(settings, ["", ""], [[0], [1]], pl.concat(numbered))
 
 
 def _faults(*pictures: pl.DataFrame) -> list[dict[str, Any]]:
@@ -214,8 +239,10 @@ def _judged(row: dict[str, Any], *, apart: bool, equal: bool) -> Measure:
             parts.append(f"{name} differs by {row[column]:.2f}, copies by less than {limit:g}")
     if row["image_scale"] is not None and abs(row["image_scale"] - 1) > 0.001:
         parts.append(f"aligned at scale {row['image_scale']:.3f}")
-    if row["difference_box"] is not None and apart and None not in row["difference_box"]:
-        left, top, width, height = (f"{100 * share:.0f}" for share in row["difference_box"])
+    box = row["difference_box"]
+    # A thumbnail that is refused for its size was not compared.
+    if apart and box is not None and None not in box and box[2] > 0:
+        left, top, width, height = (f"{100 * share:.0f}" for share in box)
         parts.append(f"most at {left} % from the left, {top} % from the top ({width} x {height} %)")
     if row["difference"] is not None:
         parts.append(f"no copies because of their {row['difference']}")

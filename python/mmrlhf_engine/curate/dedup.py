@@ -34,7 +34,14 @@ from mmrlhf_engine.run.files import appearing
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED
 
-__all__ = ["NO_PICTURES", "STAGE", "DedupConfig", "compared_text", "hash_chunk"]
+__all__ = [
+    "NO_PICTURES",
+    "STAGE",
+    "DedupConfig",
+    "compared_text",
+    "hash_chunk",
+    "picture_columns",
+]
 
 _MEDIA_PER_CHUNK = 8192
 _PAGE_PAIRS = 200
@@ -248,7 +255,6 @@ def _find(
     judge: MediaJudge,
 ) -> _Found:
     overrides = read_overrides(stage.run_file(OVERRIDES))
-    readable = pictures.filter(pl.col("phash").is_not_null())
     rows = dict(samples.select("id", pl.int_range(pl.len())).iter_rows())
     known = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
     texts = compared_text(samples).to_arrow().cast(pa.large_string())
@@ -264,12 +270,7 @@ def _find(
             "rank": samples["rank"].to_arrow().cast(pa.uint32()),
             "overrides": known,
         },
-        {
-            "media": readable["number"].to_arrow().cast(pa.uint32()),
-            "phash": readable["phash"].to_arrow().cast(pa.uint64()),
-            "crops": readable["crops"].explode(empty_as_null=False).to_arrow().cast(pa.uint64()),
-            "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
-        },
+        picture_columns(pictures),
         settings=config.model_dump(),
         judge=judge,
         threads=stage.threads,
@@ -278,6 +279,17 @@ def _find(
     tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
     found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
     return _Found(found, missed, counts, frequencies)
+
+
+def picture_columns(pictures: pl.DataFrame) -> dict[str, pa.Array]:
+    """Pictures that could be read, rows as of ``hash_chunk``, as ``find_duplicates`` takes them."""
+    readable = pictures.filter(pl.col("phash").is_not_null())
+    return {
+        "media": readable["number"].to_arrow().cast(pa.uint32()),
+        "phash": readable["phash"].to_arrow().cast(pa.uint64()),
+        "crops": readable["crops"].explode(empty_as_null=False).to_arrow().cast(pa.uint64()),
+        "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
+    }
 
 
 def compared_text(samples: pl.DataFrame) -> pl.Series:
