@@ -208,10 +208,9 @@ def _hashes(config: DedupConfig, hashed: pl.DataFrame, numbers: tuple[int, int])
 
 def _bits_of_crops(a: dict[str, Any], b: dict[str, Any]) -> int:
     """Bits in which the hash of one differs from the nearest crop of the other."""
-    crops = [(a["phash"], crop) for crop in b["crops"]] + [
-        (b["phash"], crop) for crop in a["crops"]
-    ]
-    return min((whole ^ crop).bit_count() for whole, crop in crops)
+    met = [(a["phash"], crop) for crop in b["crops"]]
+    met += [(b["phash"], crop) for crop in a["crops"]]
+    return min(int(whole ^ crop).bit_count() for whole, crop in met)
 
 
 def _proposed(config: DedupConfig, one: pl.DataFrame, other: pl.DataFrame) -> bool:
