@@ -51,8 +51,7 @@ def test_a_duplicate_is_near_to_one_that_stays(run):
     # Texts differ by what makes no difference, which is said.
     assert near.filter(pl.col("text_jaccard") < 1)["text_differences"].null_count() == 0
     assert near["image_difference"].drop_nulls().max() < 5.5
-    # Farther hashes are of crops, which were compared.
-    assert near.filter(pl.col("image_hamming") > 4)["image_difference"].null_count() == 0
+    assert near["image_hamming"].max() <= 4
 
 
 def test_every_query_has_a_reason(run):

@@ -186,14 +186,10 @@ def _hashes(config: DedupConfig, hashed: pl.DataFrame, numbers: tuple[int, int])
         return [Measure("pictures", f"cannot be read now: {faults[0]}", apart=True)]
     if one.height != other.height or not one.height:
         return [Measure("pictures", f"{one.height} and {other.height} frames", apart=True)]
-    frames = list(zip(one.iter_rows(named=True), other.iter_rows(named=True), strict=True))
-    bits = max((a["phash"] ^ b["phash"]).bit_count() for a, b in frames)
-    found = f"differ in {bits} of 64 bits"
-    if config.judge:
-        bits = min(bits, max(_bits_of_crops(a, b) for a, b in frames))
-        found += f", with the edges of one cut off in {bits}"
+    bits = max((a ^ b).bit_count() for a, b in zip(one["phash"], other["phash"], strict=True))
     far = bits > config.image_radius
-    measures = [Measure("hashes", f"{found}, near up to {config.image_radius}", apart=far)]
+    found = f"differ in {bits} of 64 bits, near up to {config.image_radius}"
+    measures = [Measure("hashes", found, apart=far)]
     grids = [np.asarray(frame["colour"].to_list(), dtype=int) for frame in (one, other)]
     colour = int(np.abs(grids[0] - grids[1]).max())
     if config.colour_tolerance is not None:
@@ -204,13 +200,6 @@ def _hashes(config: DedupConfig, hashed: pl.DataFrame, numbers: tuple[int, int])
             found += f"; brightness and saturation {'do not ' * differ}explain it"
         measures.append(Measure("colours", found, apart=differ))
     return measures
-
-
-def _bits_of_crops(a: dict[str, Any], b: dict[str, Any]) -> int:
-    """Bits in which the hash of one differs from the nearest crop of the other."""
-    met = [(a["phash"], crop) for crop in b["crops"]]
-    met += [(b["phash"], crop) for crop in a["crops"]]
-    return min(int(whole ^ crop).bit_count() for whole, crop in met)
 
 
 def _proposed(config: DedupConfig, one: pl.DataFrame, other: pl.DataFrame) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from pydantic import Field
@@ -58,8 +59,7 @@ class DedupConfig(Section):
     not judged."""
     image_radius: int = Field(default=4, ge=0, le=16)
     """Bits of the 64-bit pHash in which near pictures may differ. At ten million random hashes two
-    lie within 4 bits by chance about twice, within 10 half a million times. With ``judge`` the
-    hash of one may be that near to one of five crops of the other."""
+    lie within 4 bits by chance about twice, within 10 half a million times."""
     colour_tolerance: int | None = Field(default=24, ge=0, le=255)
     """Largest difference of mean colours on an 8 by 8 grid, of 255, for the hash sees luma alone:
     photographs saved again differ by up to 7, made a tenth brighter by up to 22, drawings of
@@ -282,12 +282,17 @@ def _find(
 
 
 def picture_columns(pictures: pl.DataFrame) -> dict[str, pa.Array]:
-    """Pictures that could be read, rows as of ``hash_chunk``, as ``find_duplicates`` takes them."""
+    """Pictures that could be read, rows as of ``hash_chunk``, as ``find_duplicates`` takes them.
+
+    Hashes of crops propose nothing: among drawings they connect thousands of pictures, more than
+    are looked through for one sample, so that copies of other kinds were lost.
+    """
     readable = pictures.filter(pl.col("phash").is_not_null())
+    whole = readable["phash"].to_numpy()
     return {
         "media": readable["number"].to_arrow().cast(pa.uint32()),
         "phash": readable["phash"].to_arrow().cast(pa.uint64()),
-        "crops": readable["crops"].explode(empty_as_null=False).to_arrow().cast(pa.uint64()),
+        "crops": pa.array(np.repeat(whole, readable["crops"].dtype.size), pa.uint64()),
         "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
     }
 

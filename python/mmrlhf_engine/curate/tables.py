@@ -86,9 +86,7 @@ DUPLICATES: TableSchema = {
     "kept_id": pl.String(),  # the near sample that stays
     "kind": pl.String(),  # exact, near, max_per_image
     "text_jaccard": pl.Float32(),  # of the shingle sets of these two; null where text had no say
-    # Bits of 64, the largest over the media; null likewise. More than the radius where one picture
-    # is near a crop of the other.
-    "image_hamming": pl.UInt32(),
+    "image_hamming": pl.UInt32(),  # bits of 64, the largest over the media; null likewise
     "conflict": pl.Boolean(),  # both have short answers, and other ones: one of them is wrong
     **EVIDENCE,
     "policy": pl.String(),
