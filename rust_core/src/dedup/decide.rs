@@ -205,10 +205,15 @@ impl<'a> Decisions<'a> {
     fn near(&mut self, row: u32, buckets: &[u32]) -> Result<Option<Duplicate>> {
         let images = self.finder.settings.policy.images_count();
         let candidates = self.candidates(row, self.met(buckets), images);
-        let mut judged = 0;
+        let (mut judged, mut passed_over) = (0, false);
         for (place, candidate) in candidates.iter().enumerate() {
-            self.found.compared += 1;
             let kept = candidate.row;
+            let compares_pictures = !self.pairs_to_judge(row, kept).is_empty();
+            if compares_pictures && judged == JUDGED {
+                passed_over = true; // those of the same pictures may come later
+                continue;
+            }
+            self.found.compared += 1;
             self.prepare(kept);
             let (jaccard, differences) = match self.texts(row, kept) {
                 Texts::Near(jaccard, verdict) => (jaccard, verdict.as_ref().and_then(spelled)),
@@ -223,11 +228,7 @@ impl<'a> Decisions<'a> {
                 self.remember_miss(row, candidate, jaccard);
                 continue;
             }
-            if !self.pairs_to_judge(row, kept).is_empty() {
-                if judged == JUDGED {
-                    self.found.not_all_judged += 1;
-                    break;
-                }
+            if compares_pictures {
                 judged += 1;
                 self.judge_with(row, &candidates[place..])?;
                 if !self.pictures_agree(row, kept, conflict) {
@@ -244,6 +245,7 @@ impl<'a> Decisions<'a> {
             let kind = if equal { Kind::Exact } else { Kind::Near };
             return Ok(Some(Duplicate { row, kept, kind, jaccard, hamming, conflict }));
         }
+        self.found.not_all_judged += u64::from(passed_over);
         Ok(None)
     }
 
