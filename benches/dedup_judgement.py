@@ -192,7 +192,6 @@ def proposed(pairs: Sequence[PicturePair]) -> np.ndarray:
         {
             "media": pa.array(range(count), pa.uint32()),
             "phash": made.field("phash"),
-            "crops": made.field("crops").flatten(),
             "colour": made.field("colour").flatten(),
         },
         settings=DedupConfig(max_per_image=None).model_dump(),

@@ -1,7 +1,6 @@
 """Duplicates: found as all pairs would find them, removed on evidence, the same on every run."""
 
 import io
-import itertools
 from collections import Counter
 
 import numpy as np
@@ -44,7 +43,6 @@ def find(
     hashes=(),
     colours=None,
     *,
-    crops=None,
     answers=None,
     overrides=(),
     judge=None,
@@ -53,11 +51,9 @@ def find(
 ):
     """Duplicates, near misses and the number of comparisons; one picture a media item.
 
-    A picture that has no hashes of crops has its own hash for each. ``overrides`` are kept apart,
-    in whichever order they are named.
+    ``overrides`` are kept apart, in whichever order they are named.
     """
     settings = {**BY_HASHES, "judge": judge is not None, **changes}
-    crops = itertools.chain.from_iterable(crops or ([hash_] * 5 for hash_ in hashes))
     duplicates, misses, counts = find_duplicates(
         {
             "prompts": pa.array(prompts, pa.large_string()),
@@ -69,7 +65,6 @@ def find(
         {
             "media": pa.array(range(len(hashes)), pa.uint32()),
             "phash": pa.array(hashes, pa.uint64()),
-            "crops": pa.array(crops, pa.uint64()),
             "colour": pa.array(np.frombuffer(b"".join(colours or [FLAT] * len(hashes)), np.uint8)),
         },
         settings=DedupConfig(**settings).model_dump(),

@@ -100,8 +100,7 @@ def hash_images(
 ) -> ArrowArray:
     """large_string, uint64, uint64 and large_binary in; inline wins where it is not null.
 
-    Out: ``struct{phash: uint64, crops: fixed_size_list<uint64>[5],
-    colour: fixed_size_list<uint8>[192], reason, detail}``; ``crops`` are hashes without the edges.
+    Out: ``struct{phash: uint64, colour: fixed_size_list<uint8>[192], reason, detail}``.
     """
 
 def decode_images(
@@ -167,9 +166,9 @@ def find_duplicates(
 ) -> tuple[ArrowArray, ArrowArray, dict[str, int]]:
     """Samples have ``prompts`` and ``answers`` (large_string), ``media`` (large_list<uint32>),
     ``rank`` (uint32) and ``overrides`` (pairs of rows that are kept apart); pictures ``media``
-    (uint32), ``phash`` (uint64), ``crops`` (uint64, 5 a picture) and ``colour`` (uint8, 192 a
-    picture). ``judge`` says of pairs of media which are copies and which are equal; ``frequencies``
-    are those of :func:`count_frequencies`, without which nothing is common in the texts.
+    (uint32), ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of
+    media which are copies and which are equal; ``frequencies`` are those of
+    :func:`count_frequencies`, without which nothing is common in the texts.
 
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict,
     text_differences}``, near misses ``struct{row, other, text_jaccard, image_hamming,

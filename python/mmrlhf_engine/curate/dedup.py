@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 from pydantic import Field
@@ -139,7 +138,6 @@ def run(config: DedupConfig, stage: StageContext) -> None:
 _PICTURES: dict[str, pl.DataType] = {
     "number": pl.UInt32(),
     "phash": pl.UInt64(),
-    "crops": pl.Array(pl.UInt64(), 5),  # hashes with the edges cut off
     "colour": pl.Array(pl.UInt8(), 192),
     "reason": pl.String(),
     "detail": pl.String(),
@@ -282,17 +280,11 @@ def _find(
 
 
 def picture_columns(pictures: pl.DataFrame) -> dict[str, pa.Array]:
-    """Pictures that could be read, rows as of ``hash_chunk``, as ``find_duplicates`` takes them.
-
-    Hashes of crops propose nothing: among drawings they connect thousands of pictures, more than
-    are looked through for one sample, so that copies of other kinds were lost.
-    """
+    """Pictures that could be read, rows as of ``hash_chunk``, as ``find_duplicates`` takes them."""
     readable = pictures.filter(pl.col("phash").is_not_null())
-    whole = readable["phash"].to_numpy()
     return {
         "media": readable["number"].to_arrow().cast(pa.uint32()),
         "phash": readable["phash"].to_arrow().cast(pa.uint64()),
-        "crops": pa.array(np.repeat(whole, readable["crops"].dtype.size), pa.uint64()),
         "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
     }
 

@@ -102,8 +102,6 @@ pub(crate) struct DedupPictures {
     #[pyo3(item)]
     phash: ArrowIn,
     #[pyo3(item)]
-    crops: ArrowIn,
-    #[pyo3(item)]
     colour: ArrowIn,
 }
 
@@ -132,10 +130,8 @@ pub(crate) fn find_duplicates(
     let largest = samples.media.iter().chain(media.values()).max();
     let distinct = largest.map_or(0, |&largest| largest as usize + 1);
     let phash: UInt64Array = pictures.phash.typed("phash")?;
-    let crops: UInt64Array = pictures.crops.typed("crops")?;
     let colour: UInt8Array = pictures.colour.typed("colour")?;
-    let (phash, crops) = (phash.values(), crops.values());
-    let pictures = Pictures::new(distinct, media.values(), phash, crops, colour.values())
+    let pictures = Pictures::new(distinct, media.values(), phash.values(), colour.values())
         .map_err(to_python)?;
     let judge = CalledJudge { function: judge, raised: Mutex::default() };
     let found = enter(py, |interrupt| {

@@ -6,7 +6,6 @@ use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder};
 use arrow_array::{ArrayRef, FixedSizeListArray, StructArray, UInt8Array, UInt64Array};
 use arrow_schema::{DataType, Field};
 use mmrlhf_core::image::batch::{self, COLOUR_BYTES, Fit};
-use mmrlhf_core::image::phash::CROPS;
 use mmrlhf_core::image::{Filter, Locations, PictureError};
 use mmrlhf_core::{Error, Result};
 use pyo3::prelude::*;
@@ -46,7 +45,7 @@ fn error_columns<T>(
     [(field("reason"), Arc::new(reasons.finish())), (field("detail"), Arc::new(details.finish()))]
 }
 
-/// Perceptual hashes (whole and cropped) and colour layout of every picture, with reason and detail where it has none.
+/// Perceptual hash and colour layout of every picture, with reason and detail where it has none.
 #[pyfunction]
 #[pyo3(signature = (paths, offsets, lengths, inline, *, max_pixels, threads))]
 pub(crate) fn hash_images(
@@ -63,14 +62,6 @@ pub(crate) fn hash_images(
         let outcomes = batch::signatures(&pictures, max_pixels, threads, interrupt)?;
         let hashes: UInt64Array =
             outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|s| s.phash)).collect();
-        let crops: UInt64Array = outcomes
-            .iter()
-            .flat_map(|outcome| outcome.as_ref().map_or([0; CROPS], |signature| signature.crops))
-            .collect::<Vec<u64>>()
-            .into();
-        let item = Arc::new(Field::new("item", DataType::UInt64, false));
-        let crops = FixedSizeListArray::new(item, CROPS as i32, Arc::new(crops), None);
-        let crops_type = arrow_array::Array::data_type(&crops).clone();
         let absent = [0; COLOUR_BYTES];
         let colours: UInt8Array = outcomes
             .iter()
@@ -82,7 +73,6 @@ pub(crate) fn hash_images(
         let colour_type = arrow_array::Array::data_type(&colours).clone();
         let mut columns: Vec<(Arc<Field>, ArrayRef)> = vec![
             (Arc::new(Field::new("phash", DataType::UInt64, true)), Arc::new(hashes)),
-            (Arc::new(Field::new("crops", crops_type, false)), Arc::new(crops)),
             (Arc::new(Field::new("colour", colour_type, false)), Arc::new(colours)),
         ];
         columns.extend(error_columns(&outcomes));

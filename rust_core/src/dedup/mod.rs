@@ -3,7 +3,7 @@
 //! ```text
 //! exact   equal normalised text, equal media content                          one hash each
 //! text    keys propose (bands of MinHash over word 3-grams), a closer comparison decides
-//! image   64-bit pHash, of crops too, and colours propose (equal chunks), the pictures decide
+//! image   64-bit pHash and colours propose (equal chunks), the pictures decide
 //! ```
 //!
 //! [`find`] puts them together under a policy: visiting the samples in keep order, a sample is removed

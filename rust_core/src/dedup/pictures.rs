@@ -3,8 +3,8 @@
 //! The hash sees luma alone: a red circle and a teal one of the same luma have the same hash. So two
 //! pictures are near only if the means of a coarse colour grid also agree within a tolerance.
 //!
-//! Where pictures are judged afterwards, near pictures are no more than proposed, and more are: those of
-//! which one is near a crop of the other, and those whose colours agree after one gain and offset.
+//! Where pictures are judged afterwards, near pictures are no more than proposed, and more are: those whose
+//! colours agree after one gain and offset.
 //!
 //! Near hashes are found by the pigeonhole principle (multi-index hashing, Norouzi, Punjani and Fleet
 //! 2014): two hashes that differ in at most r bits agree in at least one of r + 1 chunks, so sorting
@@ -14,14 +14,12 @@ use super::colours::{Layout, equal_within, explained_within};
 use super::union_find::UnionFind;
 use crate::error::{Error, Result};
 use crate::image::batch::COLOUR_BYTES;
-use crate::image::phash::CROPS;
 
 /// The pictures of distinct media: one for an image, several for a video.
 #[derive(Debug, Clone, Default)]
 pub struct Pictures {
     starts: Vec<u32>,
     hashes: Vec<u64>,
-    crops: Vec<[u64; CROPS]>,
     colours: Vec<Layout>,
 }
 
@@ -32,8 +30,8 @@ pub struct Closeness {
     pub radius: u32,
     /// Largest difference of a mean colour, of 255; none looks at luma alone.
     pub colour_tolerance: Option<u8>,
-    /// Whether near pictures are judged afterwards, which widens what is near by crops, brightness,
-    /// contrast and saturation.
+    /// Whether near pictures are judged afterwards, which widens what is near by brightness, contrast
+    /// and saturation.
     pub judged: bool,
 }
 
@@ -52,20 +50,18 @@ const MISSES: usize = 256;
 
 impl Pictures {
     /// Pictures in the order of their media: `media[i]` (ascending) is whose picture i is. Each has a
-    /// hash, [`CROPS`] hashes of its crops, and [`COLOUR_BYTES`] of colours.
+    /// hash and [`COLOUR_BYTES`] of colours.
     pub fn new(
         number_of_media: usize,
         media: &[u32],
         hashes: &[u64],
-        crops: &[u64],
         colours: &[u8],
     ) -> Result<Self> {
-        let crops = crops.as_chunks::<CROPS>().0;
         let colours = colours.as_chunks::<COLOUR_BYTES>().0;
-        let lengths = [media.len(), hashes.len(), crops.len(), colours.len()];
+        let lengths = [media.len(), hashes.len(), colours.len()];
         if lengths.iter().any(|&length| length != media.len()) {
             let found = format!("{lengths:?}");
-            return Err(Error::invalid("pictures, hashes, crops, colours", found, "equal lengths"));
+            return Err(Error::invalid("pictures, hashes, colours", found, "equal lengths"));
         }
         let ascending = media.is_sorted() && media.iter().all(|&m| (m as usize) < number_of_media);
         if !ascending {
@@ -73,12 +69,7 @@ impl Pictures {
         }
         let start = |m: usize| media.partition_point(|&found| (found as usize) < m) as u32;
         let starts = (0..=number_of_media).map(start).collect();
-        Ok(Self {
-            starts,
-            hashes: hashes.to_vec(),
-            crops: crops.to_vec(),
-            colours: colours.to_vec(),
-        })
+        Ok(Self { starts, hashes: hashes.to_vec(), colours: colours.to_vec() })
     }
 
     fn span(&self, media: u32) -> std::ops::Range<usize> {
@@ -89,8 +80,7 @@ impl Pictures {
         }
     }
 
-    /// Hamming distance of two media if they are near, the largest over their pictures: beyond the
-    /// radius where one is near a crop of the other.
+    /// Hamming distance of two media if they are near, the largest over their pictures.
     ///
     /// Media without pictures are near to themselves alone.
     pub fn near(&self, a: u32, b: u32, closeness: Closeness) -> Option<u32> {
@@ -104,21 +94,12 @@ impl Pictures {
         let mut farthest = 0;
         for (a, b) in a.zip(b) {
             let distance = (self.hashes[a] ^ self.hashes[b]).count_ones();
-            let met = distance <= closeness.radius
-                || closeness.judged && self.crop_is_near(a, b, closeness.radius);
-            if !met || !self.colours_agree(a, b, closeness) {
+            if distance > closeness.radius || !self.colours_agree(a, b, closeness) {
                 return None;
             }
             farthest = farthest.max(distance);
         }
         Some(farthest)
-    }
-
-    fn crop_is_near(&self, a: usize, b: usize, radius: u32) -> bool {
-        let near = |crops: &[u64], hash: u64| {
-            crops.iter().any(|crop| (crop ^ hash).count_ones() <= radius)
-        };
-        near(&self.crops[a], self.hashes[b]) || near(&self.crops[b], self.hashes[a])
     }
 
     fn colours_agree(&self, a: usize, b: usize, closeness: Closeness) -> bool {
@@ -127,10 +108,8 @@ impl Pictures {
         equal_within(a, b, tolerance) || closeness.judged && explained_within(a, b, tolerance)
     }
 
-    /// Every pair of near hashes joined, of a picture and a crop too if pictures are judged; see
-    /// [`NearMedia`].
-    pub fn search(&self, closeness: Closeness) -> NearMedia {
-        let radius = closeness.radius;
+    /// Every pair of near hashes joined; see [`NearMedia`].
+    pub fn search(&self, radius: u32) -> NearMedia {
         let number_of_media = self.starts.len().saturating_sub(1);
         let mut forest = UnionFind::new(number_of_media);
         let mut first: Vec<(u64, u32)> = (0..number_of_media as u32)
@@ -165,42 +144,8 @@ impl Pictures {
             misses.dedup();
             misses.truncate(MISSES);
         }
-        if closeness.judged {
-            self.join_crops(first, radius, &mut forest);
-        }
         let components = (0..number_of_media as u32).map(|media| forest.root(media)).collect();
         NearMedia { components, misses }
-    }
-
-    /// Joins media of which one has a crop near the hash of the other; of `wholes` each hash once.
-    fn join_crops(&self, mut wholes: Vec<(u64, u32)>, radius: u32, forest: &mut UnionFind) {
-        let mut crops: Vec<(u64, u32)> = Vec::new();
-        for media in 0..self.starts.len().saturating_sub(1) as u32 {
-            let first = self.span(media).next();
-            let hashes = first.map_or(&[][..], |picture| &self.crops[picture]);
-            // Media that are joined already join others together.
-            crops.extend(hashes.iter().map(|&hash| (hash, forest.root(media))));
-        }
-        crops.sort_unstable();
-        crops.dedup();
-        for chunk in chunks(radius) {
-            let key = |hash: u64| hash & chunk;
-            wholes.sort_unstable_by_key(|&(hash, media)| (key(hash), media));
-            crops.sort_unstable_by_key(|&(hash, media)| (key(hash), media));
-            let mut rest = &crops[..];
-            for run in wholes.chunk_by(|a, b| key(a.0) == key(b.0)) {
-                let wanted = key(run[0].0);
-                rest = &rest[rest.partition_point(|&(hash, _)| key(hash) < wanted)..];
-                let met = rest.partition_point(|&(hash, _)| key(hash) == wanted);
-                for &(hash, media) in run {
-                    for &(crop, other) in &rest[..met] {
-                        if (hash ^ crop).count_ones() <= radius {
-                            forest.union(media, other);
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -224,15 +169,9 @@ mod tests {
         fn every_near_pair_shares_a_component(
             seeds in prop::collection::vec(any::<u64>(), 1..6),
             flips in prop::collection::vec(prop::collection::vec(0_u32..64, 0..7), 1..40),
-            crop_flips in prop::collection::vec(any::<u64>(), 1..9),
-            crop_bits in 0_u32..64,
             radius in 0_u32..8,
             judged in any::<bool>(),
         ) {
-            let crop_flips: Vec<u64> = crop_flips
-                .iter()
-                .map(|flips| flips & flips.rotate_left(crop_bits) & flips.rotate_left(17))
-                .collect();
             let hashes: Vec<u64> = flips
                 .iter()
                 .enumerate()
@@ -240,22 +179,14 @@ mod tests {
                 .collect();
             let n = hashes.len();
             let media: Vec<u32> = (0..n as u32).collect();
-            let crops: Vec<u64> = (0..n * CROPS)
-                .map(|at| hashes[at / CROPS] ^ crop_flips[at % crop_flips.len()])
-                .collect();
-            let pictures = Pictures::new(n, &media, &hashes, &crops, &vec![0; n * COLOUR_BYTES])
-                .expect("valid");
+            let pictures = Pictures::new(n, &media, &hashes, &vec![0; n * COLOUR_BYTES]).expect("valid");
             let closeness = Closeness { radius, colour_tolerance: None, judged };
-            let found = pictures.search(closeness);
+            let found = pictures.search(radius);
             // Naive: all pairs.
             let mut forest = UnionFind::new(n);
             for a in 0..n {
                 for b in 0..a {
-                    let near = |x: u64, y: u64| (x ^ y).count_ones() <= radius;
-                    let crop = |a: usize, b: usize| {
-                        crops[a * CROPS..][..CROPS].iter().any(|&crop| near(crop, hashes[b]))
-                    };
-                    let met = near(hashes[a], hashes[b]) || judged && (crop(a, b) || crop(b, a));
+                    let met = (hashes[a] ^ hashes[b]).count_ones() <= radius;
                     prop_assert_eq!(met, pictures.near(a as u32, b as u32, closeness).is_some());
                     if met {
                         forest.union(a as u32, b as u32);
@@ -278,8 +209,7 @@ mod tests {
     fn colour_decides_where_luma_does_not() {
         let mut colours = vec![10; COLOUR_BYTES];
         colours.extend([60; COLOUR_BYTES]);
-        let crops = [0; 2 * CROPS];
-        let pictures = Pictures::new(2, &[0, 1], &[7, 7], &crops, &colours).expect("valid");
+        let pictures = Pictures::new(2, &[0, 1], &[7, 7], &colours).expect("valid");
         let near = |colour_tolerance| {
             let closeness = Closeness { radius: 4, colour_tolerance, judged: false };
             pictures.near(0, 1, closeness)

@@ -6,7 +6,7 @@ use libjpeg_turbo_rs::{Encoder, PixelFormat};
 use super::displayed::decode_displayed;
 use super::error::PictureError;
 use super::location::Locations;
-use super::phash::{CROPS, crop_hashes, phash};
+use super::phash::phash;
 use super::pixels::{Pixels, split};
 use super::resize::{Filter, resize, resize_part};
 use crate::error::Result;
@@ -22,8 +22,6 @@ pub const COLOUR_BYTES: usize = COLOUR_GRID * COLOUR_GRID * 3;
 pub struct Signature {
     /// The perceptual hash of its luma.
     pub phash: u64,
-    /// Those of the picture with its edges cut off.
-    pub crops: [u64; CROPS],
     /// The mean red, green and blue of each cell of an 8 by 8 grid, row by row.
     pub colour: [u8; COLOUR_BYTES],
 }
@@ -60,8 +58,7 @@ pub fn signatures(
     each(pictures, threads, interrupt, |bytes| {
         let pixels = decode_displayed(bytes, max_pixels)?;
         let colour = colour_layout(&pixels);
-        let grey = pixels.into_grey();
-        Ok(Signature { crops: crop_hashes(&grey), phash: phash(grey), colour })
+        Ok(Signature { phash: phash(pixels.into_grey()), colour })
     })
 }
 

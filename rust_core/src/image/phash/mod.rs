@@ -9,21 +9,14 @@ use dct::{LENGTH as SIDE, transform};
 use super::pixels::Pixels;
 use super::resize::{Filter, resize};
 
-mod crops;
 mod dct;
-
-pub use crops::{CROPS, crop_hashes};
 
 const LOW: usize = 8;
 
 /// The hash of `grey` pixels; the first (lowest) frequency is the highest bit, row by row.
 pub fn phash(grey: Pixels) -> u64 {
-    hash_of(&resize(grey, SIDE, SIDE, Filter::Lanczos).data)
-}
-
-/// The hash of 32 by 32 grey values, row by row.
-fn hash_of(values: &[u8]) -> u64 {
-    let low = low_frequencies(values);
+    let small = resize(grey, SIDE, SIDE, Filter::Lanczos);
+    let low = low_frequencies(&small.data);
     let mut sorted = low;
     sorted.sort_unstable_by(f64::total_cmp);
     let median = f64::midpoint(sorted[LOW * LOW / 2 - 1], sorted[LOW * LOW / 2]);
