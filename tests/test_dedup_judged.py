@@ -146,6 +146,22 @@ def test_what_is_proposed_is_what_a_copy_may_look_like(seed, gain, offset, satur
     assert asked == [(0, 1)] * proposed(*pictures)
 
 
+def test_a_row_of_the_same_picture_is_found_behind_many_look_alikes():
+    """More than are judged for one row, and each as near by its hash."""
+    count = 40
+    texts = ["what is it"] * count + ["please, what is it"]
+    media = [[number] for number in range(count)] + [[count - 1]]
+    asked = []
+
+    def judge(first, second):
+        asked.extend(zip(first, second, strict=True))
+        return [False] * len(first), [False] * len(first)
+
+    found, *_ = find(texts, media, [0] * count, judge=judge, text_rule="prompts")
+    assert [(row["row"], row["kept"]) for row in found] == [(count, count - 1)]
+    assert len(asked) > 24
+
+
 def as_bytes(grid):
     return grid.clip(0, 255).astype(np.uint8).tobytes()
 
