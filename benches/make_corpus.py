@@ -66,48 +66,10 @@ FIRST_WORDS = {
 }
 """The most frequent words; further ones are made of syllables."""
 SYLLABLES = {
-    "en": [
-        "ba",
-        "ker",
-        "ton",
-        "ing",
-        "sil",
-        "va",
-        "mor",
-        "ter",
-        "lin",
-        "da",
-        "pro",
-        "con",
-        "tra",
-        "ble",
-        "ment",
-        "ous",
-        "ist",
-        "ra",
-        "ne",
-        "cu",
-    ],
-    "de": [
-        "schaf",
-        "ung",
-        "ver",
-        "lich",
-        "keit",
-        "bau",
-        "haus",
-        "ge",
-        "stein",
-        "berg",
-        "werk",
-        "ab",
-        "auf",
-        "zeit",
-        "tra",
-        "nis",
-    ],
-    "ru": [chr(0x430 + code) for code in range(32)],
-    "zh": [chr(0x4E00 + code) for code in range(3000)],
+    "en": "ba ker ton ing sil va mor ter lin da pro con tra ble ment ous ist ra ne cu",
+    "de": "schaf ung ver lich keit bau haus ge stein berg werk ab auf zeit tra nis",
+    "ru": " ".join(chr(0x430 + code) for code in range(32)),
+    "zh": " ".join(chr(0x4E00 + code) for code in range(3000)),
 }
 TEMPLATE = (
     "Below is an instruction that describes a task, paired with an input that gives further "
@@ -152,7 +114,7 @@ class Vocabulary:
     @staticmethod
     def _words(language: str, rng: np.random.Generator) -> list[str]:
         words = dict.fromkeys(FIRST_WORDS[language].split())
-        syllables = SYLLABLES[language]
+        syllables = SYLLABLES[language].split()
         while len(words) < VOCABULARY:
             drawn = rng.integers(0, len(syllables), (VOCABULARY, 5))
             lengths = rng.integers(2, 6, VOCABULARY)
