@@ -52,7 +52,7 @@ pub(crate) struct DedupSettings {
 }
 
 impl DedupSettings {
-    fn translate(&self) -> PyResult<Settings> {
+    pub(crate) fn translate(&self) -> PyResult<Settings> {
         let policy = match self.policy.as_str() {
             "joint" => Policy::Joint,
             "image" => Policy::Image,
@@ -126,21 +126,12 @@ pub(crate) fn find_duplicates(
     let settings = settings.translate()?;
     let frequencies = from_table(frequencies.as_ref())?;
     let samples = samples.translate()?;
-    let media: UInt32Array = pictures.media.typed("media of pictures")?;
-    let largest = samples.media.iter().chain(media.values()).max();
-    let distinct = largest.map_or(0, |&largest| largest as usize + 1);
-    let phash: UInt64Array = pictures.phash.typed("phash")?;
-    let colour: UInt8Array = pictures.colour.typed("colour")?;
-    let pictures = Pictures::new(distinct, media.values(), phash.values(), colour.values())
-        .map_err(to_python)?;
-    let judge = CalledJudge { function: judge, raised: Mutex::default() };
+    let pictures = pictures.translate(&[&samples.media])?;
+    let judge = CalledJudge::new(judge);
     let found = enter(py, |interrupt| {
         find(&samples, &pictures, &settings, &frequencies, &judge, threads, interrupt)
     });
-    if let Some(raised) = judge.raised.into_inner().ok().flatten() {
-        return Err(raised);
-    }
-    let found = found?;
+    let found = judge.raised_or(found)?;
     let counts = Counts::from([
         ("compared", found.compared),
         ("not_all_judged", found.not_all_judged),
@@ -153,13 +144,25 @@ pub(crate) fn find_duplicates(
 type Counts = BTreeMap<&'static str, u64>;
 
 /// A judge that is a function of Python: it knows where pictures are stored.
-struct CalledJudge {
+pub(crate) struct CalledJudge {
     function: Py<PyAny>,
     /// What it raised; the work is then interrupted.
     raised: Mutex<Option<PyErr>>,
 }
 
 impl CalledJudge {
+    pub(crate) fn new(function: Py<PyAny>) -> Self {
+        Self { function, raised: Mutex::default() }
+    }
+
+    /// What the function raised, or else the result of the work that called it.
+    pub(crate) fn raised_or<T>(self, result: PyResult<T>) -> PyResult<T> {
+        match self.raised.into_inner().ok().flatten() {
+            Some(raised) => Err(raised),
+            None => result,
+        }
+    }
+
     fn call(&self, pairs: &[(u32, u32)]) -> PyResult<Vec<PictureVerdict>> {
         let (first, second): (Vec<u32>, Vec<u32>) = pairs.iter().copied().unzip();
         Python::attach(|py| {
@@ -208,6 +211,18 @@ pub(crate) fn near_texts(
 #[pyfunction]
 pub(crate) fn picture_limits() -> BTreeMap<&'static str, f32> {
     BTreeMap::from([("luma", LUMA_LIMIT), ("chroma", CHROMA_LIMIT)])
+}
+
+impl DedupPictures {
+    /// The pictures of `media`, which are numbered from 0.
+    pub(crate) fn translate(&self, media: &[&[u32]]) -> PyResult<Pictures> {
+        let of: UInt32Array = self.media.typed("media of pictures")?;
+        let phash: UInt64Array = self.phash.typed("phash")?;
+        let colour: UInt8Array = self.colour.typed("colour")?;
+        let largest = media.iter().copied().flatten().chain(of.values()).max();
+        let distinct = largest.map_or(0, |&largest| largest as usize + 1);
+        Pictures::new(distinct, of.values(), phash.values(), colour.values()).map_err(to_python)
+    }
 }
 
 impl DedupSamples {

@@ -9,6 +9,7 @@
 mod arena;
 mod arrow;
 mod call;
+mod contaminated;
 mod dedup;
 mod errors;
 mod frequencies;
@@ -32,6 +33,8 @@ mod _core {
 
     #[pymodule_export]
     use crate::arrow::ArrowArray;
+    #[pymodule_export]
+    use crate::contaminated::find_contaminated;
     #[pymodule_export]
     use crate::dedup::{find_duplicates, near_texts, picture_limits};
     #[pymodule_export]

@@ -14,6 +14,7 @@
 mod answers;
 pub mod bands;
 mod colours;
+pub mod contaminated;
 mod decide;
 mod fates;
 mod find;
