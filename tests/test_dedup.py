@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mmrlhf_engine._core import find_duplicates
-from mmrlhf_engine.curate import dedup
+from mmrlhf_engine.curate import dedup, picture_hashes
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.errors import InputError
@@ -386,7 +386,7 @@ def test_a_picture_that_cannot_be_decoded_rejects_only_its_samples(stage, tmp_pa
 
 
 def test_the_order_of_rows_and_the_threads_leave_the_same_bytes(stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(dedup, "_MEDIA_PER_CHUNK", 2)
+    monkeypatch.setattr(picture_hashes, "_MEDIA_PER_CHUNK", 2)
 
     def digest(shuffled, threads):
         corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES, shuffled=shuffled)
@@ -399,9 +399,9 @@ def test_the_order_of_rows_and_the_threads_leave_the_same_bytes(stage, tmp_path,
 
 
 def test_hashing_resumes_where_it_was_interrupted(stage, tmp_path, monkeypatch):
-    monkeypatch.setattr(dedup, "_MEDIA_PER_CHUNK", 1)
+    monkeypatch.setattr(picture_hashes, "_MEDIA_PER_CHUNK", 1)
     corpus(stage, tmp_path, SAMPLE_ROWS, PICTURES)
-    real, calls = dedup.hash_images, []
+    real, calls = picture_hashes.hash_images, []
 
     def dies_at_third(*args, **options):
         calls.append(args)
@@ -409,7 +409,7 @@ def test_hashing_resumes_where_it_was_interrupted(stage, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr(dedup, "hash_images", dies_at_third)
+    monkeypatch.setattr(picture_hashes, "hash_images", dies_at_third)
     begun = stage("dedup", DedupConfig())
     with pytest.raises(KeyboardInterrupt):
         dedup.run(begun.config, begun)

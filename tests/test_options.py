@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from mmrlhf_engine.curate import dedup, embed
+from mmrlhf_engine.curate import embed, picture_hashes
 from mmrlhf_engine.curate.ingest import SourceConfig
 from mmrlhf_engine.errors import ConfigError, InputError
 from mmrlhf_engine.pack import pack
@@ -267,13 +267,13 @@ def test_too_little_memory_is_refused(folder, tiny_encoder, tmp_path):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_reach_the_core(base, folder, tiny_encoder, tmp_path, monkeypatch, threads):
     asked = set()
-    hash_images = dedup.hash_images
+    hash_images = picture_hashes.hash_images
 
     def counting(*arguments, **settings):
         asked.add(settings["threads"])
         return hash_images(*arguments, **settings)
 
-    monkeypatch.setattr(dedup, "hash_images", counting)
+    monkeypatch.setattr(picture_hashes, "hash_images", counting)
     config = configured(folder, tiny_encoder, f"threads={threads}")
     shutil.copytree(base, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "02_dedup")

@@ -24,6 +24,7 @@ from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.frequencies import frequencies_of_run
 from mmrlhf_engine.curate.media_judge import MediaJudge
+from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_chunk, picture_columns
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.stage import Resources, StageContext
 
@@ -84,7 +85,7 @@ def _columns(texts: list[str]) -> tuple[pa.Array, pa.Array]:
 
 def _exact_texts(texts: list[str]) -> Measure:
     settings = DedupConfig(policy="exact")
-    equal = _are_duplicates(settings, texts, [[], []], dedup.NO_PICTURES)
+    equal = _are_duplicates(settings, texts, [[], []], NO_PICTURES)
     what = "equal" if equal else "not equal"
     return Measure("texts", f"{what}, spacing and case aside", apart=not equal)
 
@@ -101,7 +102,7 @@ def _are_duplicates(
             "rank": pa.array([0, 1], pa.uint32()),
             "overrides": [],
         },
-        dedup.picture_columns(pictures),
+        picture_columns(pictures),
         settings=config.model_dump(),
         judge=lambda first, _: ([True] * len(first), [True] * len(first)),
         threads=1,
@@ -165,7 +166,7 @@ def _pictures(
     with tempfile.TemporaryDirectory() as scratch:
         stage = StageContext(dedup.STAGE, config, Path(scratch), run, Resources(threads=1))
         stage.scratch.mkdir()
-        hashed = pl.concat([dedup.NO_PICTURES, *dedup.hash_chunk(rows, stage, 0, rows.height)])
+        hashed = pl.concat([NO_PICTURES, *hash_chunk(rows, stage, 0, rows.height)])
         judge = MediaJudge(rows, stage, thumbnails=config.thumbnails)
         number = dict(rows.select("hash", "number").iter_rows())
         measures = []

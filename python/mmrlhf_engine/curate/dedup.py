@@ -15,7 +15,6 @@ are evidence: both samples stay, unless the questions have the same words and th
 pixel for pixel. Then one of the answers is wrong, and the removed sample is a ``conflict``.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,27 +22,18 @@ import polars as pl
 import pyarrow as pa
 from pydantic import Field
 
-from mmrlhf_engine._core import find_duplicates, hash_images
+from mmrlhf_engine._core import find_duplicates
 from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_count
-from mmrlhf_engine.curate.media import picture_batches
-from mmrlhf_engine.curate.media_judge import FRAME_POSITIONS, MAX_PIXELS, MediaJudge
+from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
+from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_pictures, picture_columns
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
-from mmrlhf_engine.run.files import appearing
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED
 
-__all__ = [
-    "NO_PICTURES",
-    "STAGE",
-    "DedupConfig",
-    "compared_text",
-    "hash_chunk",
-    "picture_columns",
-]
+__all__ = ["STAGE", "DedupConfig", "compared_text"]
 
-_MEDIA_PER_CHUNK = 8192
 _PAGE_PAIRS = 200
 
 
@@ -102,7 +92,7 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
     # The cap counts near pictures too, whatever the policy says of duplicates.
     needed = config.policy in ("joint", "image") or config.max_per_image is not None
-    pictures = _hash_pictures(media, stage) if needed else NO_PICTURES
+    pictures = hash_pictures(media, stage) if needed else NO_PICTURES
     samples, rejected = _reject_broken(samples, media, pictures)
     samples = _in_keep_order(samples, media)
     judge = MediaJudge(media, stage, thumbnails=config.thumbnails)
@@ -133,49 +123,6 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         conflicts=int(duplicates["conflict"].sum()),
         frequencies=None if found.frequencies is None else found.frequencies.facts(),
     )
-
-
-_PICTURES: dict[str, pl.DataType] = {
-    "number": pl.UInt32(),
-    "phash": pl.UInt64(),
-    "colour": pl.Array(pl.UInt8(), 192),
-    "reason": pl.String(),
-    "detail": pl.String(),
-}
-NO_PICTURES = pl.DataFrame(schema=_PICTURES)
-
-
-def _hash_pictures(media: pl.DataFrame, stage: StageContext) -> pl.DataFrame:
-    """One row a picture, ascending by the number of its media: hash and colours, or what is wrong.
-
-    Chunks of media that were hashed before a kill are read back.
-    """
-    chunks = []
-    for start in range(0, media.height, _MEDIA_PER_CHUNK):
-        file = stage.scratch / f"pictures-{start // _MEDIA_PER_CHUNK:05d}.parquet"
-        if not file.exists():
-            part = media.slice(start, _MEDIA_PER_CHUNK)
-            hashed = [NO_PICTURES, *hash_chunk(part, stage, start, media.height)]
-            with appearing(file) as temporary:
-                pl.concat(hashed).write_parquet(temporary)
-        chunks.append(pl.read_parquet(file))
-    return pl.concat([NO_PICTURES, *chunks])
-
-
-def hash_chunk(
-    part: pl.DataFrame, stage: StageContext, start: int, total: int
-) -> Iterator[pl.DataFrame]:
-    """Hash, colours and faults of the pictures of media rows; ``start`` of ``total`` are done."""
-    for batch in picture_batches(part, 256, FRAME_POSITIONS):
-        hashed = hash_images(
-            *(batch.paths, batch.offsets, batch.lengths, batch.inline),
-            max_pixels=MAX_PIXELS,
-            threads=stage.threads,
-        )
-        rows = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(hashed))))
-        numbers = part["number"].gather(batch.rows)
-        yield rows.with_columns(number=numbers).select(*_PICTURES).cast(_PICTURES)  # type: ignore[arg-type]
-        stage.progress("hashing pictures", start + int(batch.rows[-1]) + 1, total)
 
 
 def _reject_broken(
@@ -277,16 +224,6 @@ def _find(
     tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
     found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
     return _Found(found, missed, counts, frequencies)
-
-
-def picture_columns(pictures: pl.DataFrame) -> dict[str, pa.Array]:
-    """Pictures that could be read, rows as of ``hash_chunk``, as ``find_duplicates`` takes them."""
-    readable = pictures.filter(pl.col("phash").is_not_null())
-    return {
-        "media": readable["number"].to_arrow().cast(pa.uint32()),
-        "phash": readable["phash"].to_arrow().cast(pa.uint64()),
-        "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
-    }
 
 
 def compared_text(samples: pl.DataFrame) -> pl.Series:
