@@ -176,6 +176,25 @@ def find_duplicates(
     have too many near pictures, and texts ``without_word_lists``.
     """
 
+def find_contaminated(
+    samples: Mapping[str, Any],
+    questions: Mapping[str, Any],
+    pictures: Mapping[str, Any],
+    *,
+    by: str,
+    settings: Mapping[str, Any],
+    judge: Callable[[list[int], list[int]], tuple[list[bool], list[bool]]] | None,
+    threads: int,
+    frequencies: pa.StructArray | ArrowArray | None = None,
+) -> ArrowArray:
+    """Samples and questions have ``texts`` (large_string) and ``media`` (large_list<uint32>);
+    pictures, judge and frequencies are as of :func:`find_duplicates`, ``by`` is both, text, picture
+    or either.
+
+    Out: for each sample that matches a question the first one, ascending by row, as
+    ``struct{row, question, text_jaccard, contained, image_hamming, text_differences}``.
+    """
+
 def picture_limits() -> dict[str, float]:
     """From where on local differences make pictures no copies: ``luma``, and ``chroma`` of 255."""
 

@@ -1,4 +1,4 @@
-"""Commands of the package ``curate``: curate, explain, disagree, config."""
+"""Commands of the package ``curate``: curate, explain, disagree, contaminants, config."""
 
 import importlib
 from collections.abc import Callable
@@ -11,7 +11,10 @@ from mmrlhf_engine.cli.options import (
     DATASET,
     EXISTING,
     FILE_OR_FOLDER,
+    MEMORY,
+    PROGRESS,
     SET,
+    THREADS,
     Grouped,
     as_overrides,
     interruptible,
@@ -233,6 +236,38 @@ def disagree(run: Path, sample_id: str, kept_id: str) -> None:
     click.echo(record(Run(run), sample_id, kept_id))
 
 
+@click.group()
+def contaminants() -> None:
+    """Indexes of benchmarks whose questions no sample may repeat."""
+
+
+@contaminants.command()
+@click.argument("index", type=FILE_OR_FOLDER)
+@click.argument("benchmarks", nargs=-1, required=True)
+@THREADS
+@MEMORY
+@PROGRESS
+def build(
+    index: Path, benchmarks: tuple[str, ...], progress: str, **limits: int | str | None
+) -> None:
+    """Read BENCHMARKS into INDEX, a folder that `curate --against` takes.
+
+    A benchmark is anything that curate reads as a source: parquet with images, jsonl, tsv, tar, a
+    folder. Of a folder with splits the test split is read, else the one for validation.
+    """
+    from mmrlhf_engine.curate.contaminants import build_index
+    from mmrlhf_engine.pipeline import CurateConfig, with_sources
+    from mmrlhf_engine.run.config import load_config
+    from mmrlhf_engine.run.progress import Progress
+
+    config = with_sources(load_config(CurateConfig, None, as_overrides(limits)), benchmarks)
+    with interruptible("the same command builds the index again"):
+        resources = config.resources(Progress(progress))
+        counts = build_index(index, config.ingest.sources, resources)
+    for name, count in counts.items():
+        click.echo(f"{name}: {count:,} questions")
+
+
 @click.command()
 @click.argument("file", required=False, type=EXISTING)
 @click.option(
@@ -265,4 +300,4 @@ def _settings_of(command: str) -> Any:
     return module.STAGE.config
 
 
-COMMANDS = (curate, explain, disagree, config)
+COMMANDS = (curate, explain, disagree, contaminants, config)

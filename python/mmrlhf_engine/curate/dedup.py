@@ -27,12 +27,13 @@ from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_c
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
 from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_pictures, picture_columns
+from mmrlhf_engine.curate.prompts import compared_text
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED
 
-__all__ = ["STAGE", "DedupConfig", "compared_text"]
+__all__ = ["STAGE", "DedupConfig"]
 
 _PAGE_PAIRS = 200
 
@@ -224,19 +225,6 @@ def _find(
     tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
     found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
     return _Found(found, missed, counts, frequencies)
-
-
-def compared_text(samples: pl.DataFrame) -> pl.Series:
-    """The prompt behind what it depends on: the system prompt, and all turns before it where it
-    cannot be understood alone or is about nothing else than these turns."""  # noqa: D205, D209
-    alone = ~pl.col("needs_history").fill_null(value=False) & (pl.col("media").list.len() > 0)
-    turn = pl.element().struct.field
-    said = pl.concat_str(turn("role"), turn("text"), separator=": ", ignore_nulls=True)
-    system = pl.col("history").list.eval(said.filter(turn("role") == "system"))
-    before = pl.when(alone).then(system).otherwise(pl.col("history").list.eval(said))
-    text = pl.concat_str(before.list.join("\n"), "prompt", separator="\n", ignore_nulls=True)
-    without = pl.col("history").is_null() | (before.list.len() == 0)
-    return samples.select(pl.when(without).then("prompt").otherwise(text)).to_series()
 
 
 def _with_evidence(

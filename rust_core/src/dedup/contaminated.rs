@@ -298,6 +298,9 @@ impl<'a> Index<'a> {
         question: u32,
         runs: u32,
     ) -> Option<TextMatch> {
+        if self.by == MatchBy::Picture {
+            return None;
+        }
         let jaccard = jaccard(shingles, &self.shingles[question as usize]);
         let all = self.runs[question as usize];
         let contained = (all as usize >= MIN_RUNS).then(|| runs as f32 / all as f32);
