@@ -6,18 +6,15 @@ import pytest
 
 from mmrlhf_engine.curate import cluster
 from mmrlhf_engine.curate.cluster import ClusterConfig
-from mmrlhf_engine.curate.tables import EMBEDDING_IDS, KEPT
+from mmrlhf_engine.curate.tables import EMBEDDING_IDS
 
 
 def embedded(stage, rows: np.ndarray, without: int = 0, shared: int = 0):
     """The stages before ``cluster``: one sample a row, some sharing row 0, some without one."""
     ids = [f"p{i:06d}" for i in range(len(rows) + shared)]
     numbers = [*range(len(rows)), *[0] * shared]
-    kept = pl.DataFrame({"id": [*ids, *(f"t{i}" for i in range(without))]}).with_columns(
-        phash=pl.lit(None, dtype=pl.List(pl.UInt64))
-    )
-    rows_of = pl.DataFrame({"id": ids, "row": numbers}, schema=EMBEDDING_IDS)
-    stage.upstream("dedup", kept=(KEPT, kept))
+    names = [*ids, *(f"t{i}" for i in range(without))]
+    rows_of = pl.DataFrame({"id": names, "row": [*numbers, *[None] * without]}, EMBEDDING_IDS)
     arrays = {"embeddings.npy": rows.astype(np.float16)}
     stage.upstream("embed", **arrays, embedding_ids=(EMBEDDING_IDS, rows_of))
 

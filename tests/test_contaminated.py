@@ -5,12 +5,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from naive_contaminated import contaminated
 
 from mmrlhf_engine._core import find_contaminated
 from mmrlhf_engine.curate.dedup import DedupConfig
+from naive_contaminated import contaminated
 
-WORDS = "red blue car house tree seven many count find left right under over big small".split()
+WORDS = ("red", "blue", "car", "house", "tree", "seven", "many", "count", "find", "left", "under")
 # So many bands that whatever is near is compared.
 NEAR = DedupConfig(judge=False, bands=64, rows_per_band=1, text_threshold=0.6).model_dump()
 BY = ("both", "text", "picture", "either")

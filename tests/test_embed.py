@@ -65,9 +65,9 @@ def upstream(stage, pictures, firsts):
         for name, kind in SAMPLES.items()
         if name not in ("id", "media")
     )
-    kept = samples.select("id", phash=pl.lit(None, pl.List(pl.UInt64)))
+    kept = samples.with_row_index("sample").with_columns(phash=pl.lit(None, pl.List(pl.UInt64)))
     stage.upstream("ingest", samples=(SAMPLES, samples), media=(MEDIA, media))
-    stage.upstream("dedup", kept=(KEPT, kept))
+    stage.upstream("dedup", kept=(KEPT, kept.sort("id")))
 
 
 def embedded(stage, config, **options):
@@ -75,7 +75,7 @@ def embedded(stage, config, **options):
     begun = stage("embed", config, **options)
     embed.run(config, begun)
     ids = pl.read_parquet(begun.folder / "embedding_ids" / "*.parquet")
-    return begun, np.load(begun.folder / "embeddings.npy"), dict(ids.iter_rows())
+    return begun, np.load(begun.folder / "embeddings.npy"), dict(ids.drop_nulls().iter_rows())
 
 
 def outputs(begun):

@@ -276,18 +276,17 @@ def selected(stage, rows: pl.DataFrame, config: SelectConfig, shuffled=False, **
     )
     random = np.random.default_rng(2).normal(size=(60, 12))
     embeddings = random / np.linalg.norm(random, axis=1, keepdims=True)
-    with_picture = rows.filter(pl.col("cluster") >= 0)
-    for number, (name, table, schema, content) in enumerate(
-        [
-            ("ingest", "samples", SAMPLES, rows),
-            ("dedup", "kept", KEPT, rows),
-            ("embed", "embedding_ids", EMBEDDING_IDS, with_picture),
-            ("cluster", "clusters", CLUSTERS, rows),
-        ]
-    ):
+    embedded = rows.with_columns(row=pl.when(pl.col("cluster") >= 0).then("row"))
+    if shuffled:
+        rows = rows.sample(fraction=1, shuffle=True, seed=0)
+    kept = rows.with_row_index("sample").sort("id")
+    for name, table, schema, content in [
+        ("ingest", "samples", SAMPLES, rows),
+        ("dedup", "kept", KEPT, kept),
+        ("embed", "embedding_ids", EMBEDDING_IDS, embedded.sort("id")),
+        ("cluster", "clusters", CLUSTERS, rows.sort("id")),
+    ]:
         arrays = {"embeddings.npy": embeddings.astype(np.float16)} if name == "embed" else {}
-        if shuffled:
-            content = content.sample(fraction=1, shuffle=True, seed=number)
         stage.upstream(name, **arrays, **{table: (schema, content)})
     begun = stage("select", config, **options)
     select.run(config, begun)

@@ -248,7 +248,7 @@ def contaminants() -> None:
 @MEMORY
 @PROGRESS
 def build(
-    index: Path, benchmarks: tuple[str, ...], progress: str, **limits: int | str | None
+    index: Path, benchmarks: tuple[str, ...], progress: Any, **limits: int | str | None
 ) -> None:
     """Read BENCHMARKS into INDEX, a folder that `curate --against` takes.
 

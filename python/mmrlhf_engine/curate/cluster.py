@@ -14,7 +14,6 @@ the same holds from run to run on the same kind of GPU.
 import importlib.util
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from mmrlhf_engine.curate.tables import CLUSTERS
 from mmrlhf_engine.errors import MissingExtraError
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
+from mmrlhf_engine.run.ordered_map import ordered_map
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 
 __all__ = ["STAGE", "ClusterConfig"]
@@ -64,16 +64,16 @@ def run(config: ClusterConfig, stage: StageContext) -> None:
     else:
         centroids = np.zeros((0, embeddings.shape[1]), dtype=np.float32)
     _write_array(stage.folder / "centroids.npy", centroids)
-    kept = _write_clusters(stage, labels, distances)
+    rows, without = _write_clusters(stage, labels, distances)
     sizes = np.bincount(labels, minlength=count)
     stage.finish(
-        rows_in=kept.height,
-        rows_out=kept.height,
+        rows_in=rows,
+        rows_out=rows,
         dropped={},
         clusters=count,
         empty_clusters=int((sizes == 0).sum()),
         images=len(embeddings),
-        without_embedding=kept.filter(pl.col("cluster") == -1).height,
+        without_embedding=without,
         mean_distance=round(float(distances.mean()), 6) if count else None,
         training_objective=objective,
         device=device,
@@ -144,10 +144,10 @@ def _assign(
         cosines, nearest = index.search(block, 1)
         return start, nearest[:, 0], np.maximum(1 - cosines[:, 0], 0)
 
-    workers = 1 if on_gpu else stage.threads or None
     # The number of OpenMP threads is a setting of each thread that calls FAISS.
-    with ThreadPoolExecutor(workers, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(assign, range(0, len(embeddings), BLOCK))
+    options = {"initializer": faiss.omp_set_num_threads, "initargs": (1,)}
+    threads = 1 if on_gpu else stage.resources.cores
+    yield from ordered_map(assign, range(0, len(embeddings), BLOCK), threads, **options)
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
@@ -155,41 +155,35 @@ def _write_array(path: Path, array: np.ndarray) -> None:
         np.save(temporary, array)
 
 
-def _write_clusters(stage: StageContext, labels: np.ndarray, distances: np.ndarray) -> pl.DataFrame:
-    """Write the table ``clusters``, one row for every kept sample, and return it."""
-    rows = stage.scan("embedding_ids").collect()
-    found = rows.select(
-        "id",
-        cluster=pl.Series(labels[rows["row"].to_numpy()], dtype=pl.Int32),
-        distance=pl.Series(distances[rows["row"].to_numpy()], dtype=pl.Float32),
-    )
-    kept = stage.scan("kept").select("id").collect().sort("id")
-    clusters = kept.join(found, on="id", how="left", maintain_order="left").with_columns(
-        pl.col("cluster").fill_null(-1)
-    )
+def _write_clusters(
+    stage: StageContext, labels: np.ndarray, distances: np.ndarray
+) -> tuple[int, int]:
+    """Write the table ``clusters``; how many samples there are, and how many without embedding."""
+    label_of, distance_of = pl.Series(labels), pl.Series(distances)
+    without = 0
     with stage.table("clusters", CLUSTERS) as table:
-        table.write(clusters)
-    return clusters
+        for part in stage.parts("embedding_ids", "id", "row"):
+            clusters = label_of.gather(part["row"]).fill_null(-1)
+            table.write(
+                part.with_columns(cluster=clusters, distance=distance_of.gather(part["row"]))
+            )
+            without += part["row"].null_count()
+        return table.rows, without
 
 
 def memory(config: ClusterConfig, inputs: Inputs, threads: int) -> int:
     """The sample that centroids are found on, blocks of rows, and a label for each row."""
     rows, width = inputs.rows("embeddings.npy"), inputs.width("embeddings.npy")
     sample = min(rows, config.clusters * config.points_per_centroid)
-    blocks = min(rows, BLOCK * threads)
-    return (
-        (512 << 20)
-        + 3 * 4 * width * (sample + blocks)
-        + rows * 24
-        + inputs.rows("embedding_ids") * 400
-    )
+    blocks = min(rows, BLOCK * 2 * threads)
+    return (512 << 20) + 3 * 4 * width * (sample + blocks) + rows * 24
 
 
 STAGE = Stage(
     name="cluster",
     config=ClusterConfig,
     run=run,
-    reads=("kept", "embeddings.npy", "embedding_ids"),
+    reads=("embeddings.npy", "embedding_ids"),
     writes=("centroids.npy", "clusters"),
     check=check,
     memory=memory,

@@ -31,7 +31,14 @@ from mmrlhf_engine.run.folder import Run, read_json
 from mmrlhf_engine.run.stage import Resources, run_stage
 from mmrlhf_engine.sources.splits import split_of
 
-__all__ = ["Benchmarks", "MatchBy", "build_index", "check_index", "open_indexes", "samples_matching"]
+__all__ = [
+    "Benchmarks",
+    "MatchBy",
+    "build_index",
+    "check_index",
+    "open_indexes",
+    "samples_matching",
+]
 
 MatchBy = Literal["both", "text", "picture", "either"]
 
@@ -50,7 +57,9 @@ class Benchmarks:
     """Rows of ``media`` with ``phash`` and ``colour``, each once by content."""
 
 
-def build_index(folder: Path, sources: Iterable[SourceConfig], resources: Resources) -> dict[str, int]:
+def build_index(
+    folder: Path, sources: Iterable[SourceConfig], resources: Resources
+) -> dict[str, int]:
     """Read benchmarks into an index, and count their questions by name.
 
     A finished index of the same files is left as it is.
@@ -173,7 +182,9 @@ def _hash_pictures(run: Run, resources: Resources) -> None:
     """Write the hash and colours of every image of the index; broken ones are left out."""
     media = pl.read_parquet(run.stage_folder("ingest") / "media" / "*.parquet")
     media = media.filter(pl.col("kind") == "image")
-    parts = [pl.DataFrame(schema={"hash": pl.String(), "phash": pl.UInt64(), "colour": pl.Binary()})]
+    parts = [
+        pl.DataFrame(schema={"hash": pl.String(), "phash": pl.UInt64(), "colour": pl.Binary()})
+    ]
     for batch in picture_batches(media, _HASHED_AT_ONCE):
         hashed = hash_images(
             *(batch.paths, batch.offsets, batch.lengths, batch.inline),

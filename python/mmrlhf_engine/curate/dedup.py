@@ -87,8 +87,8 @@ class DedupConfig(Section):
 
 def run(config: DedupConfig, stage: StageContext) -> None:
     """Read `samples` and `media`; write `kept`, `duplicates`, `near_pairs` and `rejected`."""
-    columns = ("id", "prompt", "answer", "media", "history", "needs_history")
-    samples = stage.scan("samples").select(columns).collect().sort("id")
+    columns = ("sample", "id", "prompt", "answer", "media", "history", "needs_history")
+    samples = stage.scan("samples").with_row_index("sample").select(columns).collect().sort("id")
     media = stage.scan("media").collect().sort("hash")
     media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
     # The cap counts near pictures too, whatever the policy says of duplicates.
@@ -137,21 +137,21 @@ def _reject_broken(
     )
     numbers = media.select("hash", "number").join(broken, on="number", how="left")
     exploded = (
-        samples.with_row_index("sample")
-        .select("sample", pl.col("media").alias("hash"))
+        samples.with_row_index("at")
+        .select("at", pl.col("media").alias("hash"))
         .explode("hash", empty_as_null=False)
         .join(numbers, on="hash", how="left", maintain_order="left")
     )
     bad = pl.col("reason").is_not_null()
-    grouped = exploded.group_by("sample", maintain_order=True).agg(
+    grouped = exploded.group_by("at", maintain_order=True).agg(
         pl.col("number").alias("numbers"),
         pl.col("reason").filter(bad).first(),
         pl.col("detail").filter(bad).first(),
     )
-    joined = samples.with_row_index("sample").join(
-        grouped, on="sample", how="left", maintain_order="left"
+    joined = samples.with_row_index("at").join(
+        grouped, on="at", how="left", maintain_order="left"
     )
-    good = joined.filter(~bad).drop("sample", "reason", "detail")
+    good = joined.filter(~bad).drop("at", "reason", "detail")
     good = good.with_columns(pl.col("numbers").fill_null([]))
     rejected = joined.filter(bad).with_columns(
         source=pl.col("id").str.extract(r"^([^:]*):"), position=pl.col("id")
@@ -258,7 +258,7 @@ def _with_hashes(kept: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
         .group_by("id", maintain_order=True)
         .agg("phash")
     )
-    joined = kept.select("id").join(hashes, on="id", how="left", maintain_order="left")
+    joined = kept.select("id", "sample").join(hashes, on="id", how="left", maintain_order="left")
     return joined.with_columns(pl.col("phash").fill_null([]))
 
 

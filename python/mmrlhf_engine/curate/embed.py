@@ -69,21 +69,18 @@ def run(config: EmbedConfig, stage: StageContext) -> None:
         InputError: the weights cannot be had, or precomputed rows do not fit.
         MissingExtraError: the encoder's package is not installed.
     """
-    kept = stage.scan("kept").select("id")
-    if config.encoder.startswith("precomputed:"):
-        samples = kept.collect().sort("id")
-        ids, facts = _take_precomputed(config, stage, samples["id"])
-    else:
-        media = stage.scan("samples").select("id", hash=pl.col("media").list.first())
-        samples = kept.join(media, on="id", how="inner").collect().sort("id")
-        ids, facts = _encode(config, stage, samples.drop_nulls())
+    take = _take_precomputed if config.encoder.startswith("precomputed:") else _encode
+    rows, facts = take(config, stage)
     with stage.table("embedding_ids", EMBEDDING_IDS) as table:
-        table.write(ids)
+        start = 0
+        for part in stage.parts("kept", "id"):
+            table.write(part.with_columns(row=rows.slice(start, part.height)))
+            start += part.height
     stage.finish(
-        rows_in=samples.height,
-        rows_out=samples.height,
+        rows_in=len(rows),
+        rows_out=len(rows),
         dropped={},
-        without_embedding=samples.height - ids.height,
+        without_embedding=rows.null_count(),
         encoder=config.encoder,
         **facts,
     )
@@ -110,22 +107,46 @@ def external(config: EmbedConfig) -> list[object]:
     return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
 
 
-def _take_precomputed(
-    config: EmbedConfig, stage: StageContext, kept: pl.Series
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Rows made elsewhere, for the kept samples they name."""
+def _take_precomputed(config: EmbedConfig, stage: StageContext) -> tuple[pl.Series, dict[str, Any]]:
+    """Rows made elsewhere, for the kept samples they name, in the order of their file.
+
+    Of each kept sample the row or null, and facts for the report.
+    """
     file = Path(config.encoder.removeprefix("precomputed:"))
-    rows, found = open_precomputed(file, kept)
-    shape = (found.height, rows.shape[1])
-    _write_rows(stage.folder / "embeddings.npy", shape, unit_blocks(file, rows, found))
-    return found.select("id").with_row_index("row"), {"images": found.height}
+    kept = pl.concat(stage.parts("kept", "id"))["id"]
+    given, numbers = open_precomputed(file, kept)
+    wanted = np.sort(numbers[numbers >= 0])
+
+    def name(row: int) -> str:
+        return str(kept[int(np.flatnonzero(numbers == row)[0])])
+
+    blocks = unit_blocks(file, given, wanted, name, stage.threads)
+    shape = (len(wanted), given.shape[1])
+    written = _told(stage, blocks, len(wanted))
+    _write_rows(stage.folder / "embeddings.npy", shape, written)
+    rows = np.searchsorted(wanted, numbers).astype(np.uint32)
+    without = pl.Series(numbers < 0)
+    return pl.Series(rows).set(without, None), {"images": len(wanted)}
 
 
-def _encode(
-    config: EmbedConfig, stage: StageContext, first: pl.DataFrame
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Encode the distinct pictures of ``first`` (id, hash); ids with rows, facts for the report."""
-    wanted = first.lazy().select("hash").unique()
+def _told(stage: StageContext, blocks: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+    """The same blocks, each told on its way."""
+    done = 0
+    for block in blocks:
+        done += len(block)
+        stage.progress("rows", done, total)
+        yield block
+
+
+def _encode(config: EmbedConfig, stage: StageContext) -> tuple[pl.Series, dict[str, Any]]:
+    """Encode the distinct first pictures of the kept samples.
+
+    Of each kept sample the row or null, and facts for the report.
+    """
+    hashes = stage.scan("samples").select(pl.col("media").list.first()).collect().to_series()
+    sample = pl.concat(stage.parts("kept", "sample"))["sample"]
+    first = pl.DataFrame({"hash": hashes.gather(sample)})
+    wanted = first.lazy().select("hash").drop_nulls().unique()
     media = stage.scan("media").join(wanted, on="hash", how="semi").collect().sort("hash")
     files = [
         stage.scratch / f"chunk-{number:05d}.npz" for number in range(-(-media.height // CHUNK))
@@ -133,8 +154,8 @@ def _encode(
     facts = _encode_missing(config, stage, media, files)
     found = _join_chunks(stage.folder / "embeddings.npy", files)
     rows = media.select("hash")[found].with_row_index("row")
-    ids = first.join(rows, on="hash", how="inner").select("id", "row").sort("id")
-    return ids, {"images": len(found), **facts}
+    joined = first.join(rows, on="hash", how="left", maintain_order="left")
+    return joined["row"].cast(pl.UInt32), {"images": len(found), **facts}
 
 
 def _encode_missing(
@@ -254,14 +275,10 @@ def _write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]
 
 def memory(config: EmbedConfig, inputs: Inputs, threads: int) -> int:
     """Torch and an encoder, batches being decoded, and the ids of samples and media."""
-    own = 0 if config.encoder.startswith("precomputed:") else 3 << 30
-    return (
-        own
-        + (256 << 20)
-        + threads * (128 << 20)
-        + inputs.rows("samples") * 400
-        + inputs.rows("media") * 400
-    )
+    if config.encoder.startswith("precomputed:"):
+        return (256 << 20) + threads * (256 << 20) + inputs.rows("kept") * 200
+    of_tables = inputs.rows("samples") * 300 + inputs.rows("media") * 400
+    return (3 << 30) + (256 << 20) + threads * (128 << 20) + of_tables
 
 
 STAGE = Stage(

@@ -5,18 +5,21 @@ The rows belong to the sample ids listed in a file of their own, in that order: 
 one row for each kept sample, sorted by id. The file is mapped and read block by block.
 """
 
+import itertools
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from mmrlhf_engine.errors import InputError
+from mmrlhf_engine.run.ordered_map import ordered_map
 
 __all__ = ["check_precomputed", "open_precomputed", "unit_blocks"]
 
-BLOCK = 65_536
+BLOCK = 16_384
 
 
 def check_precomputed(file: Path) -> None:
@@ -30,28 +33,52 @@ def check_precomputed(file: Path) -> None:
         _check_count(file, rows, listed[1], f"ids in {listed[0].name}")
 
 
-def open_precomputed(file: Path, kept: pl.Series) -> tuple[np.ndarray, pl.DataFrame]:
-    """The mapped rows [n, d], and ``id, number`` of those that belong to kept samples, by id.
+def open_precomputed(file: Path, kept: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The mapped rows [n, d], and for each kept sample the number of its row, int64, -1 for none.
+
+    ``kept`` is ascending, as the table is.
 
     Raises:
         InputError: the file is absent, is no array of numbers [n, d], or does not fit its ids.
     """
     rows = _map(file)
     listed = _listed_ids(file)
-    ids = kept.sort() if listed is None else listed[1]
-    source = "kept samples" if listed is None else f"ids in {listed[0].name}"
-    _check_count(file, rows, ids, source)
-    if ids.n_unique() != len(ids):
-        twice = ids.filter(ids.is_duplicated())[0]
-        raise InputError(f"{file}: the id {twice} has more than one row")
-    numbers = pl.DataFrame({"id": ids.cast(pl.String)}).with_row_index("number")
-    found = numbers.join(pl.DataFrame({"id": kept}), on="id", how="semi").sort("id")
-    if len(kept) and not found.height:
+    if listed is None:
+        _check_count(file, rows, kept, "kept samples")
+        return rows, np.arange(len(kept))
+    path, ids = listed
+    _check_count(file, rows, ids, f"ids in {path.name}")
+    numbers = _numbers_of(file, ids, kept)
+    if len(kept) and not (numbers >= 0).any():
         raise InputError(
             f"{file}: none of its {len(ids)} ids is a kept sample",
             hint=f"found {ids[0]!r}, expected ids such as {kept[0]!r}" if len(ids) else None,
         )
-    return rows, found
+    return rows, numbers
+
+
+def _numbers_of(file: Path, ids: pl.Series, kept: pl.Series) -> np.ndarray:
+    """The place of each kept id among ``ids``, -1 for none.
+
+    They are looked up by a hash of 64 bits: a table of the ids would take several times their size.
+    """
+    if not len(ids):
+        return np.full(len(kept), -1)
+    for seed in itertools.count():  # until no two ids have one hash
+        hashes = ids.hash(seed).to_numpy()
+        order = np.argsort(hashes)
+        hashes = hashes[order]
+        equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+        if not len(equal):
+            break
+        first, second = ids.gather(order[equal]), ids.gather(order[equal + 1])
+        if twice := first.filter(first == second).to_list():
+            raise InputError(f"{file}: the id {twice[0]} has more than one row")
+    wanted = kept.hash(seed).to_numpy()
+    place = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+    numbers = order[place]
+    same = (ids.gather(numbers) == kept).to_numpy()
+    return np.where(same, numbers, np.int64(-1))
 
 
 def _check_count(file: Path, rows: np.ndarray, ids: pl.Series, source: str) -> None:
@@ -62,23 +89,32 @@ def _check_count(file: Path, rows: np.ndarray, ids: pl.Series, source: str) -> N
         )
 
 
-def unit_blocks(file: Path, rows: np.ndarray, found: pl.DataFrame) -> Iterator[np.ndarray]:
-    """The rows of ``found`` as float16 unit rows, block by block.
+def unit_blocks(
+    file: Path, rows: np.ndarray, wanted: np.ndarray, name: Callable[[int], str], threads: int
+) -> Iterator[np.ndarray]:
+    """The rows ``wanted`` (int64, ascending) as float16 unit rows, block by block.
+
+    ``name`` gives the id of the sample of a row.
 
     Raises:
         InputError: a row has no direction: it is zero or not finite.
     """
-    for block in found.iter_slices(BLOCK):
-        features = rows[block["number"].to_numpy()].astype(np.float32)
+
+    def scaled(start: int) -> np.ndarray:
+        numbers = wanted[start : start + BLOCK]
+        features = rows[numbers].astype(np.float32)
         lengths = np.linalg.norm(features, axis=1)
         bad = ~(np.isfinite(lengths) & (lengths > 0))
         if bad.any():
-            first = block.row(int(bad.argmax()), named=True)
+            first = int(numbers[bad.argmax()])
             raise InputError(
-                f"{file}: row {first['number']} ({first['id']}) is zero or not finite; "
+                f"{file}: row {first} ({name(first)}) is zero or not finite; "
                 f"so are {int(bad.sum()) - 1} more"
             )
-        yield (features / lengths[:, None]).astype(np.float16)
+        unit: np.ndarray = (features / lengths[:, None]).astype(np.float16)
+        return unit
+
+    yield from ordered_map(scaled, range(0, len(wanted), BLOCK), threads or os.cpu_count() or 1)
 
 
 def _map(file: Path) -> np.ndarray:
@@ -98,8 +134,7 @@ def _listed_ids(file: Path) -> tuple[Path, pl.Series] | None:
     """The list of ids next to the file, if there is one."""
     for path in (file.with_suffix(".ids"), file.with_suffix(".ids.txt")):
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return path, pl.Series(lines, dtype=pl.String)
+            return path, _read_lines(path)
     path = file.with_suffix(".ids.json")
     if not path.is_file():
         return None
@@ -110,3 +145,17 @@ def _listed_ids(file: Path) -> tuple[Path, pl.Series] | None:
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise InputError(f"{path}: expected a list of sample ids")
     return path, pl.Series(ids, dtype=pl.String)
+
+
+def _read_lines(path: Path) -> pl.Series:
+    """The lines of a file; read by polars, which holds ten million of them in 300 MB."""
+    if not path.stat().st_size:
+        return pl.Series(dtype=pl.String)
+    frame = pl.read_csv(
+        path,
+        has_header=False,
+        separator="\x01",
+        quote_char=None,
+        schema={"id": pl.String()},
+    )
+    return frame["id"].fill_null("").str.strip_suffix("\r")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -63,10 +64,14 @@ class Groups:
         return [(0, NO_CAP), *self.bounds.values()]
 
     def codes(self, names: pl.Series) -> pa.Array:
-        """The code of each name, uint32: its place among the bounded ones plus 1, else 0."""
+        """The code of each name, uint32: its place among the bounded ones plus 1, else 0.
+
+        ``names`` is an enumeration.
+        """
+        assert isinstance(names.dtype, pl.Enum)
         codes = {name: code for code, name in enumerate(self.bounds, start=1)}
-        column = names.replace_strict(codes, default=0, return_dtype=pl.UInt32)
-        return pa.array(column.to_numpy(), pa.uint32())
+        of_category = [codes.get(name, 0) for name in names.dtype.categories]
+        return pa.array(np.array(of_category, np.uint32)[names.to_physical().to_numpy()])
 
     def name(self, code: int) -> str:
         """The bounded group of a code above 0."""

@@ -20,8 +20,9 @@ class Selection:
         order: ``seeded`` or ``farthest``.
         asked: Quota of each question type, in queries.
         groups: Bounds by column, ``modality`` and ``source``.
-        kept: Every candidate, with ``id, question_type, modality, source, cluster``.
-        picks: The chosen in the order they were picked, with the same columns, and
+        kept: Every candidate, with ``id, question_type, modality, source, cluster``, the three in
+            the middle as enumerations.
+        picks: The chosen in the order they were picked, with the same columns as texts, and
             ``floor_modality`` and ``floor_source``: code of the group whose floor asked, or null.
     """
 
@@ -40,7 +41,7 @@ class Selection:
 def with_reasons(selection: Selection) -> pl.DataFrame:
     """The picks with ``why``, for example ``short, cluster 17: pick 3 of 12 (240 there), ...``."""
     place = ("question_type", "cluster")
-    stock = selection.kept.group_by(place).agg(there=pl.len())
+    stock = selection.kept.group_by(place).agg(there=pl.len()).cast({pl.Enum: pl.String})
     quota = pl.col("question_type").replace_strict(selection.asked, return_dtype=pl.Int64)
     picks = selection.picks.join(stock, on=place, how="left", maintain_order="left")
     picks = picks.with_columns(

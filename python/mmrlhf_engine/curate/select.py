@@ -76,11 +76,12 @@ def run(config: SelectConfig, stage: StageContext) -> None:
         "modality": Groups("modality", config.modality.items(), config.count),
         "source": Groups("source", config.source.items(), config.count),
     }
-    sources = stage.scan("samples").select("source").unique().collect()
+    sources = stage.scan("samples").select("source").unique().collect(engine="streaming")
     groups["source"].expect_known(sorted(sources["source"]))
-    kept = _candidates(stage)
+    kept = _candidates(stage, sorted(sources["source"]))
     picks, skips = _choose(config, stage, kept, groups)
     picks = pl.concat([kept[picks["candidate"]], picks.drop("candidate")], how="horizontal")
+    picks = picks.cast({pl.Enum: pl.String})
     selection = Selection(config.count, config.order, _quotas(config), groups, kept, picks)
     _write_queries(stage, with_reasons(selection))
     _write_semantic_duplicates(stage, kept["id"], skips)
@@ -97,22 +98,28 @@ def run(config: SelectConfig, stage: StageContext) -> None:
     )
 
 
-def _candidates(stage: StageContext) -> pl.DataFrame:
-    """The kept samples by id: what quotas and clusters need of them, and nothing more."""
-    samples = stage.scan("samples").select("id", "question_type", "modality", "source")
-    candidates = (
-        stage.scan("kept")
-        .select("id")
-        .join(samples, on="id", how="left")
-        .join(stage.scan("clusters"), on="id", how="left")
-        .join(stage.scan("embedding_ids"), on="id", how="left")
-        .collect()
-        .sort("id")
-    )
-    incomplete = candidates.filter(pl.col("source").is_null() | pl.col("cluster").is_null())
-    if incomplete.height:
-        raise StageError(f"select: {incomplete['id'][0]} is kept, but has no sample or no cluster")
-    return candidates
+def _candidates(stage: StageContext, sources: list[str]) -> pl.DataFrame:
+    """The kept samples by id: what quotas and clusters need of them, and nothing more.
+
+    ``question_type``, ``modality`` and ``source`` are enumerations: names by the million would take
+    most of the memory.
+    """
+    names = {
+        "question_type": get_args(QuestionType),
+        "modality": get_args(Modality),
+        "source": sources,
+    }
+    types = {column: pl.Enum(values) for column, values in names.items()}
+    parts = (part.cast(types) for part in stage.parts("samples", *types))  # type: ignore[arg-type]
+    samples = pl.concat([pl.DataFrame(schema=types), *parts])
+    kept = pl.concat(stage.parts("kept", "id", "sample"))
+    clusters = pl.concat(stage.parts("clusters", "cluster", "distance"))
+    rows = pl.concat(stage.parts("embedding_ids", "row"))
+    if not kept.height == clusters.height == rows.height:
+        found = f"{kept.height}, {clusters.height} and {rows.height}"
+        raise StageError(f"select: kept, clusters and embedding_ids have {found} rows")
+    of_samples = samples[kept["sample"]]
+    return pl.concat([kept.drop("sample"), of_samples, clusters, rows], how="horizontal")
 
 
 def _choose(
@@ -120,12 +127,9 @@ def _choose(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The picks in order and the semantic duplicates met, both by row of ``kept``."""
     types = get_args(QuestionType)
-    codes = {name: code for code, name in enumerate(types)}
     columns = {
         "id": kept["id"].to_arrow().cast(pa.large_string()),
-        "question_type": _uint32(
-            kept["question_type"].replace_strict(codes, return_dtype=pl.UInt32)
-        ),
+        "question_type": _uint32(kept["question_type"].to_physical().cast(pl.UInt32)),
         "modality": groups["modality"].codes(kept["modality"]),
         "source": groups["source"].codes(kept["source"]),
         "cluster": pa.array(kept["cluster"].to_numpy(), pa.int32()),
@@ -194,7 +198,7 @@ def _write_semantic_duplicates(stage: StageContext, ids: pl.Series, skips: pl.Da
 def memory(config: SelectConfig, inputs: Inputs, _threads: int) -> int:
     """The columns that quotas need of every sample, and the whole of those chosen."""
     rows = inputs.rows("kept")
-    return (256 << 20) + rows * 600 + min(config.count, rows) * 8_000
+    return (256 << 20) + rows * 200 + min(config.count, rows) * 8_000
 
 
 STAGE = Stage(

@@ -65,7 +65,9 @@ MEDIA: TableSchema = {
 }
 
 KEPT: TableSchema = {
+    # Ascending by id; the tables of embed and cluster have the same rows in the same order.
     "id": pl.String(),
+    "sample": pl.UInt32(),  # row of SAMPLES
     "phash": pl.List(pl.UInt64()),  # one per media item; null where none can be had
 }
 
@@ -103,7 +105,8 @@ NEAR_PAIRS: TableSchema = {
 
 EMBEDDING_IDS: TableSchema = {
     "id": pl.String(),
-    "row": pl.UInt32(),  # of embeddings.npy; samples with the same first image share a row
+    # Of embeddings.npy, null where there is none; samples with the same first image share a row.
+    "row": pl.UInt32(),
 }
 
 CLUSTERS: TableSchema = {

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -184,6 +184,11 @@ class StageContext:
     def scan(self, name: str) -> pl.LazyFrame:
         """The table :meth:`path` finds."""
         return pl.scan_parquet(self.path(name) / "*.parquet")
+
+    def parts(self, name: str, *columns: str) -> Iterator[pl.DataFrame]:
+        """The table :meth:`path` finds, part by part: for what must not hold all of it."""
+        for file in sorted(self.path(name).glob("*.parquet")):
+            yield pl.read_parquet(file, columns=list(columns))
 
     def rows(self, name: str) -> int:
         """Rows of a table, from the footers of its parts, or of a ``.npy`` file."""
