@@ -176,7 +176,7 @@ def test_the_entropy_carries_a_gradient_where_it_is_asked_to(schedule, cap):
 
 @pytest.mark.parametrize("schedule", ["recompute", "keep"])
 def test_the_gradient_of_the_entropy_in_interpreted_triton(schedule):
-    case = head_case(9, 16, 131, dtype=torch.float32, bias=True)
+    case = head_case(9, 16, 67, dtype=torch.float32, bias=True)
     case = case._replace(grad=case.grad.float())
     _, wanted = entropy_and_logp(case.double(), schedule="recompute")
     _, found = interpreted(entropy_and_logp, case, schedule=schedule)
@@ -185,8 +185,8 @@ def test_the_gradient_of_the_entropy_in_interpreted_triton(schedule):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_kept_exponentials_under_a_softcap_in_interpreted_triton(dtype):
-    p = problem(19, 32, 131, dtype, cap=2.0, spread=5.0)
-    grad = torch.randn(19, generator=torch.Generator().manual_seed(4))
+    p = problem(17, 20, 67, dtype, cap=2.0, spread=5.0)
+    grad = torch.randn(17, generator=torch.Generator().manual_seed(4))
     exact = p.to(torch.float64)
     e = exact.gradient(grad.double())
     _, d_hidden, d_weight = interpreted(logp_and_gradients, p, grad, schedule="keep")

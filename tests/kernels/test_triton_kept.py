@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from mmrlhf_kernels.backend import lift_of
-from triton_problem import DTYPES, error, hold_to_plain, logp_and_gradients, problem
+from triton_problem import error, hold_to_plain, logp_and_gradients, problem
 from triton_worker import InterpretedError, interpreted
+
+CASES = [(torch.float32, None), (torch.float16, 5.0), (torch.bfloat16, None), (torch.float16, None)]
 
 
 def keep(p):
@@ -17,10 +19,9 @@ def keep(p):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("cap", [None, 5.0])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "cap"), CASES, ids=str)
 def test_exponentials_are_against_the_largest_of_the_row(dtype, cap):
-    p = problem(21, 40, 131, dtype, bias=True, cap=cap, spread=3.0)
+    p = problem(17, 20, 67, dtype, bias=True, cap=cap, spread=3.0)
     z = p.to(torch.float64).logits()
     sweep, kept = keep(p)
     assert error(sweep.maximum, z.amax(1)) < 1e-5
@@ -32,12 +33,11 @@ def test_exponentials_are_against_the_largest_of_the_row(dtype, cap):
     assert ((kept.double() - truth).abs() <= allowed).all()
 
 
-@pytest.mark.parametrize("cap", [None, 5.0])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "cap"), CASES, ids=str)
 def test_the_gradient_from_kept_exponentials_is_that_of_the_specification(dtype, cap):
-    p = problem(21, 40, 131, dtype, bias=True, cap=cap, scale=0.5)
+    p = problem(17, 20, 67, dtype, bias=True, cap=cap, scale=0.5)
     exact = p.to(torch.float64)
-    grad = torch.randn(21, generator=torch.Generator().manual_seed(2)).where(p.kept, 0.0)
+    grad = torch.randn(17, generator=torch.Generator().manual_seed(2)).where(p.kept, 0.0)
     sweep, kept = keep(p)
     lse = sweep.maximum + sweep.sum_exp.log()
     arguments = (kept, sweep.shift, p.target, lse, grad, p.options)
@@ -68,8 +68,8 @@ def test_an_output_that_does_not_fit_is_named():
 
 @pytest.mark.parametrize("schedule", ["recompute", "keep", "frozen"])
 def test_every_schedule_runs_on_the_backend(schedule):
-    p = problem(23, 32, 131, torch.float32, bias=True, cap=20.0, scale=0.7)
-    grad = torch.randn(23, generator=torch.Generator().manual_seed(6))
+    p = problem(17, 20, 67, torch.float32, bias=True, cap=20.0, scale=0.7)
+    grad = torch.randn(17, generator=torch.Generator().manual_seed(6))
     logp, d_hidden, d_weight = interpreted(logp_and_gradients, p, grad, schedule=schedule)
     exact = p.to(torch.float64)
     e = exact.gradient(grad.double())

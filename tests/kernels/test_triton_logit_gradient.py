@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmrlhf_kernels.triton_settings import Settings
-from triton_problem import DTYPES, error, hold_to_plain, nearly_equal, problem
+from triton_problem import error, hold_to_plain, nearly_equal, problem
 from triton_worker import InterpretedError, interpreted
 
 OTHER = Settings(rows=32, columns=16, inner=16, warps=1, stages=1, group=3)
@@ -36,8 +36,11 @@ def gradient(p, lse, grad, **launch):
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (16, 32, 64), (37, 50, 131)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((1, 1, 1), torch.float32), ((16, 32, 64), torch.bfloat16), ((19, 23, 67), torch.float16)],
+    ids=str,
+)
 def test_gradient_is_at_most_twice_as_far_off_as_plain_pytorch(shape, dtype):
     p = problem(*shape, dtype, bias=True)
     grad, lse = row_grad(p), own_lse(p)
@@ -45,9 +48,9 @@ def test_gradient_is_at_most_twice_as_far_off_as_plain_pytorch(shape, dtype):
     hold_to_plain(gradient(p, lse, grad), p.gradient(grad), truth, lse=lse)
 
 
-@pytest.mark.parametrize(("cap", "scale"), [(None, 0.25), (5.0, 1.0), (30.0, 2.0)])
+@pytest.mark.parametrize(("cap", "scale"), [(None, 0.25), (5.0, 2.0)])
 def test_scale_and_softcap_enter_the_derivative(cap, scale):
-    p = problem(19, 40, 67, torch.float32, bias=True, cap=cap, scale=scale, spread=4.0)
+    p = problem(9, 20, 67, torch.float32, bias=True, cap=cap, scale=scale, spread=4.0)
     grad, lse = row_grad(p), own_lse(p)
     truth = p.to(torch.float64).gradient(grad.double())
     hold_to_plain(gradient(p, lse, grad), p.gradient(grad), truth, lse=lse)
@@ -87,7 +90,7 @@ def test_saturated_logits_stay_finite(height):
 
 
 def test_no_run_changes_a_bit_and_no_launch_more_than_the_last():
-    p = problem(37, 50, 131, torch.float16)
+    p = problem(19, 23, 67, torch.float16)
     lse, grad = p.to(torch.float64).logits().logsumexp(1), row_grad(p)
     one = gradient(p, lse, grad)
     assert torch.equal(one, gradient(p, lse, grad))

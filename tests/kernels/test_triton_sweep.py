@@ -11,7 +11,13 @@ from triton_worker import InterpretedError, interpreted
 
 SMALL = Settings(rows=16, columns=16, inner=16, warps=1, stages=1, group=2, splits=3)
 ALL = {"first": 0, "entropy": True, "argmax": True}
-SHAPES = [(1, 1, 1), (16, 32, 64), (37, 50, 131), (5, 23, 257)]
+CASES = [
+    ((1, 1, 1), torch.float32),
+    ((16, 32, 64), torch.float16),
+    ((19, 23, 67), torch.bfloat16),
+    ((5, 23, 131), torch.float32),
+]
+"""One entry, whole tiles, ragged ones, more tiles than parts."""
 
 
 def sweep(p, **asked):
@@ -22,8 +28,7 @@ def lse_of(found):
     return found.maximum + found.sum_exp.log()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype"), CASES, ids=str)
 def test_logp_is_at_most_twice_as_far_off_as_plain_pytorch(shape, dtype):
     p = problem(*shape, dtype, bias=True, spread=3.0)
     found, exact = sweep(p), p.to(torch.float64)
@@ -33,7 +38,7 @@ def test_logp_is_at_most_twice_as_far_off_as_plain_pytorch(shape, dtype):
     hold_to_plain(lse_of(found), plain, torch.logsumexp(exact.logits(), 1))
 
 
-@pytest.mark.parametrize(("cap", "scale"), [(None, 0.25), (5.0, 1.0), (30.0, 2.0), (0.5, 3.0)])
+@pytest.mark.parametrize(("cap", "scale"), [(None, 0.25), (5.0, 1.0), (0.5, 3.0)])
 def test_scale_and_softcap_come_in_the_order_of_the_specification(cap, scale):
     p = problem(19, 40, 67, torch.float32, bias=True, cap=cap, scale=scale, spread=4.0)
     exact = p.to(torch.float64).logits()
@@ -45,7 +50,7 @@ def test_scale_and_softcap_come_in_the_order_of_the_specification(cap, scale):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_entropy_and_argmax_come_from_the_same_pass(dtype):
-    p = problem(21, 33, 140, dtype, spread=2.0)
+    p = problem(17, 17, 67, dtype, spread=2.0)
     exact = p.to(torch.float64).logits()
     found = sweep(p)
     probability = exact.softmax(1)
@@ -101,13 +106,13 @@ def test_a_padded_vocabulary_of_minus_infinity_is_no_nan():
 
 
 def test_two_runs_are_equal_bit_by_bit_and_rows_do_not_see_each_other():
-    p = problem(33, 48, 131, torch.bfloat16)
+    p = problem(17, 33, 67, torch.bfloat16)
     one, two = (sweep(p) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one[:5], two[:5], strict=True))
     alone = interpreted(
         "triton_sweep.sweep", p.hidden[7:8], p.weight, None, p.target[7:8], p.options, **ALL
     )
-    nearly_equal(alone.sum_exp[0], sweep(p).sum_exp[7])
+    nearly_equal(alone.sum_exp[0], one.sum_exp[7])
 
 
 def test_rows_with_gaps_between_them_are_read_in_place():
@@ -118,12 +123,12 @@ def test_rows_with_gaps_between_them_are_read_in_place():
     assert error(lse_of(found), exact) < 2e-6
 
 
-@settings(max_examples=12, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(
     rows=st.integers(1, 40),
-    inner=st.integers(1, 40),
-    columns=st.integers(1, 90),
-    splits=st.integers(1, 9),
+    inner=st.integers(1, 20),
+    columns=st.integers(1, 70),
+    splits=st.integers(1, 6),
     group=st.integers(1, 4),
 )
 def test_no_shape_and_no_launch_changes_the_result(rows, inner, columns, splits, group):
