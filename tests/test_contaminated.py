@@ -62,7 +62,7 @@ def search(samples, questions, by, settings=NEAR, judge=None, threads=1):
     pictures = {
         "media": pa.array(range(len(hashes)), pa.uint32()),
         "phash": pa.array(hashes, pa.uint64()),
-        "colour": pa.array([0] * 192 * len(hashes), pa.uint8()),
+        "colour": pa.array([[0] * 192] * len(hashes), pa.large_list(pa.uint8())),
     }
     found = find_contaminated(
         own, asked, pictures, by=by, settings=settings, judge=judge, threads=threads

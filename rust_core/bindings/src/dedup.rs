@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt8Array,
-    UInt32Array, UInt64Array,
+    Array, ArrayRef, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt32Array,
+    UInt64Array,
 };
 use mmrlhf_core::Error;
 use mmrlhf_core::dedup::{
     Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Samples,
-    Settings, find, near_texts as find_near_texts,
+    Settings, find, near_hashes as find_near_hashes, near_texts as find_near_texts,
 };
 use mmrlhf_core::judge::picture::{CHROMA_LIMIT, LUMA_LIMIT};
 use pyo3::prelude::*;
@@ -206,6 +206,23 @@ pub(crate) fn near_texts(
     })
 }
 
+/// For each hash the place of the first one that it is connected with by hashes within `radius` of each
+/// other, uint32; see `mmrlhf_core::dedup::hamming`.
+#[pyfunction]
+#[pyo3(signature = (hashes, *, radius, threads))]
+pub(crate) fn near_hashes(
+    py: Python<'_>,
+    hashes: ArrowIn,
+    radius: u32,
+    threads: usize,
+) -> PyResult<ArrowArray> {
+    let hashes: UInt64Array = hashes.typed("hashes")?;
+    enter(py, |interrupt| {
+        let roots = find_near_hashes(hashes.values(), radius, threads, interrupt)?;
+        Ok(ArrowArray::new(UInt32Array::from(roots)))
+    })
+}
+
 /// From where on the local differences of two pictures make them no copies: `luma`, and `chroma` of
 /// 255.
 #[pyfunction]
@@ -218,10 +235,10 @@ impl DedupPictures {
     pub(crate) fn translate(&self, media: &[&[u32]]) -> PyResult<Pictures> {
         let of: UInt32Array = self.media.typed("media of pictures")?;
         let phash: UInt64Array = self.phash.typed("phash")?;
-        let colour: UInt8Array = self.colour.typed("colour")?;
+        let colour: LargeListArray = self.colour.typed("colour")?;
         let largest = media.iter().copied().flatten().chain(of.values()).max();
         let distinct = largest.map_or(0, |&largest| largest as usize + 1);
-        Pictures::new(distinct, of.values(), phash.values(), colour.values()).map_err(to_python)
+        Pictures::new(distinct, &of, &phash, &colour).map_err(to_python)
     }
 }
 

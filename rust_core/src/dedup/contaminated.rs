@@ -110,7 +110,7 @@ pub fn find_contaminated(
     interrupt: &Interrupt,
 ) -> Result<Vec<Contaminated>> {
     with_threads(threads, || {
-        let components = pictures.search(settings.closeness.radius).components;
+        let components = pictures.search(settings.closeness.radius, interrupt)?.components;
         interrupt.check()?;
         let rule = settings.text_rule;
         let threshold = settings.text_threshold;

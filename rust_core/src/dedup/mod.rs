@@ -19,6 +19,7 @@ mod decide;
 mod fates;
 mod find;
 pub mod frequencies;
+pub mod hamming;
 mod keys;
 pub mod minhash;
 mod near_texts;
@@ -30,6 +31,7 @@ pub mod union_find;
 
 pub use answers::answers_contradict;
 pub use find::find;
+pub use hamming::near_hashes;
 pub use near_texts::near_texts;
 pub use pictures::{Closeness, Pictures};
 pub use types::{
