@@ -12,15 +12,20 @@
 //! the rows.
 
 mod answers;
-pub mod bands;
+mod at_hand;
+mod bands;
 mod colours;
+mod crowded;
 mod decide;
+mod exact;
 mod fates;
 mod find;
 pub mod frequencies;
+mod kept_in;
 mod keys;
 pub mod minhash;
 mod near_texts;
+mod partitions;
 pub mod pictures;
 pub mod propose;
 pub mod text;
@@ -30,6 +35,7 @@ pub mod union_find;
 pub use answers::answers_contradict;
 pub use find::find;
 pub use near_texts::near_texts;
+pub use partitions::Room;
 pub use pictures::{Closeness, Pictures};
 pub use types::{
     Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict, Policy, Samples, Settings,
