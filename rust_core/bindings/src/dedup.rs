@@ -1,6 +1,7 @@
 //! Translates `mmrlhf_core::dedup`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use arrow_array::builder::StringBuilder;
@@ -10,8 +11,8 @@ use arrow_array::{
 };
 use mmrlhf_core::Error;
 use mmrlhf_core::dedup::{
-    Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Samples,
-    Settings, find, near_hashes as find_near_hashes, near_texts as find_near_texts,
+    Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Room,
+    Samples, Settings, find, near_hashes as find_near_hashes, near_texts as find_near_texts,
 };
 use mmrlhf_core::judge::picture::{CHROMA_LIMIT, LUMA_LIMIT};
 use pyo3::prelude::*;
@@ -111,9 +112,13 @@ pub(crate) struct DedupPictures {
 /// `struct{row, other, text_jaccard, image_hamming, text_differences}`, and how many pairs were
 /// compared, rows had too many near pictures to judge all, and texts no word lists. `judge` takes lists
 /// of the media of each pair, and returns two lists of bool: whether they are copies, and equal.
-/// `frequencies` are those of `count_frequencies`, for texts that are judged.
+/// `frequencies` are those of `count_frequencies`, for texts that are judged. What does not fit into
+/// `memory` bytes, beside a few numbers a row, goes into files in the folder `scratch`.
 #[pyfunction]
-#[pyo3(signature = (samples, pictures, *, settings, judge, threads, frequencies=None))]
+#[pyo3(signature = (
+    samples, pictures, *, settings, judge, threads, frequencies=None, memory=None, scratch=None,
+))]
+#[expect(clippy::too_many_arguments, reason = "they have names in Python")]
 pub(crate) fn find_duplicates(
     py: Python<'_>,
     samples: DedupSamples,
@@ -122,14 +127,17 @@ pub(crate) fn find_duplicates(
     judge: Py<PyAny>,
     threads: usize,
     frequencies: Option<ArrowIn>,
+    memory: Option<u64>,
+    scratch: Option<PathBuf>,
 ) -> PyResult<(ArrowArray, ArrowArray, Counts)> {
+    let room = Room { memory: memory.unwrap_or(u64::MAX), scratch: scratch.as_deref() };
     let settings = settings.translate()?;
     let frequencies = from_table(frequencies.as_ref())?;
     let samples = samples.translate()?;
     let pictures = pictures.translate(&[&samples.media])?;
     let judge = CalledJudge::new(judge);
     let found = enter(py, |interrupt| {
-        find(&samples, &pictures, &settings, &frequencies, &judge, threads, interrupt)
+        find(&samples, &pictures, &settings, &frequencies, &judge, threads, room, interrupt)
     });
     let found = judge.raised_or(found)?;
     let counts = Counts::from([
@@ -265,9 +273,9 @@ impl DedupSamples {
         overrides.sort_unstable();
         overrides.dedup();
         Ok(Samples {
-            media_offsets: media.value_offsets().to_vec(),
-            media: values.values().to_vec(),
-            rank: rank.values().to_vec(),
+            media_offsets: media.offsets().clone(),
+            media: values.values().clone(),
+            rank: rank.values().clone(),
             prompts,
             answers,
             overrides,
@@ -275,7 +283,7 @@ impl DedupSamples {
     }
 }
 
-fn duplicate_table(duplicates: &[Duplicate], differences: &HashMap<u32, String>) -> ArrowArray {
+fn duplicate_table(duplicates: &[Duplicate], differences: &[Box<str>]) -> ArrowArray {
     let mut kinds = StringBuilder::new();
     for duplicate in duplicates {
         kinds.append_value(match duplicate.kind {
@@ -288,7 +296,7 @@ fn duplicate_table(duplicates: &[Duplicate], differences: &HashMap<u32, String>)
     let kept: UInt32Array = duplicates.iter().map(|duplicate| Some(duplicate.kept)).collect();
     let jaccard: Float32Array = duplicates.iter().map(|duplicate| duplicate.jaccard).collect();
     let hamming: UInt32Array = duplicates.iter().map(|duplicate| duplicate.hamming).collect();
-    let texts = duplicates.iter().map(|duplicate| differences.get(&duplicate.row));
+    let texts = duplicates.iter().map(|duplicate| differences.get(duplicate.differences? as usize));
     let conflict: BooleanArray = duplicates.iter().map(|d| Some(d.conflict)).collect();
     ArrowArray::table(vec![
         ("row", Arc::new(rows)),

@@ -13,31 +13,30 @@
 //! together on all threads, ahead of the decisions that need them. What is judged ahead in vain, and
 //! how rows are put into blocks, changes no decision.
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use rayon::prelude::*;
 
+use super::at_hand::{Text, TextsAtHand};
 use super::bands::Buckets;
+use super::crowded::crowded;
 use super::fates::Fates;
+use super::kept_in::{KeptIn, LEADERS};
 use super::keys::Finder;
-use super::text::{Shingler, jaccard};
+use super::text::jaccard;
 use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict};
 use crate::error::Result;
-use crate::judge::text::{Prepared, TextJudge, Verdict};
+use crate::judge::text::Verdict;
 use crate::parallel::Interrupt;
 
-/// Kept rows of one bucket that a row is compared with at most, and images that the cap of an image
-/// looks through: bounds the work where thousands of texts are alike but not near.
-const LEADERS: usize = 512;
 /// Kept rows whose pictures are judged for one row at most: bounds the work among thousands of
 /// pictures of one layout. The nearest hashes come first.
 const JUDGED: usize = 24;
 const MISS_MARGIN: f32 = 0.15;
 /// Near misses remembered on the way.
 const MISSES_SEEN: usize = 100_000;
-/// Texts that are at hand in the form in which they are judged.
-const PREPARED: usize = 1 << 15;
+/// Verdicts about pictures that are remembered.
+const VERDICTS: usize = 1 << 20;
 /// Rows whose texts are read, and whose pictures are judged, ahead of the decisions.
 const BLOCK: usize = 4096;
 
@@ -46,16 +45,11 @@ pub(super) struct Decisions<'a> {
     finder: &'a Finder<'a>,
     judge: &'a dyn PictureJudge,
     verdicts: HashMap<(u32, u32), PictureVerdict>,
-    kept_in: Vec<Vec<u32>>,
-    shingles: HashMap<u32, Box<[u64]>>,
-    /// Texts as they are judged: of rows that were compared lately.
-    prepared: HashMap<u32, Prepared>,
-    /// Rows whose texts were read and are of a language that there are no word lists for.
-    unlisted: HashSet<u32>,
-    /// By the components of their media: the first sample that stays of an image, and how many do.
+    kept_in: KeptIn,
+    texts: TextsAtHand<'a>,
+    /// Of images with more samples than may stay, by the components of their media: the first sample
+    /// that stays of each, and how many do.
     firsts: HashMap<u64, Vec<(u32, usize)>>,
-    /// Rows by the components of their media, where there is a cap.
-    of_image: HashMap<u64, usize>,
     fates: Fates<'a>,
     found: Found,
 }
@@ -83,17 +77,20 @@ enum Texts {
 }
 
 impl<'a> Decisions<'a> {
-    pub(super) fn new(finder: &'a Finder<'a>, judge: &'a dyn PictureJudge, buckets: usize) -> Self {
+    /// `sizes` are those of the buckets, `memory` bytes there are for texts.
+    pub(super) fn new(
+        finder: &'a Finder<'a>,
+        judge: &'a dyn PictureJudge,
+        sizes: &[u32],
+        memory: u64,
+    ) -> Self {
         Self {
             finder,
             judge,
             verdicts: HashMap::new(),
-            kept_in: vec![Vec::new(); buckets],
-            shingles: HashMap::new(),
-            prepared: HashMap::new(),
-            unlisted: HashSet::new(),
+            kept_in: KeptIn::new(sizes),
+            texts: TextsAtHand::new(finder, memory),
             firsts: HashMap::new(),
-            of_image: HashMap::new(),
             fates: Fates::new(finder.samples),
             found: Found::default(),
         }
@@ -106,57 +103,47 @@ impl<'a> Decisions<'a> {
         buckets: &Buckets,
         interrupt: &Interrupt,
     ) -> Result<Found> {
-        if self.finder.settings.max_per_image.is_some() {
-            for &row in order {
-                *self.of_image.entry(self.finder.media_key(row)).or_default() += 1;
-            }
+        if let Some(cap) = self.finder.settings.max_per_image {
+            self.firsts = crowded(self.finder, order, cap, interrupt)?;
         }
-        for start in (0..order.len()).step_by(BLOCK) {
+        let mut members = buckets.members();
+        for (number, rows) in order.chunks(BLOCK).enumerate() {
             interrupt.check()?;
-            let block: Vec<(u32, &[u32])> = (start..order.len().min(start + BLOCK))
-                .map(|place| (order[place], buckets.of(place)))
+            let start = number * BLOCK;
+            let members = members.before((start + rows.len()) as u32)?;
+            let buckets: Vec<u32> = members.iter().map(|&[_, bucket]| bucket).collect();
+            let mut at = 0;
+            let block: Vec<(u32, &[u32])> = rows
+                .iter()
+                .zip(start as u32..)
+                .map(|(&row, place)| {
+                    let first = at;
+                    at += members[first..].iter().take_while(|member| member[0] == place).count();
+                    (row, &buckets[first..at])
+                })
                 .collect();
-            self.read(&block);
-            self.prepare_ahead(&block);
+            self.read_ahead(&block);
             self.judge_ahead(&block)?;
             for (row, buckets) in block {
                 interrupt.check()?;
                 self.decide(row, buckets)?;
             }
         }
-        self.found.without_word_lists = self.unlisted.len() as u64;
+        self.found.without_word_lists = self.texts.without_word_lists();
         Ok(self.found)
     }
 
-    /// Read the shingles of a block of rows.
-    fn read(&mut self, block: &[(u32, &[u32])]) {
+    /// Read the texts of those rows of a block that meet a kept row, or one before them in the block,
+    /// and of the first that each meets.
+    fn read_ahead(&mut self, block: &[(u32, &[u32])]) {
         let Finder { samples, settings, .. } = *self.finder;
         if !settings.policy.text_counts() {
             return;
         }
-        let made: Vec<(u32, Box<[u64]>)> = block
-            .par_iter()
-            .filter(|(_, buckets)| !buckets.is_empty())
-            .map_init(
-                || Shingler::new(settings.shingle_words),
-                |reader, &(row, _)| (row, reader.shingle_set(samples.prompt(row))),
-            )
-            .collect();
-        self.shingles.extend(made);
-    }
-
-    /// Read, as they are judged, the texts of those rows of a block that meet a kept row, or one before
-    /// them in the block, and of the first that each meets.
-    fn prepare_ahead(&mut self, block: &[(u32, &[u32])]) {
-        let Finder { samples, ref texts, .. } = *self.finder;
-        let Some(texts) = texts else { return };
-        if self.prepared.len() > PREPARED {
-            self.prepared.clear();
-        }
         let mut first_in: HashMap<u32, u32> = HashMap::new();
         let mut rows: Vec<u32> = Vec::new();
         for &(row, buckets) in block {
-            let met = buckets.iter().map(|&bucket| match self.kept_in[bucket as usize].first() {
+            let met = buckets.iter().map(|&bucket| match self.kept_in.of(bucket).first() {
                 Some(&kept) => kept,
                 None => *first_in.entry(bucket).or_insert(row),
             });
@@ -167,19 +154,7 @@ impl<'a> Decisions<'a> {
         }
         rows.sort_unstable();
         rows.dedup();
-        rows.retain(|row| !self.prepared.contains_key(row));
-        let made: Vec<(u32, Prepared)> =
-            rows.into_par_iter().map(|row| (row, texts.prepare(samples.prompt(row)))).collect();
-        for (row, prepared) in made {
-            self.keep_prepared(row, prepared);
-        }
-    }
-
-    fn keep_prepared(&mut self, row: u32, prepared: Prepared) {
-        if !prepared.uses_word_lists() {
-            self.unlisted.insert(row);
-        }
-        self.prepared.insert(row, prepared);
+        self.texts.keep_all(rows);
     }
 
     fn decide(&mut self, row: u32, buckets: &[u32]) -> Result<()> {
@@ -192,11 +167,10 @@ impl<'a> Decisions<'a> {
                 self.fates.remove(row, duplicate.kept);
             }
             self.found.duplicates.push(duplicate);
-            self.shingles.remove(&row);
             return Ok(());
         }
         for &bucket in buckets {
-            self.kept_in[bucket as usize].push(row);
+            self.kept_in.push(bucket, row);
         }
         Ok(())
     }
@@ -214,8 +188,7 @@ impl<'a> Decisions<'a> {
                 continue;
             }
             self.found.compared += 1;
-            self.prepare(kept);
-            let (jaccard, differences) = match self.texts(row, kept) {
+            let (jaccard, differences) = match self.kept_texts(row, kept) {
                 Texts::Near(jaccard, verdict) => (jaccard, verdict.as_ref().and_then(spelled)),
                 Texts::Missed(jaccard) => {
                     self.remember_miss(row, candidate, Some(jaccard));
@@ -236,14 +209,23 @@ impl<'a> Decisions<'a> {
                     continue;
                 }
             }
-            if let Some(differences) = differences {
-                self.found.differences.insert(row, differences);
-            }
+            let differences = differences.map(|text| {
+                self.found.differences.push(text.into());
+                self.found.differences.len() as u32 - 1
+            });
             let Candidate { hamming, .. } = *candidate;
             let alike = jaccard.is_none_or(|j| j >= 1.0) && hamming.is_none_or(|h| h == 0);
             let equal = alike && self.finder.equal(row, kept);
             let kind = if equal { Kind::Exact } else { Kind::Near };
-            return Ok(Some(Duplicate { row, kept, kind, jaccard, hamming, conflict }));
+            return Ok(Some(Duplicate {
+                row,
+                kept,
+                kind,
+                jaccard,
+                hamming,
+                conflict,
+                differences,
+            }));
         }
         self.found.not_all_judged += u64::from(passed_over);
         Ok(None)
@@ -251,8 +233,7 @@ impl<'a> Decisions<'a> {
 
     /// The first kept rows of each bucket.
     fn met<'b>(&'b self, buckets: &'b [u32]) -> impl Iterator<Item = u32> + 'b {
-        let kept = buckets.iter().map(|&bucket| &self.kept_in[bucket as usize]);
-        kept.flat_map(|kept| kept.iter().take(LEADERS).copied())
+        buckets.iter().flat_map(|&bucket| self.kept_in.of(bucket).iter().copied())
     }
 
     /// Those of some rows whose pictures are near, if images count, in the order in which they are
@@ -284,16 +265,29 @@ impl<'a> Decisions<'a> {
         candidates
     }
 
+    /// What the texts say, which are not kept at hand because of it.
     fn texts(&self, row: u32, kept: u32) -> Texts {
-        let settings = self.finder.settings;
-        if !settings.policy.text_counts() {
+        if !self.finder.settings.policy.text_counts() {
             return Texts::Near(None, None);
         }
-        let (Some(a), Some(b)) = (self.shingles.get(&row), self.shingles.get(&kept)) else {
-            return Texts::Apart;
-        };
-        let exact = jaccard(a, b);
-        let verdict = self.finder.texts.as_ref().map(|texts| self.judge(texts, row, kept, exact));
+        self.compare_texts(&self.texts.read(row), &self.texts.read(kept))
+    }
+
+    /// What the texts say, which are kept at hand.
+    fn kept_texts(&mut self, row: u32, kept: u32) -> Texts {
+        if !self.finder.settings.policy.text_counts() {
+            return Texts::Near(None, None);
+        }
+        let [a, b] = [row, kept].map(|row| self.texts.keep(row));
+        self.compare_texts(&a, &b)
+    }
+
+    fn compare_texts(&self, a: &Text, b: &Text) -> Texts {
+        let Finder { settings, ref texts, .. } = *self.finder;
+        let exact = jaccard(&a.shingles, &b.shingles);
+        let prepared = a.prepared.as_ref().zip(b.prepared.as_ref());
+        let judged = texts.as_ref().zip(prepared);
+        let verdict = judged.map(|(texts, (a, b))| texts.judge(a, b, exact));
         let near = verdict.as_ref().map_or(exact >= settings.text_threshold, |found| found.same);
         if near {
             Texts::Near(Some(exact), verdict)
@@ -301,25 +295,6 @@ impl<'a> Decisions<'a> {
             Texts::Missed(exact)
         } else {
             Texts::Apart
-        }
-    }
-
-    fn judge(&self, texts: &TextJudge<'_>, row: u32, kept: u32, jaccard: f32) -> Verdict {
-        let read = |row: u32| match self.prepared.get(&row) {
-            Some(prepared) => Cow::Borrowed(prepared),
-            None => Cow::Owned(texts.prepare(self.finder.samples.prompt(row))),
-        };
-        texts.judge(&read(row), &read(kept), jaccard)
-    }
-
-    /// Keep the text of a row at hand.
-    fn prepare(&mut self, row: u32) {
-        if let Some(texts) = &self.finder.texts
-            && self.prepared.len() <= 2 * PREPARED
-            && !self.prepared.contains_key(&row)
-        {
-            let prepared = texts.prepare(self.finder.samples.prompt(row));
-            self.keep_prepared(row, prepared);
         }
     }
 
@@ -368,24 +343,32 @@ impl<'a> Decisions<'a> {
         if !settings.judged || !settings.policy.images_count() {
             return Ok(());
         }
+        if self.verdicts.len() > VERDICTS {
+            self.verdicts.clear();
+        }
+        // Rows of a block by bucket, and how many of them come before each row.
         let mut before: HashMap<u32, Vec<u32>> = HashMap::new();
-        let mut met: Vec<(u32, Vec<u32>)> = Vec::new();
+        let mut met: Vec<(u32, &[u32], Vec<usize>)> = Vec::new();
         for &(row, buckets) in block {
             if buckets.is_empty() || self.finder.samples.media_of(row).is_empty() {
                 continue;
             }
-            let mut rows: Vec<u32> = self.met(buckets).collect();
-            for &bucket in buckets {
+            let count = |&bucket: &u32| {
                 let others = before.entry(bucket).or_default();
-                rows.extend(others.iter().take(LEADERS));
                 others.push(row);
-            }
-            met.push((row, rows));
+                (others.len() - 1).min(LEADERS)
+            };
+            let counts = buckets.iter().map(count).collect();
+            met.push((row, buckets, counts));
         }
         let wanted: Vec<Vec<(u32, u32)>> = met
             .into_par_iter()
-            .map(|(row, rows)| {
-                let candidates = self.candidates(row, rows.into_iter(), true);
+            .map(|(row, buckets, counts)| {
+                let earlier = buckets.iter().zip(counts).flat_map(|(bucket, count)| {
+                    before.get(bucket).map_or(&[][..], |others| &others[..count])
+                });
+                let rows = self.met(buckets).chain(earlier.copied());
+                let candidates = self.candidates(row, rows, true);
                 let near = |one: &&Candidate| matches!(self.texts(row, one.row), Texts::Near(..));
                 let first = candidates.iter().find(near);
                 first.map_or_else(Vec::new, |first| self.unknown(row, first.row))
@@ -417,11 +400,11 @@ impl<'a> Decisions<'a> {
     fn beyond_the_cap(&mut self, row: u32) -> Result<Option<Duplicate>> {
         let finder = self.finder;
         let Some(cap) = finder.settings.max_per_image else { return Ok(None) };
-        let key = finder.media_key(row);
-        if finder.samples.media_of(row).is_empty() || self.rows_of_image(key) <= cap {
+        if self.firsts.is_empty() || finder.samples.media_of(row).is_empty() {
             return Ok(None);
         }
-        let alike = self.firsts.get(&key).map_or(&[][..], Vec::as_slice);
+        let key = finder.media_key(row);
+        let Some(alike) = self.firsts.get(&key) else { return Ok(None) };
         let firsts = alike.iter().take(LEADERS).map(|&(first, _)| first);
         let mut candidates = self.candidates(row, firsts, true);
         candidates.truncate(JUDGED);
@@ -430,7 +413,9 @@ impl<'a> Decisions<'a> {
         let same = candidates.iter().find(|one| self.pictures_agree(row, one.row, false));
         let alike = self.firsts.entry(key).or_default();
         let Some(&Candidate { row: kept, hamming, .. }) = same else {
-            alike.push((row, 1));
+            if alike.len() < LEADERS {
+                alike.push((row, 1)); // later ones would never be looked at
+            }
             return Ok(None);
         };
         let Some((_, count)) = alike.iter_mut().find(|(first, _)| *first == kept) else {
@@ -441,11 +426,7 @@ impl<'a> Decisions<'a> {
             return Ok(None);
         }
         let kind = Kind::MaxPerImage;
-        Ok(Some(Duplicate { row, kept, kind, jaccard: None, hamming, conflict: false }))
-    }
-
-    /// How many rows of all have an image that may be near.
-    fn rows_of_image(&self, key: u64) -> usize {
-        self.of_image.get(&key).copied().unwrap_or(0)
+        let (jaccard, conflict, differences) = (None, false, None);
+        Ok(Some(Duplicate { row, kept, kind, jaccard, hamming, conflict, differences }))
     }
 }

@@ -7,24 +7,30 @@
 //!    ([`decide`](super::decide)).
 //!
 //! Step 3 is the definition of the result: a row goes only because of one that stays.
-
-use std::collections::{HashMap, HashSet};
+//!
+//! What is held of every row is a few numbers. Keys, and which rows share them, are in files where memory
+//! does not hold them; texts are read where they are, those that are compared again and again are kept at
+//! hand as far as there is room.
 
 use rayon::prelude::*;
 
+use super::bands::{Buckets, NOWHERE};
 use super::decide::Decisions;
-use super::fates::Fates;
+use super::exact::collapse;
 use super::frequencies::Frequencies;
 use super::keys::Finder;
+use super::partitions::Room;
 use super::pictures::{NearMedia, Pictures};
-use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, Samples, Settings};
+use super::types::{Duplicate, Found, NearMiss, PictureJudge, Samples, Settings};
 use crate::error::Result;
 use crate::judge::text::{Lexicon, TextJudge};
 use crate::parallel::{Interrupt, with_threads};
 
 const MISSES: usize = 200;
 
-/// Find the duplicates; see the top of the file. `frequencies` are used where texts are judged.
+/// Find the duplicates; see the top of the file. `frequencies` are used where texts are judged, `room` is
+/// there beside a few numbers a row; the result does not depend on it.
+#[expect(clippy::too_many_arguments, reason = "each is of another kind")]
 pub fn find(
     samples: &Samples,
     pictures: &Pictures,
@@ -32,6 +38,7 @@ pub fn find(
     frequencies: &Frequencies,
     judge: &dyn PictureJudge,
     threads: usize,
+    room: Room<'_>,
     interrupt: &Interrupt,
 ) -> Result<Found> {
     with_threads(threads, || {
@@ -44,17 +51,17 @@ pub fn find(
         });
         let components = &near_media.components[..];
         let finder = Finder { samples, pictures, settings, components, texts };
-        let mut keys = finder.keys(interrupt)?;
-        let mut exact = Vec::new();
-        let exact_keys = std::mem::take(&mut keys.exact);
-        let mut order = collapse_exact(&finder, exact_keys, &mut exact);
-        order.sort_unstable_by_key(|&row| samples.rank[row as usize]);
-        let buckets = finder.buckets(&order, &keys);
-        drop(keys);
-        let mut found =
-            Decisions::new(&finder, judge, buckets.count).run(&order, &buckets, interrupt)?;
-        found.duplicates.extend(exact);
-        found.duplicates.sort_unstable_by_key(|duplicate| duplicate.row);
+        let keys = finder.keys(room.share(90), interrupt)?;
+        let mut duplicates = collapse(&finder, &keys.exact, interrupt)?;
+        let order = keep_order(samples, &duplicates);
+        let places = places_of(&order, samples.rank.len());
+        let buckets = Buckets::new(&keys.near, &places, room.share(30), interrupt)?;
+        drop((keys, places));
+        let decisions = Decisions::new(&finder, judge, &buckets.sizes, room.share(50).memory);
+        let mut found = decisions.run(&order, &buckets, interrupt)?;
+        duplicates.append(&mut found.duplicates);
+        duplicates.par_sort_unstable_by_key(|duplicate| duplicate.row);
+        found.duplicates = duplicates;
         point_to_what_stays(&finder, &mut found);
         finish_misses(samples, &near_media, &mut found);
         if let Some(texts) = &finder.texts {
@@ -62,6 +69,28 @@ pub fn find(
         }
         Ok(found)
     })?
+}
+
+/// The rows that are not among the duplicates, the best first.
+fn keep_order(samples: &Samples, duplicates: &[Duplicate]) -> Vec<u32> {
+    let mut order = vec![0; samples.rank.len()];
+    for (&rank, row) in samples.rank.iter().zip(0..) {
+        order[rank as usize] = row;
+    }
+    for duplicate in duplicates {
+        order[samples.rank[duplicate.row as usize] as usize] = NOWHERE;
+    }
+    order.retain(|&row| row != NOWHERE);
+    order
+}
+
+/// Where each row stands in an order.
+fn places_of(order: &[u32], rows: usize) -> Vec<u32> {
+    let mut places = vec![NOWHERE; rows];
+    for (&row, place) in order.iter().zip(0..) {
+        places[row as usize] = place;
+    }
+    places
 }
 
 /// What differs in the texts of the misses.
@@ -74,76 +103,48 @@ fn explain_misses(finder: &Finder<'_>, texts: &TextJudge<'_>, found: &mut Found)
     found.missed_differences = found.misses.par_iter().map(spell).collect();
 }
 
+/// The one of a row, among those in ascending order.
+fn duplicate_of(duplicates: &[Duplicate], row: u32) -> Option<&Duplicate> {
+    let place = duplicates.binary_search_by_key(&row, |duplicate| duplicate.row).ok()?;
+    duplicates.get(place)
+}
+
 /// What is equal to a removed sample, its media included, went for the same reason as that one.
 fn point_to_what_stays(finder: &Finder<'_>, found: &mut Found) {
-    let Found { duplicates, differences, .. } = found;
-    let removed: HashMap<u32, Duplicate> =
-        duplicates.iter().map(|duplicate| (duplicate.row, *duplicate)).collect();
-    for duplicate in duplicates {
-        if let Some(of) = removed.get(&duplicate.kept) {
-            if let Some(text) = differences.get(&of.row).cloned() {
-                differences.insert(duplicate.row, text);
-            }
-            let conflict = finder.answers_differ(duplicate.row, of.kept);
-            *duplicate = Duplicate { row: duplicate.row, conflict, ..*of };
-        }
+    let repointed = found.duplicates.par_iter().enumerate().filter_map(|(place, duplicate)| {
+        let of = duplicate_of(&found.duplicates, duplicate.kept)?;
+        let conflict = finder.answers_differ(duplicate.row, of.kept);
+        Some((place, Duplicate { row: duplicate.row, conflict, ..*of }))
+    });
+    for (place, duplicate) in repointed.collect::<Vec<_>>() {
+        found.duplicates[place] = duplicate;
     }
 }
 
-/// Groups of equal samples: the best stays, the rest are exact duplicates of it.
-///
-/// What is removed with the best one goes where that goes. A person may have forbidden this, so a row
-/// with an override is decided about by itself; where only equal rows are duplicates, here.
-fn collapse_exact(
-    finder: &Finder<'_>,
-    exact_keys: Vec<u128>,
-    duplicates: &mut Vec<Duplicate>,
-) -> Vec<u32> {
-    let Finder { samples, settings: Settings { policy, .. }, .. } = *finder;
-    let ranked = exact_keys.into_iter().zip(&samples.rank).zip(0..);
-    let mut keyed: Vec<(u128, u32, u32)> =
-        ranked.map(|((key, &rank), row)| (key, rank, row)).collect();
-    keyed.par_sort_unstable();
-    let mut survivors = Vec::new();
-    let mut fates = Fates::new(samples);
-    for group in keyed.chunk_by(|a, b| a.0 == b.0) {
-        let best = survivors.len();
-        let jaccard = policy.text_counts().then_some(1.0);
-        let has_media = policy.images_count() && !samples.media_of(group[0].2).is_empty();
-        let hamming = has_media.then_some(0);
-        for &(_, _, row) in group {
-            let decided_later = finder.may_be_near() && samples.has_override(row);
-            let of_group = survivors.get(best..).unwrap_or_default();
-            let kept = of_group.iter().find(|kept| !fates.are_kept_apart(row, **kept));
-            match kept {
-                Some(&kept) if !decided_later => {
-                    fates.remove(row, kept);
-                    let conflict = finder.answers_differ(row, kept);
-                    let kind = Kind::Exact;
-                    duplicates.push(Duplicate { row, kept, kind, jaccard, hamming, conflict });
-                }
-                _ => survivors.push(row),
-            }
-        }
-    }
-    survivors
-}
-
-/// Misses of which both stay, and pairs of images just beyond the radius, each by one sample.
+/// Misses of which both stay, and pairs of images just beyond the radius, each by the best sample.
 fn finish_misses(samples: &Samples, near_media: &NearMedia, found: &mut Found) {
-    let removed: HashSet<u32> = found.duplicates.iter().map(|d| d.row).collect();
-    found.misses.retain(|m| !removed.contains(&m.row) && !removed.contains(&m.other));
-    found.misses.sort_by(|a, b| b.jaccard.unwrap_or(0.0).total_cmp(&a.jaccard.unwrap_or(0.0)));
-    found.misses.truncate(MISSES);
-    let mut of_media: HashMap<u32, u32> = HashMap::new();
-    for row in (0..samples.rank.len() as u32).filter(|row| !removed.contains(row)) {
-        if let [media] = samples.media_of(row) {
-            of_media.entry(*media).or_insert(row);
+    let Found { duplicates, misses, .. } = found;
+    let stays = |row: u32| duplicate_of(duplicates, row).is_none();
+    misses.retain(|m| stays(m.row) && stays(m.other));
+    misses.sort_by(|a, b| b.jaccard.unwrap_or(0.0).total_cmp(&a.jaccard.unwrap_or(0.0)));
+    misses.truncate(MISSES);
+    let pairs = &near_media.misses;
+    let mut wanted: Vec<u32> = pairs.iter().flat_map(|&(_, a, b)| [a, b]).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut best: Vec<Option<u32>> = vec![None; wanted.len()];
+    for row in 0..samples.rank.len() as u32 {
+        let [media] = samples.media_of(row) else { continue };
+        let Ok(place) = wanted.binary_search(media) else { continue };
+        let rank = |row: u32| samples.rank[row as usize];
+        if stays(row) && best[place].is_none_or(|best| rank(row) < rank(best)) {
+            best[place] = Some(row);
         }
     }
-    let named = near_media.misses.iter().filter_map(|(distance, a, b)| {
-        let (row, other) = (*of_media.get(a)?, *of_media.get(b)?);
+    let of = |media: &u32| wanted.binary_search(media).ok().and_then(|place| best[place]);
+    let named = pairs.iter().filter_map(|(distance, a, b)| {
+        let (row, other) = (of(a)?, of(b)?);
         Some(NearMiss { row, other, jaccard: None, hamming: Some(*distance) })
     });
-    found.misses.extend(named);
+    misses.extend(named);
 }

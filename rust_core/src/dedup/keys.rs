@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::bands::Buckets;
+use super::bands::KeyParts;
 use super::frequencies::Frequencies;
+use super::partitions::{Partitions, Room};
 use super::pictures::Pictures;
 use super::propose::{self, KeyReader, Proposer};
 use super::text::Shingler;
@@ -13,14 +14,15 @@ use crate::error::Result;
 use crate::judge::text::TextJudge;
 use crate::parallel::Interrupt;
 
+/// Rows whose texts are read between two checks for an interrupt.
+const CHUNK: usize = 2048;
+
 /// What is computed of every sample, by reading its text once.
-#[derive(Default)]
 pub(super) struct Keys {
-    /// Equal for samples that are equal in all the policy looks at.
-    pub(super) exact: Vec<u128>,
-    /// Equal in one for samples that may be near; those of a row end where `ends` says.
-    near: Vec<u64>,
-    ends: Vec<u64>,
+    /// `[key, row]`: equal for samples that are equal in all the policy looks at, but for answers.
+    pub(super) exact: Partitions<5>,
+    /// Equal in one for samples that may be near.
+    pub(super) near: KeyParts,
 }
 
 /// The samples with all that decides about them.
@@ -34,23 +36,8 @@ pub(super) struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// Where the rows of `order` meet, by their place in it.
-    pub(super) fn buckets(&self, order: &[u32], keys: &Keys) -> Buckets {
-        if !self.may_be_near() {
-            return Buckets::default();
-        }
-        let (mut ordered, mut offsets) = (Vec::new(), vec![0]);
-        for &row in order {
-            let row = row as usize;
-            let start = row.checked_sub(1).map_or(0, |before| keys.ends[before]);
-            ordered.extend_from_slice(&keys.near[start as usize..keys.ends[row] as usize]);
-            offsets.push(ordered.len() as u64);
-        }
-        Buckets::of_lists(&ordered, &offsets)
-    }
-
     /// The keys of every row.
-    pub(super) fn keys(&self, interrupt: &Interrupt) -> Result<Keys> {
+    pub(super) fn keys(&self, room: Room<'_>, interrupt: &Interrupt) -> Result<Keys> {
         let Settings { shingle_words, bands, rows_per_band, .. } = *self.settings;
         let how = propose::Settings { shingle_words, bands, rows_per_band };
         let nothing = Frequencies::default();
@@ -60,60 +47,60 @@ impl Finder<'_> {
             }
             None => Proposer::new(how, &nothing, None),
         };
-        let rows: Vec<u32> = (0..self.samples.rank.len() as u32).collect();
-        let parts: Vec<Keys> = rows
-            .par_chunks(1024)
-            .map(|rows| {
+        let rows = self.samples.rank.len();
+        let keys = Keys {
+            exact: Partitions::new(rows, u32::BITS, room.share(25))?,
+            near: Partitions::new(rows * (bands + 2), u32::BITS, room.share(75))?,
+        };
+        let chunks = (0..rows.div_ceil(CHUNK)).into_par_iter();
+        chunks.try_for_each_init(
+            || proposer.reader(),
+            |reader, chunk| {
                 interrupt.check()?;
-                let mut reader = proposer.reader();
-                let mut keys = Keys::default();
-                for &row in rows {
-                    self.push_keys(row, &mut reader, &mut keys);
+                let (mut exact, mut near, mut of_row) = (Vec::new(), Vec::new(), Vec::new());
+                for row in (chunk * CHUNK..rows.min((chunk + 1) * CHUNK)).map(|row| row as u32) {
+                    of_row.clear();
+                    let key = self.read_keys(row, reader, &mut of_row);
+                    let words = [96, 64, 32, 0].map(|shift| (key >> shift) as u32);
+                    exact.push([words[0], words[1], words[2], words[3], row]);
+                    near.extend(of_row.iter().map(|key| [(key >> 32) as u32, *key as u32, row]));
                 }
-                Ok(keys)
-            })
-            .collect::<Result<_>>()?;
-        let mut keys = Keys::default();
-        for part in parts {
-            let start = keys.near.len() as u64;
-            keys.exact.extend(part.exact);
-            keys.near.extend(part.near);
-            keys.ends.extend(part.ends.into_iter().map(|end| start + end));
-        }
+                keys.exact.push(&exact)?;
+                keys.near.push(&near)
+            },
+        )?;
         Ok(keys)
     }
 
-    fn push_keys(&self, row: u32, reader: &mut KeyReader<'_>, keys: &mut Keys) {
-        let start = keys.near.len();
+    /// The key of what a row is, and those by which it meets others.
+    fn read_keys(&self, row: u32, reader: &mut KeyReader<'_>, near: &mut Vec<u64>) -> u128 {
         let policy = self.settings.policy;
         let mut text = None;
         if !policy.text_counts() {
             // A sample without images meets none.
             if !self.samples.media_of(row).is_empty() {
-                keys.near.push(self.media_key(row));
+                near.push(self.media_key(row));
             }
         } else if self.may_be_near() {
-            text = Some(reader.keys(self.samples.prompt(row), &mut keys.near));
+            text = Some(reader.keys(self.samples.prompt(row), near));
             if policy.images_count() {
                 let images = self.media_key(row);
-                for key in &mut keys.near[start..] {
+                for key in near {
                     *key = (*key ^ images).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31);
                 }
             }
         } else {
             text = Some(reader.exact(self.samples.prompt(row)));
         }
-        keys.exact.push(self.exact_key(row, text));
-        keys.ends.push(keys.near.len() as u64);
+        self.content_key(row, text)
     }
 
-    /// Of rows with other short answers, or with one in other words, it differs: these may have
-    /// different fates.
-    fn exact_key(&self, row: u32, text: Option<u128>) -> u128 {
+    /// Of rows that are equal otherwise, it differs for other short answers, or for one in other words:
+    /// these may have different fates.
+    pub(super) fn answer_key(&self, row: u32) -> u128 {
         let Settings { judged, policy, .. } = *self.settings;
         let answers_count = policy.text_counts() && self.may_be_near();
-        let answer = if judged && answers_count { self.samples.short_answer_key(row) } else { 0 };
-        self.content_key(row, text) ^ answer
+        if judged && answers_count { self.samples.short_answer_key(row) } else { 0 }
     }
 
     fn content_key(&self, row: u32, text: Option<u128>) -> u128 {

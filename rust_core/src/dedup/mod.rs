@@ -12,17 +12,22 @@
 //! the rows.
 
 mod answers;
-pub mod bands;
+mod at_hand;
+mod bands;
 mod colours;
 pub mod contaminated;
+mod crowded;
 mod decide;
+mod exact;
 mod fates;
 mod find;
 pub mod frequencies;
 pub mod hamming;
+mod kept_in;
 mod keys;
 pub mod minhash;
 mod near_texts;
+mod partitions;
 pub mod pictures;
 pub mod propose;
 pub mod text;
@@ -33,6 +38,7 @@ pub use answers::answers_contradict;
 pub use find::find;
 pub use hamming::near_hashes;
 pub use near_texts::near_texts;
+pub use partitions::Room;
 pub use pictures::{Closeness, Pictures};
 pub use types::{
     Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict, Policy, Samples, Settings,

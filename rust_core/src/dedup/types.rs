@@ -1,8 +1,7 @@
 //! What dedup is given, and what it finds.
 
-use std::collections::HashMap;
-
 use arrow_array::{Array, LargeStringArray};
+use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::answers::ShortAnswer;
@@ -68,16 +67,18 @@ impl Settings {
 }
 
 /// The samples: text, media, and how much each deserves to be kept.
+///
+/// The columns are those that were handed in, not copies: they may be files that are mapped.
 #[derive(Debug)]
 pub struct Samples {
     /// One text a row.
     pub prompts: LargeStringArray,
     /// `media[media_offsets[row]..media_offsets[row + 1]]` are the media of a row.
-    pub media_offsets: Vec<i64>,
+    pub media_offsets: OffsetBuffer<i64>,
     /// Numbers of distinct media.
-    pub media: Vec<u32>,
+    pub media: ScalarBuffer<u32>,
     /// Keep order: 0 is kept before 1; no two are equal.
-    pub rank: Vec<u32>,
+    pub rank: ScalarBuffer<u32>,
     /// One answer a row, or null.
     pub answers: LargeStringArray,
     /// Pairs of which a person said that they are no duplicates, each in both orders, ascending.
@@ -165,6 +166,9 @@ pub struct Duplicate {
     pub hamming: Option<u32>,
     /// Whether both have short answers that differ: one of them is wrong.
     pub conflict: bool,
+    /// Which of [`Found::differences`] says what differs in their texts; none of texts that were not
+    /// judged, or are equal.
+    pub differences: Option<u32>,
 }
 
 /// Two samples that both stay, a little beyond a threshold.
@@ -187,9 +191,9 @@ pub struct Found {
     pub duplicates: Vec<Duplicate>,
     /// Some pairs beyond a threshold, nearest first.
     pub misses: Vec<NearMiss>,
-    /// What differs in the texts of a row that was removed and of the one that stays, and why it makes
-    /// no difference; nothing of rows whose texts were not judged, or are equal.
-    pub differences: HashMap<u32, String>,
+    /// What differs in the texts of rows that were removed and of those that stay, and why it makes no
+    /// difference.
+    pub differences: Vec<Box<str>>,
     /// What differs in the texts of each of the misses, at least one of which makes one.
     pub missed_differences: Vec<Option<String>>,
     /// Of the texts that met another, those of a language that there are no word lists for.
