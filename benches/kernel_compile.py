@@ -32,12 +32,13 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import HeadOptions, Sweep
 from mmrlhf_kernels.mm_dpo_kernel import mm_dpo_launch
 from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
 from mmrlhf_kernels.pair import LOSS_TYPES
-from mmrlhf_kernels.triton_kept import kept_gradient_launch, rebase_launch
+from mmrlhf_kernels.triton_kept import finish_unit_launch, kept_gradient_launch, rebase_launch
 from mmrlhf_kernels.triton_logit_gradient import logit_gradient_launch, row_gradient
+from mmrlhf_kernels.triton_rows import check_launch
 from mmrlhf_kernels.triton_settings import INTERPRETED, SHARED_MEMORY
 from mmrlhf_kernels.triton_sweep import combine_launch, sweep_launch
 from mmrlhf_kernels.triton_tile import Head, Launch, head_of, settings_of, targets_of
@@ -141,6 +142,13 @@ def kept_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
         kept_head = targets_of(kept, h.target, options, 0)
         launch = kept_gradient_launch(kept_head, kept, row, row, row_gradient(row, row, None), kept)
         yield Case("kept_gradient", variant, launch)
+        unit = row_gradient(row, None, None, 1.0)
+        launch = kept_gradient_launch(kept_head, kept, row, None, unit, kept)
+        yield Case("kept_gradient", f"unit, {variant}", launch)
+        sweep = Sweep(row, row, row, logp=row)
+        weight, total = empty(VOCABULARY, HIDDEN, dtype=dtype), empty(ROWS, HIDDEN)
+        launch = finish_unit_launch(total, sweep, weight, h.target, row, options, 1.0, dtype)
+        yield Case("finish_unit", variant, launch)
 
 
 def small_cases() -> Iterator[Case]:
@@ -150,6 +158,9 @@ def small_cases() -> Iterator[Case]:
         h, settings_of(h, "sweep", "sm_90"), MULTIPROCESSORS, entropy=True, argmax=True
     )
     yield Case("combine", "entropy, argmax", combine_launch(sweep.arguments["parts"], 0))
+    bounds, index = empty(2 * PAIRS + 1, dtype=torch.int32), empty(PAIRS, 2, dtype=torch.int64)
+    launch = check_launch(h.target, -100, VOCABULARY, bounds, index, 2 * PAIRS)
+    yield Case("check", "bounds and pairs", launch)
     yield from pair_cases()
 
 
@@ -157,7 +168,8 @@ def pair_call(pairs: int) -> PairCall:
     """The loss of sums of both sides with everything that may be switched on."""
     column = empty(pairs)
     return PairCall(
-        logp=column, rejected_logp=column, cu_seqlens=None, chosen=None, rejected=None,
+        logp=column, rejected_logp=column, cu_seqlens=None, counted=None, chosen=None,
+        rejected=None,
         ref_chosen_logps=column, ref_rejected_logps=column, beta=None, margin=column,
         tie=empty(pairs, dtype=torch.bool), weight=column, chosen_tokens=column, num_pairs=empty(),
         num_tokens=None, loss_type="sigmoid", sft="token", average=False,
@@ -169,7 +181,8 @@ def row_call(pairs: int) -> PairCall:
     """The same of rows; the chosen tokens are counted."""
     bounds = empty(2 * pairs + 1, dtype=torch.int32)
     logp = {"logp": empty(ROWS), "rejected_logp": None, "cu_seqlens": bounds}
-    return pair_call(pairs)._replace(**logp, chosen_tokens=None)
+    counted = empty(ROWS, dtype=torch.bool)
+    return pair_call(pairs)._replace(**logp, counted=counted, chosen_tokens=None)
 
 
 def pair_cases() -> Iterator[Case]:
@@ -179,6 +192,7 @@ def pair_cases() -> Iterator[Case]:
     forms = {
         "answers": sums._replace(logp=empty(2 * PAIRS), rejected_logp=None, **named),
         "rows, shared answers": rows._replace(**named),
+        "all rows": rows._replace(counted=None),
         "rows, means": rows._replace(loss_type="simpo", sft="sequence", average=True),
         "rows of one pair": row_call(1),
         "sums of one pair": pair_call(1),

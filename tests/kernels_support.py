@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, reference
+from mmrlhf_kernels.rows import Rows
 
 
 class HeadCase(NamedTuple):
@@ -223,3 +224,17 @@ def loop_in_wide_tiles(steps):
     wide = Settings(rows=16, columns=128, inner=32, warps=1, stages=1, splits=2)
     with use_settings(sweep=wide, logit_gradient=wide):
         return bare_loop(steps)
+
+
+def fused_with_masked_rows(pairs, schedule, **options):
+    """``pairs.fused`` as on a GPU: ignored rows are masked, lengths are not known."""
+
+    def rows_that_count(target, ignore_index, *_, **__):
+        return Rows(None, target != ignore_index)
+
+    with (
+        mock.patch("mmrlhf_kernels.answers.rows_that_count", rows_that_count),
+        mock.patch("mmrlhf_kernels.answers._layout", return_value=None),
+    ):
+        out, gradients = pairs.fused(schedule, **options)
+    return out._replace(loss=out.loss.detach()), gradients

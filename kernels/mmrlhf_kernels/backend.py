@@ -1,4 +1,4 @@
-"""What the schedules ask of a backend: a table of four functions that touch logits.
+"""What the schedules ask of a backend: a table of five functions that touch logits.
 
 The schedules (:mod:`mmrlhf_kernels.schedules`) are written once. :class:`Backend` lists the steps
 that touch logits; the matrix products between them (``dX += E W_c`` and ``dW_c = E^T X``) belong to
@@ -38,7 +38,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LIFT", "Backend", "HeadOptions", "Spread", "Sweep", "lift_of"]
+__all__ = ["LIFT", "Backend", "HeadOptions", "Spread", "Sweep", "lift_of", "logp_of", "lse_of"]
 
 LIFT = 15.0 * math.log(2.0)
 """Exponentials in float16 go up to 2^15, so that those down to 2^-29 of the largest are normal."""
@@ -78,6 +78,20 @@ class Sweep(NamedTuple):
     """[N] int64, global id of the largest z (the smallest id on equality), when requested."""
     shift: Tensor | None = None
     """[N] float32, where exponentials were kept: what they are taken against."""
+    lse: Tensor | None = None
+    """[N] float32, where it came out along with the rest; see :func:`lse_of`."""
+    logp: Tensor | None = None
+    """[N] float32, likewise; see :func:`logp_of`."""
+
+
+def lse_of(sweep: Sweep) -> Tensor:
+    """[N] log-normalisers of a sweep over the whole vocabulary."""
+    return sweep.maximum + sweep.sum_exp.log() if sweep.lse is None else sweep.lse
+
+
+def logp_of(sweep: Sweep) -> Tensor:
+    """[N] log-probabilities of the targets, of a sweep over the whole vocabulary."""
+    return sweep.target_logit - lse_of(sweep) if sweep.logp is None else sweep.logp
 
 
 class Backend(NamedTuple):
@@ -111,4 +125,15 @@ class Backend(NamedTuple):
     ``logit_gradient`` from kept exponentials [N, C] and their shift [N]; ``out`` may be ``kept``
     itself. With a softcap and targets, ``target_logit`` [N] is needed: the exponential of a target
     may be 0, the slope at its logit is not.
+
+    With ``unit``, a number, the result is ``unit * exp(z - lse) dz/draw``, and 0 at targets, for
+    any ``lse``; there is no ``grad`` then.
+    """
+
+    finish_unit: Callable[..., Tensor]
+    """(total, sweep, weight, target, grad, options, raised, dtype): the gradient with respect to
+    hidden states [N, H] from ``total``, the sum of the rows of ``weight`` times ``raised`` times
+    their exponentials against the row's maximum and ``dz/draw``, those of targets left out:
+    ``grad ((1 - p_y) W_y dz_y/draw - total / (raised * sum_exp))``, rounded to ``dtype``.
+    ``grad`` None is 1; ``total`` may be overwritten.
     """

@@ -265,15 +265,20 @@ def gradient_of_kept(
     shift: Tensor,
     target: Tensor,
     lse: Tensor,
-    grad: Tensor,
+    grad: Tensor | None,
     options: HeadOptions,
     *,
     first: int,
     out: Tensor,
     spread: Spread = None,
     target_logit: Tensor | None = None,
+    unit: float | None = None,
 ) -> Tensor:
     """E from kept exponentials; see :class:`mmrlhf_kernels.backend.Backend`."""
+    own = target
+    if grad is None:
+        assert unit is not None
+        grad, target = torch.full_like(lse, -unit), torch.full_like(target, -1)
     for rows in _row_blocks(kept.shape[0], kept.shape[1], kept.device):
         if _same(kept, out) or out.dtype != shift.dtype:
             p = kept[rows].to(shift.dtype)
@@ -296,7 +301,30 @@ def gradient_of_kept(
             _finish_gradient(p, z, columns, options, first)
         if not _same(p, out[rows]):
             out[rows].copy_(p)
+    if unit is not None:
+        column, inside = _column_of_target(own, first, out.shape[1])
+        out.scatter_(1, column, out.gather(1, column).masked_fill(inside.unsqueeze(1), 0.0))
     return out
+
+
+def finish_unit(
+    total: Tensor,
+    sweep: Sweep,
+    weight: Tensor,
+    target: Tensor,
+    grad: Tensor | None,
+    options: HeadOptions,
+    raised: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The gradient of frozen heads; see :class:`mmrlhf_kernels.backend.Backend`."""
+    cap, slope = options.softcap, options.logit_scale
+    share = torch.expm1(sweep.target_logit - sweep.maximum - sweep.sum_exp.log()).neg_()
+    share.mul_(slope if cap is None else slope * (1.0 - (sweep.target_logit / cap).square()))
+    own = weight.index_select(0, target.clamp(0, weight.shape[0] - 1))
+    total.div_(sweep.sum_exp.mul(-raised).unsqueeze(1))
+    total.addcmul_(own.to(total.dtype), share.unsqueeze(1))
+    return (total if grad is None else total.mul_(grad.unsqueeze(1))).to(dtype)
 
 
 def logit_gradient(
@@ -337,4 +365,6 @@ def _same(left: Tensor, right: Tensor) -> bool:
     return left.dtype == right.dtype and bool(left.data_ptr() == right.data_ptr())
 
 
-BACKEND = Backend("chunked", sweep, logit_gradient, kept_exponentials, gradient_of_kept)
+BACKEND = Backend(
+    "chunked", sweep, logit_gradient, kept_exponentials, gradient_of_kept, finish_unit
+)

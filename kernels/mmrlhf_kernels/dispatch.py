@@ -107,6 +107,7 @@ def _triton_backend() -> Backend:
         gradient["logit_gradient"],
         kept["kept_exponentials"],
         kept["gradient_of_kept"],
+        kept["finish_unit"],
     )
 
 

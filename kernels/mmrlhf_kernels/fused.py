@@ -51,17 +51,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmrlhf_kernels import dispatch
+from mmrlhf_kernels.answers import numbered_answers
 from mmrlhf_kernels.checks import as_linear, check_head, check_shape, flat_rows
 from mmrlhf_kernels.linear_logp import fused_linear_logp
-from mmrlhf_kernels.pair import Objective, evaluate, scalar_of, totals_of
-from mmrlhf_kernels.pair_arguments import check_rule, columns_of
+from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, PairCall, output_of
+from mmrlhf_kernels.pair_arguments import Beta, Logp, LossOptions, call_of, check_rule
 from mmrlhf_kernels.pair_operator import linear_mm_dpo
 from mmrlhf_kernels.plan import PAIR_SCHEDULES
 from mmrlhf_kernels.precision import statistics_dtype
-from mmrlhf_kernels.preference import MMDPOOutput, mm_dpo_loss, output_of
+from mmrlhf_kernels.preference import mm_dpo_loss
 from mmrlhf_kernels.registry import Context
-from mmrlhf_kernels.rows import sequence_of_row as rows_to_sequences
-from mmrlhf_kernels.rows import sequence_sums, verify
+from mmrlhf_kernels.rows import sequence_sums
 
 __all__ = ["fused_linear_mm_dpo"]
 
@@ -73,14 +73,9 @@ class _Rows(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     target: Tensor
-    sequence: Tensor
-    sequences: int
-    chosen: Tensor
-    rejected: Tensor
-    bounds: Tensor | None
-    """[S + 1] on the CPU, where they were given there."""
+    cu_seqlens: Tensor | None
+    sequence: Tensor | None
     pair_index: Tensor | None
-    """[P, 2], likewise."""
 
     def needs(self) -> list[bool]:
         """Which of hidden, weight and bias need a gradient."""
@@ -143,12 +138,28 @@ def fused_linear_mm_dpo(
     rows = _rows_of(hidden, weight, target, bias, layout, ref_chosen_logps)
     cap = None if softcap is None else softcap / temperature
     head = _Head(cap, logit_scale / temperature, ignore_index, counted_rows)
-    objective = Objective(loss_type, label_smoothing, sft_weight, sft, reward_shift)
-    pairs = (ref_chosen_logps, ref_rejected_logps, beta, tie, pair_weight)
-    like = rows.hidden
-    counts = scalar_of("num_pairs", num_pairs, like), scalar_of("num_tokens", num_tokens, like)
-    run = _Run(beta_rule, group, schedule, workspace_bytes)
-    return _run(rows, head, objective, pairs, counts, run)
+    options: LossOptions = {
+        "loss_type": loss_type, "label_smoothing": label_smoothing, "tie": tie,
+        "weight": pair_weight, "sft_weight": sft_weight, "sft": sft, "reward_shift": reward_shift,
+        "num_pairs": num_pairs, "num_tokens": num_tokens,
+    }  # fmt: skip
+    columns = _Columns((ref_chosen_logps, ref_rejected_logps), beta, options)
+    return _run(rows, head, columns, _Run(beta_rule, group, schedule, workspace_bytes))
+
+
+class _Columns(NamedTuple):
+    """What is known of the pairs, and the options of the loss."""
+
+    reference_logps: tuple[Tensor, Tensor]
+    beta: float | Tensor
+    options: LossOptions
+
+    def call(self, hidden: Tensor) -> PairCall:
+        """The checked operands of the operator; there are no log-probabilities yet."""
+        pairs = self.reference_logps[0].shape[0]
+        like = hidden.new_empty(pairs, dtype=statistics_dtype(hidden.dtype))
+        rule = Beta(self.beta, None, 0.0, 0.0)
+        return call_of(Logp(like, like), self.reference_logps, rule, self.options, counted=True)
 
 
 class _Run(NamedTuple):
@@ -182,98 +193,43 @@ def _rows_of(
     cu_seqlens, sequence, pair_index = layout
     if cu_seqlens is None and sequence is None and len(shape) == 3:
         cu_seqlens = torch.arange(shape[0] + 1) * shape[1]
-    pairs, device = ref_chosen_logps.shape[0], states.device
+    pairs = ref_chosen_logps.shape[0]
     if pair_index is not None:
         check_shape("pair_index", pair_index, (pairs, 2))
-    if cu_seqlens is not None and sequence is None:
-        sequences = cu_seqlens.numel() - 1
-        sequence = rows_to_sequences(cu_seqlens, states.shape[0], device)
-    elif sequence is not None and cu_seqlens is None:
-        check_shape("sequence_of_row", sequence, (states.shape[0],))
-        sequences = 2 * pairs
-        if pair_index is not None:
-            sequence, pair_index, sequences = _renumbered(sequence, pair_index)
-    else:
+    if (cu_seqlens is None) == (sequence is None):
         raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
-    index = _pairs_of(pair_index, pairs, sequences)
-    chosen, rejected = index.to(device, non_blocking=True).t().contiguous().unbind()
-    bounds, named = (
-        tensor if tensor is not None and tensor.device.type == "cpu" else None
-        for tensor in (cu_seqlens, index)
-    )
-    return _Rows(
-        states, head, offset, target, sequence, sequences, chosen.clone(), rejected.clone(), bounds,
-        named,
-    )  # fmt: skip
+    if sequence is not None:
+        check_shape("sequence_of_row", sequence, (states.shape[0],))
+    elif cu_seqlens is not None:
+        if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0:
+            raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
+        sequences = cu_seqlens.numel() - 1
+        if pair_index is None and sequences != 2 * pairs:
+            raise ValueError(
+                f"{sequences} answers for {pairs} pairs; expected {2 * pairs}, all chosen ones "
+                "first (or a pair_index)"
+            )
+    return _Rows(states, head, offset, target, cu_seqlens, sequence, pair_index)
 
 
-def _renumbered(sequence: Tensor, pair_index: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Answers under new numbers, those of pairs first, so that their count is known: 2 P + 1.
-
-    Rows of answers in no pair share the last number. Nothing is read from the device.
-    """
-    for name, ids in (("row", sequence), ("pair", pair_index)):
-        if ids.device.type != "cpu":
-            verify((ids >= 0).all(), f"a {name} names an answer below 0")
-        elif ids.numel() and int(ids.min()) < 0:
-            raise IndexError(f"a {name} names answer {int(ids.min())}; expected at least 0")
-    named = pair_index.to(sequence.device).flatten().sort().values
-    last = named.numel()
-    if last == 0:
-        return torch.zeros_like(sequence), pair_index, 1
-    place = torch.searchsorted(named, sequence).clamp(max=last - 1)
-    sequence = place.where(named[place] == sequence, last)
-    return sequence, torch.searchsorted(named, pair_index.to(named.device)), last + 1
-
-
-def _pairs_of(pair_index: Tensor | None, pairs: int, sequences: int) -> Tensor:
-    """[P, 2] int64 (chosen, rejected) answers.
-
-    Raises:
-        ValueError: The number of answers does not fit.
-    """
-    if pair_index is not None:
-        return pair_index
-    if sequences != 2 * pairs:
-        raise ValueError(
-            f"{sequences} answers for {pairs} pairs; expected {2 * pairs}, all chosen ones first "
-            "(or a pair_index)"
-        )
-    return torch.arange(sequences).view(2, pairs).t()
-
-
-def _run(
-    rows: _Rows,
-    head: _Head,
-    objective: Objective,
-    pairs: tuple[Tensor, Tensor, float | Tensor, Tensor | None, Tensor | None],
-    counts: tuple[Tensor | None, Tensor | None],
-    run: _Run,
-) -> MMDPOOutput:
-    """Loss and gradients by the operator, then the figures of a trainer from the sums."""
+def _run(rows: _Rows, head: _Head, columns: _Columns, run: _Run) -> MMDPOOutput:
+    """Loss, figures of a trainer and gradients by the operator."""
     needs = rows.needs()
-    objective.check(counted=True)
-    check_rule(run.beta_rule, pairs[2])
+    check_rule(run.beta_rule, columns.beta)
+    call = columns.call(rows.hidden)
     _check_schedule(run.schedule, needs)
     implementation = dispatch.choose(rows.hidden)
     if not any(needs) or run.beta_rule == "released" or implementation == "reference":
-        return _compose(rows, head, objective, pairs, counts, run)
-    like = rows.hidden.new_empty(rows.chosen.shape[0], dtype=statistics_dtype(rows.hidden.dtype))
-    columns = columns_of(like, *pairs, chosen_tokens=None)
-    numbers = [objective.label_smoothing, objective.sft_weight, objective.reward_shift]
+        return _compose(rows, head, columns, run)
     bias = None if rows.bias is None else rows.bias.detach()
-    logp, tokens, *gradients = linear_mm_dpo(
-        rows.hidden.detach(), rows.weight.detach(), bias, *rows[3:],
-        [c for c in columns if c is not None], [c is not None for c in columns],
-        objective.loss_type, objective.sft, numbers, counts[0], counts[1], *head, run.schedule,
-        run.workspace_bytes, None if run.group is None else run.group.group_name, needs,
+    loss, figures, values, *gradients = linear_mm_dpo(
+        rows.hidden.detach(), rows.weight.detach(), bias, *rows[3:], call.ref_chosen_logps,
+        call.ref_rejected_logps, call.beta, call.tie, call.weight, call.num_pairs, call.num_tokens,
+        call.loss_type, call.sft, call.numbers, *head, run.schedule, run.workspace_bytes,
+        None if run.group is None else run.group.group_name, needs,
     )  # fmt: skip
-    columns = columns._replace(chosen_tokens=tokens[rows.chosen].to(columns.beta.dtype))
-    chosen, rejected = logp[rows.chosen], logp[rows.rejected]
-    totals = totals_of(columns, objective, *counts)
-    found = evaluate(chosen, rejected, columns, objective, totals)
-    total: Tensor = _PrecomputedGradient.apply(*rows[:3], found.loss, *gradients)
-    return output_of(total, found.metrics, chosen, rejected)
+    total: Tensor = _PrecomputedGradient.apply(*rows[:3], loss, *gradients)
+    return output_of(total, figures, values)
 
 
 def _check_schedule(schedule: str | None, needs: list[bool]) -> None:
@@ -289,29 +245,28 @@ def _check_schedule(schedule: str | None, needs: list[bool]) -> None:
         raise ValueError("schedule 'frozen' was forced, but weight or bias needs a gradient")
 
 
-def _compose(
-    rows: _Rows,
-    head: _Head,
-    objective: Objective,
-    pairs: tuple[Tensor, Tensor, float | Tensor, Tensor | None, Tensor | None],
-    counts: tuple[Tensor | None, Tensor | None],
-    run: _Run,
-) -> MMDPOOutput:
+def _compose(rows: _Rows, head: _Head, columns: _Columns, run: _Run) -> MMDPOOutput:
     """The same loss from its parts, for calls whose gradients are not taken in forward."""
     logp = fused_linear_logp(
         rows.hidden, rows.weight, rows.target, bias=rows.bias,
         workspace_bytes=run.workspace_bytes, **head._asdict(),
     )  # fmt: skip
     assert isinstance(logp, Tensor)
-    answers = rows.sequence, rows.sequences
-    sums = sequence_sums(logp, *answers, group=run.group)
+    pairs = columns.reference_logps[0].shape[0]
+    sequence, pair_index, sequences = numbered_answers(
+        rows.cu_seqlens, rows.sequence, rows.pair_index, pairs, rows.target
+    )
+    if pair_index is None:
+        pair_index = torch.arange(2 * pairs, device=logp.device).view(2, pairs).t()
+    chosen, rejected = pair_index.to(logp.device).unbind(1)
+    sums = sequence_sums(logp, sequence, sequences, group=run.group)
     counted = (rows.target != head.ignore_index).to(logp.dtype)
-    tokens = sequence_sums(counted, *answers, group=run.group)[rows.chosen]
-    ref_chosen_logps, ref_rejected_logps, beta, tie, weight = pairs
+    tokens = sequence_sums(counted, sequence, sequences, group=run.group)[chosen]
+    options = columns.options.copy()
+    options["chosen_tokens"] = tokens
     return mm_dpo_loss(
-        sums[rows.chosen], sums[rows.rejected], ref_chosen_logps, ref_rejected_logps, beta,
-        tie=tie, weight=weight, chosen_tokens=tokens, num_pairs=counts[0], num_tokens=counts[1],
-        beta_rule=run.beta_rule, **objective._asdict(),
+        sums[chosen], sums[rejected], *columns.reference_logps, columns.beta,
+        beta_rule=run.beta_rule, **options,
     )  # fmt: skip
 
 
@@ -342,7 +297,7 @@ class _PrecomputedGradient(torch.autograd.Function):
             # Not saved_tensors: autograd would hold a second reference, and the leaf would copy
             # a gradient as large as the head instead of taking it over.
             ctx.gradients = list(gradients)
-        return loss.clone()
+        return loss.detach()
 
     @staticmethod
     def backward(ctx: _PrecomputedGradientContext, grad: Tensor) -> tuple[Tensor | None, ...]:

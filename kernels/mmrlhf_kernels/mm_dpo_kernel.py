@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mmrlhf_kernels.mm_dpo_cost import pair_cost
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, Numbers, PairCall, Result
-from mmrlhf_kernels.mm_dpo_segments import answers_of, defect_of, rows_of, spread, sum_rows
+from mmrlhf_kernels.mm_dpo_segments import answers_of, defect_of, length_of, spread, sum_rows
 from mmrlhf_kernels.reference import TWO_SIDED_LOSS_TYPES, label_probability
 from mmrlhf_kernels.triton_settings import jit, require_runnable
 from mmrlhf_kernels.triton_tile import Launch, on_device
@@ -49,6 +49,7 @@ class _Operands(NamedTuple):
     logp: Any
     rejected_logp: Any
     bounds: Any
+    counted: Any
     chosen: Any
     rejected: Any
     ref_chosen_logps: Any
@@ -95,10 +96,10 @@ class _Outputs(NamedTuple):
     figures: Any
     columns: Any
     gradient: Any
-    of_pairs: Any
-    """[2, P] gradients of the pairs' two sides: ``gradient`` itself where the sides come apart."""
     sums: Any
     """[S] float64 sums of rows, or None."""
+    lengths: Any
+    """[S] int32 rows that count, or None where all do."""
 
 
 class Form(NamedTuple):
@@ -132,19 +133,18 @@ def _beta(call: tl.tuple, number: tl.tuple, place: tl.tensor, mask: tl.tensor) -
 
 
 @jit
-def _tokens(call: tl.tuple, place: tl.tensor, mask: tl.tensor) -> tl.tensor:
+def _tokens(call: tl.tuple, out: tl.tuple, place: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """The tokens of each chosen answer, float32."""
     if call.chosen_tokens is not None:
         tokens = tl.load(call.chosen_tokens + place, mask=mask, other=0).to(tl.float32)
     else:
         chosen, _ = answers_of(call, place, mask)
-        begin, end = rows_of(call, chosen, mask)
-        tokens = (end - begin).to(tl.float32)
+        tokens = length_of(call, out, chosen, mask).to(tl.float32)
     return tokens
 
 
 @jit
-def _divisors(call: tl.tuple, number: tl.tuple, FORM: tl.constexpr) -> tl.tuple:
+def _divisors(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.constexpr) -> tl.tuple:
     """(num_pairs, num_tokens), 1 in place of 0."""
     one = tl.full((), 1.0, dtype=tl.float32)
     pairs = one * number.num_pairs
@@ -158,7 +158,7 @@ def _divisors(call: tl.tuple, number: tl.tuple, FORM: tl.constexpr) -> tl.tuple:
         counted = tl.full((PAIRS,), 0.0, dtype=tl.float64)
         for first in range(0, call.count, PAIRS):
             place = first + lane
-            counted += _tokens(call, place, place < call.count).to(tl.float64)
+            counted += _tokens(call, out, place, place < call.count).to(tl.float64)
         tokens = tl.sum(counted, axis=0).to(tl.float32)
     return tl.where(pairs > 0.0, pairs, one), tl.where(tokens > 0.0, tokens, one)
 
@@ -178,28 +178,27 @@ def _labels(call: tl.tuple, number: tl.tuple, place: tl.tensor, mask: tl.tensor)
 
 @jit
 def _share(
-    call: tl.tuple, place: tl.tensor, mask: tl.tensor, num_pairs: tl.tensor, num_tokens: tl.tensor,
-    FORM: tl.constexpr,
+    call: tl.tuple, out: tl.tuple, place: tl.tensor, mask: tl.tensor, num_pairs: tl.tensor,
+    num_tokens: tl.tensor, FORM: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """What a chosen log-probability is multiplied by in the supervised term."""
     share = tl.full(place.shape, 0.0, dtype=tl.float32)
     if FORM.sft == "token":
         share += 1.0 / num_tokens
     if FORM.sft == "sequence":
-        share += 1.0 / (tl.maximum(_tokens(call, place, mask), 1.0) * num_pairs)
+        share += 1.0 / (tl.maximum(_tokens(call, out, place, mask), 1.0) * num_pairs)
     return share
 
 
 @jit
 def _ratio(
-    call: tl.tuple, total: tl.tensor, reference: tl.tensor, answer: tl.tensor, place: tl.tensor,
-    mask: tl.tensor, FORM: tl.constexpr,
+    call: tl.tuple, out: tl.tuple, total: tl.tensor, reference: tl.tensor, answer: tl.tensor,
+    place: tl.tensor, mask: tl.tensor, FORM: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """(log-ratio to the reference, rows it is a mean over or 1) of one side of each pair."""
     length = tl.full(place.shape, 1.0, dtype=tl.float32)
     if FORM.average:
-        begin, end = rows_of(call, answer, mask)
-        length = tl.maximum(end - begin, 1).to(tl.float32)
+        length = tl.maximum(length_of(call, out, answer, mask), 1).to(tl.float32)
         total = (total.to(tl.float32) / length).to(tl.float64)
     # The difference is taken before it is rounded: both sums are large beside it.
     ratio = total - tl.load(reference + place, mask=mask, other=0.0).to(tl.float64)
@@ -219,16 +218,17 @@ def _mm_dpo_kernel(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.con
     ties = zero
     weights = zero
     defect = defect_of(call, PAIRS)
-    num_pairs, num_tokens = _divisors(call, number, FORM)
     shift = zero + number.shift
     chosen_values = call.logp
     rejected_values = call.logp
     if call.rejected_logp is not None:
         rejected_values = call.rejected_logp
     if call.bounds is not None:
-        sum_rows(call, out.sums)
+        sum_rows(call, out)
         chosen_values = out.sums
         rejected_values = out.sums
+    num_pairs, num_tokens = _divisors(call, number, out, FORM)
+    of_pairs = out.columns + 7 * call.count
     for first in range(0, call.count, PAIRS):
         place = first + lane
         mask = place < call.count
@@ -236,20 +236,23 @@ def _mm_dpo_kernel(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.con
         chosen_sum = tl.load(chosen_values + chosen_at, mask=mask, other=0.0).to(tl.float64)
         rejected_sum = tl.load(rejected_values + rejected_at, mask=mask, other=0.0).to(tl.float64)
         chosen, chosen_length = _ratio(
-            call, chosen_sum, call.ref_chosen_logps, chosen_at, place, mask, FORM
+            call, out, chosen_sum, call.ref_chosen_logps, chosen_at, place, mask, FORM
         )
         rejected, rejected_length = _ratio(
-            call, rejected_sum, call.ref_rejected_logps, rejected_at, place, mask, FORM
+            call, out, rejected_sum, call.ref_rejected_logps, rejected_at, place, mask, FORM
         )
         beta = _beta(call, number, place, mask)
         tie, holds, fails, weight = _labels(call, number, place, mask)
         loss, up, down = pair_cost(chosen, rejected, beta, shift, holds, fails, FORM)
         chosen_logp = chosen_sum.to(tl.float32)
-        share = _share(call, place, mask, num_pairs, num_tokens, FORM)
+        share = _share(call, out, place, mask, num_pairs, num_tokens, FORM)
         up = up * weight / num_pairs / chosen_length - number.sft_weight * share + defect
         down = down * weight / num_pairs / rejected_length + defect
-        tl.store(out.of_pairs + place, up, mask=mask)
-        tl.store(out.of_pairs + call.count + place, down, mask=mask)
+        tl.store(of_pairs + place, up, mask=mask)
+        tl.store(of_pairs + call.count + place, down, mask=mask)
+        if call.rejected_logp is not None:
+            tl.store(out.gradient + place, up, mask=mask)
+            tl.store(out.gradient + call.count + place, down, mask=mask)
 
         losses += tl.where(mask, loss * weight, 0.0)
         supervised -= tl.where(mask, chosen_logp * share, 0.0)
@@ -270,7 +273,7 @@ def _mm_dpo_kernel(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.con
         tl.store(column + 6 * call.count, beta, mask=mask)
 
     if call.rejected_logp is None:
-        spread(call, out.of_pairs, out.gradient)
+        spread(call, of_pairs, out.gradient)
     preference_loss = tl.sum(losses, axis=0) / num_pairs + defect
     sft_loss = tl.sum(supervised, axis=0)
     tl.store(out.loss, preference_loss + number.sft_weight * sft_loss)
@@ -299,9 +302,9 @@ def mm_dpo_launch(call: PairCall) -> Launch:
     answers = (call.chosen, call.rejected)
     operands = _Operands._make(
         [
-            *(_flat(tensor) for tensor in call[:3]),
+            *(_flat(tensor) for tensor in call[:4]),
             *answers,
-            *(_flat(tensor) for tensor in call[5:14]),
+            *(_flat(tensor) for tensor in call[6:15]),
             pairs,
             call.answers,
             like.shape[0] if rows else 0,
@@ -320,11 +323,11 @@ def mm_dpo_launch(call: PairCall) -> Launch:
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=like.device)
 
-    gradient = empty(*call.gradient_shape())
     out = _Outputs(
-        empty(), empty(len(FIGURES)), empty(len(COLUMNS), pairs), gradient,
-        gradient if apart else empty(2, pairs),
+        empty(), empty(len(FIGURES)), empty(len(COLUMNS) + 2, pairs),
+        empty(*call.gradient_shape()),
         empty(call.answers, dtype=torch.float64) if rows else None,
+        None if call.counted is None else empty(call.answers, dtype=torch.int32),
     )  # fmt: skip
     two_sided = call.loss_type in TWO_SIDED_LOSS_TYPES
     form = Form(call.loss_type, two_sided, sft, count, call.average)

@@ -4,7 +4,8 @@
 one launch. Formulas and names are those of :mod:`mmrlhf_kernels.reference`, to which both are held.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,22 +15,67 @@ from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.reference import TWO_SIDED_LOSS_TYPES, dynamic_beta, label_probability
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 
-__all__ = ["COLUMNS", "FIGURES", "Numbers", "PairCall", "Result", "evaluate_plain"]
+__all__ = [
+    "COLUMNS",
+    "FIGURES",
+    "MMDPOOutput",
+    "Numbers",
+    "PairCall",
+    "Result",
+    "evaluate_plain",
+    "output_of",
+]
 
-FIGURES = (
-    "preference_loss", "sft_loss", "beta_mean", "beta_min", "beta_max", "tie_count", "weight_sum",
-)  # fmt: skip
-"""The scalars beside the loss, in this order."""
-COLUMNS = (
-    "chosen_rewards", "rejected_rewards", "margins", "accuracies", "chosen_logp", "rejected_logp",
-    "beta",
-)  # fmt: skip
-"""The values of each pair, in this order."""
+
+class MMDPOOutput(NamedTuple):
+    """The loss, and what a trainer logs. Only ``loss`` carries a gradient."""
+
+    loss: Tensor
+    """Scalar, preference part plus ``sft_weight`` times supervised part."""
+    preference_loss: Tensor
+    """Scalar, the sum of the weighted pair losses divided by ``num_pairs``."""
+    sft_loss: Tensor
+    """Scalar before its factor; 0 where ``sft_weight`` is 0."""
+    beta_mean: Tensor
+    """Scalar."""
+    beta_min: Tensor
+    """Scalar."""
+    beta_max: Tensor
+    """Scalar."""
+    tie_count: Tensor
+    """Scalar, the number of ties."""
+    weight_sum: Tensor
+    """Scalar, the sum of the weights; P without any."""
+    chosen_rewards: Tensor
+    """[P] ``beta (S_c - ref_c)``."""
+    rejected_rewards: Tensor
+    """[P] ``beta (S_r - ref_r)``."""
+    margins: Tensor
+    """[P] chosen minus rejected rewards."""
+    accuracies: Tensor
+    """[P] 1 where the margin is positive, else 0; 1/2 for ties."""
+    chosen_logp: Tensor
+    """[P] S_c."""
+    rejected_logp: Tensor
+    """[P] S_r."""
+    beta: Tensor
+    """[P] the beta that was used."""
+
+
+FIGURES = MMDPOOutput._fields[1:8]
+"""The scalars beside the loss, in the order of the operator."""
+COLUMNS = MMDPOOutput._fields[8:]
+"""The values of each pair, likewise."""
 
 Result = tuple[Tensor, Tensor, Tensor, Tensor]
-"""loss [], figures [7], columns [7, P], and the gradient of the loss with respect to the
-log-probabilities: [2, P], or of the shape of ``logp`` where that holds both sides.
+"""loss [], figures [7], columns [9, P], of which the last two are the gradients of the loss with
+respect to S_c and S_r, and that with respect to the log-probabilities: [2, P], or of the shape of
+``logp`` where that holds both sides.
 """
+
+
+PAIR_COLUMNS = ("beta", "margin", "tie", "weight", "chosen_tokens")
+"""Fields of :class:`PairCall` that are [P] or None."""
 
 
 class Numbers(NamedTuple):
@@ -60,6 +106,8 @@ class PairCall(NamedTuple):
     logp: Tensor
     rejected_logp: Tensor | None
     cu_seqlens: Tensor | None
+    counted: Tensor | None
+    """[N] bool, the rows that take part: others have no log-probability and get no gradient."""
     chosen: Tensor | None
     rejected: Tensor | None
     ref_chosen_logps: Tensor
@@ -70,7 +118,7 @@ class PairCall(NamedTuple):
     tie: Tensor | None
     weight: Tensor | None
     chosen_tokens: Tensor | None
-    """n_j; None: the chosen answers' rows, where there are rows."""
+    """n_j; None: the chosen answers' rows that count, where there are rows."""
     num_pairs: Tensor | None
     """Scalar that goes before the number, as ``num_tokens``."""
     num_tokens: Tensor | None
@@ -93,9 +141,29 @@ class PairCall(NamedTuple):
             return self.cu_seqlens.shape[0] - 1
         return self.logp.shape[0] if self.rejected_logp is None else 2 * self.pairs
 
+    @property
+    def opposite(self) -> bool:
+        """Whether dL/dS_r = -dL/dS_c for every pair: the loss sees it through delta alone."""
+        of_difference = self.loss_type not in TWO_SIDED_LOSS_TYPES
+        return of_difference and not Numbers._make(self.numbers).sft_weight
+
+    def map_columns(self, function: Callable[[Tensor], Tensor]) -> "PairCall":
+        """The call with ``function`` of each column that is given."""
+        columns = self.ref_chosen_logps, self.ref_rejected_logps
+        others: dict[str, Any] = {name: getattr(self, name) for name in PAIR_COLUMNS}
+        others = {name: None if c is None else function(c) for name, c in others.items()}
+        return self._replace(
+            ref_chosen_logps=function(columns[0]), ref_rejected_logps=function(columns[1]), **others
+        )
+
     def gradient_shape(self) -> tuple[int, ...]:
         """The shape of the gradient."""
         return (2, self.pairs) if self.rejected_logp is not None else tuple(self.logp.shape)
+
+
+def output_of(loss: Tensor, figures: Tensor, columns: Tensor) -> MMDPOOutput:
+    """What the public functions return, from the results of the operator."""
+    return MMDPOOutput(loss, *figures.unbind(), *columns[: len(COLUMNS)].unbind())
 
 
 def evaluate_plain(call: PairCall) -> Result:
@@ -135,19 +203,25 @@ def evaluate_plain(call: PairCall) -> Result:
     accuracies = (margins > 0).to(dtype)
     if call.tie is not None:
         accuracies = accuracies.masked_fill(call.tie, 0.5)
-    columns = torch.stack([*rewards, margins, accuracies, chosen_logp, rejected_logp, beta])
+    columns = torch.stack(
+        [*rewards, margins, accuracies, chosen_logp, rejected_logp, beta, up, down]
+    )
     loss = preference_loss + numbers.sft_weight * sft_loss
-    return loss, figures, columns, _gradient(call, up, down, lengths)
+    return loss, figures, columns, _gradient(call, up, down)
 
 
 def _sums(call: PairCall, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """(sums of all answers [S], their rows [S] if there are rows)."""
+    """(sums of all answers [S], their rows that count [S] if there are rows)."""
     if call.rejected_logp is not None:
         return torch.cat([call.logp.to(dtype), call.rejected_logp.to(dtype)]), None
     if call.cu_seqlens is None:
         return call.logp.to(dtype), None
     sequence = sequence_of_row(call.cu_seqlens, call.logp.shape[0])
-    return sequence_sums(call.logp.to(dtype), sequence, call.answers), call.cu_seqlens.diff()
+    logp, lengths = call.logp.to(dtype), call.cu_seqlens.diff()
+    if call.counted is not None:
+        logp = logp.where(call.counted, 0.0)
+        lengths = torch.zeros_like(lengths).scatter_add_(0, sequence, call.counted.to(lengths))
+    return sequence_sums(logp, sequence, call.answers), lengths
 
 
 def _answers(call: PairCall) -> tuple[Tensor, Tensor]:
@@ -158,13 +232,17 @@ def _answers(call: PairCall) -> tuple[Tensor, Tensor]:
     return chosen, chosen + call.pairs
 
 
-def _gradient(call: PairCall, up: Tensor, down: Tensor, lengths: Tensor | None) -> Tensor:
+def _gradient(call: PairCall, up: Tensor, down: Tensor) -> Tensor:
     """The gradients of the pairs [P], spread over the log-probabilities they came from."""
     if call.rejected_logp is not None:
         return torch.stack([up, down])
     both = torch.cat(_answers(call))
     of_answer = sequence_sums(torch.cat([up, down]), both, call.answers)
-    return of_answer if lengths is None else of_answer.repeat_interleave(lengths)
+    if call.cu_seqlens is None:
+        return of_answer
+    rows = call.logp.shape[0]
+    of_row = of_answer.repeat_interleave(call.cu_seqlens.diff(), output_size=rows)
+    return of_row if call.counted is None else of_row.where(call.counted, 0.0)
 
 
 def _beta(call: PairCall, numbers: Numbers, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from mmrlhf_kernels.triton_settings import jit
 
-__all__ = ["answers_of", "defect_of", "rows_of", "spread", "sum_rows"]
+__all__ = ["answers_of", "defect_of", "length_of", "rows_of", "spread", "sum_rows"]
 
 ANSWERS = tl.constexpr(8)
 """Answers that are taken at once; a power of two."""
@@ -67,26 +67,44 @@ def defect_of(call: tl.tuple, LANES: tl.constexpr) -> tl.tensor:
 
 
 @jit
-def sum_rows(call: tl.tuple, sums: tl.tensor) -> None:
-    """Write the sum of every answer's rows, float64."""
+def length_of(call: tl.tuple, out: tl.tuple, answer: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """The rows of each answer that count, int32; after :func:`sum_rows`."""
+    if call.counted is not None:
+        length = tl.load(out.lengths + answer, mask=mask, other=0)
+    else:
+        begin, end = rows_of(call, answer, mask)
+        length = end - begin
+    return length
+
+
+@jit
+def sum_rows(call: tl.tuple, out: tl.tuple) -> None:
+    """Write the sum of every answer's rows, float64, and how many of them count."""
     row = tl.arange(0, ROWS)
     for first in range(0, call.answers, ANSWERS):
         answer = first + tl.arange(0, ANSWERS)
         mask = answer < call.answers
         begin, end = rows_of(call, answer, mask)
         total = tl.full((ANSWERS, ROWS), 0.0, dtype=tl.float64)
+        lengths = tl.full((ANSWERS, ROWS), 0, dtype=tl.int32)
         longest = tl.max(end - begin, axis=0)
         for start in range(0, longest, ROWS):
             at = begin[:, None] + (start + row)[None, :]
-            value = tl.load(call.logp + at, mask=at < end[:, None], other=0.0)
+            inside = at < end[:, None]
+            if call.counted is not None:
+                inside &= tl.load(call.counted + at, mask=inside, other=0) != 0
+                lengths += inside.to(tl.int32)
+            value = tl.load(call.logp + at, mask=inside, other=0.0)
             total += value.to(tl.float64)
-        tl.store(sums + answer, tl.sum(total, axis=1), mask=mask)
+        tl.store(out.sums + answer, tl.sum(total, axis=1), mask=mask)
+        if call.counted is not None:
+            tl.store(out.lengths + answer, tl.sum(lengths, axis=1), mask=mask)
     tl.debug_barrier()  # other threads of this program will read them
 
 
 @jit
 def spread(call: tl.tuple, of_pairs: tl.tensor, gradient: tl.tensor) -> None:
-    """Write the gradient of every answer, and of every row where there are rows.
+    """Write the gradient of every answer, or of every row where there are rows.
 
     ``of_pairs`` [2, P] holds the gradients of the pairs' two sides. An answer that several pairs
     name gets their sum, in their order.
@@ -108,7 +126,12 @@ def spread(call: tl.tuple, of_pairs: tl.tensor, gradient: tl.tensor) -> None:
             longest = tl.max(end - begin, axis=0)
             for start in range(0, longest, ROWS):
                 at = begin[:, None] + (start + row)[None, :]
-                tl.store(gradient + at, repeated, mask=at < end[:, None])
+                inside = at < end[:, None]
+                value = repeated
+                if call.counted is not None:
+                    counts = tl.load(call.counted + at, mask=inside, other=0) != 0
+                    value = tl.where(counts, repeated, 0.0)
+                tl.store(gradient + at, value, mask=inside)
 
 
 @jit

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Sweep
+from mmrlhf_kernels.backend import HeadOptions, Sweep, logp_of, lse_of
 from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.precision import gradient_dtype, in_full_precision, statistics_dtype
 from mmrlhf_kernels.products import add_gradients, new_gradients
@@ -23,11 +23,12 @@ from mmrlhf_kernels.schedules import (
     Head,
     Kept,
     Needs,
+    finished_unit,
     kept_gradient,
     recomputed_gradient,
     sweep_head,
     sweep_keeping,
-    unit_gradient,
+    unit_sums,
 )
 
 __all__ = ["Request", "linear_logp_backward", "linear_logp_forward"]
@@ -79,10 +80,12 @@ class Request(NamedTuple):
         """Of the statistics."""
         return statistics_dtype(self.hidden.dtype)
 
-    def rows(self) -> Rows:
-        """The rows that count."""
+    def rows(self, *, checked: bool = False) -> Rows:
+        """The rows that count; ``checked``: targets were found to be in range."""
         vocab = self.weight.shape[0]
-        return rows_that_count(self.target, self.ignore_index, vocab, self.counted_rows)
+        return rows_that_count(
+            self.target, self.ignore_index, vocab, self.counted_rows, checked=checked
+        )
 
     def joined(self, rows: Rows) -> Tensor:
         """[M, H + r]: the rows that count, with LoRA's part appended."""
@@ -104,7 +107,7 @@ def _forward(*arguments: Any) -> ForwardResult:
     x, target = request.joined(rows), rows.gather(request.target)
     sweep, kept, shifts = _run_schedule(request, x, target)
     count = request.height
-    lse = sweep.maximum + sweep.sum_exp.log()
+    lse = lse_of(sweep)
     empty = lse.new_empty(0)
     entropy, argmax = empty, empty.to(torch.int64)
     if sweep.sum_z_exp is not None:
@@ -112,11 +115,9 @@ def _forward(*arguments: Any) -> ForwardResult:
     if sweep.argmax is not None:
         argmax = rows.scatter(sweep.argmax, count, fill=-1)
     if request.schedule == "frozen":
-        kept = rows.scatter(kept.to(gradient_dtype(x.dtype)), count)
-    if request.schedule == "keep":
-        shifts = rows.scatter(shifts, count)
-    logp = rows.scatter(sweep.target_logit - lse, count)
-    return logp, entropy, argmax, rows.scatter(lse, count), kept, shifts
+        kept = rows.scatter(kept, count)
+    lse = lse if rows.taken is None else rows.scatter(lse, count)
+    return rows.scatter(logp_of(sweep), count), entropy, argmax, lse, kept, shifts
 
 
 def _run_schedule(request: Request, x: Tensor, target: Tensor) -> tuple[Sweep, Tensor, Tensor]:
@@ -126,11 +127,22 @@ def _run_schedule(request: Request, x: Tensor, target: Tensor) -> tuple[Sweep, T
     if request.schedule == "keep":
         logits = x.new_empty(request.height * head.weight.shape[0])
         sweep, kept = sweep_keeping(backend, x, head, target, request.chunk, logits, **extras)
-        return sweep, logits, kept.shift
+        return sweep, logits, _padded(kept.shifts, request.height)
     if request.schedule == "frozen":
-        return *unit_gradient(backend, x, head, target, request.chunk, **extras), nothing
+        sums = unit_sums(backend, x, head, target, request.chunk, **extras)
+        return sums[0], finished_unit(backend, x, head, target, sums, None), nothing
     sweep = sweep_head(backend, x, head, target, request.chunk, **extras)
     return sweep, x.new_empty(0), nothing
+
+
+def _padded(shifts: Tensor, height: int) -> Tensor:
+    """[chunks, M] in a tensor that has [chunks * N] entries, as ``kept`` has N * V."""
+    chunks, rows = shifts.shape
+    if rows == height:
+        return shifts.flatten()
+    flat = shifts.new_zeros(chunks * height)
+    flat[: chunks * rows] = shifts.flatten()
+    return flat
 
 
 def _empty_result(*arguments: Any) -> ForwardResult:
@@ -150,7 +162,7 @@ def _empty_result(*arguments: Any) -> ForwardResult:
         hidden.new_empty(count if request.argmax else 0, dtype=torch.int64),
         hidden.new_empty(count, dtype=dtype),
         hidden.new_empty(kept.get(request.schedule, (0,)), dtype=of_kept),
-        hidden.new_empty((count, chunks) if keeps else (0,), dtype=dtype),
+        hidden.new_empty(chunks * count if keeps else 0, dtype=dtype),
     )
 
 
@@ -167,7 +179,7 @@ def _backward(
 ) -> BackwardResult:
     """Gradients of a call whose schedule is not ``frozen``; ``needs`` has the result's order."""
     request = Request(*arguments)
-    rows = request.rows()
+    rows = request.rows(checked=True)
     if rows.are_none(request.height):
         zeros = _empty_gradients(request, needs)
         for tensor in zeros:
@@ -180,16 +192,19 @@ def _backward(
         spread = rows.gather(rows.masked(grad_entropy.to(lse))), rows.gather(entropy)
     head, chunk = request.head, request.chunk
     if request.schedule == "keep":
+        per_chunk = shifts[: shifts.shape[0] // request.height * len(x)].view(-1, len(x))
         chunk_gradient = kept_gradient(
-            row_backend(x), Kept(kept, rows.gather(shifts), rows.gather(logp) + normaliser),
+            row_backend(x), Kept(kept, per_chunk, rows.gather(logp) + normaliser),
             head.options, target, normaliser, g, chunk, in_place=False, spread=spread,
         )  # fmt: skip
     else:
         chunk_gradient = recomputed_gradient(row_backend(x), x, head, target, normaliser, g, spread)
     wanted = Needs(needs[0] or needs[3], needs[1], needs[2], needs[4])
-    found = new_gradients(x, head, wanted, accumulate=False)
+    found = new_gradients(x, head, wanted)
     add_gradients(found, chunk_gradient, x, head, chunk, accumulate=False)
-    of_hidden = None if found.hidden is None else rows.scatter(found.hidden, request.height)
+    of_hidden = found.hidden
+    if of_hidden is not None and rows.taken is not None:
+        of_hidden = rows.scatter(of_hidden, request.height)
     return _as_result(request, needs, of_hidden, found)
 
 

@@ -5,14 +5,13 @@ One operator does it, ``pair_objective``: on a GPU it is the kernel of
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmrlhf_kernels import dispatch
-from mmrlhf_kernels.checks import check_pairs, check_shape
+from mmrlhf_kernels.checks import check_shape
 from mmrlhf_kernels.mm_dpo_plain import (
     COLUMNS,
     FIGURES,
@@ -27,121 +26,34 @@ from mmrlhf_kernels.registry import define_operator
 
 __all__ = [
     "LOSS_TYPES",
-    "Columns",
-    "Evaluation",
-    "Metrics",
-    "Objective",
-    "Totals",
-    "answer_gradient",
     "check_count",
-    "evaluate",
+    "check_options",
     "pair_objective",
     "scalar_of",
-    "totals_of",
 ]
 
 LOSS_TYPES = (*PAIR_LOSS_TYPES, *TWO_SIDED_LOSS_TYPES)
 SFT_MEANS = ("token", "sequence")
 
 
-class Objective(NamedTuple):
-    """The plain values of the objective; see :mod:`mmrlhf_kernels.preference`."""
+def check_options(call: PairCall, *, counted: bool) -> None:
+    """Raise unless the options make sense together; ``counted``: chosen tokens are known.
 
-    loss_type: str
-    label_smoothing: float
-    sft_weight: float
-    sft: str
-    reward_shift: float
-
-    @property
-    def opposite(self) -> bool:
-        """Whether dL/dS_r = -dL/dS_c for every pair: the loss sees it through delta alone."""
-        return self.loss_type in PAIR_LOSS_TYPES and not self.sft_weight
-
-    def check(self, *, counted: bool) -> None:
-        """Raise unless the options make sense together.
-
-        Raises:
-            ValueError: They do not.
-        """
-        if self.loss_type not in LOSS_TYPES:
-            names = ", ".join(LOSS_TYPES)
-            raise ValueError(f"unknown loss_type {self.loss_type!r}; expected one of {names}")
-        if self.sft not in SFT_MEANS:
-            raise ValueError(f"unknown sft {self.sft!r}; expected one of {', '.join(SFT_MEANS)}")
-        if not 0.0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; expected 0 <= e < 1/2")
-        if self.sft_weight < 0.0:
-            raise ValueError(f"sft_weight is {self.sft_weight}; expected at least 0")
-        if self.sft_weight and not counted:
-            raise ValueError("sft_weight is set, so chosen_tokens [P] is needed to take the mean")
-
-
-class Columns(NamedTuple):
-    """What is known of each pair beforehand, all [P]."""
-
-    ref_chosen_logps: Tensor
-    ref_rejected_logps: Tensor
-    beta: Tensor
-    tie: Tensor | None
-    weight: Tensor | None
-    chosen_tokens: Tensor | None
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Columns":
-        """``function`` of each column that is given."""
-        return Columns(
-            function(self.ref_chosen_logps),
-            function(self.ref_rejected_logps),
-            function(self.beta),
-            *(None if column is None else function(column) for column in self[3:]),
-        )
-
-
-class Metrics(NamedTuple):
-    """What is logged; fields as in :class:`mmrlhf_kernels.preference.MMDPOOutput`."""
-
-    preference_loss: Tensor
-    sft_loss: Tensor
-    beta_mean: Tensor
-    beta_min: Tensor
-    beta_max: Tensor
-    tie_count: Tensor
-    weight_sum: Tensor
-    chosen_rewards: Tensor
-    rejected_rewards: Tensor
-    margins: Tensor
-    accuracies: Tensor
-    chosen_logp: Tensor
-    rejected_logp: Tensor
-    beta: Tensor
-
-
-class Evaluation(NamedTuple):
-    """The objective, its gradient and what is logged."""
-
-    loss: Tensor
-    gradient: Tensor
-    """[2, P] with respect to S_c and S_r."""
-    metrics: Metrics
-
-    @property
-    def chosen_gradient(self) -> Tensor:
-        """dL/dS_c [P]."""
-        return self.gradient[0]
-
-    @property
-    def rejected_gradient(self) -> Tensor:
-        """dL/dS_r [P]."""
-        return self.gradient[1]
-
-
-class Totals(NamedTuple):
-    """Divisors of the means."""
-
-    pairs: int | Tensor
-    """What the pair losses, and the supervised terms of sequences, are divided by."""
-    tokens: Tensor | None
-    """Scalar, what the supervised terms of tokens are divided by; None without such a term."""
+    Raises:
+        ValueError: They do not.
+    """
+    numbers = Numbers._make(call.numbers)
+    if call.loss_type not in LOSS_TYPES:
+        names = ", ".join(LOSS_TYPES)
+        raise ValueError(f"unknown loss_type {call.loss_type!r}; expected one of {names}")
+    if call.sft not in SFT_MEANS:
+        raise ValueError(f"unknown sft {call.sft!r}; expected one of {', '.join(SFT_MEANS)}")
+    if not 0.0 <= numbers.label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing is {numbers.label_smoothing}; expected 0 <= e < 1/2")
+    if numbers.sft_weight < 0.0:
+        raise ValueError(f"sft_weight is {numbers.sft_weight}; expected at least 0")
+    if numbers.sft_weight and not counted:
+        raise ValueError("sft_weight is set, so chosen_tokens [P] is needed to take the mean")
 
 
 def check_count(
@@ -179,20 +91,11 @@ def scalar_of(name: str, value: float | Tensor | None, like: Tensor) -> Tensor |
     return None if number < 0 else torch.full((), number, dtype=dtype, device=like.device)
 
 
-def totals_of(
-    columns: Columns, objective: Objective, num_pairs: Tensor | None, num_tokens: Tensor | None
-) -> Totals:
-    """The divisors: what is given, else the pairs and chosen tokens at hand."""
-    pairs = columns.beta.shape[0] if num_pairs is None else num_pairs
-    if columns.chosen_tokens is None or not objective.sft_weight or objective.sft != "token":
-        return Totals(pairs, None)
-    return Totals(pairs, columns.chosen_tokens.sum() if num_tokens is None else num_tokens)
-
-
 def _pair_objective(
     logp: Tensor,
     rejected_logp: Tensor | None,
     cu_seqlens: Tensor | None,
+    counted: Tensor | None,
     chosen: Tensor | None,
     rejected: Tensor | None,
     ref_chosen_logps: Tensor,
@@ -211,9 +114,9 @@ def _pair_objective(
 ) -> Result:
     """A :class:`PairCall`, field by field, by the implementation chosen for it."""
     call = PairCall(
-        logp, rejected_logp, cu_seqlens, chosen, rejected, ref_chosen_logps, ref_rejected_logps,
-        beta, margin, tie, weight, chosen_tokens, num_pairs, num_tokens, loss_type, sft, average,
-        numbers,
+        logp, rejected_logp, cu_seqlens, counted, chosen, rejected, ref_chosen_logps,
+        ref_rejected_logps, beta, margin, tie, weight, chosen_tokens, num_pairs, num_tokens,
+        loss_type, sft, average, numbers,
     )  # fmt: skip
     kernel = dispatch.triton_module(logp, "mm_dpo_kernel") if call.pairs else None
     if kernel is None:
@@ -229,61 +132,9 @@ def _pair_objective_fake(*fields: Any) -> Result:
     return (
         like.new_empty(()),
         like.new_empty(len(FIGURES)),
-        like.new_empty((len(COLUMNS), call.pairs)),
+        like.new_empty((len(COLUMNS) + 2, call.pairs)),
         like.new_empty(call.gradient_shape()),
     )
 
 
 pair_objective = define_operator("pair_objective", _pair_objective, _pair_objective_fake)
-
-
-def evaluate(
-    chosen_logp: Tensor,
-    rejected_logp: Tensor,
-    columns: Columns,
-    objective: Objective,
-    totals: Totals,
-) -> Evaluation:
-    """The objective of :mod:`mmrlhf_kernels.preference` for S_c, S_r [P], and its gradient.
-
-    Raises:
-        ValueError: The options do not fit, or ``rejected_logp`` is not [P].
-    """
-    check_pairs(chosen_logp.shape[0], chosen_logp.device, rejected_logp=rejected_logp)
-    loss, figures, values, gradient = pair_objective(
-        chosen_logp.detach(), rejected_logp.detach(), None, None, None,
-        *_operands(columns, objective, totals),
-    )  # fmt: skip
-    return Evaluation(loss, gradient, Metrics(*figures.unbind(), *values.unbind()))
-
-
-def answer_gradient(
-    logp: Tensor,
-    chosen: Tensor,
-    rejected: Tensor,
-    columns: Columns,
-    objective: Objective,
-    totals: Totals,
-) -> Tensor:
-    """dL/dlogp [S] of pairs ``chosen`` and ``rejected`` [P] among the sums ``logp`` [S] of answers.
-
-    An answer may belong to several pairs or to none.
-    """
-    operands = _operands(columns, objective, totals)
-    gradient: Tensor = pair_objective(logp, None, None, chosen, rejected, *operands)[3]
-    return gradient
-
-
-def _operands(columns: Columns, objective: Objective, totals: Totals) -> tuple[Any, ...]:
-    """The fields of a :class:`PairCall` from the columns on."""
-    objective.check(counted=columns.chosen_tokens is not None)
-    known = isinstance(totals.pairs, int)
-    numbers = Numbers(
-        objective.label_smoothing, objective.sft_weight, objective.reward_shift, 1.0, 0.0, 0.0,
-        float(totals.pairs) if known else -1.0, -1.0,
-    )  # fmt: skip
-    return (
-        columns.ref_chosen_logps, columns.ref_rejected_logps, columns.beta, None, columns.tie,
-        columns.weight, columns.chosen_tokens, None if known else totals.pairs, totals.tokens,
-        objective.loss_type, objective.sft, False, list(numbers),
-    )  # fmt: skip

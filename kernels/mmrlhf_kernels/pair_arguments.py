@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mmrlhf_kernels.checks import check_pairs, check_shape
 from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
-from mmrlhf_kernels.pair import Columns, Objective, check_count
-from mmrlhf_kernels.precision import statistics_dtype
+from mmrlhf_kernels.pair import check_count, check_options
 
 __all__ = [
     "BETA_RULES",
@@ -22,7 +21,6 @@ __all__ = [
     "call_of",
     "check_map",
     "check_rule",
-    "columns_of",
 ]
 
 BETA_RULES = ("fixed", "released")
@@ -122,9 +120,16 @@ def check_map(beta: float, w: float, k: float) -> None:
 
 
 def call_of(
-    found: Logp, reference_logps: tuple[Tensor, Tensor], rule: Beta, options: LossOptions
+    found: Logp,
+    reference_logps: tuple[Tensor, Tensor],
+    rule: Beta,
+    options: LossOptions,
+    *,
+    counted: bool = False,
 ) -> PairCall:
     """The checked operands of the objective; nothing is copied, converted or read.
+
+    ``counted`` says that the caller will count the chosen tokens.
 
     Raises:
         TypeError: A dtype does not fit, or an option does not exist.
@@ -148,8 +153,6 @@ def call_of(
     found.check(pairs)
     if given.tie is not None and given.tie.dtype != torch.bool:
         raise TypeError(f"tie is {given.tie.dtype}; expected torch.bool")
-    counted = given.chosen_tokens is not None or found.cu_seqlens is not None
-    given.objective().check(counted=counted)
     num_pairs, pairs_number = check_count("num_pairs", given.num_pairs, logp)
     num_tokens, tokens_number = check_count("num_tokens", given.num_tokens, logp)
     numbers = Numbers(
@@ -159,11 +162,14 @@ def call_of(
     )  # fmt: skip
     chosen, rejected = found.answers()
     data: dict[str, Any] = {name: None if c is None else c.detach() for name, c in columns.items()}
-    return PairCall(
-        logp, found.rejected_logp, found.cu_seqlens, chosen, rejected, **data,
+    call = PairCall(
+        logp, found.rejected_logp, found.cu_seqlens, None, chosen, rejected, **data,
         num_pairs=num_pairs, num_tokens=num_tokens, loss_type=given.loss_type, sft=given.sft,
         average=found.average, numbers=[float(number) for number in numbers],
     )  # fmt: skip
+    known = given.chosen_tokens is not None or found.cu_seqlens is not None
+    check_options(call, counted=counted or known)
+    return call
 
 
 class _Options(NamedTuple):
@@ -180,12 +186,6 @@ class _Options(NamedTuple):
     num_pairs: float | Tensor | None = None
     num_tokens: float | Tensor | None = None
 
-    def objective(self) -> Objective:
-        """The plain ones among them."""
-        return Objective(
-            self.loss_type, self.label_smoothing, self.sft_weight, self.sft, self.reward_shift
-        )
-
 
 def check_rule(beta_rule: str, beta: float | Tensor) -> None:
     """Raise unless the rule is known and beta fits it.
@@ -201,32 +201,3 @@ def check_rule(beta_rule: str, beta: float | Tensor) -> None:
         raise ValueError(
             f"beta_rule 'released' takes one number as beta; got shape {tuple(beta.shape)}"
         )
-
-
-def columns_of(
-    like: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: float | Tensor,
-    tie: Tensor | None,
-    weight: Tensor | None,
-    chosen_tokens: Tensor | None,
-) -> Columns:
-    """Check the columns against ``like`` [P] and bring them to its precision.
-
-    Raises:
-        TypeError: ``tie`` is not bool.
-        ValueError: A column is not [P], or beta wants a gradient or is not above 0.
-    """
-    options: LossOptions = {"tie": tie, "weight": weight, "chosen_tokens": chosen_tokens}
-    rule = Beta(beta, None, 0.0, 0.0)
-    call = call_of(Logp(like, like), (ref_chosen_logps, ref_rejected_logps), rule, options)
-    dtype = statistics_dtype(like.dtype)
-    betas = call.beta
-    if betas is None:
-        betas = torch.full_like(like, Numbers._make(call.numbers).beta, dtype=dtype)
-    columns = Columns(
-        call.ref_chosen_logps, call.ref_rejected_logps, betas, call.tie, call.weight,
-        call.chosen_tokens,
-    )  # fmt: skip
-    return columns.map(lambda c: c if c.dtype == torch.bool else c.to(dtype))

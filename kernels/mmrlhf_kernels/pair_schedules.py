@@ -18,98 +18,159 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmrlhf_kernels.backend import Sweep
+from mmrlhf_kernels.answers import Answers
+from mmrlhf_kernels.backend import logp_of, lse_of
 from mmrlhf_kernels.dispatch import row_backend
-from mmrlhf_kernels.pair import Columns, Objective, Totals, answer_gradient
+from mmrlhf_kernels.mm_dpo_plain import COLUMNS, Numbers, PairCall
+from mmrlhf_kernels.pair import pair_objective
 from mmrlhf_kernels.plan import PairPlan, rows_per_block
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
 from mmrlhf_kernels.products import add_gradients, new_gradients
 from mmrlhf_kernels.registry import process_group
-from mmrlhf_kernels.rows import Rows, sequence_sums
+from mmrlhf_kernels.rows import Rows, sequence_of_row, sequence_sums
 from mmrlhf_kernels.schedules import (
+    ChunkGradient,
     Gradients,
     Head,
     Needs,
+    finished_unit,
     kept_gradient,
     raised_units,
     recomputed_gradient,
     sweep_head,
     sweep_keeping,
-    unit_gradient,
+    unit_sums,
 )
 
-__all__ = ["Batch", "Layout", "PairResult", "add_over", "run_pairs"]
+__all__ = ["Batch", "Found", "run_pairs"]
+
+CHOSEN_LOGP, REJECTED_LOGP = COLUMNS.index("chosen_logp"), COLUMNS.index("rejected_logp")
+CHOSEN_GRADIENT, REJECTED_GRADIENT = len(COLUMNS), len(COLUMNS) + 1
+"""Rows of the columns of ``pair_objective``."""
 
 
-class Layout(NamedTuple):
-    """What the host knows of the rows without waiting for the device."""
+class Found(NamedTuple):
+    """The objective of a batch, as ``pair_objective`` has it."""
 
-    lengths: list[int]
-    """[S] rows of each sequence that take part, ignored ones among them where those do."""
-    chosen: list[int]
-    """[P]."""
-    rejected: list[int]
-    """[P]."""
-
-    def rows_of_pair(self) -> list[int]:
-        """Rows of each pair, chosen and rejected together."""
-        sides = zip(self.chosen, self.rejected, strict=True)
-        return [self.lengths[one] + self.lengths[other] for one, other in sides]
-
-    def shared(self) -> bool:
-        """Whether an answer belongs to several pairs."""
-        answers = [*self.chosen, *self.rejected]
-        return len(set(answers)) < len(answers)
+    loss: Tensor
+    figures: Tensor
+    columns: Tensor
+    gradient: Tensor
+    """[M] with respect to the log-probabilities of the rows, 0 in masked ones."""
 
 
 class Batch(NamedTuple):
-    """Compacted rows and the pairs they belong to."""
+    """Compacted rows, the answers and pairs they belong to, and the objective."""
 
     x: Tensor
     """[M, H]."""
     target: Tensor
     """[M] int64."""
-    sequence: Tensor
-    """[M] int64."""
-    sequences: int
-    chosen: Tensor
-    """[P] int64, the sequence of each chosen answer."""
-    rejected: Tensor
-    """[P] int64."""
-    columns: Columns
-    objective: Objective
-    totals: Totals
-    """Of the whole batch, also where a schedule takes some of the pairs."""
     rows: Rows
-    layout: Layout | None
-    """None where only the device knows."""
+    answers: Answers
+    call: PairCall
+    """Columns and options; log-probabilities and answers are filled in by :meth:`evaluate`."""
     group: str | None
-    """The processes that hold other rows of the same sequences, by the name of their group."""
+    """The processes that hold other rows of the same answers, by the name of their group."""
 
-    def row_logp(self, sweep: Sweep) -> Tensor:
-        """[M] log-probabilities of the targets, 0 in masked rows."""
-        return self.rows.masked(sweep.target_logit - _lse(sweep))
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the statistics."""
+        return statistics_dtype(self.x.dtype)
 
-    def sums(self, row_logp: Tensor) -> Tensor:
-        """[S] summed log-probabilities, over all processes that hold rows."""
-        return add_over(sequence_sums(row_logp, self.sequence, self.sequences), self.group)
+    def evaluate(self, row_logp: Tensor) -> Found:
+        """The objective of the log-probabilities [M] of all rows."""
+        if self.group is not None:
+            return self._evaluate_group(row_logp, self.group)
+        answers, mask = self.answers, self.rows.mask
+        found = pair_objective(*self.call._replace(
+            logp=answers.in_order(row_logp), cu_seqlens=answers.bounds,
+            counted=None if mask is None else answers.in_order(mask),
+            chosen=answers.chosen, rejected=answers.rejected,
+        ))  # fmt: skip
+        return self._found(found)
 
-    def row_gradient(self, logp: Tensor, begin: int = 0, end: int | None = None) -> Tensor:
-        """dL/dlogp [S] per sequence, of the pairs ``begin .. end``.
+    def _evaluate_group(self, row_logp: Tensor, group: str) -> Found:
+        """The same where other processes hold rows of the same answers."""
+        answers = self.answers
+        of_row = sequence_of_row(answers.bounds, row_logp.shape[0])
+        logp, count = answers.in_order(self.rows.masked(row_logp)), answers.bounds.shape[0] - 1
+        sums = sequence_sums(logp, of_row, count)
+        call = self.with_tokens().call
+        loss, figures, columns, gradient = pair_objective(*call._replace(
+            logp=add_over(sums, group), chosen=answers.chosen, rejected=answers.rejected,
+        ))  # fmt: skip
+        found = self._found((loss, figures, columns, gradient[of_row]))
+        return found._replace(gradient=self.rows.masked(found.gradient))
 
-        Args:
-            logp: [S] summed log-probabilities.
-            begin: First pair.
-            end: Past the last pair, None for all.
+    def _found(self, found: tuple[Tensor, Tensor, Tensor, Tensor]) -> Found:
+        """The results with the gradient in the order of the rows."""
+        loss, figures, columns, gradient = found
+        order = self.answers.order
+        if order is not None:
+            gradient = torch.empty_like(gradient).index_copy_(0, order, gradient)
+        return Found(loss, figures, columns, gradient)
+
+    def with_tokens(self) -> "Batch":
+        """The batch with its chosen tokens as a column, and its totals as numbers.
+
+        Schedules that take some of the pairs at a time need them beforehand.
         """
-        part = slice(begin, end)
-        chosen, rejected = self.chosen[part], self.rejected[part]
-        columns = self.columns.map(lambda column: column[part])
-        return answer_gradient(logp, chosen, rejected, columns, self.objective, self.totals)
+        bounds, mask = self.answers.bounds, self.rows.mask
+        lengths = bounds.diff()
+        if mask is not None:
+            counted = torch.nn.functional.pad(self.answers.in_order(mask).cumsum(0), (1, 0))
+            lengths = counted[bounds].diff()
+        lengths = add_over(lengths, self.group)
+        pairs, named = self.call.pairs, self.answers.chosen
+        tokens = (lengths[:pairs] if named is None else lengths[named]).to(self.dtype)
+        numbers = Numbers._make(self.call.numbers)
+        if self.call.num_pairs is None and numbers.num_pairs < 0:
+            numbers = numbers._replace(num_pairs=float(pairs))
+        num_tokens = self.call.num_tokens
+        if num_tokens is None and numbers.num_tokens < 0:
+            num_tokens = tokens.sum()
+        return self._replace(call=self.call._replace(
+            chosen_tokens=tokens, num_tokens=num_tokens, numbers=list(numbers)
+        ))  # fmt: skip
 
-    def spread(self, of_sequence: Tensor) -> Tensor:
-        """[M] the number of each row's sequence, 0 in masked rows."""
-        return self.rows.masked(of_sequence[self.sequence])
+    def of_sides(self, chosen_logp: Tensor, rejected_logp: Tensor, some: slice) -> Found:
+        """The objective of some pairs of :meth:`with_tokens` from the sums of both sides."""
+        call = self.call.map_columns(lambda column: column[some])
+        call = call._replace(logp=chosen_logp, rejected_logp=rejected_logp)
+        return Found(*pair_objective(*call))
+
+    def of_parts(self, columns: list[Tensor]) -> Found:
+        """The objective of all pairs of :meth:`with_tokens` from the columns of its parts."""
+        sums = torch.cat(columns, dim=1)
+        return self.of_sides(sums[CHOSEN_LOGP], sums[REJECTED_LOGP], slice(None))
+
+    def select(self, index: Tensor) -> "Batch":
+        """The batch with some of its rows, whose answers are left as they are."""
+        mask = None if self.rows.mask is None else self.rows.mask[index]
+        x, target = self.x.index_select(0, index), self.target.index_select(0, index)
+        return self._replace(x=x, target=target, rows=Rows(None, mask))
+
+    def take(self, pairs: slice) -> tuple["Batch", Tensor]:
+        """Some pairs of :meth:`with_tokens` with their rows, and the places of these rows."""
+        layout = self.answers.layout
+        assert layout is not None
+        answers = [*layout.chosen[pairs], *layout.rejected[pairs]]
+        index = self.rows_of(answers)
+        lengths = torch.tensor([0, *(layout.lengths[answer] for answer in answers)])
+        bounds = lengths.cumsum(0).to(self.x.device, non_blocking=True)
+        call = self.call.map_columns(lambda column: column[pairs])
+        part = self.select(index)._replace(
+            call=call, answers=Answers(bounds, None, None, None, None)
+        )
+        return part, index
+
+    def rows_of(self, answers: list[int]) -> Tensor:
+        """Places [m] of the rows of some answers."""
+        layout, order = self.answers.layout, self.answers.order
+        assert layout is not None
+        places = layout.rows(answers).to(self.x.device, non_blocking=True)
+        return places if order is None else order[places]
 
 
 def add_over(values: Tensor, group: str | None) -> Tensor:
@@ -119,19 +180,7 @@ def add_over(values: Tensor, group: str | None) -> Tensor:
     return values
 
 
-class PairResult(NamedTuple):
-    """Summed log-probabilities [S] and the gradients of the objective."""
-
-    logp: Tensor
-    gradients: Gradients
-
-
-def _lse(sweep: Sweep) -> Tensor:
-    """[M] log-normalisers."""
-    return sweep.maximum + sweep.sum_exp.log()
-
-
-def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
+def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     """Run the planned schedule; gradients are those of the objective itself."""
     run = {
         "keep": _keep,
@@ -164,157 +213,176 @@ def _multiply(into: Gradients, factor: Tensor | float) -> None:
             part.mul_(factor)
 
 
-def _new_gradients(batch: Batch, head: Head, needs: Needs, *, accumulate: bool) -> Gradients:
-    """Gradients that wait for the loss scale, in a dtype that can."""
-    dtype = gradient_dtype(batch.x.dtype)
-    return new_gradients(batch.x, head, needs, accumulate=accumulate, dtype=dtype)
+def _new_gradients(batch: Batch, head: Head, needs: Needs) -> Gradients:
+    """Gradients that wait for the loss scale, in a dtype that can, not initialised."""
+    return new_gradients(batch.x, head, needs, gradient_dtype(batch.x.dtype))
 
 
-def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
+def _new_sums(batch: Batch, head: Head, needs: Needs) -> Gradients:
+    """Gradients to add up in, not initialised."""
+    return new_gradients(batch.x, head, needs, batch.dtype)
+
+
+def _clear(into: Gradients) -> None:
+    """Set all gradients to 0."""
+    for part in into:
+        if part is not None:
+            part.zero_()
+
+
+def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     backend = row_backend(batch.x)
     sweep = sweep_head(
         backend, batch.x, head, batch.target, plan.chunk, entropy=False, argmax=False
     )
-    logp = batch.sums(batch.row_logp(sweep))
-    grad, factor = _raised(batch, head, batch.spread(batch.row_gradient(logp)))
-    into = _new_gradients(batch, head, needs, accumulate=False)
-    chunk_gradient = recomputed_gradient(backend, batch.x, head, batch.target, _lse(sweep), grad)
+    found = batch.evaluate(logp_of(sweep))
+    grad, factor = _raised(batch, head, found.gradient)
+    into = _new_gradients(batch, head, needs)
+    chunk_gradient = recomputed_gradient(backend, batch.x, head, batch.target, lse_of(sweep), grad)
     add_gradients(into, chunk_gradient, batch.x, head, plan.chunk, accumulate=False)
     if factor is not None:
         _multiply(into, 1.0 / factor)
-    return PairResult(logp, into)
+    return found, into
 
 
-def _frozen(batch: Batch, head: Head, plan: PairPlan, _: Needs) -> PairResult:
-    sweep, unit = unit_gradient(
-        row_backend(batch.x), batch.x, head, batch.target, plan.chunk, entropy=False, argmax=False
-    )
-    logp = batch.sums(batch.row_logp(sweep))
-    grad = batch.spread(batch.row_gradient(logp))
-    return PairResult(logp, Gradients(unit.mul_(grad.unsqueeze(1)), None, None, None))
+def _frozen(batch: Batch, head: Head, plan: PairPlan, _: Needs) -> tuple[Found, Gradients]:
+    backend = row_backend(batch.x)
+    sums = unit_sums(backend, batch.x, head, batch.target, plan.chunk, entropy=False, argmax=False)
+    found = batch.evaluate(logp_of(sums[0]))
+    unit = finished_unit(backend, batch.x, head, batch.target, sums, found.gradient)
+    return found, Gradients(unit, None, None, None)
 
 
-def _keep(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
-    several = len(plan.groups) > 1
-    into = _new_gradients(batch, head, needs, accumulate=several)
-    logp = batch.x.new_zeros(batch.sequences, dtype=statistics_dtype(batch.x.dtype))
-    order, bounds = _rows_of_groups(batch, plan) if several else (None, [(0, batch.x.shape[0])])
-    most = max(end - begin for begin, end in bounds)
+def _keep(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+    if len(plan.groups) > 1:
+        return _keep_groups(batch.with_tokens(), head, plan, needs)
+    buffer = batch.x.new_empty(batch.x.shape[0] * head.weight.shape[0])
+    found, chunk_gradient, factor = _keep_group(batch, head, plan, buffer)
+    into = _new_gradients(batch, head, needs)
+    add_gradients(into, chunk_gradient, batch.x, head, plan.chunk, accumulate=False)
+    if factor is not None:
+        _multiply(into, 1.0 / factor)
+    return found, into
+
+
+def _keep_groups(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+    """Group after group of whole pairs; rows of no pair get no gradient."""
+    layout = batch.answers.layout
+    assert layout is not None
+    into = _new_sums(batch, head, needs)
+    if into.hidden is not None:
+        into.hidden.zero_()
+    most = max(sum(layout.rows_of_pair()[slice(*group)]) for group in plan.groups)
     buffer = batch.x.new_empty(most * head.weight.shape[0])
     scale: Tensor | None = None
-    for (begin, end), group in zip(bounds, plan.groups, strict=True):
-        if begin < end:
-            rows = None if order is None else order[begin:end]
-            scale = _keep_group(batch, head, plan, group, rows, buffer, into, logp, scale)
+    begun, columns = False, []
+    for group in plan.groups:
+        part, index = batch.take(slice(*group))
+        if index.shape[0] == 0:
+            columns.append(part.evaluate(part.x.new_zeros(0, dtype=batch.dtype)).columns)
+            continue
+        found, chunk_gradient, factor = _keep_group(part, head, plan, buffer)
+        if factor is not None and scale is not None:
+            _multiply(into, factor / scale)
+        local = into
+        if into.hidden is not None:
+            local = into._replace(hidden=torch.empty_like(part.x, dtype=into.hidden.dtype))
+        add_gradients(local, chunk_gradient, part.x, head, plan.chunk, accumulate=begun)
+        if into.hidden is not None and local.hidden is not None:
+            into.hidden.index_copy_(0, index, local.hidden)
+        columns.append(found.columns)
+        scale, begun = factor, True
+    if not begun:
+        _clear(into)
     if scale is not None:
         _multiply(into, 1.0 / scale)
-    return PairResult(logp, into)
-
-
-def _rows_of_groups(batch: Batch, plan: PairPlan) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Rows in the order of their groups, those of no pair last, and the bounds of each group."""
-    layout = batch.layout
-    assert layout is not None
-    of_sequence, bounds, last = [len(plan.groups)] * batch.sequences, [], 0
-    for group, (begin, end) in enumerate(plan.groups):
-        for answer in (*layout.chosen[begin:end], *layout.rejected[begin:end]):
-            of_sequence[answer] = group
-        rows = sum(layout.rows_of_pair()[begin:end])
-        bounds.append((last, last + rows))
-        last += rows
-    numbers = torch.tensor(of_sequence).to(batch.x.device, non_blocking=True)
-    return torch.argsort(numbers[batch.sequence], stable=True), bounds
+    return batch.of_parts(columns), into
 
 
 def _keep_group(
-    whole: Batch,
-    head: Head,
-    plan: PairPlan,
-    group: tuple[int, int],
-    rows: Tensor | None,
-    buffer: Tensor,
-    into: Gradients,
-    logp: Tensor,
-    scale: Tensor | None,
-) -> Tensor | None:
-    """Sweep one group of pairs, then add its products to ``into`` and its sums to ``logp``.
-
-    Returns what ``into`` is multiplied by from now on, which was ``scale`` before.
-    """
-    batch, backend = _rows_of_batch(whole, rows), row_backend(whole.x)
+    batch: Batch, head: Head, plan: PairPlan, buffer: Tensor
+) -> tuple[Found, ChunkGradient, Tensor | None]:
+    """(objective, E of each chunk, what E is multiplied by) of pairs whose logits are kept."""
+    backend = row_backend(batch.x)
     sweep, kept = sweep_keeping(
         backend, batch.x, head, batch.target, plan.chunk, buffer, entropy=False, argmax=False
     )
-    logp += batch.sums(batch.row_logp(sweep))
-    grad, factor = _raised(batch, head, batch.spread(batch.row_gradient(logp, *group)))
-    if factor is not None and scale is not None:
-        _multiply(into, factor / scale)
+    found = batch.evaluate(logp_of(sweep))
+    grad, factor = _raised(batch, head, found.gradient)
     chunk_gradient = kept_gradient(
-        backend, kept, head.options, batch.target, _lse(sweep), grad, plan.chunk, in_place=True
+        backend, kept, head.options, batch.target, lse_of(sweep), grad, plan.chunk, in_place=True
     )
-    local = into
-    if into.hidden is not None and rows is not None:
-        local = into._replace(hidden=torch.zeros_like(batch.x, dtype=into.hidden.dtype))
-    add_gradients(local, chunk_gradient, batch.x, head, plan.chunk, accumulate=len(plan.groups) > 1)
-    if into.hidden is not None and local.hidden is not None and rows is not None:
-        into.hidden.index_copy_(0, rows, local.hidden)
-    return factor
+    return found, chunk_gradient, factor
 
 
-def _rows_of_batch(batch: Batch, index: Tensor | None) -> Batch:
-    """The batch with some of its rows."""
-    if index is None:
-        return batch
-    mask = None if batch.rows.mask is None else batch.rows.mask[index]
-    x, target, sequence = (t.index_select(0, index) for t in batch[:3])
-    return batch._replace(x=x, target=target, sequence=sequence, rows=Rows(None, mask))
+def _one_sum(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+    into = _new_sums(batch, head, needs)
+    row_logp, raised = _add_units(batch, head, _signs(batch), plan, into)
+    found = batch.evaluate(row_logp)
+    factor = found.columns[REJECTED_GRADIENT, 0]
+    factor = factor if raised == 1.0 else factor / raised
+    dtype = gradient_dtype(batch.x.dtype)
+    hidden = None if into.hidden is None else _times(into.hidden, factor, dtype)
+    weight = None if into.weight is None else _times(into.weight, factor, dtype)
+    bias = None if into.bias is None else _times(into.bias, factor, dtype)
+    return found, Gradients(hidden, weight, bias, None)
 
 
-def _one_sum(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
-    sign = batch.x.new_zeros(batch.sequences, dtype=statistics_dtype(batch.x.dtype))
-    sign[batch.chosen], sign[batch.rejected] = 1.0, -1.0
-    into = new_gradients(batch.x, head, needs, accumulate=True)
-    found, raised = _add_units(batch, head, batch.spread(sign), plan, into)
-    logp = batch.sums(found)
-    _multiply(into, batch.row_gradient(logp)[batch.chosen] / raised)
-    return PairResult(logp, into)
+def _signs(batch: Batch) -> Tensor:
+    """[M] -1 for rows of the chosen answer of a single pair, 1 for rows of the rejected one.
+
+    That is the gradient of the hinge loss of log-probabilities that are all 0.
+    """
+    zeros = batch.x.new_zeros(batch.x.shape[0], dtype=batch.dtype)
+    numbers = Numbers(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
+    hinge = batch.call._replace(
+        beta=None, margin=None, tie=None, weight=None, num_pairs=None, num_tokens=None,
+        ref_chosen_logps=zeros[:1], ref_rejected_logps=zeros[:1], loss_type="hinge",
+        numbers=list(numbers),
+    )  # fmt: skip
+    return batch._replace(call=hinge, group=None).evaluate(zeros).gradient
 
 
-def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> PairResult:
-    if batch.layout is None:
+def _times(part: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``part * factor``, rounded once to ``dtype``; in place where that is its own."""
+    if part.dtype == dtype:
+        return part.mul_(factor)
+    return torch.mul(part, factor, out=torch.empty_like(part, dtype=dtype))
+
+
+def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+    layout = batch.answers.layout
+    if layout is None:
         raise ValueError(
             "schedule 'two_sums' needs the lengths of the answers on the host; "
             "hint: pass cu_seqlens (and pair_index) as CPU tensors"
         )
-    into = new_gradients(batch.x, head, needs, accumulate=True)
-    logp = batch.x.new_zeros(batch.sequences, dtype=statistics_dtype(batch.x.dtype))
-    order = torch.argsort(batch.sequence, stable=True)
-    ends = torch.tensor(batch.layout.lengths).cumsum(0).tolist()
-    for pair in range(batch.chosen.shape[0]):
-        sides = [
-            (answer, order[ends[answer] - batch.layout.lengths[answer] : ends[answer]])
-            for answer in (batch.layout.chosen[pair], batch.layout.rejected[pair])
-        ]
-        units = [_unit_sums(batch, head, plan, rows, needs) for _, rows in sides]
-        found = torch.zeros_like(logp)
-        for (answer, _), (row_logp, _, _) in zip(sides, units, strict=True):
-            found[answer] = row_logp.sum()
-        logp += add_over(found, batch.group)
-        grad = batch.row_gradient(logp, pair, pair + 1)
-        for (answer, rows), (_, unit, raised) in zip(sides, units, strict=True):
-            _add_scaled(into, unit, grad[answer] / raised, rows)
-    return PairResult(logp, into)
+    batch = batch.with_tokens()
+    into, columns = _new_sums(batch, head, needs), []
+    _clear(into)
+    for pair in range(batch.call.pairs):
+        sides = [batch.rows_of([side[pair]]) for side in (layout.chosen, layout.rejected)]
+        units = [_unit_sums(batch, head, plan, index, needs) for index in sides]
+        sums = add_over(torch.stack([row_logp.sum() for row_logp, _, _ in units]), batch.group)
+        found = batch.of_sides(sums[:1], sums[1:], slice(pair, pair + 1))
+        grads = found.columns[CHOSEN_GRADIENT:, 0]
+        for index, (_, unit, raised), grad in zip(sides, units, grads.unbind(), strict=True):
+            _add_scaled(into, unit, grad / raised, index)
+        columns.append(found.columns)
+    return batch.of_parts(columns), into
 
 
 def _unit_sums(
-    batch: Batch, head: Head, plan: PairPlan, rows: Tensor, needs: Needs
+    batch: Batch, head: Head, plan: PairPlan, index: Tensor, needs: Needs
 ) -> tuple[Tensor, Gradients, float]:
     """(logp of these rows, gradients for dL/dlogp = the last of these three)."""
-    part = _rows_of_batch(batch, rows)
-    sums = new_gradients(part.x, head, needs, accumulate=True)
-    ones = part.x.new_ones(part.x.shape[0], dtype=statistics_dtype(part.x.dtype))
-    found, raised = _add_units(part, head, part.rows.masked(ones), plan, sums)
-    return found, sums, raised
+    part = batch.select(index)
+    sums = _new_sums(part, head, needs)
+    if index.shape[0] == 0:
+        _clear(sums)
+    ones = part.x.new_ones(part.x.shape[0], dtype=batch.dtype)
+    row_logp, raised = _add_units(part, head, part.rows.masked(ones), plan, sums)
+    return part.rows.masked(row_logp), sums, raised
 
 
 def _add_units(
@@ -323,26 +391,26 @@ def _add_units(
     """Add the gradients for dL/dlogp = ``grad`` times a number, block of rows after block.
 
     Returns:
-        (logp of the rows, the number).
+        (logp of the rows, the number). The first block writes, the others add.
     """
     x, target, backend = batch.x, batch.target, row_backend(batch.x)
     block = max(1, rows_per_block(x.shape[0], plan.rows))
     buffer = x.new_empty(block * head.weight.shape[0])
     raised = raised_units(x.dtype, head.options)
-    found = [x.new_empty(0, dtype=statistics_dtype(x.dtype))]
+    found = []
     for begin in range(0, x.shape[0], block):
         some = slice(begin, begin + block)
         sweep, kept = sweep_keeping(
             backend, x[some], head, target[some], plan.chunk, buffer, entropy=False, argmax=False
         )
-        found.append(sweep.target_logit - _lse(sweep))
+        found.append(logp_of(sweep))
         chunk_gradient = kept_gradient(
-            backend, kept, head.options, target[some], _lse(sweep), grad[some] * raised, plan.chunk,
-            in_place=True,
+            backend, kept, head.options, target[some], lse_of(sweep),
+            grad[some] if raised == 1.0 else grad[some] * raised, plan.chunk, in_place=True,
         )  # fmt: skip
         local = into._replace(hidden=None if into.hidden is None else into.hidden[some])
-        add_gradients(local, chunk_gradient, x[some], head, plan.chunk, accumulate=True)
-    return batch.rows.masked(torch.cat(found)), raised
+        add_gradients(local, chunk_gradient, x[some], head, plan.chunk, accumulate=begin > 0)
+    return (found[0] if len(found) == 1 else torch.cat([grad[:0], *found])), raised
 
 
 def _add_scaled(into: Gradients, unit: Gradients, grad: Tensor, rows: Tensor) -> None:

@@ -52,14 +52,14 @@ saturated margins because every logistic is taken in its stable form. On a GPU a
 the kernel of :mod:`mmrlhf_kernels.mm_dpo_kernel`, and reads nothing back.
 """
 
-from typing import Any, NamedTuple, Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 import torch
 from torch import Tensor
 
 from mmrlhf_kernels import reference
-from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
-from mmrlhf_kernels.pair import Metrics, pair_objective
+from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, Numbers, PairCall, output_of
+from mmrlhf_kernels.pair import pair_objective
 from mmrlhf_kernels.pair_arguments import (
     Beta,
     Logp,
@@ -77,45 +77,9 @@ __all__ = [
     "dynamic_beta",
     "mm_dpo_loss",
     "mm_dpo_loss_from_rows",
-    "output_of",
     "pair_gradients",
     "released_beta",
 ]
-
-
-class MMDPOOutput(NamedTuple):
-    """The loss, and what a trainer logs. Only ``loss`` carries a gradient."""
-
-    loss: Tensor
-    """Scalar, preference part plus ``sft_weight`` times supervised part."""
-    preference_loss: Tensor
-    """Scalar, the sum of the weighted pair losses divided by ``num_pairs``."""
-    sft_loss: Tensor
-    """Scalar before its factor; 0 where ``sft_weight`` is 0."""
-    chosen_rewards: Tensor
-    """[P] ``beta (S_c - ref_c)``."""
-    rejected_rewards: Tensor
-    """[P] ``beta (S_r - ref_r)``."""
-    margins: Tensor
-    """[P] chosen minus rejected rewards."""
-    accuracies: Tensor
-    """[P] 1 where the margin is positive, else 0; 1/2 for ties."""
-    chosen_logp: Tensor
-    """[P] S_c."""
-    rejected_logp: Tensor
-    """[P] S_r."""
-    beta: Tensor
-    """[P] the beta that was used."""
-    beta_mean: Tensor
-    """Scalar."""
-    beta_min: Tensor
-    """Scalar."""
-    beta_max: Tensor
-    """Scalar."""
-    tie_count: Tensor
-    """Scalar, the number of ties."""
-    weight_sum: Tensor
-    """Scalar, the sum of the weights; P without any."""
 
 
 def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) -> Tensor:
@@ -243,8 +207,9 @@ def mm_dpo_loss(
     call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), rule, options)
     if beta_rule == "released":
         call = _with_released_beta(call, generator)
-    total, metrics = _differentiable(call)
-    return output_of(total, metrics, chosen_logp, rejected_logp)
+    return _differentiable(call)._replace(
+        chosen_logp=chosen_logp.detach(), rejected_logp=rejected_logp.detach()
+    )
 
 
 def mm_dpo_loss_from_rows(
@@ -294,8 +259,7 @@ def mm_dpo_loss_from_rows(
     found = Logp(logp, None, cu_seqlens, pair_index, average)
     rule = Beta(beta, margin, w, k)
     call = call_of(found, (ref_chosen_logps, ref_rejected_logps), rule, options)
-    total, metrics = _differentiable(call)
-    return MMDPOOutput(loss=total, **metrics._asdict())
+    return _differentiable(call)
 
 
 def _with_released_beta(call: PairCall, generator: torch.Generator | None) -> PairCall:
@@ -309,10 +273,9 @@ def _with_released_beta(call: PairCall, generator: torch.Generator | None) -> Pa
     return call._replace(beta=beta.expand_as(chosen).contiguous())
 
 
-def _differentiable(call: PairCall) -> tuple[Tensor, Metrics]:
+def _differentiable(call: PairCall) -> MMDPOOutput:
     """The loss, attached to the log-probabilities, and what is logged."""
-    total, figures, columns = _PairObjective.apply(*call)
-    return total, Metrics(*figures.unbind(), *columns.unbind())
+    return output_of(*_PairObjective.apply(*call))
 
 
 class _PairObjectiveContext(Context, Protocol):
@@ -350,11 +313,3 @@ class _PairObjective(torch.autograd.Function):
         if second is None:
             return (scaled.to(first), None, *nothing)
         return (scaled[0].to(first), scaled[1].to(second), *nothing)
-
-
-def output_of(
-    total: Tensor, metrics: Metrics, chosen_logp: Tensor, rejected_logp: Tensor
-) -> MMDPOOutput:
-    """The loss and its metrics, with the sums as they came."""
-    kept = metrics._replace(chosen_logp=chosen_logp.detach(), rejected_logp=rejected_logp.detach())
-    return MMDPOOutput(loss=total, **kept._asdict())

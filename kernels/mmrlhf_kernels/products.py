@@ -21,27 +21,23 @@ __all__ = ["add_gradients", "new_gradients"]
 
 
 def new_gradients(
-    hidden: Tensor, head: Head, needs: Needs, *, accumulate: bool, dtype: torch.dtype | None = None
+    hidden: Tensor, head: Head, needs: Needs, dtype: torch.dtype | None = None
 ) -> Gradients:
-    """Allocate the gradients that are needed.
+    """Allocate the gradients that are needed, not initialised.
 
     Args:
         hidden: [N, H + r].
         head: The head.
         needs: Which gradients are needed.
-        accumulate: Zeros in statistics precision for the head's gradients, to add to; otherwise
-            uninitialised, to be written once.
-        dtype: Of the head's gradients that are written once; None for their own.
+        dtype: Of the head's gradients; None for their own.
     """
-    statistics = statistics_dtype(hidden.dtype)
 
     def allocate(like: Tensor) -> Tensor:
-        if accumulate:
-            return torch.zeros_like(like, dtype=statistics)
         return torch.empty_like(like, dtype=dtype or like.dtype)
 
+    statistics = statistics_dtype(hidden.dtype)
     return Gradients(
-        hidden.new_zeros(hidden.shape, dtype=statistics) if needs.hidden else None,
+        hidden.new_empty(hidden.shape, dtype=statistics) if needs.hidden else None,
         allocate(head.weight) if needs.weight else None,
         allocate(head.bias) if needs.bias and head.bias is not None else None,
         allocate(head.side) if needs.side and head.side is not None else None,
@@ -81,7 +77,7 @@ def add_gradients(
         hidden: [N, H + r].
         head: The head.
         chunk: Vocabulary rows per chunk.
-        accumulate: As in :func:`new_gradients`.
+        accumulate: Whether to add to the head's gradients instead of filling them.
     """
     rows, operand = hidden.shape[0], as_operand(hidden)
     dtype = operand_dtype(hidden)
@@ -100,4 +96,5 @@ def add_gradients(
         if of_head:
             _head_products(into, block, operand, begin, end, accumulate=accumulate)
         if into.hidden is not None:
-            accumulate_product(into.hidden, block, weight.to(dtype))
+            product = accumulate_product if begin else product_into
+            product(into.hidden, block, weight.to(dtype))

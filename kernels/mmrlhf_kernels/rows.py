@@ -6,10 +6,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmrlhf_kernels import dispatch
 from mmrlhf_kernels.registry import Context
 
 __all__ = [
     "Rows",
+    "check_bounds",
     "row_lengths",
     "rows_that_count",
     "sequence_of_row",
@@ -59,7 +61,15 @@ def verify(holds: Tensor, message: str) -> None:
 
 
 def rows_that_count(
-    target: Tensor, ignore_index: int, vocab: int, counted_rows: int | None = None
+    target: Tensor,
+    ignore_index: int,
+    vocab: int,
+    counted_rows: int | None = None,
+    *,
+    bounds: Tensor | None = None,
+    pair_index: Tensor | None = None,
+    answers: int = 0,
+    checked: bool = False,
 ) -> Rows:
     """The rows that are not ignored.
 
@@ -68,22 +78,28 @@ def rows_that_count(
         ignore_index: The target of ignored rows.
         vocab: V.
         counted_rows: How many rows are not ignored, where the caller knows.
+        bounds: Bounds of answers on the device of ``target``, to be checked by it.
+        pair_index: Answers of pairs there, likewise.
+        answers: How many answers there are.
+        checked: Whether all this was checked before.
 
     Raises:
         IndexError: On a CPU: a target that is not ignored lies outside ``0 .. vocab``. Elsewhere
             the device raises later, as for an index out of range.
         ValueError: On a CPU: another number of rows counts.
     """
-    ignored = target == ignore_index
-    fits = ignored | (target.clamp(0, vocab - 1) == target)
     if target.device.type != "cpu":
-        verify(fits.all(), f"a target lies outside 0 .. {vocab} and is not {ignore_index}")
+        if checked:
+            counted = target != ignore_index
+        else:
+            counted = _counted_on_device(target, ignore_index, vocab, bounds, pair_index, answers)
         if counted_rows is None:
-            return Rows(None, ~ignored)
+            return Rows(None, counted)
         if counted_rows == target.shape[0]:
             return Rows(None, None)
-        index = torch.nonzero_static(~ignored, size=counted_rows).squeeze(1)
-        return Rows(index, None)
+        return Rows(torch.nonzero_static(counted, size=counted_rows).squeeze(1), None)
+    ignored = target == ignore_index
+    fits = ignored | (target.clamp(0, vocab - 1) == target)
     if not bool(fits.all()):
         row = int((~fits).nonzero()[0])
         raise IndexError(
@@ -94,6 +110,36 @@ def rows_that_count(
     if counted_rows not in (None, found):
         raise ValueError(f"counted_rows is {counted_rows}; {found} rows are not ignored")
     return Rows(None if found == target.shape[0] else (~ignored).nonzero().squeeze(1), None)
+
+
+def _counted_on_device(
+    target: Tensor, ignore_index: int, vocab: int, bounds: Tensor | None,
+    pair_index: Tensor | None, answers: int,
+) -> Tensor:  # fmt: skip
+    """[N] bool, which rows are not ignored; the device raises later where something is wrong."""
+    outside = f"a target lies outside 0 .. {vocab} and is not {ignore_index}"
+    kernel = dispatch.triton_module(target, "triton_rows")
+    if kernel is not None:
+        checked: tuple[Tensor, Tensor] = kernel.checked_rows(
+            target, ignore_index, vocab, bounds, pair_index, answers
+        )
+        counted, fits = checked
+        verify(fits[0], outside)
+        if bounds is not None or pair_index is not None:
+            verify(
+                fits[1],
+                f"cu_seqlens must rise from 0 to the number of rows {target.shape[0]}, and pairs "
+                "must name answers within it",
+            )
+        return counted
+    counted = target != ignore_index
+    verify((~counted | (target.clamp(0, vocab - 1) == target)).all(), outside)
+    if bounds is not None:
+        check_bounds(bounds, target.shape[0])
+    if pair_index is not None:
+        fits = pair_index.clamp(0, max(0, answers - 1)) == pair_index
+        verify(fits.all(), "a pair names an answer that is not there")
+    return counted
 
 
 def sequence_of_row(cu_seqlens: Tensor, rows: int, device: torch.device | None = None) -> Tensor:
@@ -111,13 +157,13 @@ def sequence_of_row(cu_seqlens: Tensor, rows: int, device: torch.device | None =
     if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0:
         raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
     if not torch.compiler.is_compiling():
-        _check_bounds(cu_seqlens, rows)
+        check_bounds(cu_seqlens, rows)
     bounds = cu_seqlens.to(device or cu_seqlens.device, non_blocking=True)
     places = torch.arange(rows, device=bounds.device, dtype=bounds.dtype)
     return torch.searchsorted(bounds[1:].contiguous(), places, right=True)
 
 
-def _check_bounds(cu_seqlens: Tensor, rows: int) -> None:
+def check_bounds(cu_seqlens: Tensor, rows: int) -> None:
     """Raise, or let the device raise, unless the bounds rise from 0 to ``rows``."""
     message = f"cu_seqlens must rise from 0 to the number of rows {rows}"
     if cu_seqlens.device.type == "cpu":

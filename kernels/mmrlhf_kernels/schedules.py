@@ -22,7 +22,13 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import Backend, HeadOptions, Spread, Sweep
 from mmrlhf_kernels.chunked import merge_sweeps
-from mmrlhf_kernels.precision import accumulate_product, operand_dtype, statistics_dtype
+from mmrlhf_kernels.precision import (
+    accumulate_product,
+    gradient_dtype,
+    operand_dtype,
+    product_into,
+    statistics_dtype,
+)
 
 __all__ = [
     "ChunkGradient",
@@ -30,12 +36,13 @@ __all__ = [
     "Head",
     "Kept",
     "Needs",
+    "finished_unit",
     "kept_gradient",
     "raised_units",
     "recomputed_gradient",
     "sweep_head",
     "sweep_keeping",
-    "unit_gradient",
+    "unit_sums",
 ]
 
 
@@ -87,8 +94,8 @@ class Kept(NamedTuple):
 
     exponentials: Tensor
     """[N * V], dtype of the hidden states."""
-    shift: Tensor
-    """[N, chunks], statistics dtype."""
+    shifts: Tensor
+    """[chunks, N], statistics dtype."""
     target_logit: Tensor
     """[N], statistics dtype."""
 
@@ -157,7 +164,8 @@ def sweep_keeping(
         shifts.append(part.shift)
         merged = part if merged is None else merge_sweeps(merged, part)
     assert merged is not None
-    return merged, Kept(out, torch.stack(shifts, dim=1), merged.target_logit)
+    joined = shifts[0].unsqueeze(0) if len(shifts) == 1 else torch.stack(shifts)
+    return merged, Kept(out, joined, merged.target_logit)
 
 
 def _chunk_of(flat: Tensor, rows: int, begin: int, end: int) -> Tensor:
@@ -165,7 +173,7 @@ def _chunk_of(flat: Tensor, rows: int, begin: int, end: int) -> Tensor:
     return flat[rows * begin : rows * end].view(rows, end - begin)
 
 
-def unit_gradient(
+def unit_sums(
     backend: Backend,
     hidden: Tensor,
     head: Head,
@@ -175,15 +183,15 @@ def unit_gradient(
     entropy: bool,
     argmax: bool,
 ) -> tuple[Sweep, Tensor]:
-    """Schedule ``frozen``: the sweep, and the gradient of each logp with respect to its row.
+    """Schedule ``frozen``: the sweep, and what :func:`finished_unit` needs.
 
     Exponentials are taken against the largest logit so far, ``A = exp(m_old - m_new) A + e W_c``.
     The target's own column is left out of A: it would cancel against ``W_y`` where p_y is near 1.
 
     Returns:
-        (sweep, [N, H + r] in statistics precision).
+        (sweep, A times :func:`raised_units` [N, H + r] in statistics precision).
     """
-    total = hidden.new_zeros(hidden.shape, dtype=statistics_dtype(hidden.dtype))
+    total = hidden.new_empty(hidden.shape, dtype=statistics_dtype(hidden.dtype))
     dtype = operand_dtype(hidden)
     buffer = hidden.new_empty(hidden.shape[0] * min(chunk, head.weight.shape[0]), dtype=dtype)
     raised = raised_units(dtype, head.options)
@@ -199,16 +207,17 @@ def unit_gradient(
         joined = part if merged is None else merge_sweeps(merged, part)
         # exp(z - largest) dz/draw, 0 at the target, in place.
         backend.gradient_of_kept(
-            z, part.shift, torch.full_like(target, -1), joined.maximum,
-            torch.full_like(joined.maximum, -raised), head.options, first=begin, out=z,
+            z, part.shift, target, joined.maximum, None, head.options, first=begin, out=z,
+            unit=raised,
         )  # fmt: skip
-        _clear_target(z, target, begin)
-        if merged is not None:
+        if merged is None:
+            product_into(total, z, weight.to(dtype))
+        else:
             total.mul_(torch.exp(merged.maximum - joined.maximum).unsqueeze(1))
-        accumulate_product(total, z, weight.to(dtype))
+            accumulate_product(total, z, weight.to(dtype))
         merged = joined
     assert merged is not None
-    return merged, _finish_unit(total, merged, head, target, raised)
+    return merged, total
 
 
 def raised_units(dtype: torch.dtype, options: HeadOptions) -> float:
@@ -216,27 +225,27 @@ def raised_units(dtype: torch.dtype, options: HeadOptions) -> float:
     return 2.0**14 / max(1.0, abs(options.logit_scale)) if dtype == torch.float16 else 1.0
 
 
-def _clear_target(z: Tensor, target: Tensor, first: int) -> None:
-    """Set each row's target column to 0 where it lies in the chunk."""
-    column = target - first
-    inside = (column >= 0) & (column < z.shape[1])
-    column = column.where(inside, 0).unsqueeze(1)
-    z.scatter_(1, column, z.gather(1, column).masked_fill(inside.unsqueeze(1), 0.0))
+def finished_unit(
+    backend: Backend,
+    hidden: Tensor,
+    head: Head,
+    target: Tensor,
+    sums: tuple[Sweep, Tensor],
+    grad: Tensor | None,
+) -> Tensor:
+    """The gradient of ``grad * logp``, or of logp, with respect to each row's hidden states.
 
-
-def _finish_unit(total: Tensor, sweep: Sweep, head: Head, target: Tensor, raised: float) -> Tensor:
-    """``(1 - p_y) W_y dz/draw - A' / sum_exp``, in place of ``raised * A'``."""
-    logp = sweep.target_logit - sweep.maximum - sweep.sum_exp.log()
-    share = torch.expm1(logp).neg_()
-    cap = head.options.softcap
-    slope = head.options.logit_scale
-    share.mul_(slope if cap is None else slope * (1.0 - (sweep.target_logit / cap).square()))
-    own = head.weight.index_select(0, target)
-    if head.side is not None:
-        own = torch.cat([own, head.side.index_select(0, target)], dim=1)
-    return total.div_(sweep.sum_exp.mul(-raised).unsqueeze(1)).addcmul_(
-        own.to(total.dtype), share.unsqueeze(1)
-    )
+    It is [N, H + r] and waits for a loss scale; ``sums`` are those of :func:`unit_sums`, used up.
+    """
+    sweep, total = sums
+    raised = raised_units(operand_dtype(hidden), head.options)
+    weight = head.weight
+    if head.side is not None:  # the rows of targets alone, one behind the other
+        named = target.clamp(0, weight.shape[0] - 1)
+        weight = torch.cat([t.index_select(0, named) for t in (weight, head.side)], dim=1)
+        target = torch.arange(target.shape[0], device=target.device)
+    dtype = gradient_dtype(hidden.dtype)
+    return backend.finish_unit(total, sweep, weight, target, grad, head.options, raised, dtype)
 
 
 def recomputed_gradient(
@@ -278,7 +287,7 @@ def kept_gradient(
     def compute(begin: int, end: int, _: Tensor, buffer: Callable[[int], Tensor]) -> Tensor:
         held = _chunk_of(kept.exponentials, target.shape[0], begin, end)
         return backend.gradient_of_kept(
-            held, kept.shift[:, begin // chunk], target, lse, grad, options,
+            held, kept.shifts[begin // chunk], target, lse, grad, options,
             first=begin, out=held if in_place else buffer(end - begin), spread=spread,
             target_logit=kept.target_logit,
         )  # fmt: skip

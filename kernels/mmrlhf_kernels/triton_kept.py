@@ -6,12 +6,14 @@ second kernel multiplies each tile by what is missing. That rounds twice, which 
 error of rounding once.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Spread, Sweep, lift_of
+from mmrlhf_kernels.backend import HeadOptions, Spread, Sweep, lift_of, logp_of
 from mmrlhf_kernels.triton_logit_gradient import (
     RowGradient,
     gradient_of,
@@ -28,11 +30,13 @@ from mmrlhf_kernels.triton_settings import (
 )
 from mmrlhf_kernels.triton_sweep import Written, combine_launch, sweep_launch
 from mmrlhf_kernels.triton_tile import (
+    SMALLEST,
     Head,
     Launch,
     Tile,
     check_output,
     head_of,
+    hyperbolic_tangent,
     local_target,
     narrowed,
     on_device,
@@ -40,10 +44,15 @@ from mmrlhf_kernels.triton_tile import (
     targets_of,
 )
 
-__all__ = ["gradient_of_kept", "kept_exponentials", "kept_gradient_launch", "rebase_launch"]
+__all__ = [
+    "finish_unit",
+    "finish_unit_launch",
+    "gradient_of_kept",
+    "kept_exponentials",
+    "kept_gradient_launch",
+    "rebase_launch",
+]
 
-SMALLEST = tl.constexpr(1.1754943508222875e-38)
-"""The smallest normal float32."""
 ROWS, COLUMNS = 4, 1024
 """Entries per program of the kernels without a matrix product: 32 for each of 128 threads."""
 
@@ -91,6 +100,48 @@ def _kept_gradient_kernel(
     gradient = gradient_of(p, z, z - lse[:, None], rows, row, inside, hit, head)
     value = narrowed(gradient, out.dtype.element_ty, TILE)
     tl.store(out + far * out_stride + column[None, :], value, mask=mask)
+
+
+class _Statistics(NamedTuple):
+    """What the finish of frozen heads takes from a sweep, [N]."""
+
+    sum_exp: Any
+    target_logit: Any
+    logp: Any
+
+
+@jit
+def _finish_unit_kernel(
+    head: tl.tuple, total: tl.tensor, sweep: tl.tuple, grad: tl.tensor, rows: tl.tensor,
+    columns: tl.tensor, raised: tl.tensor, out: tl.tensor, TILE: tl.constexpr,
+) -> None:  # fmt: skip
+    """``grad ((1 - p_y) W_y dz_y/draw - total / (raised * sum_exp))`` of one tile.
+
+    ``head`` has the weight as its logits: a row of it is a token's.
+    """
+    row = tl.program_id(0) * TILE.rows + tl.arange(0, TILE.rows)
+    column = tl.program_id(1) * TILE.columns + tl.arange(0, TILE.columns)
+    inside = row < rows
+    mask = inside[:, None] & (column < columns)[None, :]
+    place = row.to(tl.int64)[:, None] * columns + column[None, :]
+    logp = tl.load(sweep.logp + row, mask=inside, other=0.0)
+    # 1 - exp(logp) without the cancellation near 0.
+    share = (tl.exp(logp) + 1.0) * hyperbolic_tangent(-0.5 * logp)
+    if head.softcap is not None:
+        bounded = tl.load(sweep.target_logit + row, mask=inside, other=0.0) / head.softcap
+        share *= 1.0 - bounded * bounded
+    if head.logit_scale is not None:
+        share *= head.logit_scale
+    target = tl.load(head.target + row, mask=inside, other=-1)
+    known = (target >= 0) & (target < head.rows)
+    token = tl.where(known, target, 0).to(tl.int64)[:, None] * head.hidden_stride + column[None, :]
+    own = tl.load(head.hidden + token, mask=mask & known[:, None], other=0.0).to(tl.float32)
+    below = -raised * tl.load(sweep.sum_exp + row, mask=inside, other=1.0)
+    value = tl.load(total + place, mask=mask, other=0.0) / below[:, None] + own * share[:, None]
+    if grad is not None:
+        factor = tl.load(grad + row, mask=inside, other=0.0)
+        value = tl.where((factor == 0.0)[:, None], 0.0, value * factor[:, None])
+    tl.store(out + place, narrowed(value, out.dtype.element_ty, TILE), mask=mask)
 
 
 def _tile(like: Tensor) -> Tile:
@@ -148,7 +199,7 @@ def kept_exponentials(
         launch.run()
         combined = combine_launch(launch.arguments["parts"], first)
         combined.run()
-        sweep = Sweep(*combined.arguments["out"])
+        sweep = Sweep(**combined.arguments["out"]._asdict())
         written = launch.arguments["written"]
         rebase_launch(written, sweep.maximum, settings.columns).run()
     lift = lift_of(out.dtype)
@@ -183,13 +234,14 @@ def gradient_of_kept(
     shift: Tensor,
     target: Tensor,
     lse: Tensor,
-    grad: Tensor,
+    grad: Tensor | None,
     options: HeadOptions,
     *,
     first: int,
     out: Tensor,
     spread: Spread = None,
     target_logit: Tensor | None = None,
+    unit: float | None = None,
 ) -> Tensor:
     """:func:`mmrlhf_kernels.triton_logit_gradient.logit_gradient` from kept exponentials.
 
@@ -206,6 +258,60 @@ def gradient_of_kept(
     check_output(out, head)
     with on_device(kept.device):
         kept_gradient_launch(
-            head, kept, shift, target_logit, row_gradient(lse, grad, spread), out
+            head, kept, shift, target_logit, row_gradient(lse, grad, spread, unit), out
         ).run()
     return out
+
+
+def finish_unit_launch(
+    total: Tensor,
+    sweep: Sweep,
+    weight: Tensor,
+    target: Tensor,
+    grad: Tensor | None,
+    options: HeadOptions,
+    raised: float,
+    dtype: torch.dtype,
+) -> Launch:
+    """The launch that finishes gradients of frozen heads; ``arguments["out"]`` receives them."""
+    assert sweep.logp is not None
+    rows, columns = total.shape
+    statistics = _Statistics(sweep.sum_exp, sweep.target_logit, sweep.logp)
+    out = torch.empty(total.shape, dtype=dtype, device=total.device)
+    arguments = {
+        "head": targets_of(weight, target, options, 0),
+        "rows": rows,
+        "total": total,
+        "sweep": statistics,
+        "grad": grad,
+        "columns": columns,
+        "raised": raised,
+        "out": out,
+        "TILE": _tile(out),
+    }
+    return Launch(_finish_unit_kernel, _grid(rows, columns), arguments)
+
+
+def finish_unit(
+    total: Tensor,
+    sweep: Sweep,
+    weight: Tensor,
+    target: Tensor,
+    grad: Tensor | None,
+    options: HeadOptions,
+    raised: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The gradient of frozen heads; see :class:`mmrlhf_kernels.backend.Backend`.
+
+    Raises:
+        RuntimeError: No GPU and no interpreter.
+        TypeError: A dtype the kernels do not take.
+    """
+    require_runnable(total, weight, target, grad)
+    sweep = sweep._replace(logp=logp_of(sweep))
+    launch = finish_unit_launch(total, sweep, weight, target, grad, options, raised, dtype)
+    with on_device(total.device):
+        launch.run()
+    finished: Tensor = launch.arguments["out"]
+    return finished

@@ -59,13 +59,18 @@ class RowGradient(NamedTuple):
     """Of the loss with respect to the entropy, or None."""
     entropy: Any
     """The entropy, or None."""
+    unit: Any = None
+    """A number: write it times p instead of the gradient, and 0 at targets; ``grad`` is None."""
 
 
-def row_gradient(lse: Tensor, grad: Tensor, spread: Spread) -> RowGradient:
+def row_gradient(
+    lse: Tensor, grad: Tensor | None, spread: Spread, unit: float | None = None
+) -> RowGradient:
     """The columns as the kernels take them."""
     of_entropy, entropy = (None, None) if spread is None else spread
     given = (lse, grad, of_entropy, entropy)
-    return RowGradient(*(None if column is None else column.contiguous() for column in given))
+    columns = (None if column is None else column.contiguous() for column in given)
+    return RowGradient(*columns)._replace(unit=unit)
 
 
 @jit
@@ -85,10 +90,12 @@ def _tile_of_program(head: tl.tuple, TILE: tl.constexpr) -> tl.tuple:
 def normaliser(rows: tl.tuple, row: tl.tensor, inside: tl.tensor) -> tl.tensor:
     """The lse of rows; infinite for those without gradient, which may carry any."""
     lse = tl.load(rows.lse + row, mask=inside, other=0.0)
-    idle = tl.load(rows.grad + row, mask=inside, other=0.0) == 0.0
-    if rows.of_entropy is not None:
-        idle &= tl.load(rows.of_entropy + row, mask=inside, other=0.0) == 0.0
-    return tl.where(idle, float("inf"), lse)
+    if rows.unit is None:
+        idle = tl.load(rows.grad + row, mask=inside, other=0.0) == 0.0
+        if rows.of_entropy is not None:
+            idle &= tl.load(rows.of_entropy + row, mask=inside, other=0.0) == 0.0
+        lse = tl.where(idle, float("inf"), lse)
+    return lse
 
 
 @jit
@@ -100,10 +107,13 @@ def gradient_of(
 
     ``z`` is used with a softcap only, ``log_p`` with a gradient of the entropy only.
     """
-    grad = tl.load(rows.grad + row, mask=inside, other=0.0)
-    if rows.of_entropy is None:
+    if rows.unit is not None:
+        gradient = tl.where(hit, 0.0, rows.unit * p)
+    elif rows.of_entropy is None:
+        grad = tl.load(rows.grad + row, mask=inside, other=0.0)
         gradient = grad[:, None] * (tl.where(hit, 1.0, 0.0) - p)
     else:
+        grad = tl.load(rows.grad + row, mask=inside, other=0.0)
         of_entropy = tl.load(rows.of_entropy + row, mask=inside, other=0.0)
         entropy = tl.load(rows.entropy + row, mask=inside, other=0.0)
         # The lowest float32, not minus infinity: that times a probability of 0 is no number.

@@ -34,6 +34,7 @@ from mmrlhf_kernels.triton_settings import (
 )
 from mmrlhf_kernels.triton_tile import (
     LOWEST,
+    SMALLEST,
     Head,
     Launch,
     head_of,
@@ -60,6 +61,18 @@ class Parts(NamedTuple):
     sum_z_exp: Any
     argmax: Any
     """int32 column within the shard."""
+
+
+class Combined(NamedTuple):
+    """Statistics per row, [N]; fields as in ``Sweep``."""
+
+    maximum: Any
+    sum_exp: Any
+    target_logit: Any
+    sum_z_exp: Any
+    argmax: Any
+    lse: Any
+    logp: Any
 
 
 class Written(NamedTuple):
@@ -202,9 +215,13 @@ def combine_kernel(
             best = tl.where(part_maximum > maximum, part_best, best)
         maximum = higher
         place += rows
+    # A sum is 0 past the last row, and where all logits are minus infinity.
+    lse = maximum + tl.log(tl.maximum(sum_exp, SMALLEST))
     tl.store(out.maximum + row, maximum, mask=mask)
     tl.store(out.sum_exp + row, sum_exp, mask=mask)
     tl.store(out.target_logit + row, target_logit, mask=mask)
+    tl.store(out.lse + row, lse, mask=mask)
+    tl.store(out.logp + row, target_logit - lse, mask=mask)
     if parts.sum_z_exp is not None:
         tl.store(out.sum_z_exp + row, sum_z_exp, mask=mask)
     if parts.argmax is not None:
@@ -286,7 +303,9 @@ def combine_launch(parts: Parts, first: int) -> Launch:
     count, rows = parts.maximum.shape
     best = None if parts.argmax is None else torch.int64
     entropy = parts.sum_z_exp is not None
-    out = _empty((rows,), parts.maximum.device, entropy=entropy, argmax=best)
+    statistics = _empty((rows,), parts.maximum.device, entropy=entropy, argmax=best)
+    lse, logp = (torch.empty_like(statistics.maximum) for _ in range(2))
+    out = Combined(*statistics, lse, logp)
     arguments = {
         "parts": parts,
         "out": out,
@@ -331,4 +350,4 @@ def sweep(
         launch.run()
         combined = combine_launch(launch.arguments["parts"], first)
         combined.run()
-    return Sweep(*combined.arguments["out"])
+    return Sweep(**combined.arguments["out"]._asdict())

@@ -23,6 +23,7 @@ __all__ = [
     "Tile",
     "check_output",
     "head_of",
+    "hyperbolic_tangent",
     "local_target",
     "logits_tile",
     "narrowed",
@@ -34,6 +35,8 @@ __all__ = [
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)
 """The lowest float32: a maximum that minus infinity can be subtracted from."""
+SMALLEST = tl.constexpr(1.1754943508222875e-38)
+"""The smallest normal float32."""
 
 
 class Head(NamedTuple):
@@ -147,7 +150,7 @@ def targets_of(logits: Tensor, target: Tensor, options: HeadOptions, first: int)
         rows=rows,
         columns=columns,
         inner=0,
-        hidden_stride=0,
+        hidden_stride=logits.stride(0),
         weight_stride=0,
         first=first,
         logit_scale=None if scale == 1.0 else float(scale),

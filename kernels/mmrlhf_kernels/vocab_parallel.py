@@ -218,7 +218,7 @@ def _backward(
         rows.gather(lse), rows.gather(rows.masked(grad.to(lse.dtype))),
     )  # fmt: skip
     wanted = Needs(needs[0], needs[1], needs[2], side=False)
-    found = new_gradients(hidden, head, wanted, accumulate=False)
+    found = new_gradients(hidden, head, wanted)
     add_gradients(found, chunk_gradient, hidden, head, shard.chunk, accumulate=False)
     of_hidden = shard.hidden.new_empty(0)
     if found.hidden is not None:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from kernels_support import VOCAB, Pairs, error
+from kernels_support import VOCAB, Pairs, error, fused_with_masked_rows
 from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, mm_dpo_loss, reference
 from mmrlhf_kernels.pair import LOSS_TYPES
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
+from triton_worker import interpreted
 
 SCHEDULES = ["recompute", "keep", "two_sums", "frozen", None]
 
@@ -36,6 +37,29 @@ def test_ignored_rows_do_not_count(schedule, sft):
     pairs.target[[0, 5, 6, 12]] = -100  # row 12 is the single token of its answer
     options = {"sft": sft, "sft_weight": 0.5}
     assert_same(pairs.fused(schedule, **options), pairs.oracle(schedule, **options))
+
+
+@pytest.mark.parametrize("schedule", ["recompute", "keep", "frozen", "one_sum"])
+def test_rows_that_are_masked_are_as_good_as_removed(schedule):
+    lengths = (5, 8) if schedule == "one_sum" else (3, 0, 9, 1, 4, 6)
+    options = {} if schedule == "one_sum" else {"sft_weight": 0.25}
+    pairs, single = Pairs(lengths), Pairs(lengths, dtype=torch.float32)
+    for case in (pairs, single):
+        case.target[[0, 5, 6, 12]] = -100
+    exact = pairs.oracle(schedule, **options)
+    assert_same(fused_with_masked_rows(pairs, schedule, **options), exact)
+    sequence = sequence_of_row(pairs.cu_seqlens, len(pairs.target))
+    turned = {"cu_seqlens": None, "sequence_of_row": sequence.flip(0)}
+    for layout in ({}, turned):
+        if layout:
+            single.target = single.target.flip(0)
+            single.hidden = single.hidden.detach().flip(0).requires_grad_()
+        out, (of_hidden, *rest) = interpreted(
+            fused_with_masked_rows, single, schedule, **options, **layout
+        )
+        of_hidden = of_hidden.flip(0) if layout else of_hidden
+        assert float(out.loss) == pytest.approx(float(exact[0]), rel=1e-5)
+        assert max(error(a, b) for a, b in zip([of_hidden, *rest], exact[1], strict=True)) < 1e-5
 
 
 @pytest.mark.parametrize("workspace", [1, 8 * VOCAB * 13, 1 << 24])

@@ -198,7 +198,7 @@ def test_the_count_sees_operators_inside_the_packages_own_and_what_the_host_read
 def test_no_pairs_are_no_launch():
     none = torch.empty(0)
     loss, figures, columns, gradient = interpreted("pair.pair_objective", *call_of(none, none))
-    assert (float(loss), columns.shape, gradient.shape) == (0.0, (7, 0), (2, 0))
+    assert (float(loss), columns.shape, gradient.shape) == (0.0, (9, 0), (2, 0))
     assert not figures.any()
 
 

@@ -46,9 +46,9 @@ def test_opcheck_with_lora():
 def test_opcheck_of_the_objective(form):
     side, beta = torch.randn(2), torch.rand(2)
     logp = {
-        "sides": (side, side + 1, None, None, None),
-        "answers": (torch.randn(4), None, None, torch.tensor([0, 3]), torch.tensor([3, 1])),
-        "rows": (torch.randn(9), None, CU_SEQLENS, None, None),
+        "sides": (side, side + 1, None, None, None, None),
+        "answers": (torch.randn(4), None, None, None, torch.tensor([0, 3]), torch.tensor([3, 1])),
+        "rows": (torch.randn(9), None, CU_SEQLENS, torch.arange(9) != 3, None, None),
     }[form]
     numbers = list(Numbers(0.1, 0.25, 0.0, 1.0, 0.0, 0.0, -1.0, 20.0))
     columns = (side, side, beta, None, side > 0, beta, side.abs(), torch.tensor(3.0), None)
@@ -58,14 +58,11 @@ def test_opcheck_of_the_objective(form):
 
 def test_opcheck_of_the_fused_loss():
     case = head_case(9, 4, 300, dtype=torch.float32)
-    sequence = sequence_of_row(CU_SEQLENS, 9)
     arguments = (
-        case.hidden.detach(), case.weight.detach(), None, case.target, sequence, 4,
-        torch.tensor([0, 1]), torch.tensor([2, 3]), None, None,
-        [torch.zeros(2), torch.zeros(2), torch.ones(2)],
-        [True, True, True, False, False, False], "sigmoid", "token", [0.0, 0.5, 0.0],
-        torch.tensor(3.0), torch.tensor(20.0), None, 1.0, -100, None, None, 1 << 20, None,
-        [True, True, False],
+        case.hidden.detach(), case.weight.detach(), None, case.target, CU_SEQLENS, None, None,
+        torch.zeros(2), torch.zeros(2), torch.ones(2), None, None, torch.tensor(3.0),
+        torch.tensor(20.0), "sigmoid", "token", list(Numbers(0.0, 0.5, 0.0, 1.0, 0, 0, -1, -1)),
+        None, 1.0, -100, None, None, 1 << 20, None, [True, True, False],
     )  # fmt: skip
     torch.library.opcheck(linear_mm_dpo, arguments)
 
