@@ -25,6 +25,7 @@ from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.frequencies import frequencies_of_run
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_chunk, picture_columns
+from mmrlhf_engine.curate.sample_columns import compared_text
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.stage import Resources, StageContext
 
@@ -51,7 +52,7 @@ def measure_pair(run: Run, first: dict[str, Any], second: dict[str, Any]) -> lis
     config = DedupConfig.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
     rows = [{name: row[name] for name in _SCHEMA} for row in (first, second)]
     pair = pl.DataFrame(rows, schema=_SCHEMA)
-    texts = dedup.compared_text(pair).to_list()
+    texts = compared_text(pair).to_list()
     measures = []
     contradiction = False
     if config.policy == "exact":

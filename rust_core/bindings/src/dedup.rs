@@ -10,6 +10,7 @@ use arrow_array::{
     UInt32Array, UInt64Array,
 };
 use mmrlhf_core::Error;
+use mmrlhf_core::dedup::keep_order::orders;
 use mmrlhf_core::dedup::{
     Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Room,
     Samples, Settings, find, near_texts as find_near_texts,
@@ -208,6 +209,27 @@ pub(crate) fn near_texts(
     enter(py, |interrupt| {
         let roots = find_near_texts(&texts, threshold, threads, interrupt)?;
         Ok(ArrowArray::new(UInt32Array::from(roots)))
+    })
+}
+
+/// Orders of samples: rows ascending by id, and of every row its place in keep order, both uint32; see
+/// `mmrlhf_core::dedup::keep_order`.
+#[pyfunction]
+#[pyo3(signature = (ids, pixels, lengths, *, threads))]
+pub(crate) fn keep_orders(
+    py: Python<'_>,
+    ids: ArrowIn,
+    pixels: ArrowIn,
+    lengths: ArrowIn,
+    threads: usize,
+) -> PyResult<(ArrowArray, ArrowArray)> {
+    let ids: LargeStringArray = ids.typed("ids")?;
+    let pixels: UInt64Array = pixels.typed("pixels")?;
+    let lengths: UInt32Array = lengths.typed("lengths")?;
+    enter(py, |interrupt| {
+        let found = orders(&ids, pixels.values(), lengths.values(), threads, interrupt)?;
+        let [by_id, rank] = [found.by_id, found.rank].map(UInt32Array::from);
+        Ok((ArrowArray::new(by_id), ArrowArray::new(rank)))
     })
 }
 

@@ -21,6 +21,7 @@ mod exact;
 mod fates;
 mod find;
 pub mod frequencies;
+pub mod keep_order;
 mod kept_in;
 mod keys;
 pub mod minhash;
