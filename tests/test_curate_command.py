@@ -22,6 +22,8 @@ OTHER = {
     "dedup.text_threshold": 0.77,
     "dedup.image_radius": 3,
     "dedup.max_per_image": 7,
+    "dedup.against": ["/elsewhere/index"],
+    "dedup.against_by": "either",
     "embed.encoder": "lite0",
     "embed.frames": 5,
     "embed.batch": 3,
@@ -51,11 +53,12 @@ def test_a_named_option_reaches_its_setting(name, key, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "mmrlhf_engine.pipeline.describe_plan", lambda config, *_, **__: given.append(config) or ""
     )
-    done = engine("curate", "--out", tmp_path / "r", "--dry-run", name, OTHER[key])
+    option = [name, *OTHER[key]] if isinstance(OTHER[key], list) else [name, OTHER[key]]
+    done = engine("curate", "--out", tmp_path / "r", "--dry-run", *option)
     assert done.returncode == 0, done.stderr
     assert value_of(given[0], key) == OTHER[key] != value_of(CurateConfig(), key)
     # It lies over the setting of the same name.
-    engine("curate", "--out", tmp_path / "r", "--dry-run", "--set", f"{key}=null", name, OTHER[key])
+    engine("curate", "--out", tmp_path / "r", "--dry-run", "--set", f"{key}=null", *option)
     assert given[1] == given[0]
 
 
@@ -64,7 +67,7 @@ def test_the_default_in_the_help_is_that_of_the_setting(name, key, shown):
     default = value_of(CurateConfig(), key)
     if isinstance(default, bool):
         default = "on" if default else "off"
-    assert shown == ("" if default is None else str(default)), name
+    assert shown == ("" if default in (None, []) else str(default)), name
 
 
 @pytest.mark.parametrize("width", [80, 100])

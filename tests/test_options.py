@@ -161,8 +161,9 @@ BESIDE = {
     "dedup.document_tokens": (1, "dedup.text_rule=auto"),
     "dedup.thumbnails": (True, "dedup.image_radius=8"),
 }
-# Each has a test of its own below.
+# Each has a test of its own, below or in test_contaminants.
 APART = {"ingest.sources", "embed.batch", "memory", "threads"}
+APART |= {"dedup.against", "dedup.against_by"}
 
 
 def test_no_setting_of_curate_is_without_a_test():

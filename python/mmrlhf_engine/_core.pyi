@@ -163,12 +163,15 @@ def find_duplicates(
     judge: Callable[[list[int], list[int]], tuple[list[bool], list[bool]]] | None,
     threads: int,
     frequencies: pa.StructArray | ArrowArray | None = None,
+    memory: int | None = None,
+    scratch: str | None = None,
 ) -> tuple[ArrowArray, ArrowArray, dict[str, int]]:
     """Samples have ``prompts`` and ``answers`` (large_string), ``media`` (large_list<uint32>),
     ``rank`` (uint32) and ``overrides`` (pairs of rows that are kept apart); pictures ``media``
     (uint32), ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of
     media which are copies and which are equal; ``frequencies`` are those of
-    :func:`count_frequencies`, without which nothing is common in the texts.
+    :func:`count_frequencies`, without which nothing is common in the texts. What does not fit into
+    ``memory`` bytes, beside a few numbers a row, goes into files in the folder ``scratch``.
 
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict,
     text_differences}``, near misses ``struct{row, other, text_jaccard, image_hamming,
@@ -194,6 +197,12 @@ def find_contaminated(
     Out: for each sample that matches a question the first one, ascending by row, as
     ``struct{row, question, text_jaccard, contained, image_hamming, text_differences}``.
     """
+
+def keep_orders(
+    ids: pa.Array, pixels: pa.Array, lengths: pa.Array, *, threads: int
+) -> tuple[ArrowArray, ArrowArray]:
+    """large_string, uint64, uint32 in; two of uint32 out: the rows ascending by id, and of every
+    row its place in keep order (more pixels, the longer answer, the smaller id)."""
 
 def picture_limits() -> dict[str, float]:
     """From where on local differences make pictures no copies: ``luma``, and ``chroma`` of 255."""

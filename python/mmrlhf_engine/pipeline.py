@@ -122,7 +122,9 @@ def with_sources(
         for source in given
     ]
     ingest = config.ingest.model_copy(update={"sources": sources})
-    return config.model_copy(update={"ingest": ingest})
+    against = [str(checks.absolute(folder)) for folder in config.dedup.against]
+    dedup = config.dedup.model_copy(update={"against": against})
+    return config.model_copy(update={"ingest": ingest, "dedup": dedup})
 
 
 def plan(

@@ -43,6 +43,15 @@ def _number(kind: Any = _COUNT, metavar: str = "N") -> dict[str, Any]:
     return {"type": kind, "metavar": metavar}
 
 
+def _several(metavar: str) -> dict[str, Any]:
+    """An option that may be repeated; not given, it leaves what the config says."""
+
+    def given(_context: click.Context, _option: click.Parameter, values: Any) -> list[str] | None:
+        return list(values) or None
+
+    return {"multiple": True, "metavar": metavar, "callback": given}
+
+
 def _name(*names: str) -> dict[str, Any]:
     return {"type": click.Choice(names), "metavar": "NAME"}
 
@@ -80,6 +89,14 @@ _SETTINGS: list[tuple[str, str, str, dict[str, Any], str, str]] = [
     (
         *("--max-per-image", "dedup.max_per_image", _SAME, _number()),
         *("Samples that may stay on one picture.", "32"),
+    ),
+    (
+        *("--against", "dedup.against", _SAME, _several("INDEX")),
+        *("Remove what is in these benchmarks (contaminants build).", ""),
+    ),
+    (
+        *("--against-by", "dedup.against_by", _SAME, _name("both", "text", "picture", "either")),
+        *("What of a question has to match.", "both"),
     ),
     (
         *("--encoder", "embed.encoder", _CHOICE, _text("NAME")),

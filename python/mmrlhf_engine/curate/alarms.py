@@ -164,7 +164,7 @@ def differing_answers(duplicates: pl.LazyFrame, samples: pl.LazyFrame) -> Iterat
     answers = samples.select("id", "answer", plain=_plain(pl.col("answer")))
     pairs = (
         duplicates.select("id", "kept_id", "kind")
-        .filter(pl.col("kind") != "max_per_image")
+        .filter(pl.col("kind").is_in(["exact", "near"]))
         .join(answers, on="id", how="left")
         .join(answers.rename({"id": "kept_id"}), on="kept_id", how="left", suffix="_kept")
         .filter(

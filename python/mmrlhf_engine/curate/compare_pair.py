@@ -25,7 +25,7 @@ from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.frequencies import frequencies_of_run
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_chunk, picture_columns
-from mmrlhf_engine.curate.prompts import compared_text
+from mmrlhf_engine.curate.sample_columns import compared_text
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.stage import Resources, StageContext
 

@@ -24,7 +24,8 @@ from mmrlhf_engine.curate import ingest
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.media_judge import MAX_PIXELS, MediaJudge
-from mmrlhf_engine.curate.prompts import compared_text
+from mmrlhf_engine.curate.sample_columns import compared_text
+from mmrlhf_engine.curate.tables import MEDIA
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.files import appearing, write_atomically
 from mmrlhf_engine.run.folder import Run, read_json
@@ -36,8 +37,10 @@ __all__ = [
     "MatchBy",
     "build_index",
     "check_index",
+    "counts_by_benchmark",
     "open_indexes",
     "samples_matching",
+    "state_of_indexes",
 ]
 
 MatchBy = Literal["both", "text", "picture", "either"]
@@ -45,6 +48,14 @@ MatchBy = Literal["both", "text", "picture", "either"]
 _INDEX = "benchmarks.json"
 _PICTURES = "pictures.parquet"
 _HASHED_AT_ONCE = 256
+
+
+_QUESTIONS = {
+    "id": pl.String(),
+    "benchmark": pl.String(),
+    "text": pl.String(),
+    "media": pl.List(pl.String()),  # hashes
+}
 
 
 @dataclass(frozen=True)
@@ -96,22 +107,35 @@ def check_index(folder: Path) -> dict[str, int]:
     return counts
 
 
-def open_indexes(folders: Iterable[str]) -> Benchmarks:
-    """The questions and pictures of all these indexes.
+def state_of_indexes(folders: Iterable[str]) -> list[object]:
+    """What each of these indexes was made from, as JSON values.
 
     Raises:
         InputError: one of them is no finished index.
     """
-    questions, media = [], []
+    states: list[object] = []
+    for folder in map(Path, folders):
+        check_index(folder)
+        states.append([str(folder), Run(folder).manifest("ingest")])
+    return states
+
+
+def open_indexes(folders: Iterable[str]) -> Benchmarks:
+    """The questions and pictures of all these indexes; of none, no questions.
+
+    Raises:
+        InputError: one of them is no finished index.
+    """
+    questions = [pl.DataFrame(schema=_QUESTIONS)]
+    media = [pl.DataFrame(schema={**MEDIA, "phash": pl.UInt64(), "colour": pl.Binary()})]
     for folder in map(Path, folders):
         check_index(folder)
         run = Run(folder)
         columns = ("id", "source", "prompt", "media", "history", "needs_history")
         samples = pl.read_parquet(run.stage_folder("ingest") / "samples" / "*.parquet")
         samples = samples.select(columns)
-        questions.append(
-            samples.select("id", "media", benchmark="source", text=compared_text(samples))
-        )
+        of_index = samples.with_columns(benchmark="source", text=compared_text(samples))
+        questions.append(of_index.select(*_QUESTIONS))
         stored = pl.read_parquet(run.stage_folder("ingest") / "media" / "*.parquet")
         media.append(stored.join(pl.read_parquet(folder / _PICTURES), on="hash", how="left"))
     distinct = pl.concat(media).unique("hash", keep="first", maintain_order=True)
@@ -166,6 +190,20 @@ def samples_matching(
     frame = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(found))))
     of = questions[frame["question"]]
     return frame.drop("question").with_columns(question_id=of["id"], benchmark=of["benchmark"])
+
+
+def counts_by_benchmark(benchmarks: Benchmarks, found: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """For the report: the questions of each benchmark, and the samples that match one by their
+    text, their pictures, or both."""  # noqa: D205, D209
+    questions = benchmarks.questions["benchmark"].value_counts(name="questions")
+    text, picture = pl.col("text_jaccard").is_not_null(), pl.col("image_hamming").is_not_null()
+    samples = found.group_by("benchmark").agg(
+        by_text=(text & ~picture).sum(),
+        by_picture=(picture & ~text).sum(),
+        by_both=(text & picture).sum(),
+    )
+    counts = questions.join(samples, on="benchmark", how="left").fill_null(0).sort("benchmark")
+    return {str(row.pop("benchmark")): row for row in counts.to_dicts()}
 
 
 def _of_tests(source: SourceConfig) -> SourceConfig:

@@ -7,7 +7,9 @@ the pictures and the texts themselves decide. The work, in order:
 1. Every distinct picture is decoded once and hashed (chunks of this survive a kill).
 2. Samples whose picture turns out to be broken are rejected; a header does not show everything.
 3. The samples are put in keep order: more pixels, then longer answer, then smaller id.
-4. The core takes them in this order: a sample is removed if it is a duplicate of one that stays.
+4. Those that match a question of a benchmark are removed (``contaminants``).
+5. The core takes the others in this order: a sample is removed if it is a duplicate of one that
+   stays.
 
 The text compared is the prompt, with the system prompt, and with the turns before it where it
 cannot be understood alone. Two answers to one question are one question, but short ones that differ
@@ -23,19 +25,39 @@ import pyarrow as pa
 from pydantic import Field
 
 from mmrlhf_engine._core import find_duplicates
+from mmrlhf_engine.curate.contaminants import (
+    Benchmarks,
+    MatchBy,
+    counts_by_benchmark,
+    open_indexes,
+    samples_matching,
+    state_of_indexes,
+)
+from mmrlhf_engine.curate.dedup_tables import (
+    kept_rows,
+    named_pairs,
+    page_pairs,
+    places,
+    rejected_rows,
+)
 from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_count
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
 from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_pictures, picture_columns
-from mmrlhf_engine.curate.prompts import compared_text
+from mmrlhf_engine.curate.sample_columns import SampleColumns, read_media, read_samples
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
+from mmrlhf_engine.run.memory import held_memory
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED
 
 __all__ = ["STAGE", "DedupConfig"]
 
-_PAGE_PAIRS = 200
+_LEAST_ROOM = 128 << 20
+"""Bytes for texts and keys, which go into files where there are more."""
+_SAMPLE_BYTES = 160
+_MEDIA_BYTES = 320
+"""Of the columns that are held of every row; measured by benches/dedup_scale.py."""
 
 
 class DedupConfig(Section):
@@ -67,6 +89,12 @@ class DedupConfig(Section):
     common_from: int = Field(default=1000, ge=1)
     """Shingles of more texts than this propose no pair where texts are judged: they belong to a
     template."""
+    against: list[str] = Field(default_factory=list)
+    """Indexes of benchmarks, as ``contaminants build`` makes them: samples that match a question of
+    one are removed before anything else."""
+    against_by: MatchBy = "both"
+    """What of a question a sample has to match: ``both`` its text and its pictures (the text alone
+    where it has none), ``text``, ``picture``, or ``either``."""
     thumbnails: bool = False
     """Whether a picture of a third of the size or less may be a copy: at such a size a digit of a
     document is no longer seen."""
@@ -87,99 +115,88 @@ class DedupConfig(Section):
 
 def run(config: DedupConfig, stage: StageContext) -> None:
     """Read `samples` and `media`; write `kept`, `duplicates`, `near_pairs` and `rejected`."""
-    columns = ("sample", "id", "prompt", "answer", "media", "history", "needs_history")
-    samples = stage.scan("samples").with_row_index("sample").select(columns).collect().sort("id")
-    media = stage.scan("media").collect().sort("hash")
-    media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
+    benchmarks = open_indexes(config.against)
+    media = read_media(stage, benchmarks.media)
     # The cap counts near pictures too, whatever the policy says of duplicates.
     needed = config.policy in ("joint", "image") or config.max_per_image is not None
     pictures = hash_pictures(media, stage) if needed else NO_PICTURES
-    samples, rejected = _reject_broken(samples, media, pictures)
-    samples = _in_keep_order(samples, media)
+    overrides = read_overrides(stage.run_file(OVERRIDES))
+    named = [name for pair in overrides for name in pair]
+    samples = read_samples(stage, media, _broken(pictures), named)
+    rows = samples.named
+    apart = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
     judge = MediaJudge(media, stage, thumbnails=config.thumbnails)
-    found = _find(config, stage, samples, pictures, judge)
-    duplicates = _with_evidence(found.duplicates, samples, "row", "kept", judge.evidence)
-    duplicates = duplicates.rename({"other_id": "kept_id"}).sort("id")
-    duplicates = duplicates.with_columns(policy=pl.lit(config.policy))
-    misses = _with_evidence(found.misses, samples, "row", "other", judge.evidence)
-    kept = samples.filter(~pl.col("id").is_in(duplicates["id"].implode()))
+    frequencies = None
+    if config.judge and config.policy in ("joint", "text"):
+        how = {"shingle_words": config.shingle_words, "common_from": config.common_from}
+        frequencies = read_or_count(stage, samples.prompts, **how)
+    repeated = _contaminated(config, stage, samples, benchmarks, pictures, judge, frequencies)
+    taking_part = samples.without(repeated["row"].to_numpy())
+    found = _find(config, stage, taking_part, pictures, judge, apart, frequencies)
+    duplicates = pl.concat([found.duplicates, repeated], how="diagonal")
+    place = pl.Series(places(samples)).gather(duplicates["row"])
+    duplicates = duplicates.with_columns(place=place).sort("place")
+    rejected = rejected_rows(samples.rejected)
+    pictures_found = (pictures["phash"].count(), pictures["number"].n_unique())
     with stage.table("kept", KEPT) as table:
-        table.write(_with_hashes(kept, pictures))
+        for part in kept_rows(samples, duplicates["row"].to_numpy(), pictures, media.height):
+            table.write(part)
+        kept = table.rows
     with stage.table("duplicates", DUPLICATES) as table:
-        table.write(duplicates)
+        for part in named_pairs(duplicates, samples, "row", "kept", judge.evidence):
+            kept_id = pl.coalesce("question_id", "other_id")
+            table.write(part.with_columns(kept_id=kept_id, policy=pl.lit(config.policy)))
     with stage.table("rejected", REJECTED) as table:
         table.write(rejected)
     with stage.table("near_pairs", NEAR_PAIRS) as table:
-        table.write(_page_pairs(duplicates, misses))
+        table.write(page_pairs(duplicates, found.misses, samples, judge.evidence))
     stage.finish(
-        rows_in=kept.height + duplicates.height + rejected.height,
-        rows_out=kept.height,
+        rows_in=len(samples) + rejected.height,
+        rows_out=kept,
         dropped=_counts(duplicates["kind"]) | _counts(rejected["reason"]),
-        pictures=pictures["phash"].count(),
-        media_without_pictures=media.height - pictures["number"].n_unique(),
+        pictures=pictures_found[0],
+        media_without_pictures=media.height - pictures_found[1],
         pairs_compared=found.counts["compared"],
         pictures_judged=judge.evidence.height,
         samples_not_all_judged=found.counts["not_all_judged"],
         texts_without_word_lists=found.counts["without_word_lists"],
         conflicts=int(duplicates["conflict"].sum()),
-        frequencies=None if found.frequencies is None else found.frequencies.facts(),
+        frequencies=None if frequencies is None else frequencies.facts(),
+        contaminated=counts_by_benchmark(benchmarks, repeated),
     )
 
 
-def _reject_broken(
-    samples: pl.DataFrame, media: pl.DataFrame, pictures: pl.DataFrame
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Samples whose media decode (with the numbers of their media), and the rejected others."""
-    broken = (
-        pictures.filter(pl.col("reason").is_not_null())
-        .unique("number", keep="first", maintain_order=True)
-        .select("number", "reason", "detail")
+def _broken(pictures: pl.DataFrame) -> pl.DataFrame:
+    """Media that cannot be read, each with what is wrong with its first broken picture."""
+    broken = pictures.filter(pl.col("reason").is_not_null())
+    return broken.unique("number", keep="first", maintain_order=True).select(
+        "number", "reason", "detail"
     )
-    numbers = media.select("hash", "number").join(broken, on="number", how="left")
-    exploded = (
-        samples.with_row_index("at")
-        .select("at", pl.col("media").alias("hash"))
-        .explode("hash", empty_as_null=False)
-        .join(numbers, on="hash", how="left", maintain_order="left")
-    )
-    bad = pl.col("reason").is_not_null()
-    grouped = exploded.group_by("at", maintain_order=True).agg(
-        pl.col("number").alias("numbers"),
-        pl.col("reason").filter(bad).first(),
-        pl.col("detail").filter(bad).first(),
-    )
-    joined = samples.with_row_index("at").join(
-        grouped, on="at", how="left", maintain_order="left"
-    )
-    good = joined.filter(~bad).drop("at", "reason", "detail")
-    good = good.with_columns(pl.col("numbers").fill_null([]))
-    rejected = joined.filter(bad).with_columns(
-        source=pl.col("id").str.extract(r"^([^:]*):"), position=pl.col("id")
-    )
-    return good, rejected
 
 
-def _in_keep_order(samples: pl.DataFrame, media: pl.DataFrame) -> pl.DataFrame:
-    """With ``rank``: more pixels first, then the longer answer, then the smaller id."""
-    pixels = media.select(
-        "number", pixels=pl.col("width").cast(pl.UInt64) * pl.col("height").cast(pl.UInt64)
+def _contaminated(
+    config: DedupConfig,
+    stage: StageContext,
+    samples: SampleColumns,
+    benchmarks: Benchmarks,
+    pictures: pl.DataFrame,
+    judge: MediaJudge,
+    frequencies: Frequencies | None,
+) -> pl.DataFrame:
+    """Samples that match a question of a benchmark, with the columns of duplicates that they have;
+    none of them is compared with other samples."""  # noqa: D205, D209
+    found = samples_matching(
+        benchmarks,
+        {"texts": samples.prompts, "media": samples.media},
+        judge.numbers(benchmarks.media["hash"]),
+        picture_columns(pictures),
+        by=config.against_by,
+        settings=config.model_dump(),
+        judge=judge,
+        threads=stage.threads,
+        frequencies=None if frequencies is None else frequencies.to_arrow(),
     )
-    totals = (
-        samples.select("id", number="numbers")
-        .explode("number", empty_as_null=False)
-        .join(pixels, on="number", how="left")
-        .group_by("id")
-        .agg(pl.col("pixels").sum())
-    )
-    ranked = (
-        samples.select("id", length=pl.col("answer").str.len_chars().fill_null(0))
-        .join(totals, on="id", how="left")
-        .with_columns(pl.col("pixels").fill_null(0))
-        .sort("pixels", "length", "id", descending=[True, True, False])
-        .select("id")
-        .with_row_index("rank")
-    )
-    return samples.join(ranked, on="id", how="left", maintain_order="left")
+    return found.with_columns(kept="row", kind=pl.lit("contaminated"), conflict=pl.lit(value=False))
 
 
 @dataclass(frozen=True)
@@ -189,112 +206,58 @@ class _Found:
     duplicates: pl.DataFrame
     misses: pl.DataFrame
     counts: dict[str, int]
-    frequencies: Frequencies | None
-    """None where texts were not judged."""
 
 
 def _find(
     config: DedupConfig,
     stage: StageContext,
-    samples: pl.DataFrame,
+    samples: SampleColumns,
     pictures: pl.DataFrame,
     judge: MediaJudge,
+    apart: list[tuple[int, int]],
+    frequencies: Frequencies | None,
 ) -> _Found:
-    overrides = read_overrides(stage.run_file(OVERRIDES))
-    rows = dict(samples.select("id", pl.int_range(pl.len())).iter_rows())
-    known = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
-    texts = compared_text(samples).to_arrow().cast(pa.large_string())
-    frequencies = None
-    if config.judge and config.policy in ("joint", "text"):
-        how = {"shingle_words": config.shingle_words, "common_from": config.common_from}
-        frequencies = read_or_count(stage, texts, **how)
+    held = _held(len(samples), stage.rows("media"), stage.resources.cores)
     duplicates, misses, counts = find_duplicates(
         {
-            "prompts": texts,
-            "answers": samples["answer"].to_arrow().cast(pa.large_string()),
-            "media": samples["numbers"].to_arrow().cast(pa.large_list(pa.uint32())),
-            "rank": samples["rank"].to_arrow().cast(pa.uint32()),
-            "overrides": known,
+            "prompts": samples.prompts,
+            "answers": samples.answers,
+            "media": samples.media,
+            "rank": samples.rank,
+            "overrides": apart,
         },
         picture_columns(pictures),
         settings=config.model_dump(),
         judge=judge,
         threads=stage.threads,
         frequencies=None if frequencies is None else frequencies.to_arrow(),
+        memory=max(_LEAST_ROOM, stage.resources.memory_budget - held_memory() - held),
+        scratch=str(stage.scratch),
     )
-    tables = (pa.RecordBatch.from_struct_array(pa.array(table)) for table in (duplicates, misses))
-    found, missed = (pl.DataFrame(pl.from_arrow(table)) for table in tables)
-    return _Found(found, missed, counts, frequencies)
-
-
-def _with_evidence(
-    pairs: pl.DataFrame, samples: pl.DataFrame, row: str, other: str, evidence: pl.DataFrame
-) -> pl.DataFrame:
-    """The same pairs in the same order, named by id, with what their pictures were found to be."""
-    ids, numbers = samples["id"], samples["numbers"]
-    rows, others = pairs[row], pairs[other]
-    named = pairs.with_columns(id=ids.gather(rows), other_id=ids.gather(others))
-    media = pl.DataFrame({"a": numbers.gather(rows), "b": numbers.gather(others)})
-    media = media.with_row_index("pair").filter(pl.col("a").list.len() == pl.col("b").list.len())
-    compared = (
-        media.explode("a", "b", empty_as_null=False)
-        .with_columns(first=pl.min_horizontal("a", "b"), second=pl.max_horizontal("a", "b"))
-        .join(evidence.drop("copy", "equal"), on=["first", "second"])
-        .sort("image_difference", descending=True, nulls_last=True, maintain_order=True)
-        .unique("pair", keep="first", maintain_order=True)
-        .drop("a", "b", "first", "second")
+    found, missed = (
+        pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(table))))
+        for table in (duplicates, misses)
     )
-    joined = named.drop(row, other).with_row_index("pair")
-    return joined.join(compared, on="pair", how="left", maintain_order="left").drop("pair")
+    return _Found(found, missed, counts)
 
 
-def _with_hashes(kept: pl.DataFrame, pictures: pl.DataFrame) -> pl.DataFrame:
-    """Kept samples with the hash of the first picture of each of their media."""
-    first = pictures.unique("number", keep="first", maintain_order=True).select("number", "phash")
-    hashes = (
-        kept.select("id", number="numbers")
-        .explode("number", empty_as_null=False)
-        .join(first, on="number", how="left", maintain_order="left")
-        .group_by("id", maintain_order=True)
-        .agg("phash")
-    )
-    joined = kept.select("id", "sample").join(hashes, on="id", how="left", maintain_order="left")
-    return joined.with_columns(pl.col("phash").fill_null([]))
-
-
-def _page_pairs(duplicates: pl.DataFrame, misses: pl.DataFrame) -> pl.DataFrame:
-    """Pairs for people to look at: removed ones nearest to a threshold, then near misses.
-
-    Those on which text decided and those on which pictures did take turns.
-    """
-    columns = [name for name in NEAR_PAIRS if name != "verdict"]
-    near = duplicates.filter(pl.col("kind") == "near").rename({"kept_id": "other_id"})
-    near = near.sort(
-        *("text_jaccard", "image_hamming", "id"), descending=[False, True, False], nulls_last=True
-    )
-    by_text = {"removed": pl.col("text_jaccard") < 1, "kept": pl.col("text_jaccard").is_not_null()}
-    return pl.concat(
-        [
-            pairs.with_columns(text=by_text[verdict].fill_null(False))
-            .with_columns(turn=pl.int_range(pl.len()).over("text"))
-            .sort("turn", "text", descending=[False, True], maintain_order=True)
-            .head(_PAGE_PAIRS)
-            .select(*columns, verdict=pl.lit(verdict))
-            for pairs, verdict in ((near, "removed"), (misses, "kept"))
-        ]
-    )
+def external(config: DedupConfig) -> list[object]:
+    """The indexes of benchmarks, by what they were made from."""
+    return state_of_indexes(config.against)
 
 
 def _counts(values: pl.Series) -> dict[str, int]:
     return dict(values.value_counts().iter_rows())
 
 
-def memory(config: DedupConfig, inputs: Inputs, threads: int) -> int:
-    """Texts, shingle hashes and band keys of every sample, hashes and colours of every picture."""
-    texts = 3 * inputs.text_bytes("samples", "prompt", "answer")
-    samples = inputs.rows("samples") * (1_000 + 16 * config.bands)
-    pictures = inputs.rows("media") * 1_500
-    return (256 << 20) + threads * (128 << 20) + texts + samples + pictures
+def memory(_config: DedupConfig, inputs: Inputs, threads: int) -> int:
+    """A few numbers of every sample, media and picture, and room for texts and keys; what does not
+    fit there is in files."""  # noqa: D205, D209
+    return _LEAST_ROOM + _held(inputs.rows("samples"), inputs.rows("media"), threads)
+
+
+def _held(samples: int, media: int, threads: int) -> int:
+    return (192 << 20) + threads * (32 << 20) + samples * _SAMPLE_BYTES + media * _MEDIA_BYTES
 
 
 STAGE = Stage(
@@ -305,5 +268,6 @@ STAGE = Stage(
     writes=("kept", "duplicates", "near_pairs", "rejected"),
     keeps=(FREQUENCIES,),
     run_files=(OVERRIDES,),
+    external=external,
     memory=memory,
 )

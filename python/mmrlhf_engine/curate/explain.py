@@ -98,8 +98,12 @@ def evidence(row: dict[str, Any]) -> str:
     measures = []
     if row["text_jaccard"] is not None:
         measures.append(f"text Jaccard {row['text_jaccard']:.3f}")
+    if row["contained"] is not None:
+        measures.append(f"has {row['contained']:.0%} of its runs of words")
     if row["image_hamming"] is not None:
         measures.append(f"image Hamming {row['image_hamming']} of 64 bits")
+    if row["kind"] == "contaminated":
+        return f"it matches ({', '.join(measures)}) a question of the benchmark {row['benchmark']}:"
     return f"{row['kind']} duplicate ({', '.join(measures) or row['policy']}) of"
 
 

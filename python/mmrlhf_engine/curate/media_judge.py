@@ -66,6 +66,11 @@ class MediaJudge:
         found = [self._verdicts[pair] for pair in pairs]
         return [copy for copy, _ in found], [equal for _, equal in found]
 
+    def numbers(self, hashes: pl.Series) -> dict[str, int]:
+        """The numbers of media, by their hashes."""
+        rows = self._media.lazy().filter(pl.col("hash").is_in(hashes.implode()))
+        return dict(rows.select("hash", "number").collect().iter_rows())
+
     @property
     def evidence(self) -> pl.DataFrame:
         """All that was found; see :data:`EVIDENCE`."""

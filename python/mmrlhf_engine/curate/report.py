@@ -36,6 +36,7 @@ _NAMES = {
     "exact": "exact duplicates",
     "near": "near duplicates",
     "max_per_image": "over the cap of one image",
+    "contaminated": "in a benchmark",
     "not_chosen": "kept, not chosen",
 }
 

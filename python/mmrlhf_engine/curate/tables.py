@@ -85,12 +85,16 @@ EVIDENCE: TableSchema = {
 
 DUPLICATES: TableSchema = {
     "id": pl.String(),  # the sample removed
-    "kept_id": pl.String(),  # the near sample that stays
-    "kind": pl.String(),  # exact, near, max_per_image
+    "kept_id": pl.String(),  # the near sample that stays, or the question of a benchmark
+    "kind": pl.String(),  # exact, near, max_per_image, contaminated
     "text_jaccard": pl.Float32(),  # of the shingle sets of these two; null where text had no say
     "image_hamming": pl.UInt32(),  # bits of 64, the largest over the media; null likewise
     "conflict": pl.Boolean(),  # both have short answers, and other ones: one of them is wrong
     **EVIDENCE,
+    # Of a contaminated sample: the benchmark, and the share of the question's own runs of eight
+    # words that the sample contains, null for a short question.
+    "benchmark": pl.String(),
+    "contained": pl.Float32(),
     "policy": pl.String(),
 }
 

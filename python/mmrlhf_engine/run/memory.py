@@ -5,7 +5,14 @@ import os
 import resource
 from pathlib import Path
 
-__all__ = ["current_memory", "default_budget", "format_size", "peak_memory", "reset_peak_memory"]
+__all__ = [
+    "current_memory",
+    "default_budget",
+    "format_size",
+    "held_memory",
+    "peak_memory",
+    "reset_peak_memory",
+]
 
 _CGROUP_LIMITS = (
     "/sys/fs/cgroup/memory.max",  # version 2
@@ -45,6 +52,12 @@ def peak_memory() -> int:
 def current_memory() -> int:
     """The resident set now in bytes (Linux), else its peak."""
     return _status("VmRSS") or peak_memory()
+
+
+def held_memory() -> int:
+    """What is resident now and cannot be taken back by reading a file again (Linux), in bytes."""
+    anonymous, shared = _status("RssAnon"), _status("RssShmem")
+    return current_memory() if anonymous is None else anonymous + (shared or 0)
 
 
 def _status(field: str) -> int | None:

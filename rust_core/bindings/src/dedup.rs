@@ -10,6 +10,7 @@ use arrow_array::{
     UInt64Array,
 };
 use mmrlhf_core::Error;
+use mmrlhf_core::dedup::keep_order::orders;
 use mmrlhf_core::dedup::{
     Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Room,
     Samples, Settings, find, near_hashes as find_near_hashes, near_texts as find_near_texts,
@@ -228,6 +229,27 @@ pub(crate) fn near_hashes(
     enter(py, |interrupt| {
         let roots = find_near_hashes(hashes.values(), radius, threads, interrupt)?;
         Ok(ArrowArray::new(UInt32Array::from(roots)))
+    })
+}
+
+/// Orders of samples: rows ascending by id, and of every row its place in keep order, both uint32; see
+/// `mmrlhf_core::dedup::keep_order`.
+#[pyfunction]
+#[pyo3(signature = (ids, pixels, lengths, *, threads))]
+pub(crate) fn keep_orders(
+    py: Python<'_>,
+    ids: ArrowIn,
+    pixels: ArrowIn,
+    lengths: ArrowIn,
+    threads: usize,
+) -> PyResult<(ArrowArray, ArrowArray)> {
+    let ids: LargeStringArray = ids.typed("ids")?;
+    let pixels: UInt64Array = pixels.typed("pixels")?;
+    let lengths: UInt32Array = lengths.typed("lengths")?;
+    enter(py, |interrupt| {
+        let found = orders(&ids, pixels.values(), lengths.values(), threads, interrupt)?;
+        let [by_id, rank] = [found.by_id, found.rank].map(UInt32Array::from);
+        Ok((ArrowArray::new(by_id), ArrowArray::new(rank)))
     })
 }
 

@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::bands::NOWHERE;
 use super::fates::Fates;
 use super::keys::Finder;
 use super::partitions::Partitions;
@@ -32,6 +33,7 @@ pub(super) fn collapse(
                     .map(|&[.., row]| {
                         (finder.answer_key(row), finder.samples.rank[row as usize], row)
                     })
+                    .filter(|(_, rank, _)| *rank != NOWHERE)
                     .collect();
                 rows.sort_unstable();
                 for group in rows.chunk_by(|a, b| a.0 == b.0) {

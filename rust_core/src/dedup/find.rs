@@ -71,10 +71,10 @@ pub fn find(
     })?
 }
 
-/// The rows that are not among the duplicates, the best first.
+/// The rows that take part and are not among the duplicates, the best first.
 fn keep_order(samples: &Samples, duplicates: &[Duplicate]) -> Vec<u32> {
-    let mut order = vec![0; samples.rank.len()];
-    for (&rank, row) in samples.rank.iter().zip(0..) {
+    let mut order = vec![NOWHERE; samples.rank.len()];
+    for (&rank, row) in samples.rank.iter().zip(0..).filter(|(rank, _)| **rank != NOWHERE) {
         order[rank as usize] = row;
     }
     for duplicate in duplicates {
@@ -135,6 +135,9 @@ fn finish_misses(samples: &Samples, near_media: &NearMedia, found: &mut Found) {
     let mut best: Vec<Option<u32>> = vec![None; wanted.len()];
     for row in 0..samples.rank.len() as u32 {
         let [media] = samples.media_of(row) else { continue };
+        if samples.rank[row as usize] == NOWHERE {
+            continue;
+        }
         let Ok(place) = wanted.binary_search(media) else { continue };
         let rank = |row: u32| samples.rank[row as usize];
         if stays(row) && best[place].is_none_or(|best| rank(row) < rank(best)) {

@@ -6,6 +6,8 @@
 //! Of many texts a sample is counted: one in 2^k, those whose hash begins with k zeros, so that the
 //! result depends on the texts alone, not on their order. Equal texts count once.
 
+use std::cmp::Reverse;
+
 use arrow_array::{Array, LargeStringArray};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -23,6 +25,11 @@ const WORD_SAMPLE: usize = 1 << 12;
 const LARGEST_SHIFT: u32 = 6;
 /// Texts of the sample in which an unlisted word must be to count as known.
 const KNOWN_FROM: u32 = 3;
+/// Hashes that are in memory at once, about.
+const HELD: usize = 1 << 23;
+/// Letters to a word, about.
+const LETTERS: usize = 5;
+const CHUNK: usize = 4096;
 
 /// Numbers of texts by the hash of a common shingle or of a word that no list has.
 #[derive(Debug, Clone, Default)]
@@ -40,37 +47,44 @@ impl Frequencies {
         lexicon: &Lexicon,
         interrupt: &Interrupt,
     ) -> Result<Self> {
+        Self::count_by_parts(texts, width, cap, lexicon, HELD, interrupt)
+    }
+
+    fn count_by_parts(
+        texts: &LargeStringArray,
+        width: usize,
+        cap: usize,
+        lexicon: &Lexicon,
+        held: usize,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
         let [shingle_shift, word_shift] = [SHINGLE_SAMPLE, WORD_SAMPLE].map(|sample| {
             let shift = (texts.len() / sample).checked_ilog2().map_or(0, |log| log + 1);
             shift.min(LARGEST_SHIFT)
         });
+        let mut sample = sample(texts, width, word_shift, interrupt)?;
+        let counter = Counter { texts, width, held, interrupt };
+        let words = counter.frequent(&sample, KNOWN_FROM, word_shift, |reader, _, words| {
+            let is_word = |first: u8| first.is_ascii_lowercase() || !first.is_ascii();
+            let unlisted = reader.tokens().iter().filter(|token| {
+                is_word(reader.normal()[token.start as usize])
+                    && lexicon.subject(token.hash).is_none()
+            });
+            words.extend(unlisted.map(|token| token.hash));
+        })?;
+        sample.retain(|text| text.zeros >= shingle_shift);
         // No shingle is in more texts than there are.
-        let shingles_count = texts.len() > cap;
-        let rows: Vec<usize> = (0..texts.len()).collect();
-        let parts: Vec<Vec<Text>> = rows
-            .par_chunks(4096)
-            .map(|rows| {
-                interrupt.check()?;
-                let mut reader = Shingler::new(width);
-                let read_row = |&row: &usize| {
-                    let text = texts.value(row);
-                    let zeros = xxh3_64(text.as_bytes()).leading_zeros();
-                    let shingles = shingles_count && zeros >= shingle_shift;
-                    (zeros >= word_shift).then(|| read(&mut reader, text, shingles, lexicon))
-                };
-                Ok(rows.iter().filter_map(read_row).collect())
-            })
-            .collect::<Result<_>>()?;
-        let mut sample: Vec<Text> = parts.into_iter().flatten().collect();
-        sample.par_sort_unstable_by_key(|text| text.exact);
-        sample.dedup_by_key(|text| text.exact);
-        let shingles = sample.iter().flat_map(|text| &text.shingles).copied().collect();
-        let words = sample.iter().flat_map(|text| &text.words).copied().collect();
+        if texts.len() <= cap {
+            sample.clear();
+        }
         let common_from = (cap >> shingle_shift) as u32 + 1;
-        Ok(Self {
-            shingles: frequent(shingles, common_from, shingle_shift),
-            words: frequent(words, KNOWN_FROM, word_shift),
-        })
+        let shingles = counter.frequent(
+            &sample,
+            common_from,
+            shingle_shift,
+            |_, shingles: &[u64], found| found.extend_from_slice(shingles),
+        )?;
+        Ok(Self { shingles, words })
     }
 
     /// The tables of the shingles and of the words, each as two columns of one length, ascending by
@@ -118,42 +132,118 @@ impl Frequencies {
     }
 }
 
-/// What is counted of a text.
-struct Text {
-    exact: u128,
-    /// The sets of its shingles and of its unlisted words.
-    shingles: Vec<u64>,
-    words: Vec<u64>,
+/// A text that is counted.
+struct Sampled {
+    row: usize,
+    /// With which its hash begins.
+    zeros: u32,
 }
 
-fn read(reader: &mut Shingler, text: &str, with_shingles: bool, lexicon: &Lexicon) -> Text {
-    let mut shingles = Vec::new();
-    let exact = reader.read(text, &mut shingles);
-    if !with_shingles {
-        shingles = Vec::new();
-    }
-    let is_word = |first: u8| first.is_ascii_lowercase() || !first.is_ascii();
-    let unlisted = reader.tokens().iter().filter(|token| {
-        is_word(reader.normal()[token.start as usize]) && lexicon.subject(token.hash).is_none()
-    });
-    let mut words: Vec<u64> = unlisted.map(|token| token.hash).collect();
-    for set in [&mut shingles, &mut words] {
-        set.sort_unstable();
-        set.dedup();
-    }
-    Text { exact, shingles, words }
+/// The texts whose hashes begin with so many zeros, one of equal ones.
+fn sample(
+    texts: &LargeStringArray,
+    width: usize,
+    least_zeros: u32,
+    interrupt: &Interrupt,
+) -> Result<Vec<Sampled>> {
+    let chunks = (0..texts.len().div_ceil(CHUNK)).into_par_iter();
+    let parts: Vec<Vec<(u128, Reverse<u32>, usize)>> = chunks
+        .map(|chunk| {
+            interrupt.check()?;
+            let (mut reader, mut shingles) = (Shingler::new(width), Vec::new());
+            let mut found = Vec::new();
+            for row in chunk * CHUNK..texts.len().min((chunk + 1) * CHUNK) {
+                let text = texts.value(row);
+                let zeros = xxh3_64(text.as_bytes()).leading_zeros();
+                if zeros >= least_zeros {
+                    found.push((reader.read(text, &mut shingles), Reverse(zeros), row));
+                }
+            }
+            Ok(found)
+        })
+        .collect::<Result<_>>()?;
+    let mut sample = parts.concat();
+    sample.par_sort_unstable();
+    // Of texts that are equal once they are normalised, the one with the most zeros.
+    sample.dedup_by_key(|text| text.0);
+    Ok(sample.into_iter().map(|(_, Reverse(zeros), row)| Sampled { row, zeros }).collect())
 }
 
-/// Hashes that occur at least `from` times, with the number of texts that this stands for.
-fn frequent(mut hashes: Vec<u64>, from: u32, shift: u32) -> HashKeyed<u32> {
-    hashes.par_sort_unstable();
-    let runs = hashes.chunk_by(|a, b| a == b).filter(|run| run.len() as u32 >= from);
-    runs.map(|run| (run[0], (run.len() as u32).saturating_mul(1 << shift))).collect()
+/// Counts hashes of texts.
+struct Counter<'a> {
+    texts: &'a LargeStringArray,
+    width: usize,
+    /// Hashes in memory at once, about.
+    held: usize,
+    interrupt: &'a Interrupt,
+}
+
+impl Counter<'_> {
+    /// Hashes that are of at least `from` texts, with the number of texts that this stands for.
+    ///
+    /// `read` appends those of a text, given its reader and its shingles. Where there are many, they are
+    /// counted in several passes over the texts, by their leading bits.
+    fn frequent(
+        &self,
+        sample: &[Sampled],
+        from: u32,
+        shift: u32,
+        read: impl Fn(&Shingler, &[u64], &mut Vec<u64>) + Sync,
+    ) -> Result<HashKeyed<u32>> {
+        let letters: usize = sample.iter().map(|text| self.texts.value(text.row).len()).sum();
+        let bits = (letters / LETTERS / self.held).checked_ilog2().map_or(0, |log| log + 1);
+        let mut found = HashKeyed::default();
+        for pass in 0..1_u64 << bits {
+            let of_pass = |hash: &u64| hash.checked_shr(64 - bits).unwrap_or(0) == pass;
+            let parts: Vec<Vec<u64>> = sample
+                .par_chunks(CHUNK)
+                .map(|sample| {
+                    self.interrupt.check()?;
+                    let mut reader = Shingler::new(self.width);
+                    let (mut shingles, mut of_text) = (Vec::new(), Vec::new());
+                    let mut hashes = Vec::new();
+                    for text in sample {
+                        reader.read(self.texts.value(text.row), &mut shingles);
+                        of_text.clear();
+                        read(&reader, &shingles, &mut of_text);
+                        of_text.retain(of_pass);
+                        of_text.sort_unstable();
+                        of_text.dedup();
+                        hashes.extend_from_slice(&of_text);
+                    }
+                    Ok(hashes)
+                })
+                .collect::<Result<_>>()?;
+            let mut hashes = parts.concat();
+            hashes.par_sort_unstable();
+            let runs = hashes.chunk_by(|a, b| a == b).filter(|run| run.len() as u32 >= from);
+            found.extend(runs.map(|run| (run[0], (run.len() as u32).saturating_mul(1 << shift))));
+        }
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn many_passes_count_what_one_does(
+            texts in prop::collection::vec("[a-c]{1,2}( [a-c]{1,2}){0,9}", 1..60),
+            cap in 1_usize..8,
+        ) {
+            let texts = LargeStringArray::from(texts);
+            let count = |held| {
+                let (lexicon, interrupt) = (Lexicon::english(), Interrupt::default());
+                let found = Frequencies::count_by_parts(&texts, 3, cap, lexicon, held, &interrupt);
+                found.expect("no interrupt").to_columns()
+            };
+            prop_assert_eq!(count(1), count(HELD));
+        }
+    }
 
     #[test]
     fn a_template_is_common_and_its_questions_are_not() {

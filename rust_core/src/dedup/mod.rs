@@ -23,6 +23,7 @@ mod fates;
 mod find;
 pub mod frequencies;
 pub mod hamming;
+pub mod keep_order;
 mod kept_in;
 mod keys;
 pub mod minhash;

@@ -77,7 +77,7 @@ pub struct Samples {
     pub media_offsets: OffsetBuffer<i64>,
     /// Numbers of distinct media.
     pub media: ScalarBuffer<u32>,
-    /// Keep order: 0 is kept before 1; no two are equal.
+    /// Keep order: 0 is kept before 1; no two are equal, but `u32::MAX` for rows that take no part.
     pub rank: ScalarBuffer<u32>,
     /// One answer a row, or null.
     pub answers: LargeStringArray,
