@@ -192,7 +192,7 @@ def proposed(pairs: Sequence[PicturePair]) -> np.ndarray:
         {
             "media": pa.array(range(count), pa.uint32()),
             "phash": made.field("phash"),
-            "colour": made.field("colour").flatten(),
+            "colour": made.field("colour").cast(pa.large_list(pa.uint8())),
         },
         settings=DedupConfig(max_per_image=None).model_dump(),
         judge=judge,

@@ -164,7 +164,7 @@ def ours(texts: list[str]) -> set[int]:
         "rank": pa.array(np.arange(len(texts), dtype=np.uint32)),
         "overrides": [],
     }
-    kinds = {"media": pa.uint32(), "phash": pa.uint64(), "colour": pa.uint8()}
+    kinds = {"media": pa.uint32(), "phash": pa.uint64(), "colour": pa.large_list(pa.uint8())}
     duplicates, _, _ = find_duplicates(
         samples,
         {name: pa.array([], kind) for name, kind in kinds.items()},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from mmrlhf_engine._core import find_duplicates
+from mmrlhf_engine._core import find_duplicates, near_hashes
 from mmrlhf_engine.curate import dedup, picture_hashes
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
@@ -65,7 +65,9 @@ def find(
         {
             "media": pa.array(range(len(hashes)), pa.uint32()),
             "phash": pa.array(hashes, pa.uint64()),
-            "colour": pa.array(np.frombuffer(b"".join(colours or [FLAT] * len(hashes)), np.uint8)),
+            "colour": pa.array(
+                map(list, colours or [FLAT] * len(hashes)), pa.large_list(pa.uint8())
+            ),
         },
         settings=DedupConfig(**settings).model_dump(),
         judge=judge,
@@ -439,3 +441,10 @@ def test_a_corpus_of_nothing_but_text_needs_no_media(stage, tmp_path):
     assert tables["kept"]["id"].to_list() == ["a"]
     assert tables["kept"]["phash"].to_list() == [[]]
     assert report["pictures"] == 0
+
+
+def test_near_hashes_name_the_first_they_are_connected_with():
+    hashes = pa.array([7, 0xFF00, 3, 0xFF00 ^ 1, 2**64 - 1], pa.uint64())
+    for radius, first in ((0, [0, 1, 2, 3, 4]), (1, [0, 1, 0, 1, 4]), (16, [0, 0, 0, 0, 4])):
+        found = pa.array(near_hashes(hashes, radius=radius, threads=2))
+        assert found.to_pylist() == first

@@ -188,6 +188,10 @@ def keep_orders(
 def picture_limits() -> dict[str, float]:
     """From where on local differences make pictures no copies: ``luma``, and ``chroma`` of 255."""
 
+def near_hashes(hashes: pa.Array, *, radius: int, threads: int) -> ArrowArray:
+    """uint64 in; uint32 out: the place of the first hash that each is connected with by hashes
+    that differ in at most ``radius`` bits."""
+
 def near_texts(texts: pa.Array, *, threshold: float, threads: int) -> ArrowArray:
     """large_string in; uint32 out: the first text that each is connected with by near texts."""
 

@@ -68,5 +68,5 @@ def picture_columns(pictures: pl.DataFrame) -> dict[str, pa.Array]:
     return {
         "media": readable["number"].to_arrow().cast(pa.uint32()),
         "phash": readable["phash"].to_arrow().cast(pa.uint64()),
-        "colour": readable["colour"].explode(empty_as_null=False).to_arrow().cast(pa.uint8()),
+        "colour": readable["colour"].to_arrow().cast(pa.large_list(pa.uint8())),
     }

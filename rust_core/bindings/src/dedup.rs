@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt8Array,
-    UInt32Array, UInt64Array,
+    Array, ArrayRef, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt32Array,
+    UInt64Array,
 };
 use mmrlhf_core::Error;
 use mmrlhf_core::dedup::keep_order::orders;
 use mmrlhf_core::dedup::{
     Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Room,
-    Samples, Settings, find, near_texts as find_near_texts,
+    Samples, Settings, find, near_hashes as find_near_hashes, near_texts as find_near_texts,
 };
 use mmrlhf_core::judge::picture::{CHROMA_LIMIT, LUMA_LIMIT};
 use pyo3::prelude::*;
@@ -139,9 +139,8 @@ pub(crate) fn find_duplicates(
     let largest = samples.media.iter().chain(media.values()).max();
     let distinct = largest.map_or(0, |&largest| largest as usize + 1);
     let phash: UInt64Array = pictures.phash.typed("phash")?;
-    let colour: UInt8Array = pictures.colour.typed("colour")?;
-    let pictures = Pictures::new(distinct, media.values(), phash.values(), colour.values())
-        .map_err(to_python)?;
+    let colour: LargeListArray = pictures.colour.typed("colour")?;
+    let pictures = Pictures::new(distinct, &media, &phash, &colour).map_err(to_python)?;
     let judge = CalledJudge { function: judge, raised: Mutex::default() };
     let found = enter(py, |interrupt| {
         find(&samples, &pictures, &settings, &frequencies, &judge, threads, room, interrupt)
@@ -230,6 +229,23 @@ pub(crate) fn keep_orders(
         let found = orders(&ids, pixels.values(), lengths.values(), threads, interrupt)?;
         let [by_id, rank] = [found.by_id, found.rank].map(UInt32Array::from);
         Ok((ArrowArray::new(by_id), ArrowArray::new(rank)))
+    })
+}
+
+/// For each hash the place of the first one that it is connected with by hashes within `radius` of each
+/// other, uint32; see `mmrlhf_core::dedup::hamming`.
+#[pyfunction]
+#[pyo3(signature = (hashes, *, radius, threads))]
+pub(crate) fn near_hashes(
+    py: Python<'_>,
+    hashes: ArrowIn,
+    radius: u32,
+    threads: usize,
+) -> PyResult<ArrowArray> {
+    let hashes: UInt64Array = hashes.typed("hashes")?;
+    enter(py, |interrupt| {
+        let roots = find_near_hashes(hashes.values(), radius, threads, interrupt)?;
+        Ok(ArrowArray::new(UInt32Array::from(roots)))
     })
 }
 

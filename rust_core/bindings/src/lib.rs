@@ -33,7 +33,7 @@ mod _core {
     #[pymodule_export]
     use crate::arrow::ArrowArray;
     #[pymodule_export]
-    use crate::dedup::{find_duplicates, keep_orders, near_texts, picture_limits};
+    use crate::dedup::{find_duplicates, keep_orders, near_hashes, near_texts, picture_limits};
     #[pymodule_export]
     use crate::frequencies::{count_frequencies, frequency_form};
     #[pymodule_export]

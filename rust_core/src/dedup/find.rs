@@ -42,8 +42,7 @@ pub fn find(
     interrupt: &Interrupt,
 ) -> Result<Found> {
     with_threads(threads, || {
-        let near_media = pictures.search(settings.closeness.radius);
-        interrupt.check()?;
+        let near_media = pictures.search(settings.closeness.radius, interrupt)?;
         let texts = settings.judges_texts().then(|| TextJudge {
             lexicon: Lexicon::english(),
             frequencies,

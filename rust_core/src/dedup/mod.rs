@@ -21,6 +21,7 @@ mod exact;
 mod fates;
 mod find;
 pub mod frequencies;
+pub mod hamming;
 pub mod keep_order;
 mod kept_in;
 mod keys;
@@ -35,6 +36,7 @@ pub mod union_find;
 
 pub use answers::answers_contradict;
 pub use find::find;
+pub use hamming::near_hashes;
 pub use near_texts::near_texts;
 pub use partitions::Room;
 pub use pictures::{Closeness, Pictures};

@@ -44,7 +44,7 @@ pub fn near_texts(
                 },
             )
             .collect::<Result<_>>()?;
-        let mut sets = UnionFind::new(texts.len());
+        let sets = UnionFind::new(texts.len());
         for band in 0..BANDS {
             interrupt.check()?;
             let values =
@@ -52,19 +52,14 @@ pub fn near_texts(
             let mut rows: Vec<u32> = (0..texts.len() as u32).collect();
             rows.par_sort_unstable_by(|&a, &b| values(a).cmp(values(b)).then(a.cmp(&b)));
             for bucket in rows.chunk_by(|&a, &b| values(a) == values(b)) {
-                unite_near(bucket, &read, threshold, &mut sets);
+                unite_near(bucket, &read, threshold, &sets);
             }
         }
         Ok((0..texts.len() as u32).map(|row| sets.root(row)).collect())
     })?
 }
 
-fn unite_near(
-    bucket: &[u32],
-    read: &[(Box<[u64]>, Vec<u32>)],
-    threshold: f32,
-    sets: &mut UnionFind,
-) {
+fn unite_near(bucket: &[u32], read: &[(Box<[u64]>, Vec<u32>)], threshold: f32, sets: &UnionFind) {
     for (place, &row) in bucket.iter().enumerate() {
         for &other in &bucket[place.saturating_sub(COMPARED)..place] {
             let apart = sets.root(row) != sets.root(other);
@@ -92,7 +87,7 @@ mod tests {
                 &LargeStringArray::from_iter_values(&texts), threshold, 1, &Interrupt::default(),
             ).expect("no error");
             let set = |text: &str| Shingler::new(SHINGLE_WORDS).shingle_set(text);
-            let mut naive = UnionFind::new(texts.len());
+            let naive = UnionFind::new(texts.len());
             for a in 0..texts.len() {
                 for b in 0..a {
                     if jaccard(&set(&texts[a]), &set(&texts[b])) >= threshold {

@@ -1,26 +1,33 @@
 //! Near pictures: by Hamming distance of their perceptual hashes, and by colour.
 //!
 //! The hash sees luma alone: a red circle and a teal one of the same luma have the same hash. So two
-//! pictures are near only if the means of a coarse colour grid also agree within a tolerance.
+//! pictures are near only if the means of a coarse colour grid also agree within a tolerance, where
+//! both are known.
 //!
 //! Where pictures are judged afterwards, near pictures are no more than proposed, and more are: those whose
 //! colours agree after one gain and offset.
 //!
-//! Near hashes are found by the pigeonhole principle (multi-index hashing, Norouzi, Punjani and Fleet
-//! 2014): two hashes that differ in at most r bits agree in at least one of r + 1 chunks, so sorting
-//! by each chunk in turn brings every near pair together once.
+//! Near hashes are found by [`hamming`](super::hamming).
+
+use arrow_array::{Array, LargeListArray, UInt8Array, UInt32Array, UInt64Array};
+use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 
 use super::colours::{Layout, equal_within, explained_within};
+use super::hamming::join_near;
 use super::union_find::UnionFind;
+use crate::data_type::describe;
 use crate::error::{Error, Result};
 use crate::image::batch::COLOUR_BYTES;
+use crate::parallel::Interrupt;
 
-/// The pictures of distinct media: one for an image, several for a video.
-#[derive(Debug, Clone, Default)]
+/// The pictures of distinct media: one for an image, several for a video. The columns are not copied:
+/// they may be files that are mapped.
+#[derive(Debug, Clone)]
 pub struct Pictures {
     starts: Vec<u32>,
-    hashes: Vec<u64>,
-    colours: Vec<Layout>,
+    hashes: ScalarBuffer<u64>,
+    colour_starts: OffsetBuffer<i64>,
+    colours: ScalarBuffer<u8>,
 }
 
 /// How far apart two pictures may be and still be near.
@@ -45,31 +52,51 @@ pub struct NearMedia {
     pub misses: Vec<(u32, u32, u32)>,
 }
 
-const MISS_BITS: u32 = 3;
-const MISSES: usize = 256;
-
 impl Pictures {
     /// Pictures in the order of their media: `media[i]` (ascending) is whose picture i is. Each has a
-    /// hash and [`COLOUR_BYTES`] of colours.
+    /// hash, and a list of [`COLOUR_BYTES`] of colours or an empty one where they are not known.
     pub fn new(
         number_of_media: usize,
-        media: &[u32],
-        hashes: &[u64],
-        colours: &[u8],
+        media: &UInt32Array,
+        hashes: &UInt64Array,
+        colours: &LargeListArray,
     ) -> Result<Self> {
-        let colours = colours.as_chunks::<COLOUR_BYTES>().0;
         let lengths = [media.len(), hashes.len(), colours.len()];
         if lengths.iter().any(|&length| length != media.len()) {
             let found = format!("{lengths:?}");
             return Err(Error::invalid("pictures, hashes, colours", found, "equal lengths"));
         }
-        let ascending = media.is_sorted() && media.iter().all(|&m| (m as usize) < number_of_media);
-        if !ascending {
+        let Some(values) = colours.values().as_any().downcast_ref::<UInt8Array>() else {
+            return Err(Error::invalid("colours", describe(colours.data_type()), "lists of uint8"));
+        };
+        let offsets = colours.offsets();
+        let whole = |length: usize| length == 0 || length == COLOUR_BYTES;
+        if let Some(length) = offsets.lengths().find(|&length| !whole(length)) {
+            let expected = format!("{COLOUR_BYTES} bytes, or none");
+            return Err(Error::invalid("colours of a picture", length, expected));
+        }
+        let media = media.values();
+        if !media.is_sorted() || media.last().is_some_and(|&last| last as usize >= number_of_media)
+        {
             return Err(Error::invalid("media of pictures", "unsorted", "ascending row numbers"));
         }
-        let start = |m: usize| media.partition_point(|&found| (found as usize) < m) as u32;
-        let starts = (0..=number_of_media).map(start).collect();
-        Ok(Self { starts, hashes: hashes.to_vec(), colours: colours.to_vec() })
+        let mut starts = Vec::with_capacity(number_of_media + 1);
+        for (picture, &of) in media.iter().enumerate() {
+            starts.resize((of as usize + 1).max(starts.len()), picture as u32);
+        }
+        starts.resize(number_of_media + 1, media.len() as u32);
+        Ok(Self {
+            starts,
+            hashes: hashes.values().clone(),
+            colour_starts: offsets.clone(),
+            colours: values.values().clone(),
+        })
+    }
+
+    /// Its colours, where they are known.
+    fn colour(&self, picture: usize) -> Option<&Layout> {
+        let span = self.colour_starts[picture] as usize..self.colour_starts[picture + 1] as usize;
+        self.colours[span].as_array()
     }
 
     fn span(&self, media: u32) -> std::ops::Range<usize> {
@@ -104,65 +131,45 @@ impl Pictures {
 
     fn colours_agree(&self, a: usize, b: usize, closeness: Closeness) -> bool {
         let Some(tolerance) = closeness.colour_tolerance else { return true };
-        let (a, b) = (&self.colours[a], &self.colours[b]);
+        let (Some(a), Some(b)) = (self.colour(a), self.colour(b)) else { return true };
         equal_within(a, b, tolerance) || closeness.judged && explained_within(a, b, tolerance)
     }
 
-    /// Every pair of near hashes joined; see [`NearMedia`].
-    pub fn search(&self, radius: u32) -> NearMedia {
+    /// Every pair of near hashes joined, those of the first pictures of media; see [`NearMedia`].
+    pub fn search(&self, radius: u32, interrupt: &Interrupt) -> Result<NearMedia> {
         let number_of_media = self.starts.len().saturating_sub(1);
-        let mut forest = UnionFind::new(number_of_media);
-        let mut first: Vec<(u64, u32)> = (0..number_of_media as u32)
+        let sets = UnionFind::new(number_of_media);
+        let first = (0..number_of_media as u32)
             .filter(|&media| !self.span(media).is_empty())
             .map(|media| (self.hashes[self.span(media).start], media))
             .collect();
-        first.sort_unstable();
-        // Media of one hash are joined here, and only the first goes on.
-        first.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            if same {
-                forest.union(next.1, kept.1);
-            }
-            same
-        });
-        let mut misses = Vec::new();
-        for chunk in chunks(radius) {
-            first.sort_unstable_by_key(|&(hash, media)| (hash & chunk, media));
-            for run in first.chunk_by(|a, b| (a.0 ^ b.0) & chunk == 0) {
-                for (at, &(hash, media)) in run.iter().enumerate() {
-                    for &(other_hash, other) in &run[at + 1..] {
-                        let distance = (hash ^ other_hash).count_ones();
-                        if distance <= radius {
-                            forest.union(media, other);
-                        } else if distance <= radius + MISS_BITS {
-                            misses.push((distance, media.min(other), media.max(other)));
-                        }
-                    }
-                }
-            }
-            misses.sort_unstable();
-            misses.dedup();
-            misses.truncate(MISSES);
-        }
-        let components = (0..number_of_media as u32).map(|media| forest.root(media)).collect();
-        NearMedia { components, misses }
+        let near = join_near(first, radius, &sets, interrupt)?;
+        let components = (0..number_of_media as u32).map(|media| sets.root(media)).collect();
+        Ok(NearMedia { components, misses: near.misses })
     }
-}
-
-/// `radius + 1` masks that share out the 64 bits.
-fn chunks(radius: u32) -> impl Iterator<Item = u64> {
-    let count = radius.min(63) + 1;
-    (0..count).map(move |index| {
-        let (start, end) = (index * 64 / count, (index + 1) * 64 / count);
-        (u64::MAX >> (64 - (end - start))) << start
-    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow_schema::{DataType, Field};
     use proptest::prelude::*;
 
     use super::*;
+
+    fn colours(of: &[Option<Layout>]) -> LargeListArray {
+        let lengths = of.iter().map(|colour| colour.map_or(0, |colour| colour.len()));
+        let offsets = OffsetBuffer::from_lengths(lengths);
+        let values: Vec<u8> = of.iter().flatten().flatten().copied().collect();
+        let item = Arc::new(Field::new("item", DataType::UInt8, true));
+        LargeListArray::new(item, offsets, Arc::new(UInt8Array::from(values)), None)
+    }
+
+    fn pictures(hashes: &[u64], of: &[Option<Layout>]) -> Pictures {
+        let media: UInt32Array = (0..hashes.len() as u32).collect::<Vec<_>>().into();
+        Pictures::new(hashes.len(), &media, &hashes.to_vec().into(), &colours(of)).expect("valid")
+    }
 
     proptest! {
         #[test]
@@ -178,12 +185,11 @@ mod tests {
                 .map(|(i, bits)| bits.iter().fold(seeds[i % seeds.len()], |h, bit| h ^ 1 << bit))
                 .collect();
             let n = hashes.len();
-            let media: Vec<u32> = (0..n as u32).collect();
-            let pictures = Pictures::new(n, &media, &hashes, &vec![0; n * COLOUR_BYTES]).expect("valid");
+            let pictures = pictures(&hashes, &vec![Some([0; COLOUR_BYTES]); n]);
             let closeness = Closeness { radius, colour_tolerance: None, judged };
-            let found = pictures.search(radius);
+            let found = pictures.search(radius, &Interrupt::default()).expect("not interrupted");
             // Naive: all pairs.
-            let mut forest = UnionFind::new(n);
+            let forest = UnionFind::new(n);
             for a in 0..n {
                 for b in 0..a {
                     let met = (hashes[a] ^ hashes[b]).count_ones() <= radius;
@@ -199,23 +205,27 @@ mod tests {
     }
 
     #[test]
-    fn chunks_cover_every_bit_once() {
-        for radius in 0..64 {
-            assert_eq!(chunks(radius).fold(0, |all, chunk| all ^ chunk), u64::MAX);
-        }
+    fn colour_decides_where_luma_does_not() {
+        let pictures =
+            pictures(&[7; 3], &[Some([10; COLOUR_BYTES]), Some([60; COLOUR_BYTES]), None]);
+        let near = |other, colour_tolerance| {
+            let closeness = Closeness { radius: 4, colour_tolerance, judged: false };
+            pictures.near(0, other, closeness)
+        };
+        assert_eq!(near(1, None), Some(0));
+        assert_eq!(near(1, Some(50)), Some(0));
+        assert_eq!(near(1, Some(49)), None);
+        assert_eq!(near(2, Some(0)), Some(0));
     }
 
     #[test]
-    fn colour_decides_where_luma_does_not() {
-        let mut colours = vec![10; COLOUR_BYTES];
-        colours.extend([60; COLOUR_BYTES]);
-        let pictures = Pictures::new(2, &[0, 1], &[7, 7], &colours).expect("valid");
-        let near = |colour_tolerance| {
-            let closeness = Closeness { radius: 4, colour_tolerance, judged: false };
-            pictures.near(0, 1, closeness)
-        };
-        assert_eq!(near(None), Some(0));
-        assert_eq!(near(Some(50)), Some(0));
-        assert_eq!(near(Some(49)), None);
+    fn media_may_have_any_number_of_pictures() {
+        let media = UInt32Array::from(vec![1, 1, 4]);
+        let pictures = Pictures::new(6, &media, &vec![3, 5, 3].into(), &colours(&[None; 3]));
+        let pictures = pictures.expect("valid");
+        let spans: Vec<_> = (0..6).map(|media| pictures.span(media)).collect();
+        assert_eq!(spans, [0..0, 0..2, 2..2, 2..2, 2..3, 3..3]);
+        let refused = Pictures::new(4, &media, &vec![3, 5, 3].into(), &colours(&[None; 3]));
+        assert!(refused.is_err());
     }
 }

@@ -44,7 +44,7 @@ pub fn queries_of_part(
     let keys = Keys::<RowId>::new(dataset, Table::Queries)?;
     let mut groups = connected(&Rows::new(Arc::clone(dataset)), &keys, interrupt)?;
     let smallest = smallest_keys(&mut groups, &keys, interrupt)?;
-    let mut is_of_part = |query: u32| {
+    let is_of_part = |query: u32| {
         check(query, interrupt)?;
         let key = keys.get(smallest[groups.root(query) as usize])?;
         Ok(hold_out.part_of(&key) == hold_out.part)
@@ -62,7 +62,7 @@ fn check(row: u32, interrupt: &Interrupt) -> Result<()> {
 
 /// The queries in groups that go together.
 fn connected(rows: &Rows, keys: &Keys<'_, RowId>, interrupt: &Interrupt) -> Result<UnionFind> {
-    let mut groups = UnionFind::new(keys.rows as usize);
+    let groups = UnionFind::new(keys.rows as usize);
     equal_keys(keys, interrupt, |one, other| groups.union(one, other))?;
     let pictures = Keys::<ContentHash>::new(rows.dataset(), Table::Blobs)?;
     if pictures.rows == 0 {
