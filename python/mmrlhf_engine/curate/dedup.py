@@ -139,7 +139,8 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     rejected = rejected_rows(samples.rejected)
     pictures_found = (pictures["phash"].count(), pictures["number"].n_unique())
     with stage.table("kept", KEPT) as table:
-        for part in kept_rows(samples, duplicates["row"].to_numpy(), pictures, media.height):
+        first = pictures.unique("number", keep="first", maintain_order=True)
+        for part in kept_rows(samples, duplicates["row"].to_numpy(), first, media.height):
             table.write(part)
         kept = table.rows
     with stage.table("duplicates", DUPLICATES) as table:

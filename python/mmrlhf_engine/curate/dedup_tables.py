@@ -26,17 +26,22 @@ def places(samples: SampleColumns) -> np.ndarray:
 
 
 def kept_rows(
-    samples: SampleColumns, removed: np.ndarray, pictures: pl.DataFrame, media: int
+    samples: SampleColumns, removed: np.ndarray, first: pl.DataFrame, media: int
 ) -> Iterator[pl.DataFrame]:
-    """Samples that are not ``removed`` (rows), with the hash of the first picture of each of their
-    ``media`` (their number)."""  # noqa: D205, D209
+    """Samples that stay, with the hash of the first picture of each of their media.
+
+    Args:
+        samples: All of them.
+        removed: Rows that do not stay.
+        first: ``number`` of media that have a picture, and ``phash`` of the first one, or null.
+        media: How many media there are.
+    """
     stays = np.ones(len(samples), np.bool_)
     stays[removed] = False
-    numbers = pictures["number"].to_numpy()
-    first = np.flatnonzero(np.diff(numbers, prepend=-1, append=0)[: len(numbers)])
+    numbers = first["number"].to_numpy()
     hashes, known = np.zeros(media, np.uint64), np.zeros(media, np.bool_)
-    hashes[numbers[first]] = pictures["phash"].fill_null(0).to_numpy()[first]
-    known[numbers[first]] = pictures["phash"].is_not_null().to_numpy()[first]
+    hashes[numbers] = first["phash"].fill_null(0).to_numpy()
+    known[numbers] = first["phash"].is_not_null().to_numpy()
     for start in range(0, len(samples), ROWS_PER_PART):
         rows = samples.by_id[start : start + ROWS_PER_PART]
         rows = rows[stays[rows]]

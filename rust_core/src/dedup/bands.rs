@@ -104,15 +104,15 @@ impl Runs {
     fn of_keys(mut keys: Vec<[u32; 3]>, places: &[u32]) -> Self {
         let place = |key: &[u32; 3]| places[key[2] as usize];
         retain_shared(&mut keys, |key| place(key) != NOWHERE);
-        let mut placed: Vec<(u64, u32)> = keys
+        let mut members: Vec<(u64, u32)> = keys
             .iter()
             .map(|key| (u64::from(key[0]) << 32 | u64::from(key[1]), place(key)))
             .collect();
         drop(keys);
-        placed.sort_unstable();
-        placed.dedup();
+        members.sort_unstable();
+        members.dedup();
         let mut runs = Self { places: Vec::new(), ends: Vec::new() };
-        for run in placed.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
+        for run in members.chunk_by(|a, b| a.0 == b.0).filter(|run| run.len() > 1) {
             runs.places.extend(run.iter().map(|&(_, place)| place));
             runs.ends.push(runs.places.len());
         }

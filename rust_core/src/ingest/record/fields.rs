@@ -11,7 +11,8 @@ use super::super::Rejection;
 /// Which field of a record holds what, where the user said so: `prompt -> "q"`.
 pub type ColumnMap = HashMap<String, String>;
 
-pub(super) const ID: Names = Names::of(&["id", "question_id", "uid", "sample_id", "task_id", "__key__"]);
+pub(super) const ID: Names =
+    Names::of(&["id", "question_id", "uid", "sample_id", "task_id", "__key__"]);
 pub(super) const PROMPT: Names = Names::of(&[
     "prompt",
     "question",
