@@ -233,8 +233,8 @@ def fused_with_masked_rows(pairs, schedule, **options):
         return Rows(None, target != ignore_index)
 
     with (
-        mock.patch("mmrlhf_kernels.answers.rows_that_count", rows_that_count),
-        mock.patch("mmrlhf_kernels.answers._layout", return_value=None),
+        mock.patch("mmrlhf_kernels.rows.rows_that_count", rows_that_count),
+        mock.patch("mmrlhf_kernels.rows._layout", return_value=None),
     ):
         out, gradients = pairs.fused(schedule, **options)
     return out._replace(loss=out.loss.detach()), gradients

@@ -7,9 +7,8 @@ log-probabilities without logits in memory; the losses are built on it.
 Importing the package imports torch and no Triton.
 """
 
-from mmrlhf_kernels.fused import fused_linear_mm_dpo
+from mmrlhf_kernels.fused import FusedLinearMMDPOLoss, fused_linear_mm_dpo
 from mmrlhf_kernels.linear_logp import LinearLogp, fused_linear_logp
-from mmrlhf_kernels.loss_module import FusedLinearMMDPOLoss
 from mmrlhf_kernels.plan import PairPlan, Plan, plan_pair_schedule, plan_schedule
 from mmrlhf_kernels.preference import (
     MMDPOOutput,

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from mmrlhf_kernels.mm_dpo_cost import pair_cost
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, Numbers, PairCall, Result
-from mmrlhf_kernels.mm_dpo_segments import answers_of, defect_of, length_of, spread, sum_rows
 from mmrlhf_kernels.reference import TWO_SIDED_LOSS_TYPES, label_probability
+from mmrlhf_kernels.triton_rows import answers_of, defect_of, length_of, spread, sum_rows
 from mmrlhf_kernels.triton_settings import jit, require_runnable
 from mmrlhf_kernels.triton_tile import Launch, on_device
 

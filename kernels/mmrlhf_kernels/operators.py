@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions, Sweep, logp_of, lse_of
 from mmrlhf_kernels.dispatch import row_backend
-from mmrlhf_kernels.precision import gradient_dtype, in_full_precision, statistics_dtype
-from mmrlhf_kernels.products import add_gradients, new_gradients
+from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
 from mmrlhf_kernels.registry import Context, define_operator
 from mmrlhf_kernels.rows import Rows, rows_that_count
 from mmrlhf_kernels.schedules import (
@@ -23,8 +22,10 @@ from mmrlhf_kernels.schedules import (
     Head,
     Kept,
     Needs,
+    add_gradients,
     finished_unit,
     kept_gradient,
+    new_gradients,
     recomputed_gradient,
     sweep_head,
     sweep_keeping,
@@ -303,13 +304,13 @@ def _from_unit(ctx: _LogpContext, grad: Tensor, needs: list[bool]) -> tuple[Tens
 
 linear_logp_forward = define_operator(
     "linear_logp",
-    in_full_precision(_forward),
+    _forward,
     _empty_result,
     schema=f"({REQUEST}) -> ({', '.join(['Tensor'] * 6)})",
 )
 linear_logp_backward = define_operator(
     "linear_logp_backward",
-    in_full_precision(_backward),
+    _backward,
     _backward_fake,
     schema="(Tensor? grad, Tensor? grad_entropy, Tensor logp, Tensor lse, Tensor entropies, "
     f"Tensor kept, Tensor shifts, bool[] needs, {REQUEST}) -> ({', '.join(['Tensor'] * 5)})",

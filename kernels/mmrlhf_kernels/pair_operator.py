@@ -8,7 +8,6 @@ them.
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.answers import place_answers
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, PairCall
 from mmrlhf_kernels.pair_schedules import Batch, run_pairs
@@ -18,8 +17,9 @@ from mmrlhf_kernels.plan import (
     plan_pair_schedule,
     widest_chunk,
 )
-from mmrlhf_kernels.precision import gradient_dtype, in_full_precision, statistics_dtype
+from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
 from mmrlhf_kernels.registry import define_operator
+from mmrlhf_kernels.rows import place_answers
 from mmrlhf_kernels.schedules import Gradients, Head, Needs
 
 __all__ = ["linear_mm_dpo"]
@@ -154,5 +154,5 @@ def _linear_mm_dpo_fake(
 
 
 linear_mm_dpo = define_operator(
-    "linear_mm_dpo", in_full_precision(_linear_mm_dpo), _linear_mm_dpo_fake, capturable=False
+    "linear_mm_dpo", _linear_mm_dpo, _linear_mm_dpo_fake, capturable=False
 )

@@ -18,23 +18,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmrlhf_kernels.answers import Answers
 from mmrlhf_kernels.backend import logp_of, lse_of
 from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, Numbers, PairCall
 from mmrlhf_kernels.pair import pair_objective
 from mmrlhf_kernels.plan import PairPlan, rows_per_block
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.products import add_gradients, new_gradients
 from mmrlhf_kernels.registry import process_group
-from mmrlhf_kernels.rows import Rows, sequence_of_row, sequence_sums
+from mmrlhf_kernels.rows import Answers, Rows, sequence_of_row, sequence_sums
 from mmrlhf_kernels.schedules import (
     ChunkGradient,
     Gradients,
     Head,
     Needs,
+    add_gradients,
     finished_unit,
     kept_gradient,
+    new_gradients,
     raised_units,
     recomputed_gradient,
     sweep_head,

@@ -7,8 +7,6 @@ dtype of its products: that of the hidden states, or float32 on a processor with
 """
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,15 +15,11 @@ __all__ = [
     "accumulate_product",
     "as_operand",
     "gradient_dtype",
-    "in_full_precision",
     "operand_dtype",
     "product_into",
     "statistics_dtype",
     "widened",
 ]
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -100,20 +94,3 @@ def accumulate_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total.add_(torch.mm(left, right))
-
-
-def in_full_precision(
-    function: Callable[Parameters, Result],
-) -> Callable[Parameters, Result]:
-    """Run a function with autocast off: it chooses its dtypes itself.
-
-    The bodies of custom operators still see the autocast state of their caller, which would round
-    float32 operands of their matrix products.
-    """
-
-    @functools.wraps(function)
-    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            return function(*args, **kwargs)
-
-    return run

@@ -59,14 +59,14 @@ from torch import Tensor
 
 from mmrlhf_kernels import reference
 from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, Numbers, PairCall, output_of
-from mmrlhf_kernels.pair import pair_objective
-from mmrlhf_kernels.pair_arguments import (
+from mmrlhf_kernels.pair import (
     Beta,
     Logp,
     LossOptions,
     call_of,
     check_map,
     check_rule,
+    pair_objective,
 )
 from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.registry import Context

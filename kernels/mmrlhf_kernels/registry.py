@@ -5,6 +5,7 @@ call, six seconds of it; these are the calls it is made of. Results must not sha
 other or with an argument, which ``torch.library.opcheck`` holds in the tests.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -38,10 +39,25 @@ def define_operator(
     schema = schema or torch.library.infer_schema(function, mutates_args=())
     tags = () if capturable else (torch.Tag.cudagraph_unsafe,)
     torch.library.define(qualified, schema, tags=tags)
-    torch.library.impl(qualified, "CompositeExplicitAutograd")(function)
+    torch.library.impl(qualified, "CompositeExplicitAutograd")(_in_full_precision(function))
     torch.library.register_fake(qualified)(fake)
     operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return operator
+
+
+def _in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a function with autocast off: it chooses its dtypes itself.
+
+    Bodies of operators still see the autocast state of their caller, which would round float32
+    operands of their matrix products.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def process_group(name: str) -> Any:

@@ -1,7 +1,13 @@
-"""Which rows count, and whether targets, bounds and pairs fit, in one launch.
+"""Rows and answers on the device: sums, gradients, and whether targets and bounds fit.
 
-One program suffices: 65,536 targets are 512 KiB. The host reads nothing; a device assertion on what
-is written here raises later.
+Rows to sums of answers and gradients of answers to rows are device functions of
+:mod:`mmrlhf_kernels.mm_dpo_kernel`, whose operands ``call`` and ``out`` are. A sum depends on the
+rows of its answer alone: lane ``i`` of an answer takes its rows ``i``, ``i + ROWS`` and so on in
+float64, and one tree adds the lanes. There are no atomics.
+
+:func:`checked_rows` finds which rows count and whether targets, bounds and pairs fit, in one launch
+of one program: 65,536 targets are 512 KiB. The host reads nothing; a device assertion on what is
+written raises later.
 """
 
 from typing import Any, NamedTuple
@@ -10,18 +16,163 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.mm_dpo_segments import defect_of
 from mmrlhf_kernels.triton_settings import jit, require_runnable
 from mmrlhf_kernels.triton_tile import Launch, on_device
 
-__all__ = ["check_launch", "checked_rows"]
+__all__ = [
+    "answers_of",
+    "check_launch",
+    "checked_rows",
+    "defect_of",
+    "length_of",
+    "rows_of",
+    "spread",
+    "sum_rows",
+]
 
 BLOCK = tl.constexpr(1024)
 """Rows that are read at once."""
 
 
+ANSWERS = tl.constexpr(8)
+"""Answers that are taken at once; a power of two."""
+ROWS = tl.constexpr(128)
+"""Rows of each that are read at once, and pairs that are looked through at once."""
+
+
+@jit
+def answers_of(call: tl.tuple, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
+    """The two answers of each pair, in range; sums of the two sides have the same place."""
+    chosen = place
+    rejected = place
+    if call.rejected_logp is None:
+        rejected = place + call.count
+    if call.chosen is not None:
+        chosen = tl.load(call.chosen + place * call.chosen_stride, mask=mask, other=0)
+        rejected = tl.load(call.rejected + place * call.rejected_stride, mask=mask, other=0)
+        chosen = tl.minimum(tl.maximum(chosen, 0), call.answers - 1).to(tl.int32)
+        rejected = tl.minimum(tl.maximum(rejected, 0), call.answers - 1).to(tl.int32)
+    return chosen, rejected
+
+
+@jit
+def rows_of(call: tl.tuple, answer: tl.tensor, mask: tl.tensor) -> tl.tuple:
+    """(first row, past the last row) of each answer, in range."""
+    begin = tl.load(call.bounds + answer, mask=mask, other=0)
+    end = tl.load(call.bounds + answer + 1, mask=mask, other=0)
+    begin = tl.minimum(tl.maximum(begin, 0), call.rows).to(tl.int32)
+    return begin, tl.maximum(tl.minimum(tl.maximum(end, 0), call.rows).to(tl.int32), begin)
+
+
+@jit
+def defect_of(call: tl.tuple, LANES: tl.constexpr) -> tl.tensor:
+    """NaN where bounds fall, do not cover the rows, or an answer does not exist; else 0."""
+    lane = tl.arange(0, LANES)
+    wrong = tl.full((LANES,), 0, dtype=tl.int32)
+    if call.bounds is not None:
+        wrong += (tl.load(call.bounds) != 0).to(tl.int32)
+        wrong += (tl.load(call.bounds + call.answers) != call.rows).to(tl.int32)
+        for first in range(0, call.answers, LANES):
+            at = first + lane
+            begin = tl.load(call.bounds + at, mask=at < call.answers, other=0)
+            end = tl.load(call.bounds + at + 1, mask=at < call.answers, other=0)
+            wrong += (begin > end).to(tl.int32)
+    if call.chosen is not None:
+        for first in range(0, call.count, LANES):
+            at = first + lane
+            mask = at < call.count
+            chosen = tl.load(call.chosen + at * call.chosen_stride, mask=mask, other=0)
+            rejected = tl.load(call.rejected + at * call.rejected_stride, mask=mask, other=0)
+            wrong += ((chosen < 0) | (chosen >= call.answers)).to(tl.int32)
+            wrong += ((rejected < 0) | (rejected >= call.answers)).to(tl.int32)
+    return tl.where(tl.sum(wrong, axis=0) > 0, float("nan"), 0.0)
+
+
+@jit
+def length_of(call: tl.tuple, out: tl.tuple, answer: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """The rows of each answer that count, int32; after :func:`sum_rows`."""
+    if call.counted is not None:
+        length = tl.load(out.lengths + answer, mask=mask, other=0)
+    else:
+        begin, end = rows_of(call, answer, mask)
+        length = end - begin
+    return length
+
+
+@jit
+def sum_rows(call: tl.tuple, out: tl.tuple) -> None:
+    """Write the sum of every answer's rows, float64, and how many of them count."""
+    row = tl.arange(0, ROWS)
+    for first in range(0, call.answers, ANSWERS):
+        answer = first + tl.arange(0, ANSWERS)
+        mask = answer < call.answers
+        begin, end = rows_of(call, answer, mask)
+        total = tl.full((ANSWERS, ROWS), 0.0, dtype=tl.float64)
+        lengths = tl.full((ANSWERS, ROWS), 0, dtype=tl.int32)
+        longest = tl.max(end - begin, axis=0)
+        for start in range(0, longest, ROWS):
+            at = begin[:, None] + (start + row)[None, :]
+            inside = at < end[:, None]
+            if call.counted is not None:
+                inside &= tl.load(call.counted + at, mask=inside, other=0) != 0
+                lengths += inside.to(tl.int32)
+            value = tl.load(call.logp + at, mask=inside, other=0.0)
+            total += value.to(tl.float64)
+        tl.store(out.sums + answer, tl.sum(total, axis=1), mask=mask)
+        if call.counted is not None:
+            tl.store(out.lengths + answer, tl.sum(lengths, axis=1), mask=mask)
+    tl.debug_barrier()  # other threads of this program will read them
+
+
+@jit
+def spread(call: tl.tuple, of_pairs: tl.tensor, gradient: tl.tensor) -> None:
+    """Write the gradient of every answer, or of every row where there are rows.
+
+    ``of_pairs`` [2, P] holds the gradients of the pairs' two sides. An answer that several pairs
+    name gets their sum, in their order.
+    """
+    tl.debug_barrier()  # of_pairs was written by other threads of this program
+    row = tl.arange(0, ROWS)
+    for first in range(0, call.answers, ANSWERS):
+        answer = first + tl.arange(0, ANSWERS)
+        mask = answer < call.answers
+        if call.chosen is not None:
+            total = _shared(call, of_pairs, answer)
+        else:  # chosen answers come first, as in of_pairs
+            total = tl.load(of_pairs + answer, mask=mask, other=0.0)
+        if call.bounds is None:
+            tl.store(gradient + answer, total, mask=mask)
+        else:
+            begin, end = rows_of(call, answer, mask)
+            repeated = total[:, None] + tl.full((ANSWERS, ROWS), 0.0, dtype=tl.float32)
+            longest = tl.max(end - begin, axis=0)
+            for start in range(0, longest, ROWS):
+                at = begin[:, None] + (start + row)[None, :]
+                inside = at < end[:, None]
+                value = repeated
+                if call.counted is not None:
+                    counts = tl.load(call.counted + at, mask=inside, other=0) != 0
+                    value = tl.where(counts, repeated, 0.0)
+                tl.store(gradient + at, value, mask=inside)
+
+
+@jit
+def _shared(call: tl.tuple, of_pairs: tl.tensor, answer: tl.tensor) -> tl.tensor:
+    """The sum of the gradients of all pairs that name an answer."""
+    total = tl.full((ANSWERS, ROWS), 0.0, dtype=tl.float32)
+    for first in range(0, call.count, ROWS):
+        place = first + tl.arange(0, ROWS)
+        mask = place < call.count
+        chosen, rejected = answers_of(call, place, mask)
+        up = tl.load(of_pairs + place, mask=mask, other=0.0)
+        down = tl.load(of_pairs + call.count + place, mask=mask, other=0.0)
+        total += tl.where(chosen[None, :] == answer[:, None], up[None, :], 0.0)
+        total += tl.where(rejected[None, :] == answer[:, None], down[None, :], 0.0)
+    return tl.sum(total, axis=1)
+
+
 class _Layout(NamedTuple):
-    """What :func:`mmrlhf_kernels.mm_dpo_segments.defect_of` looks at."""
+    """What :func:`defect_of` looks at."""
 
     bounds: Any
     chosen: Any

@@ -16,11 +16,10 @@ from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.checks import as_linear, check_head, flat_rows
 from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.plan import chunk_width, default_workspace, widest_chunk
-from mmrlhf_kernels.precision import in_full_precision, statistics_dtype
-from mmrlhf_kernels.products import add_gradients, new_gradients
+from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.registry import Context, define_operator, process_group
 from mmrlhf_kernels.rows import Rows, rows_that_count
-from mmrlhf_kernels.schedules import Head, Needs, recomputed_gradient
+from mmrlhf_kernels.schedules import Head, Needs, add_gradients, new_gradients, recomputed_gradient
 
 __all__ = ["Shards", "linear_logp_of_shards", "shards_of", "vocab_parallel_linear_logp"]
 
@@ -270,14 +269,14 @@ def _differentiate(ctx: _ShardContext, grad: Tensor | None, _: Tensor | None) ->
 
 vocab_parallel_forward = define_operator(
     "vocab_parallel_logp",
-    in_full_precision(_forward),
+    _forward,
     _forward_fake,
     schema=f"({SHARD}) -> (Tensor, Tensor)",
     capturable=False,
 )
 vocab_parallel_backward = define_operator(
     "vocab_parallel_logp_backward",
-    in_full_precision(_backward),
+    _backward,
     _backward_fake,
     schema=f"(Tensor grad, Tensor lse, bool[] needs, {SHARD}) -> (Tensor, Tensor, Tensor)",
     capturable=False,

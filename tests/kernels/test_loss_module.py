@@ -6,7 +6,7 @@ import inspect
 import torch
 
 from kernels_support import Pairs
-from mmrlhf_kernels import FusedLinearMMDPOLoss, dynamic_beta, loss_module
+from mmrlhf_kernels import FusedLinearMMDPOLoss, dynamic_beta, fused
 
 SETTINGS = {
     "loss_type": "bco_pair", "label_smoothing": 0.1, "sft_weight": 0.25, "sft": "sequence",
@@ -51,5 +51,5 @@ def test_it_says_its_settings_and_has_nothing_to_save():
 
 
 def test_the_example_runs():
-    found = doctest.testmod(loss_module, extraglobs={"torch": torch})
+    found = doctest.testmod(fused, extraglobs={"torch": torch})
     assert (found.attempted, found.failed) == (7, 0)
