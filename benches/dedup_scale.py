@@ -200,7 +200,8 @@ def samples_of(frame: pl.DataFrame, *, with_media: bool) -> pl.DataFrame:
         pl.format("rows:{}", "id").alias("id"),
         pl.col("id").alias("source_id"),
         "prompt",
-        "answer",
+        # Prose: other short answers are evidence that two questions differ.
+        pl.format("{} is what can be seen in it", "answer").alias("answer"),
         source=pl.lit("rows"),
         modality=pl.when(known).then(pl.lit("image")).otherwise(pl.lit("text")),
         media=pl.when(known).then(pl.concat_list("media_hash")).otherwise(none),
