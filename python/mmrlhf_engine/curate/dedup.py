@@ -26,7 +26,12 @@ from mmrlhf_engine._core import find_duplicates
 from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_count
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
-from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_pictures, picture_columns
+from mmrlhf_engine.curate.picture_hashes import (
+    HASH_NAMES,
+    HashKind,
+    PictureHashes,
+    hash_pictures,
+)
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
@@ -66,6 +71,15 @@ class DedupConfig(Section):
     common_from: int = Field(default=1000, ge=1)
     """Shingles of more texts than this propose no pair where texts are judged: they belong to a
     template."""
+    hash: HashKind = "fast"
+    """``fast``: JPEG is decoded at 1/8 to 1/2 of its size for the hash, which then differs in about
+    .2 bits, and in 2 at most, of 22 photographs (docs/decisions/0015); ``exact``: in full, so that
+    hashes equal those of the Python package imagehash."""
+    cache: str | None = None
+    """A folder that keeps hashes of pictures, by the hash of their content, for later runs."""
+    unverified_images: bool = False
+    """Whether near pictures are taken for copies where they cannot be compared, since only the hash
+    of one was given."""
     thumbnails: bool = False
     """Whether a picture of a third of the size or less may be a copy: at such a size a digit of a
     document is no longer seen."""
@@ -92,10 +106,11 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     media = media.with_row_index("number").with_columns(pl.col("number").cast(pl.UInt32))
     # The cap counts near pictures too, whatever the policy says of duplicates.
     needed = config.policy in ("joint", "image") or config.max_per_image is not None
-    pictures = hash_pictures(media, stage) if needed else NO_PICTURES
-    samples, rejected = _reject_broken(samples, media, pictures)
+    pictures = hash_pictures(media if needed else media.clear(), stage, config.hash, config.cache)
+    samples, rejected = _reject_broken(samples, media, pictures.broken)
     samples = _in_keep_order(samples, media)
-    judge = MediaJudge(media, stage, thumbnails=config.thumbnails)
+    given = {"thumbnails": config.thumbnails, "unverified_images": config.unverified_images}
+    judge = MediaJudge(media, stage, **given)
     found = _find(config, stage, samples, pictures, judge)
     duplicates = _with_evidence(found.duplicates, samples, "row", "kept", judge.evidence)
     duplicates = duplicates.rename({"other_id": "kept_id"}).sort("id")
@@ -103,7 +118,7 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     misses = _with_evidence(found.misses, samples, "row", "other", judge.evidence)
     kept = samples.filter(~pl.col("id").is_in(duplicates["id"].implode()))
     with stage.table("kept", KEPT) as table:
-        table.write(_with_hashes(kept, pictures))
+        table.write(_with_hashes(kept, pictures.first()))
     with stage.table("duplicates", DUPLICATES) as table:
         table.write(duplicates)
     with stage.table("rejected", REJECTED) as table:
@@ -114,10 +129,14 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         rows_in=kept.height + duplicates.height + rejected.height,
         rows_out=kept.height,
         dropped=_counts(duplicates["kind"]) | _counts(rejected["reason"]),
-        pictures=pictures["phash"].count(),
-        media_without_pictures=media.height - pictures["number"].n_unique(),
+        hash=HASH_NAMES[config.hash],
+        pictures_from_cache=pictures.cached,
+        pictures=len(pictures.columns["phash"]),
+        media_without_pictures=media.height - pictures.media_with_pictures(),
         pairs_compared=found.counts["compared"],
         pictures_judged=judge.evidence.height,
+        unverified_pairs=judge.unverified_pairs,
+        unverified_removals=judge.unverified_removals(found.duplicates, samples["numbers"]),
         samples_not_all_judged=found.counts["not_all_judged"],
         texts_without_word_lists=found.counts["without_word_lists"],
         conflicts=int(duplicates["conflict"].sum()),
@@ -196,7 +215,7 @@ def _find(
     config: DedupConfig,
     stage: StageContext,
     samples: pl.DataFrame,
-    pictures: pl.DataFrame,
+    pictures: PictureHashes,
     judge: MediaJudge,
 ) -> _Found:
     overrides = read_overrides(stage.run_file(OVERRIDES))
@@ -215,7 +234,7 @@ def _find(
             "rank": samples["rank"].to_arrow().cast(pa.uint32()),
             "overrides": known,
         },
-        picture_columns(pictures),
+        pictures.columns,
         settings=config.model_dump(),
         judge=judge,
         threads=stage.threads,

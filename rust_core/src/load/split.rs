@@ -62,7 +62,7 @@ fn check(row: u32, interrupt: &Interrupt) -> Result<()> {
 
 /// The queries in groups that go together.
 fn connected(rows: &Rows, keys: &Keys<'_, RowId>, interrupt: &Interrupt) -> Result<UnionFind> {
-    let mut groups = UnionFind::new(keys.rows as usize);
+    let groups = UnionFind::new(keys.rows as usize);
     equal_keys(keys, interrupt, |one, other| groups.union(one, other))?;
     let pictures = Keys::<ContentHash>::new(rows.dataset(), Table::Blobs)?;
     if pictures.rows == 0 {
