@@ -62,7 +62,7 @@ def place(tmp_path_factory):
     pl.DataFrame(pope).write_parquet(folder / "MMMU" / "train-00000-of-00001.parquet")
     pl.DataFrame(mmbench).write_parquet(folder / "mmbench.parquet")
     pl.DataFrame(pope).write_parquet(folder / "pope.parquet")
-    lines(folder / "programs.jsonl", [{"task_id": "P/7", "prompt": PROGRAM}])
+    lines(folder / "programs.jsonl", {"task_id": "P/7", "prompt": PROGRAM})
     names = ("MMMU", "mmbench.parquet", "pope.parquet", "programs.jsonl")
     sources = [SourceConfig(path=str(folder / name)) for name in names]
     counts = build_index(folder / "index", sources, Resources(threads=1))
@@ -85,7 +85,7 @@ def place(tmp_path_factory):
         {"id": name, "prompt": prompt, "answer": "Yes, it seems so to me.", "image": image}
         for name, prompt, image in rows
     ]
-    lines(folder / "rows.jsonl", [{k: v for k, v in row.items() if v} for row in corpus])
+    lines(folder / "rows.jsonl", *({k: v for k, v in row.items() if v} for row in corpus))
     return folder
 
 
@@ -107,7 +107,7 @@ def test_repeated_questions_are_removed_and_counted_by_benchmark(place, tmp_path
     assert {name: row["kept_id"] for name, row in removed.items()} == {
         "same": "pope:1",
         "saved again": "pope:1",
-        "options": "mmbench:241",
+        "options": "mmbench:0",
         "program": "programs:P/7",
     }
     assert removed["program"]["contained"] == 1
@@ -144,7 +144,7 @@ def test_text_or_pictures_alone_may_be_enough(place, tmp_path, by, more):
 def test_a_contaminated_sample_stands_for_no_other(place, tmp_path):
     rows = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
     twice = [rows[0], {**rows[0], "id": "near", "prompt": "Is there a dog in the image, please?"}]
-    lines(place / "twice.jsonl", twice)
+    lines(place / "twice.jsonl", *twice)
     done = engine(
         *("curate", place / "twice.jsonl", "--out", tmp_path / "run", "--to", "dedup"),
         *("--against", place / "index", "--progress", "silent"),

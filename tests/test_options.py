@@ -161,9 +161,12 @@ BESIDE = {
     "dedup.document_tokens": (1, "dedup.text_rule=auto"),
     "dedup.thumbnails": (True, "dedup.image_radius=8"),
 }
-# Each has a test of its own, below or in test_contaminants.
-APART = {"ingest.sources", "embed.batch", "memory", "threads"}
-APART |= {"dedup.against", "dedup.against_by"}
+# Each has a test of its own: below, in test_contaminants, or in a file on hashes.
+APART = {
+    *("ingest.sources", "embed.batch", "memory", "threads"),
+    *("dedup.hash", "dedup.cache", "dedup.unverified_images"),
+    *("dedup.against", "dedup.against_by"),
+}
 
 
 def test_no_setting_of_curate_is_without_a_test():

@@ -6,7 +6,7 @@ before duplicates are looked for: each is a row of ``duplicates`` of the kind ``
 the question and the measures. What a match is, the core says (``dedup/contaminated.rs``).
 
     INDEX/01_ingest/          samples and media of the benchmarks, as in a run
-    INDEX/pictures.parquet    hash and colours of each picture
+    INDEX/hashes/             hash and colours of each picture, as `curate --cache` keeps them
     INDEX/benchmarks.json     written last: the number of questions of each benchmark
 """
 
@@ -24,10 +24,12 @@ from mmrlhf_engine.curate import ingest
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.media_judge import MAX_PIXELS, MediaJudge
+from mmrlhf_engine.curate.picture_hashes import HASH_NAMES
 from mmrlhf_engine.curate.sample_columns import compared_text
+from mmrlhf_engine.curate.signature_cache import SignatureCache
 from mmrlhf_engine.curate.tables import MEDIA
 from mmrlhf_engine.errors import InputError
-from mmrlhf_engine.run.files import appearing, write_atomically
+from mmrlhf_engine.run.files import write_atomically
 from mmrlhf_engine.run.folder import Run, read_json
 from mmrlhf_engine.run.stage import Resources, run_stage
 from mmrlhf_engine.sources.splits import split_of
@@ -38,6 +40,7 @@ __all__ = [
     "build_index",
     "check_index",
     "counts_by_benchmark",
+    "hashes_of",
     "open_indexes",
     "samples_matching",
     "state_of_indexes",
@@ -46,7 +49,6 @@ __all__ = [
 MatchBy = Literal["both", "text", "picture", "either"]
 
 _INDEX = "benchmarks.json"
-_PICTURES = "pictures.parquet"
 _HASHED_AT_ONCE = 256
 
 
@@ -65,7 +67,7 @@ class Benchmarks:
     questions: pl.DataFrame
     """``id, benchmark, text, media`` (hashes into ``media``)."""
     media: pl.DataFrame
-    """Rows of ``media`` with ``phash`` and ``colour``, each once by content."""
+    """Rows of ``media``, each once by content."""
 
 
 def build_index(
@@ -107,6 +109,11 @@ def check_index(folder: Path) -> dict[str, int]:
     return counts
 
 
+def hashes_of(folder: Path) -> Path:
+    """The folder of the hashes that an index keeps."""
+    return folder / "hashes"
+
+
 def state_of_indexes(folders: Iterable[str]) -> list[object]:
     """What each of these indexes was made from, as JSON values.
 
@@ -127,7 +134,7 @@ def open_indexes(folders: Iterable[str]) -> Benchmarks:
         InputError: one of them is no finished index.
     """
     questions = [pl.DataFrame(schema=_QUESTIONS)]
-    media = [pl.DataFrame(schema={**MEDIA, "phash": pl.UInt64(), "colour": pl.Binary()})]
+    media = [pl.DataFrame(schema=MEDIA)]
     for folder in map(Path, folders):
         check_index(folder)
         run = Run(folder)
@@ -136,8 +143,7 @@ def open_indexes(folders: Iterable[str]) -> Benchmarks:
         samples = samples.select(columns)
         of_index = samples.with_columns(benchmark="source", text=compared_text(samples))
         questions.append(of_index.select(*_QUESTIONS))
-        stored = pl.read_parquet(run.stage_folder("ingest") / "media" / "*.parquet")
-        media.append(stored.join(pl.read_parquet(folder / _PICTURES), on="hash", how="left"))
+        media.append(pl.read_parquet(run.stage_folder("ingest") / "media" / "*.parquet"))
     distinct = pl.concat(media).unique("hash", keep="first", maintain_order=True)
     return Benchmarks(pl.concat(questions), distinct)
 
@@ -217,21 +223,19 @@ def _of_tests(source: SourceConfig) -> SourceConfig:
 
 
 def _hash_pictures(run: Run, resources: Resources) -> None:
-    """Write the hash and colours of every image of the index; broken ones are left out."""
+    """Keep the hash and colours of every image of the index; broken ones are left out."""
     media = pl.read_parquet(run.stage_folder("ingest") / "media" / "*.parquet")
-    media = media.filter(pl.col("kind") == "image")
-    parts = [
-        pl.DataFrame(schema={"hash": pl.String(), "phash": pl.UInt64(), "colour": pl.Binary()})
-    ]
+    media = media.filter(pl.col("kind") == "image").sort("hash")
+    parts = []
     for batch in picture_batches(media, _HASHED_AT_ONCE):
         hashed = hash_images(
             *(batch.paths, batch.offsets, batch.lengths, batch.inline),
             max_pixels=MAX_PIXELS,
             threads=resources.threads,
+            reduced=True,
         )
         rows = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(hashed))))
         named = rows.with_columns(hash=media["hash"].gather(batch.rows))
-        parts.append(named.filter(pl.col("phash").is_not_null()).select("hash", "phash", "colour"))
+        parts.append(named.filter(pl.col("phash").is_not_null()))
         resources.progress.update("contaminants", "pictures", int(batch.rows[-1]) + 1, media.height)
-    with appearing(run.folder / _PICTURES) as temporary:
-        pl.concat(parts).write_parquet(temporary)
+    SignatureCache(hashes_of(run.folder), HASH_NAMES["fast"]).add(parts)

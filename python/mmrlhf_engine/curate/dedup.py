@@ -18,6 +18,7 @@ pixel for pixel. Then one of the answers is wrong, and the removed sample is a `
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -29,6 +30,7 @@ from mmrlhf_engine.curate.contaminants import (
     Benchmarks,
     MatchBy,
     counts_by_benchmark,
+    hashes_of,
     open_indexes,
     samples_matching,
     state_of_indexes,
@@ -43,7 +45,12 @@ from mmrlhf_engine.curate.dedup_tables import (
 from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_count
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
-from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_pictures, picture_columns
+from mmrlhf_engine.curate.picture_hashes import (
+    HASH_NAMES,
+    HashKind,
+    PictureHashes,
+    hash_pictures,
+)
 from mmrlhf_engine.curate.sample_columns import SampleColumns, read_media, read_samples
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
@@ -95,6 +102,15 @@ class DedupConfig(Section):
     against_by: MatchBy = "both"
     """What of a question a sample has to match: ``both`` its text and its pictures (the text alone
     where it has none), ``text``, ``picture``, or ``either``."""
+    hash: HashKind = "fast"
+    """``fast``: JPEG is decoded at 1/8 to 1/2 of its size for the hash, which then differs in about
+    .2 bits, and in 2 at most, of 22 photographs (docs/decisions/0015); ``exact``: in full, so that
+    hashes equal those of the Python package imagehash."""
+    cache: str | None = None
+    """A folder that keeps hashes of pictures, by the hash of their content, for later runs."""
+    unverified_images: bool = False
+    """Whether near pictures are taken for copies where they cannot be compared, since only the hash
+    of one was given."""
     thumbnails: bool = False
     """Whether a picture of a third of the size or less may be a copy: at such a size a digit of a
     document is no longer seen."""
@@ -119,13 +135,16 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     media = read_media(stage, benchmarks.media)
     # The cap counts near pictures too, whatever the policy says of duplicates.
     needed = config.policy in ("joint", "image") or config.max_per_image is not None
-    pictures = hash_pictures(media, stage) if needed else NO_PICTURES
+    known = [hashes_of(Path(folder)) for folder in config.against]
+    hashed = media if needed else media.clear()
+    pictures = hash_pictures(hashed, stage, config.hash, config.cache, known)
     overrides = read_overrides(stage.run_file(OVERRIDES))
     named = [name for pair in overrides for name in pair]
-    samples = read_samples(stage, media, _broken(pictures), named)
+    samples = read_samples(stage, media, pictures.broken, named)
     rows = samples.named
     apart = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
-    judge = MediaJudge(media, stage, thumbnails=config.thumbnails)
+    given = {"thumbnails": config.thumbnails, "unverified_images": config.unverified_images}
+    judge = MediaJudge(media, stage, **given)
     frequencies = None
     if config.judge and config.policy in ("joint", "text"):
         how = {"shingle_words": config.shingle_words, "common_from": config.common_from}
@@ -137,10 +156,9 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     place = pl.Series(places(samples)).gather(duplicates["row"])
     duplicates = duplicates.with_columns(place=place).sort("place")
     rejected = rejected_rows(samples.rejected)
-    pictures_found = (pictures["phash"].count(), pictures["number"].n_unique())
     with stage.table("kept", KEPT) as table:
-        first = pictures.unique("number", keep="first", maintain_order=True)
-        for part in kept_rows(samples, duplicates["row"].to_numpy(), first, media.height):
+        removed = duplicates["row"].to_numpy()
+        for part in kept_rows(samples, removed, pictures.first(), media.height):
             table.write(part)
         kept = table.rows
     with stage.table("duplicates", DUPLICATES) as table:
@@ -155,10 +173,14 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         rows_in=len(samples) + rejected.height,
         rows_out=kept,
         dropped=_counts(duplicates["kind"]) | _counts(rejected["reason"]),
-        pictures=pictures_found[0],
-        media_without_pictures=media.height - pictures_found[1],
+        hash=HASH_NAMES[config.hash],
+        pictures_from_cache=pictures.cached,
+        pictures=len(pictures.columns["phash"]),
+        media_without_pictures=media.height - pictures.media_with_pictures(),
         pairs_compared=found.counts["compared"],
         pictures_judged=judge.evidence.height,
+        unverified_pairs=judge.unverified_pairs,
+        unverified_removals=judge.unverified_removals(found.duplicates, samples.media),
         samples_not_all_judged=found.counts["not_all_judged"],
         texts_without_word_lists=found.counts["without_word_lists"],
         conflicts=int(duplicates["conflict"].sum()),
@@ -167,20 +189,12 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     )
 
 
-def _broken(pictures: pl.DataFrame) -> pl.DataFrame:
-    """Media that cannot be read, each with what is wrong with its first broken picture."""
-    broken = pictures.filter(pl.col("reason").is_not_null())
-    return broken.unique("number", keep="first", maintain_order=True).select(
-        "number", "reason", "detail"
-    )
-
-
 def _contaminated(
     config: DedupConfig,
     stage: StageContext,
     samples: SampleColumns,
     benchmarks: Benchmarks,
-    pictures: pl.DataFrame,
+    pictures: PictureHashes,
     judge: MediaJudge,
     frequencies: Frequencies | None,
 ) -> pl.DataFrame:
@@ -190,7 +204,7 @@ def _contaminated(
         benchmarks,
         {"texts": samples.prompts, "media": samples.media},
         judge.numbers(benchmarks.media["hash"]),
-        picture_columns(pictures),
+        pictures.columns,
         by=config.against_by,
         settings=config.model_dump(),
         judge=judge,
@@ -213,7 +227,7 @@ def _find(
     config: DedupConfig,
     stage: StageContext,
     samples: SampleColumns,
-    pictures: pl.DataFrame,
+    pictures: PictureHashes,
     judge: MediaJudge,
     apart: list[tuple[int, int]],
     frequencies: Frequencies | None,
@@ -227,7 +241,7 @@ def _find(
             "rank": samples.rank,
             "overrides": apart,
         },
-        picture_columns(pictures),
+        pictures.columns,
         settings=config.model_dump(),
         judge=judge,
         threads=stage.threads,
@@ -270,5 +284,6 @@ STAGE = Stage(
     keeps=(FREQUENCIES,),
     run_files=(OVERRIDES,),
     external=external,
+    no_effect_on_output=frozenset({"cache"}),
     memory=memory,
 )

@@ -291,7 +291,8 @@ def _map(run: Run, tables: _Tables) -> dict[str, Any] | None:
         return None
     embeddings = np.load(file, mmap_mode="r")
     rows = pl.read_parquet(ids_folder / "*.parquet")
-    chosen = set(rows.filter(pl.col("id").is_in(tables.queries["id"].implode()))["row"].to_list())
+    is_chosen = pl.col("id").is_in(tables.queries["id"].implode())
+    chosen = set(rows.filter(is_chosen)["row"].drop_nulls().to_list())
     step = max(1, -(-len(embeddings) // MAP_POINTS))
     shown = sorted({*range(0, len(embeddings), step), *sorted(chosen)[:MAP_POINTS]})
     if len(shown) < 3:
