@@ -3,7 +3,8 @@
     python benches/curate_scale.py --rows 10000000 --memory 4G
 
 Makes a corpus (make_corpus.py), or takes the one that is there, and runs ``mmrlhf-engine curate``
-over it with its embeddings, under a memory limit. What was planted is looked for in the tables.
+over it with its embeddings, under a memory limit. What was planted is looked for in the tables:
+texts are compared as documents (by the Jaccard index), and hashes decide about pictures.
 """
 
 import argparse
@@ -57,6 +58,7 @@ def measure(count: int, given: argparse.Namespace) -> dict[str, Any]:
         *(sys.executable, "-m", "mmrlhf_engine", "curate", str(corpus / "rows"), "--out", str(run)),
         *("--encoder", f"precomputed:{corpus / 'embeddings.npy'}", "--memory", given.memory),
         *("--select", str(given.select), "--threads", str(given.threads)),
+        *("--text-rule", "documents", "--set", "dedup.unverified_images=true"),
         *(f"--set={setting}" for setting in given.set),
     ]
     used = run_watched(command, run, parse_bytes(given.memory))
@@ -70,6 +72,9 @@ def measure(count: int, given: argparse.Namespace) -> dict[str, Any]:
         "peak_disk_gib": round(used.peak_disk / 2**30, 2),
         "corpus_gib": round(sum(f.stat().st_size for f in (corpus / "rows").iterdir()) / 2**30, 2),
     }
+    row["peak_memory_gib_by_stage"] = {
+        name: round(peak / 2**30, 2) for name, peak in used.peak_by_part.items()
+    }
     for name, report in reports.items():
         row[f"{name[3:]}_seconds"] = report["seconds"]
         row[f"{name[3:]}_rows_out"] = report["rows_out"]
@@ -80,23 +85,24 @@ def measure(count: int, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def planted(corpus: Path, run: Path) -> dict[str, float]:
-    """The share of the planted rows of each kind that were removed."""
-    removed = pl.scan_parquet(run / "02_dedup" / "duplicates" / "*.parquet")
-    removed = removed.select(row=pl.col("id").str.extract(r":r(\d+)$").cast(pl.Int64), gone=True)
-    truth = pl.scan_parquet(corpus / "truth.parquet")
-    near = (
-        pl.when(pl.col("kind") == "picture")
-        .then(pl.format("picture, {} bits", "hamming"))
-        .otherwise(
-            pl.when(pl.col("kind") == "text")
-            .then(pl.format("text, Jaccard {}", (pl.col("jaccard") * 10).floor() / 10))
-            .otherwise("kind")
-        )
-    )
+    """The share of the planted pairs of each kind that have come down to one sample."""
+    number = pl.col("id", "kept_id").str.extract(r":r(\d+)$").cast(pl.Int64)
+    removed = pl.scan_parquet(run / "02_dedup" / "duplicates" / "*.parquet").select(number)
+    tenths = (pl.col("jaccard") * 10).floor().cast(pl.Int64)
+    by_kind = {
+        "picture": pl.format("picture, {} bits", "hamming"),
+        "text": pl.format("text, Jaccard from .{}", tenths),
+    }
+    kind = pl.col("kind")
+    named = pl.coalesce(pl.when(kind == name).then(text) for name, text in by_kind.items())
     shares = (
-        truth.join(removed, on="row", how="left")
-        .group_by(near.alias("planted"))
-        .agg(pl.col("gone").fill_null(value=False).mean().round(4))
+        pl.scan_parquet(corpus / "truth.parquet")
+        .filter((kind != "picture") | (pl.col("hamming") > 0))
+        .join(removed, left_on="row", right_on="id", how="left")
+        .join(removed, left_on="of", right_on="id", how="left", suffix="_of")
+        .with_columns(stays=pl.coalesce("kept_id", "row"), stays_of=pl.coalesce("kept_id_of", "of"))
+        .group_by(pl.coalesce(named, kind).alias("planted"))
+        .agg((pl.col("stays") == pl.col("stays_of")).mean().round(4))
         .sort("planted")
         .collect(engine="streaming")
     )

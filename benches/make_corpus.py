@@ -276,8 +276,8 @@ def records(rows: Rows, prompts: pa.Array, seed: int, start: int) -> bytes:
         {
             "id": rows.number,
             "prompt": texts,
-            "answer": texts.str.slice(0, 40)
-            + pl.Series(rng.integers(0, 9999, len(texts))).cast(str),
+            "said": texts.str.slice(0, 40),
+            "number": rng.integers(0, 9999, len(texts)),
             "picture": numbers,
             "width": size[:, 0],
             "height": size[:, 1],
@@ -286,7 +286,10 @@ def records(rows: Rows, prompts: pa.Array, seed: int, start: int) -> bytes:
     hexadecimal = pl.Series([f"{value:016x}" for value in rows.picture.tolist()])
     picture = pl.struct(phash=hexadecimal, width="width", height="height")
     with_picture = pl.when(pl.col("picture") > 0).then(picture).alias("image")
-    frame = frame.select(pl.format("r{}", "id").alias("id"), "prompt", "answer", with_picture)
+    # Too long to be a fact that another answer contradicts.
+    answer = pl.format("It is about {} and is answer number {} of all.", "said", "number")
+    identifier = pl.format("r{}", "id")
+    frame = frame.select(identifier.alias("id"), "prompt", answer.alias("answer"), with_picture)
     return frame.write_ndjson().encode()
 
 

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["Watched", "run_watched"]
@@ -27,6 +27,7 @@ class Watched:
         peak_memory: Bytes of anonymous and shared memory (RssAnon + RssShmem) of all its processes
             together, the largest of samples a tenth of a second apart.
         peak_disk: Bytes in the watched folder, the largest of samples a second apart.
+        peak_by_part: The same memory by the newest folder in the watched one: by stage of a run.
         limited_by: ``cgroup``, which counts the page cache too, or ``watchdog``, which kills the
             command when ``peak_memory`` passes the limit.
     """
@@ -36,6 +37,7 @@ class Watched:
     peak_memory: int
     peak_disk: int
     limited_by: str
+    peak_by_part: dict[str, int] = field(default_factory=dict)
 
 
 def run_watched(command: Sequence[str], folder: Path, limit: int, **options: object) -> Watched:
@@ -65,7 +67,10 @@ def run_watched(command: Sequence[str], folder: Path, limit: int, **options: obj
 def _watch(process: subprocess.Popen[bytes], folder: Path, limit: int, found: Watched) -> None:
     looks = 0
     while process.poll() is None:
-        found.peak_memory = max(found.peak_memory, sum(map(_held, _family(process.pid))))
+        held = sum(map(_held, _family(process.pid)))
+        found.peak_memory = max(found.peak_memory, held)
+        part = max((entry.name for entry in folder.glob("[0-9]*")), default="")
+        found.peak_by_part[part] = max(found.peak_by_part.get(part, 0), held)
         if looks % 10 == 0:
             found.peak_disk = max(found.peak_disk, _size(folder))
         if found.limited_by == "watchdog" and found.peak_memory > limit:
