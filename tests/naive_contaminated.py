@@ -5,7 +5,7 @@ The specification of ``find_contaminated`` where hashes and thresholds decide.
 
 from collections import Counter
 
-RUN, MIN_RUNS, SHARED_RUN, CONTAINED = 8, 6, 4, 0.5
+RUN, MIN_RUNS, SHARED_RUN, CONTAINED = 8, 6, 4, 0.3
 RADIUS = 4
 
 

@@ -2,8 +2,8 @@
 //!
 //! A sample matches a question of a benchmark
 //!
-//! - by its text, if dedup would call the two texts the same, or if the sample contains most of the runs
-//!   of eight tokens that are the question's own;
+//! - by its text, if dedup would call the two texts the same, or if the sample contains three of ten runs of
+//!   eight tokens that are the question's own;
 //! - by its pictures, if each picture of the question has a copy among those of the sample.
 //!
 //! Keys propose pairs as they do among samples. But samples are not compared with each other, and answers
@@ -31,7 +31,7 @@ const MIN_RUNS: usize = 6;
 /// A run of more questions than this is an instruction that many share, and no question's own.
 const SHARED_RUN: usize = 4;
 /// Share of the runs of a question from which a text contains it.
-const CONTAINED: f32 = 0.5;
+const CONTAINED: f32 = 0.3;
 /// Questions that one sample is compared with at most, and those whose pictures are compared closely.
 const COMPARED: usize = 512;
 const JUDGED: usize = 24;
