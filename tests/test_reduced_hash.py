@@ -43,7 +43,7 @@ def test_a_reduced_hash_is_near_that_of_every_pixel(size, options):
     assert max(bits) <= 4
     assert sum(bits) / len(bits) <= 0.8
     assert np.abs(np.array(colours) - np.array(full_colours)).max() <= 12
-    assert reduced != full or size == (1000, 333)
+    assert colours != full_colours
 
 
 def test_the_scale_keeps_64_pixels_of_the_shorter_side():
