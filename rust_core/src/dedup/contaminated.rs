@@ -109,6 +109,9 @@ pub fn find_contaminated(
     threads: usize,
     interrupt: &Interrupt,
 ) -> Result<Vec<Contaminated>> {
+    if questions.texts.is_empty() {
+        return Ok(Vec::new());
+    }
     with_threads(threads, || {
         let components = pictures.search(settings.closeness.radius, interrupt)?.components;
         interrupt.check()?;
