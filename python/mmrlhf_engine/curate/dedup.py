@@ -104,7 +104,7 @@ class DedupConfig(Section):
     where it has none), ``text``, ``picture``, or ``either``."""
     hash: HashKind = "fast"
     """``fast``: JPEG is decoded at 1/8 to 1/2 of its size for the hash, which then differs in about
-    .2 bits, and in 2 at most, of 22 photographs (docs/decisions/0015); ``exact``: in full, so that
+    .2 bits, and in 4 at most, of photographs (docs/decisions/0015); ``exact``: in full, so that
     hashes equal those of the Python package imagehash."""
     cache: str | None = None
     """A folder that keeps hashes of pictures, by the hash of their content, for later runs."""
