@@ -161,8 +161,11 @@ BESIDE = {
     "dedup.document_tokens": (1, "dedup.text_rule=auto"),
     "dedup.thumbnails": (True, "dedup.image_radius=8"),
 }
-# Each has a test of its own below.
-APART = {"ingest.sources", "embed.batch", "memory", "threads"}
+# Each has a test of its own below, or in a file on hashes: reduced, stored or kept.
+APART = {
+    *("ingest.sources", "embed.batch", "memory", "threads"),
+    *("dedup.hash", "dedup.cache", "dedup.unverified_images"),
+}
 
 
 def test_no_setting_of_curate_is_without_a_test():

@@ -57,7 +57,8 @@ def read_records(
 
     Out, a row a turn: ``struct{record, turn, source_id, pair, prompt, answer, question_type,
     reason, detail, options, history, needs_history}``; a row a media reference: ``struct{record,
-    name, cell, content}``; a row a field that is not read: ``struct{rows, name, kind, example}``.
+    name, cell, content, hash, phash, colour, width, height}``; a row a field that is not read:
+    ``struct{rows, name, kind, example}``.
     """
 
 def record_fields() -> list[str]: ...
@@ -97,8 +98,11 @@ def hash_images(
     *,
     max_pixels: int,
     threads: int,
+    reduced: bool = False,
 ) -> ArrowArray:
     """large_string, uint64, uint64 and large_binary in; inline wins where it is not null.
+
+    ``reduced`` decodes JPEG at 1/8 to 1/2 of its size, where each side keeps 64 pixels.
 
     Out: ``struct{phash: uint64, colour: fixed_size_list<uint8>[192], reason, detail}``.
     """

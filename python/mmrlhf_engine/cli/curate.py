@@ -71,6 +71,19 @@ _SETTINGS: list[tuple[str, str, str, dict[str, Any], str, str]] = [
         *("Near documents have at least this, 0 to 1.", "0.8"),
     ),
     (
+        *("--hash", "dedup.hash", _SAME, _name("fast", "exact")),
+        *("Of pictures: fast, or exact as imagehash makes it.", "fast"),
+    ),
+    (
+        *("--cache", "dedup.cache", _SAME, _text("FOLDER")),
+        *("Keeps hashes of pictures for later runs.", ""),
+    ),
+    (
+        *("--unverified-images", "dedup.unverified_images", _SAME),
+        {"type": click.BOOL, "metavar": "on|off"},
+        *("Near pictures known by a hash alone are copies.", "off"),
+    ),
+    (
         *("--image-radius", "dedup.image_radius", _SAME, _number(_INT, "BITS")),
         *("Hashes of near pictures differ in at most so many.", "4"),
     ),

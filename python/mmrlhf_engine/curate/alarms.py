@@ -28,6 +28,7 @@ __all__ = [
     "marks_and_media",
     "unnamed_pictures",
     "unread_fields",
+    "unverified_removals",
 ]
 
 MOST_REMOVED = 20
@@ -106,6 +107,9 @@ def _alarms(run: Run) -> Iterator[Alarm]:
     if duplicates is not None and samples is not None:
         yield from crowded_removals(duplicates)
         yield from differing_answers(duplicates, samples)
+        removals = (run.report("dedup") or {}).get("unverified_removals", 0)
+        if removals and (media := _scan(run, "media")) is not None:
+            yield from unverified_removals(removals, duplicates, samples, media)
     embedded, rows = _scan(run, "embedding_ids"), run.find("embeddings.npy")
     if embedded is not None and rows is not None:
         yield from collapsed_rows(np.load(rows, mmap_mode="r"), embedded)
@@ -191,6 +195,39 @@ def differing_answers(duplicates: pl.LazyFrame, samples: pl.LazyFrame) -> Iterat
             "compare them with `mmrlhf-engine explain RUN ID KEPT_ID`; a part of the question may "
             "be in a field that is not read; `mmrlhf-engine disagree` keeps one",
         )
+
+
+def unverified_removals(
+    removals: int, duplicates: pl.LazyFrame, samples: pl.LazyFrame, media: pl.LazyFrame
+) -> Iterator[Alarm]:
+    """Samples that were removed for a near picture that could not be compared.
+
+    Args:
+        removals: How many there are; at least one.
+        duplicates: ``id, kept_id, image_hamming``.
+        samples: ``id, media``.
+        media: ``hash, phash``.
+    """
+    by_hash = media.filter(pl.col("phash").is_not_null()).select(media="hash")
+    near = duplicates.filter(pl.col("image_hamming").is_not_null())
+    either = [
+        near.join(samples.select(pl.col("id").alias(side), "media"), on=side)
+        .explode("media")
+        .join(by_hash, on="media", how="semi")
+        .select("id", "kept_id", "image_hamming")
+        for side in ("id", "kept_id")
+    ]
+    farthest = pl.concat(either).sort("image_hamming", "id", descending=[True, False]).first()
+    row = farthest.collect(engine="streaming")
+    example = [f"{id} was removed for {kept}" for id, kept in row.select("id", "kept_id").rows()]
+    yield Alarm(
+        "unverified_removals",
+        f"{_samples(removals)} {_were(removals)} removed for a near picture by hashes alone: the "
+        "pictures could not be compared",
+        removals,
+        "".join(example),
+        "set `--unverified-images off` to keep them, or give the pictures",
+    )
 
 
 def _differ(short: str, kept: str) -> bool:

@@ -167,14 +167,24 @@ def _pictures(
     with tempfile.TemporaryDirectory() as scratch:
         stage = StageContext(dedup.STAGE, config, Path(scratch), run, Resources(threads=1))
         stage.scratch.mkdir()
-        hashed = pl.concat([NO_PICTURES, *hash_chunk(rows, stage, 0, rows.height)])
-        judge = MediaJudge(rows, stage, thumbnails=config.thumbnails)
+        hashed = pl.concat([NO_PICTURES, *hash_chunk(rows, stage, config.hash, 0, rows.height)])
+        judge = MediaJudge(
+            rows,
+            stage,
+            thumbnails=config.thumbnails,
+            unverified_images=config.unverified_images,
+        )
         number = dict(rows.select("hash", "number").iter_rows())
         measures = []
         for one, other in pairs:
             numbers = number[one], number[other]
             measures += _hashes(config, hashed, numbers)
-            if config.judge and not hashed["reason"].is_not_null().any():
+            if config.judge and judge.is_unverified(*numbers):
+                told = "known by a hash alone, so that they cannot be compared"
+                measures.append(
+                    Measure("pictures", told, apart=equal or not config.unverified_images)
+                )
+            elif config.judge and not hashed["reason"].is_not_null().any():
                 (copy,), (same,) = judge([min(numbers)], [max(numbers)])
                 row = judge.evidence.row(-1, named=True)
                 measures.append(_judged(row, apart=not (same if equal else copy), equal=equal))
@@ -193,8 +203,8 @@ def _hashes(config: DedupConfig, hashed: pl.DataFrame, numbers: tuple[int, int])
     found = f"differ in {bits} of 64 bits, near up to {config.image_radius}"
     measures = [Measure("hashes", found, apart=far)]
     grids = [np.asarray(frame["colour"].to_list(), dtype=int) for frame in (one, other)]
-    colour = int(np.abs(grids[0] - grids[1]).max())
-    if config.colour_tolerance is not None:
+    if config.colour_tolerance is not None and grids[0].size and grids[1].size:
+        colour = int(np.abs(grids[0] - grids[1]).max())
         found = f"of an 8 by 8 grid differ by {colour} of 255, near up to {config.colour_tolerance}"
         differ = colour > config.colour_tolerance
         if differ and config.judge and not far:

@@ -33,7 +33,12 @@ from mmrlhf_engine.curate.dedup_tables import (
 from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_count
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
-from mmrlhf_engine.curate.picture_hashes import NO_PICTURES, hash_pictures, picture_columns
+from mmrlhf_engine.curate.picture_hashes import (
+    HASH_NAMES,
+    HashKind,
+    PictureHashes,
+    hash_pictures,
+)
 from mmrlhf_engine.curate.sample_columns import SampleColumns, read_media, read_samples
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
@@ -79,6 +84,15 @@ class DedupConfig(Section):
     common_from: int = Field(default=1000, ge=1)
     """Shingles of more texts than this propose no pair where texts are judged: they belong to a
     template."""
+    hash: HashKind = "fast"
+    """``fast``: JPEG is decoded at 1/8 to 1/2 of its size for the hash, which then differs in about
+    .2 bits, and in 2 at most, of 22 photographs (docs/decisions/0015); ``exact``: in full, so that
+    hashes equal those of the Python package imagehash."""
+    cache: str | None = None
+    """A folder that keeps hashes of pictures, by the hash of their content, for later runs."""
+    unverified_images: bool = False
+    """Whether near pictures are taken for copies where they cannot be compared, since only the hash
+    of one was given."""
     thumbnails: bool = False
     """Whether a picture of a third of the size or less may be a copy: at such a size a digit of a
     document is no longer seen."""
@@ -102,19 +116,20 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     media = read_media(stage)
     # The cap counts near pictures too, whatever the policy says of duplicates.
     needed = config.policy in ("joint", "image") or config.max_per_image is not None
-    pictures = hash_pictures(media, stage) if needed else NO_PICTURES
+    pictures = hash_pictures(media if needed else media.clear(), stage, config.hash, config.cache)
     overrides = read_overrides(stage.run_file(OVERRIDES))
     named = [name for pair in overrides for name in pair]
-    samples = read_samples(stage, media, _broken(pictures), named)
+    broken = pictures.broken.unique("number", keep="first", maintain_order=True)
+    samples = read_samples(stage, media, broken, named)
     rows = samples.named
     apart = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
-    judge = MediaJudge(media, stage, thumbnails=config.thumbnails)
+    given = {"thumbnails": config.thumbnails, "unverified_images": config.unverified_images}
+    judge = MediaJudge(media, stage, **given)
     found = _find(config, stage, samples, pictures, judge, apart)
     duplicates, rejected = found.duplicates, rejected_rows(samples.rejected)
-    pictures_found = (pictures["phash"].count(), pictures["number"].n_unique())
     with stage.table("kept", KEPT) as table:
-        first = pictures.unique("number", keep="first", maintain_order=True)
-        for part in kept_rows(samples, duplicates["row"].to_numpy(), first, media.height):
+        removed = duplicates["row"].to_numpy()
+        for part in kept_rows(samples, removed, pictures.first(), media.height):
             table.write(part)
         kept = table.rows
     with stage.table("duplicates", DUPLICATES) as table:
@@ -125,26 +140,23 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         table.write(rejected)
     with stage.table("near_pairs", NEAR_PAIRS) as table:
         table.write(page_pairs(duplicates, found.misses, samples, judge.evidence))
+    media_of = pl.Series(samples.media, dtype=pl.List(pl.UInt32))
     stage.finish(
         rows_in=len(samples) + rejected.height,
         rows_out=kept,
         dropped=_counts(duplicates["kind"]) | _counts(rejected["reason"]),
-        pictures=pictures_found[0],
-        media_without_pictures=media.height - pictures_found[1],
+        hash=HASH_NAMES[config.hash],
+        pictures_from_cache=pictures.cached,
+        pictures=len(pictures.columns["phash"]),
+        media_without_pictures=media.height - pictures.media_with_pictures(),
         pairs_compared=found.counts["compared"],
         pictures_judged=judge.evidence.height,
+        unverified_pairs=judge.unverified_pairs,
+        unverified_removals=judge.unverified_removals(duplicates, media_of),
         samples_not_all_judged=found.counts["not_all_judged"],
         texts_without_word_lists=found.counts["without_word_lists"],
         conflicts=int(duplicates["conflict"].sum()),
         frequencies=None if found.frequencies is None else found.frequencies.facts(),
-    )
-
-
-def _broken(pictures: pl.DataFrame) -> pl.DataFrame:
-    """Media that cannot be read, each with what is wrong with its first broken picture."""
-    broken = pictures.filter(pl.col("reason").is_not_null())
-    return broken.unique("number", keep="first", maintain_order=True).select(
-        "number", "reason", "detail"
     )
 
 
@@ -163,7 +175,7 @@ def _find(
     config: DedupConfig,
     stage: StageContext,
     samples: SampleColumns,
-    pictures: pl.DataFrame,
+    pictures: PictureHashes,
     judge: MediaJudge,
     apart: list[tuple[int, int]],
 ) -> _Found:
@@ -180,7 +192,7 @@ def _find(
             "rank": samples.rank,
             "overrides": apart,
         },
-        picture_columns(pictures),
+        pictures.columns,
         settings=config.model_dump(),
         judge=judge,
         threads=stage.threads,

@@ -66,13 +66,14 @@ def _ingest(run: Run, sample: dict[str, Any]) -> str:
     if sample["answer"] is not None:
         lines.append(f"           answer: {shorten(sample['answer'])}")
     for item in rows_of(run, "media", pl.col("hash").is_in(sample["media"])):
-        place = item["path"]
+        place = item["path"] or "known by its hash alone"
         if item["column"] is not None:
             place += f", column {item['column']}, row {item['row']}"
         elif item["offset"] is not None:
             place += f", bytes {item['offset']} to {item['offset'] + item['length']}"
         size = f"{item['width']}x{item['height']}" if item["width"] else "size unknown"
-        lines.append(f"           {item['kind']}: {item['format']} {size}, {place}")
+        format = f"{item['format']} " if item["format"] else ""
+        lines.append(f"           {item['kind']}: {format}{size}, {place}")
     return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ def _sample(run: Run, identifier: str) -> dict[str, Any]:
 def _shown(run: Run, sample: dict[str, Any]) -> list[str]:
     answer = "none" if sample["answer"] is None else shorten(sample["answer"])
     media = {
-        item["hash"]: f"{item['path']} ({item['width'] or '?'}x{item['height'] or '?'})"
+        item["hash"]: f"{_place(item)} ({item['width'] or '?'}x{item['height'] or '?'})"
         for item in rows_of(run, "media", pl.col("hash").is_in(sample["media"]))
     }
     pictures = ", ".join(media.get(name, name) for name in sample["media"])
@@ -68,6 +68,10 @@ def _shown(run: Run, sample: dict[str, Any]) -> list[str]:
         f"  answer   {answer}",
         f"  media    {pictures or 'none'}",
     ]
+
+
+def _place(item: dict[str, Any]) -> str:
+    return item["path"] or "known by a hash alone"
 
 
 def _decision(run: Run, sample: dict[str, Any], partner: dict[str, Any]) -> list[str]:

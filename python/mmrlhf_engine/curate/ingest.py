@@ -32,6 +32,7 @@ from mmrlhf_engine._core import (
 from mmrlhf_engine.curate.ingest_embedded import EmbeddedFile
 from mmrlhf_engine.curate.ingest_frames import (
     INSPECTED,
+    STORED,
     attached_counts,
     bad_rows,
     media_by_record,
@@ -205,6 +206,8 @@ class _Reader:
         own = references.filter(~pl.col("record").is_in(batch.attached["record"].implode()))
         references = pl.concat([own, batch.attached], how="diagonal")
         references = references.sort("record", maintain_order=True).with_row_index("order")
+        stored = references.filter(pl.col("phash").is_not_null())
+        references = references.drop(STORED)
         named = references.filter(pl.col("name").is_not_null())
         celled = references.filter(pl.col("cell").is_not_null())
         names = self._inspect_names(batch.places or NOWHERE, named["name"])
@@ -214,6 +217,7 @@ class _Reader:
                 named.join(names, on="name", how="left"),
                 celled.join(cells, on=["record", "cell"], how="left"),
                 self._inspect_contents(references.filter(pl.col("content").is_not_null())),
+                stored.with_columns(kind=pl.lit("image")),
             ],
             how="diagonal_relaxed",
         )

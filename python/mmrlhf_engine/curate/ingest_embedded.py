@@ -37,6 +37,8 @@ class EmbeddedFile:
             The rows with ``path``, ``offset`` and ``length`` set for those with content, which is
             dropped.
         """
+        if media["content"].null_count() == media.height:
+            return media.drop("content")
         places = [self._append(content) for content in media["content"]]
         schema = {"own_path": pl.String(), "own_offset": pl.UInt64(), "own_length": pl.UInt64()}
         own = pl.DataFrame(places, schema=schema, orient="row")

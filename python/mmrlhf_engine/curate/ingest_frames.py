@@ -9,6 +9,7 @@ from mmrlhf_engine.sources.samples.batch import RawBatch, Source
 
 __all__ = [
     "INSPECTED",
+    "STORED",
     "attached_counts",
     "bad_rows",
     "media_by_record",
@@ -23,6 +24,10 @@ INSPECTED: dict[str, pl.DataType] = {
     "bytes": pl.UInt64(),
 }
 """What the core finds out about a media file: its columns of `media`, or reason and detail."""
+
+
+STORED = ("hash", "phash", "colour", "width", "height")
+"""What a reference says itself of a picture of which the hash alone is known."""
 
 
 def to_frame(table: object) -> pl.DataFrame:

@@ -61,12 +61,14 @@ def picture_batches(
 
     An image gives one picture. A folder of frames gives the frame at each of ``positions`` (0 to 1
     over its sorted names), without repeats. A video file gives the frames at these positions if
-    PyAV is installed, otherwise, or if it cannot be decoded, none.
+    PyAV is installed, otherwise, or if it cannot be decoded, none. Media of which the hash alone
+    is known give none.
     """
     cells = CellReader()
     waiting = _Pictures()
-    for index, row in enumerate(media.iter_rows(named=True)):
-        _add_pictures(waiting, index, row, positions, cells)
+    readable = media.with_row_index("index").filter(pl.col("phash").is_null())
+    for row in readable.iter_rows(named=True):
+        _add_pictures(waiting, row["index"], row, positions, cells)
         if len(waiting.rows) >= batch:
             yield waiting.as_batch()
             waiting = _Pictures()

@@ -46,12 +46,24 @@ class MediaJudge:
         media: Rows of ``media`` in the order of their numbers.
         stage: Its scratch folder keeps the verdicts.
         thumbnails: Whether a picture of a third of the size or less may be a copy.
+        unverified_images: Whether near media are copies where the hash alone is known of one.
     """
 
-    def __init__(self, media: pl.DataFrame, stage: StageContext, *, thumbnails: bool) -> None:
+    def __init__(
+        self,
+        media: pl.DataFrame,
+        stage: StageContext,
+        *,
+        thumbnails: bool,
+        unverified_images: bool,
+    ) -> None:
         self._media = media
         self._stage = stage
         self._thumbnails = thumbnails
+        self._unverified_images = unverified_images
+        self._hash_alone = media["phash"].is_not_null().to_numpy()
+        self.unverified_pairs = 0
+        """Pairs asked for of which one is known by its hash alone."""
         self._parts = [pl.read_parquet(file) for file in sorted(_files(stage.scratch))]
         self._verdicts = dict(_verdicts(self._parts))
 
@@ -60,11 +72,33 @@ class MediaJudge:
     ) -> tuple[list[bool], list[bool]]:
         """Whether each pair of media are copies, and whether they are equal."""
         pairs = list(zip(first, second, strict=True))
-        unknown = [pair for pair in pairs if pair not in self._verdicts]
+        by_hash = {pair for pair in pairs if self.is_unverified(*pair)}
+        self.unverified_pairs += len(by_hash)
+        unknown = [pair for pair in pairs if pair not in self._verdicts and pair not in by_hash]
         for start in range(0, len(unknown), _PAIRS_PER_PART):
             self._keep(self._compare(unknown[start : start + _PAIRS_PER_PART]))
-        found = [self._verdicts[pair] for pair in pairs]
+        alone = self._unverified_images, False
+        found = [alone if pair in by_hash else self._verdicts[pair] for pair in pairs]
         return [copy for copy, _ in found], [equal for _, equal in found]
+
+    def is_unverified(self, first: int, second: int) -> bool:
+        """Whether two media cannot be compared, since the hash alone is known of one of them."""
+        return bool(self._hash_alone[first] or self._hash_alone[second])
+
+    def unverified_removals(self, duplicates: pl.DataFrame, numbers: pl.Series) -> int:
+        """Removed samples whose pictures are near those of the kept one by a hash alone.
+
+        Args:
+            duplicates: ``row, kept``.
+            numbers: The media of each sample.
+        """
+        media = duplicates.select(
+            "row", a=numbers.gather(duplicates["row"]), b=numbers.gather(duplicates["kept"])
+        )
+        media = media.filter(pl.col("a").list.len() == pl.col("b").list.len())
+        pairs = media.explode("a", "b", empty_as_null=False).filter(pl.col("a") != pl.col("b"))
+        alone = pl.Series(self._hash_alone)
+        return pairs.filter(alone.gather(pairs["a"]) | alone.gather(pairs["b"]))["row"].n_unique()
 
     @property
     def evidence(self) -> pl.DataFrame:

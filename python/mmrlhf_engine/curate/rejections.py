@@ -5,6 +5,7 @@ __all__ = ["REJECTIONS"]
 REJECTIONS: dict[str, str] = {
     "broken_record": "the record is no JSON or no UTF-8, or the file is damaged there",
     "empty_prompt": "no question is left without white space and marks of media",
+    "malformed_hash": "a picture that the record holds as its hash alone has a value that is none",
     "marks_and_media_differ": "the text has more or fewer marks, such as <image>, than the record "
     "has pictures and videos",
     "missing_media": "a picture or video is not where the record says, or is an address",

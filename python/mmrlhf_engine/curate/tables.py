@@ -62,6 +62,10 @@ MEDIA: TableSchema = {
     "column": pl.String(),  # Parquet cell: column, row, item of the list
     "row": pl.UInt64(),
     "item": pl.UInt32(),
+    # Of a picture that a record holds as its hash alone, without path, format and bytes: the 64
+    # bits that the Python package imagehash prints in hex, and the colours of an 8 by 8 grid.
+    "phash": pl.UInt64(),
+    "colour": pl.Binary(),  # 192 bytes, or null
 }
 
 KEPT: TableSchema = {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder};
 use arrow_array::{ArrayRef, FixedSizeListArray, StructArray, UInt8Array, UInt64Array};
 use arrow_schema::{DataType, Field};
-use mmrlhf_core::image::batch::{self, COLOUR_BYTES, Fit};
+use mmrlhf_core::image::batch::{self, COLOUR_BYTES, Decoding, Fit};
 use mmrlhf_core::image::{Filter, Locations, PictureError};
 use mmrlhf_core::{Error, Result};
 use pyo3::prelude::*;
@@ -45,9 +45,10 @@ fn error_columns<T>(
     [(field("reason"), Arc::new(reasons.finish())), (field("detail"), Arc::new(details.finish()))]
 }
 
-/// Perceptual hash and colour layout of every picture, with reason and detail where it has none.
+/// Perceptual hash and colour layout of every picture, with reason and detail where it has none;
+/// `reduced` decodes JPEG at reduced scale.
 #[pyfunction]
-#[pyo3(signature = (paths, offsets, lengths, inline, *, max_pixels, threads))]
+#[pyo3(signature = (paths, offsets, lengths, inline, *, max_pixels, threads, reduced=false))]
 pub(crate) fn hash_images(
     py: Python<'_>,
     paths: ArrowIn,
@@ -56,10 +57,12 @@ pub(crate) fn hash_images(
     inline: ArrowIn,
     max_pixels: u64,
     threads: usize,
+    reduced: bool,
 ) -> PyResult<ArrowArray> {
     let pictures = locations(&paths, &offsets, &lengths, &inline)?;
+    let decoding = if reduced { Decoding::Reduced } else { Decoding::Full };
     enter(py, |interrupt| {
-        let outcomes = batch::signatures(&pictures, max_pixels, threads, interrupt)?;
+        let outcomes = batch::signatures(&pictures, decoding, max_pixels, threads, interrupt)?;
         let hashes: UInt64Array =
             outcomes.iter().map(|outcome| outcome.as_ref().ok().map(|s| s.phash)).collect();
         let absent = [0; COLOUR_BYTES];

@@ -190,13 +190,22 @@ impl ContextColumns {
 fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
     let (mut records, mut cells) = (UInt32Builder::new(), UInt32Builder::new());
     let (mut names, mut contents) = (LargeStringBuilder::new(), LargeBinaryBuilder::new());
+    let (mut hashes, mut phashes) = (LargeStringBuilder::new(), UInt64Builder::new());
+    let mut colours = LargeBinaryBuilder::new();
+    let (mut widths, mut heights) = (UInt32Builder::new(), UInt32Builder::new());
     for (index, record) in outcomes.iter().enumerate() {
         for reference in record.as_ref().map_or(&[][..], |record| &record.media) {
-            let (name, cell, content) = match reference {
-                MediaReference::Named(name) => (Some(name), None, None),
-                MediaReference::Cell(cell) => (None, Some(*cell), None),
-                MediaReference::Content(content) => (None, None, Some(content)),
+            let (name, cell, content, stored) = match reference {
+                MediaReference::Named(name) => (Some(name), None, None, None),
+                MediaReference::Cell(cell) => (None, Some(*cell), None, None),
+                MediaReference::Content(content) => (None, None, Some(content), None),
+                MediaReference::Hash(stored) => (None, None, None, Some(stored)),
             };
+            hashes.append_option(stored.map(|stored| &stored.content));
+            phashes.append_option(stored.map(|stored| stored.phash));
+            colours.append_option(stored.and_then(|stored| stored.colour.as_deref()));
+            widths.append_option(stored.and_then(|stored| stored.width));
+            heights.append_option(stored.and_then(|stored| stored.height));
             records.append_value(index as u32);
             names.append_option(name);
             cells.append_option(cell);
@@ -208,6 +217,11 @@ fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
         ("name", Arc::new(names.finish())),
         ("cell", Arc::new(cells.finish())),
         ("content", Arc::new(contents.finish())),
+        ("hash", Arc::new(hashes.finish())),
+        ("phash", Arc::new(phashes.finish())),
+        ("colour", Arc::new(colours.finish())),
+        ("width", Arc::new(widths.finish())),
+        ("height", Arc::new(heights.finish())),
     ])
 }
 

@@ -96,7 +96,7 @@ impl Pictures {
     /// Its colours, where they are known.
     fn colour(&self, picture: usize) -> Option<&Layout> {
         let span = self.colour_starts[picture] as usize..self.colour_starts[picture + 1] as usize;
-        self.colours[span].as_array()
+        self.colours[span].as_chunks().0.first()
     }
 
     fn span(&self, media: u32) -> std::ops::Range<usize> {

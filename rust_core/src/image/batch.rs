@@ -8,6 +8,7 @@ use super::error::PictureError;
 use super::location::Locations;
 use super::phash::phash;
 use super::pixels::{Pixels, split};
+use super::reduced::reduced_signature;
 use super::resize::{Filter, resize, resize_part};
 use crate::error::Result;
 use crate::parallel::{Interrupt, map_rows};
@@ -48,14 +49,30 @@ fn each<T: Send>(
     })
 }
 
+/// What of a picture is decoded for its [`Signature`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decoding {
+    /// Every pixel: the hash is that of the Python package `imagehash`, bit for bit.
+    Full,
+    /// JPEG at 1/8, 1/4 or 1/2 of its size, where each side keeps 64 pixels: its hash may differ in a few
+    /// bits from that of every pixel.
+    Reduced,
+}
+
 /// The [`Signature`] of every picture, or why it has none.
 pub fn signatures(
     pictures: &Locations,
+    decoding: Decoding,
     max_pixels: u64,
     threads: usize,
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome<Signature>>> {
     each(pictures, threads, interrupt, |bytes| {
+        if decoding == Decoding::Reduced
+            && let Some(signature) = reduced_signature(bytes, max_pixels)?
+        {
+            return Ok(signature);
+        }
         let pixels = decode_displayed(bytes, max_pixels)?;
         let colour = colour_layout(&pixels);
         Ok(Signature { phash: phash(pixels.into_grey()), colour })

@@ -20,6 +20,7 @@ pub mod location;
 pub mod orientation;
 pub mod phash;
 pub mod pixels;
+mod reduced;
 pub mod resize;
 
 pub use displayed::decode_displayed;

@@ -19,7 +19,9 @@ pub mod split;
 pub mod tar;
 
 pub use media::{MediaFile, MediaPlaces, MediaSource, inspect_media};
-pub use record::{ColumnMap, MediaReference, Message, Record, Sample, UnreadField, read_record};
+pub use record::{
+    ColumnMap, MediaReference, Message, Record, Sample, StoredHash, UnreadField, read_record,
+};
 pub use role::{ROLE_NAMES, Role};
 pub use seen::{FirstSeen, UniqueIds};
 pub use split::{Layout, RecordSplitter};

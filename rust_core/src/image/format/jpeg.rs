@@ -1,6 +1,6 @@
 //! JPEG, baseline or progressive, of one, three or four components.
 
-use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{DecodeLimits, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 use super::EXIF_NAME;
 use super::bytes::u16_be;
@@ -64,6 +64,11 @@ const MAX_SCANS: usize = 500;
 /// As libjpeg-turbo decodes by default: accurate integer transform, smooth chroma upsampling, block
 /// smoothing of progressive pictures whose last scans are missing.
 pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
+    decode_reduced(bytes, 1)
+}
+
+/// At 1/`divisor` of the size, 1, 2, 4 or 8: an inverse transform of fewer values.
+pub(super) fn decode_reduced(bytes: &[u8], divisor: u32) -> Result<Pixels, PictureError> {
     let failed = |error: JpegError| match error {
         JpegError::UnexpectedEof => PictureError::truncated(NAME, error),
         _ => PictureError::unreadable(NAME, error),
@@ -81,6 +86,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Pixels, PictureError> {
         }
     };
     decoder.set_block_smoothing(true);
+    decoder.set_scale(ScalingFactor::try_new(1, divisor).map_err(failed)?);
     decoder.set_output_format(output);
     let image = decoder.decode_image().map_err(failed)?;
     let data = if channels == 3 { inverted_cmyk_to_rgb(&image.data) } else { image.data };

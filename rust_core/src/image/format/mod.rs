@@ -177,6 +177,11 @@ pub(super) fn decode_layer(bytes: &[u8], header: &Probe) -> Result<Layer, Pictur
     Ok(Layer { pixels: checked(header.format, layer.pixels)?, ..layer })
 }
 
+/// The pixels of a JPEG at 1/`divisor` of its size, 1, 2, 4 or 8: rounded up.
+pub(super) fn decode_jpeg_reduced(bytes: &[u8], divisor: u32) -> Result<Pixels, PictureError> {
+    checked(Format::Jpeg, guarded(Format::Jpeg, || jpeg::decode_reduced(bytes, divisor))?)
+}
+
 /// Call `each` with every frame of an animation as it is seen, until it says to stop.
 pub(super) fn decode_animation(
     bytes: &[u8],

@@ -4,12 +4,15 @@
 //! 2. Discrete cosine transform (type II, not normalised) along both axes.
 //! 3. Of it the 8 by 8 lowest frequencies; each is one bit: above their median or not.
 
-use dct::{LENGTH as SIDE, transform};
+use dct::transform;
 
 use super::pixels::Pixels;
 use super::resize::{Filter, resize};
 
 mod dct;
+
+/// Pixels of a side of what is transformed.
+pub(super) const SIDE: usize = dct::LENGTH;
 
 const LOW: usize = 8;
 

@@ -78,35 +78,70 @@ pub(super) fn resize_part(
     columns: Range<usize>,
     rows: Range<usize>,
 ) -> Pixels {
-    let across = Axis { input: pixels.width, output: width, filter };
-    let down = Axis { input: pixels.height, output: height, filter };
+    let across = Axis::whole(pixels.width, width, filter);
+    let down = Axis::whole(pixels.height, height, filter);
+    resize_axes(pixels, &across, &down, columns, rows)
+}
+
+/// [`resize`] of a picture that ends within its last pixels: `extent` of them are its width and height.
+pub(super) fn resize_extent(
+    pixels: Pixels,
+    extent: [f64; 2],
+    width: usize,
+    height: usize,
+    filter: Filter,
+) -> Pixels {
+    let [across, down] = extent;
+    let across = Axis { extent: across, ..Axis::whole(pixels.width, width, filter) };
+    let down = Axis { extent: down, ..Axis::whole(pixels.height, height, filter) };
+    resize_axes(pixels, &across, &down, 0..width, 0..height)
+}
+
+fn resize_axes(
+    pixels: Pixels,
+    across: &Axis,
+    down: &Axis,
+    columns: Range<usize>,
+    rows: Range<usize>,
+) -> Pixels {
     let lost = |axis: &Axis| axis.input as i64 - axis.output as i64;
-    if lost(&down) > 0 && lost(&down) > 2 * lost(&across) {
-        let strip = resize_columns(pixels, &down, rows, 0);
+    if lost(down) > 0 && lost(down) > 2 * lost(across) {
+        let strip = resize_columns(pixels, down, rows, 0);
         let lines = 0..strip.height;
-        resize_rows(strip, &across, columns, lines)
+        resize_rows(strip, across, columns, lines)
     } else {
         let lines = down.covered(rows.start).start..down.covered(rows.end - 1).end;
         let first = lines.start;
-        resize_columns(resize_rows(pixels, &across, columns, lines), &down, rows, first)
+        resize_columns(resize_rows(pixels, across, columns, lines), down, rows, first)
     }
 }
 
 /// One direction: from how many pixels to how many, by which filter.
 struct Axis {
     input: usize,
+    /// Where the picture ends, at most at the end of the last pixel.
+    extent: f64,
     output: usize,
     filter: Filter,
 }
 
 impl Axis {
+    fn whole(input: usize, output: usize, filter: Filter) -> Self {
+        Self { input, extent: input as f64, output, filter }
+    }
+
+    /// Whether output pixels are input pixels.
+    fn is_identity(&self) -> bool {
+        self.input == self.output && self.extent >= self.output as f64
+    }
+
     /// By how much the filter is widened.
     fn stretch(&self) -> f64 {
-        (self.input as f64 / self.output as f64).max(1.0)
+        (self.extent / self.output as f64).max(1.0)
     }
 
     fn centre(&self, index: usize) -> f64 {
-        (index as f64 + 0.5) * (self.input as f64 / self.output as f64)
+        (index as f64 + 0.5) * (self.extent / self.output as f64)
     }
 
     /// The input pixels that output pixel `index` is made of, at least one.
@@ -137,7 +172,7 @@ fn fixed(weight: f64) -> i32 {
 
 /// Output `columns` of the input `lines`.
 fn resize_rows(pixels: Pixels, axis: &Axis, columns: Range<usize>, lines: Range<usize>) -> Pixels {
-    if axis.input == axis.output {
+    if axis.is_identity() {
         return pixels.part(columns, lines);
     }
     let (width, height, channels) = (columns.len(), lines.len(), pixels.channels);
@@ -194,7 +229,7 @@ vectorised! {
 
 /// Output `rows` from lines that begin at the `first` of the input.
 fn resize_columns(pixels: Pixels, axis: &Axis, rows: Range<usize>, first: usize) -> Pixels {
-    if axis.input == axis.output {
+    if axis.is_identity() {
         let columns = 0..pixels.width;
         return pixels.part(columns, rows.start - first..rows.end - first);
     }

@@ -32,12 +32,14 @@ mod options;
 mod pictures;
 mod plain;
 mod prompt;
+mod stored_hash;
 mod turns;
 mod unread;
 
 pub use fields::ColumnMap;
 pub use pictures::MediaReference;
 pub use prompt::{LONG_ANSWER, question_type};
+pub use stored_hash::StoredHash;
 pub use turns::Message;
 pub use unread::UnreadField;
 

@@ -6,6 +6,7 @@ use super::super::Rejection;
 use super::fields::{Fields, Names, is_empty, wrong_type};
 use super::literal::structured;
 use super::marks::MediaCount;
+use super::stored_hash::StoredHash;
 use crate::image::from_base64;
 
 /// Fields of pictures; the first that holds something is read, the others name it again.
@@ -56,6 +57,8 @@ pub enum MediaReference {
     Cell(u32),
     /// The content itself, which stood in the record as base64.
     Content(Vec<u8>),
+    /// Its hash alone: the picture itself is not there any more.
+    Hash(Box<StoredHash>),
 }
 
 /// Every field name under which media are looked for.
@@ -141,7 +144,8 @@ fn is_video_name(name: &str) -> bool {
 }
 
 /// Texts are names, base64 or addresses; `{"path": ..}` and `{"cell": ..}` are what tables hold,
-/// `{"url": ..}` what chats do; lists hold any of these.
+/// `{"url": ..}` what chats do, `{"phash": ..}` is a picture of which only the hash was kept; lists hold
+/// any of these.
 pub(super) fn collect_value(
     field: &str,
     value: &Value,
@@ -168,6 +172,9 @@ pub(super) fn collect_value(
                 keys.iter().find_map(|key| place.get(*key)?.as_str().filter(|t| !t.is_empty()));
             match held {
                 Some(text) => media.push(of_text(field, text)?),
+                None if place.contains_key("phash") => {
+                    media.push(MediaReference::Hash(Box::new(StoredHash::read(field, place)?)));
+                }
                 None => return Err(wrong_type(field, value, "a path or picture bytes")),
             }
         }
@@ -236,6 +243,7 @@ pub(super) fn is_media(value: &Value) -> bool {
         Value::Array(items) => !items.is_empty() && items.iter().all(is_media),
         Value::Object(place) => {
             place.get("cell").is_some_and(Value::is_u64)
+                || place.get("phash").is_some_and(Value::is_string)
                 || ["bytes", "path", "url"]
                     .iter()
                     .any(|key| place.get(*key).and_then(Value::as_str).is_some_and(names_media))
