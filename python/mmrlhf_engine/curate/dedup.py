@@ -140,7 +140,8 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     pictures = hash_pictures(hashed, stage, config.hash, config.cache, known)
     overrides = read_overrides(stage.run_file(OVERRIDES))
     named = [name for pair in overrides for name in pair]
-    samples = read_samples(stage, media, pictures.broken, named)
+    broken = pictures.broken.unique("number", keep="first", maintain_order=True)
+    samples = read_samples(stage, media, broken, named)
     rows = samples.named
     apart = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
     given = {"thumbnails": config.thumbnails, "unverified_images": config.unverified_images}
