@@ -84,7 +84,8 @@ def test_the_setting_decides_and_the_report_names_it(stage, tmp_path, kind, name
     )
     begun = stage("dedup", DedupConfig(hash=kind))
     dedup.run(begun.config, begun)
-    kept = dict(pl.read_parquet(begun.folder / "kept" / "*.parquet").iter_rows())
+    kept = pl.read_parquet(begun.folder / "kept" / "*.parquet")
+    kept = dict(kept.select("id", "phash").iter_rows())
     expected, *_ = hashed(list(contents.values()), reduced=kind == "fast")
     assert [kept[file] for file in contents] == [[hash] for hash in expected]
     exact = [reference(Image.open(io.BytesIO(content))) for content in contents.values()]

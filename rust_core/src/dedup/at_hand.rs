@@ -75,8 +75,8 @@ impl<'a> TextsAtHand<'a> {
         if let Some(text) = self.recent.get(&row).or_else(|| self.old.get(&row)) {
             return Arc::clone(text);
         }
-        let Finder { samples, settings, ref texts, .. } = *self.finder;
-        let prompt = samples.prompt(row);
+        let Finder { settings, ref texts, .. } = *self.finder;
+        let prompt = self.finder.prompt(row);
         Arc::new(Text {
             shingles: Shingler::new(settings.shingle_words).shingle_set(prompt),
             prepared: texts.as_ref().map(|texts| texts.prepare(prompt)),

@@ -7,6 +7,7 @@
 //! Near texts share many keys, so that many buckets have the same rows: one of these stands for all.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -29,6 +30,8 @@ pub(super) struct Buckets {
     members: Partitions<2>,
     /// Of every bucket, how many rows it has.
     pub(super) sizes: Vec<u32>,
+    /// A bit for every place that is in a bucket.
+    met: Vec<AtomicU64>,
 }
 
 /// Buckets that were found so far.
@@ -51,13 +54,25 @@ impl Buckets {
         let bits = (u32::BITS - (places.len() as u32).leading_zeros()).max(1);
         let members = Partitions::new(2 * places.len(), bits, room)?;
         let found = Mutex::new(Found::default());
+        let met: Vec<AtomicU64> =
+            (0..places.len().div_ceil(64)).map(|_| AtomicU64::default()).collect();
         (0..keys.len()).into_par_iter().try_for_each(|part| {
             interrupt.check()?;
             let runs = Runs::of_keys(keys.take(part)?, places);
-            members.push(&runs.into_members(&found))
+            let new = runs.into_members(&found);
+            for &[place, _] in &new {
+                met[place as usize / 64].fetch_or(1 << (place % 64), Ordering::Relaxed);
+            }
+            members.push(&new)
         })?;
         let sizes = found.into_inner().unwrap_or_else(PoisonError::into_inner).sizes;
-        Ok(Self { members, sizes })
+        Ok(Self { members, sizes, met })
+    }
+
+    /// Whether a place is in a bucket.
+    pub(super) fn has(&self, place: u32) -> bool {
+        let bits = self.met.get(place as usize / 64);
+        bits.is_some_and(|bits| bits.load(Ordering::Relaxed) >> (place % 64) & 1 == 1)
     }
 
     /// A reader of `[place, bucket]` in ascending order; there may be one.

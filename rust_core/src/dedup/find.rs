@@ -12,12 +12,15 @@
 //! does not hold them; texts are read where they are, those that are compared again and again are kept at
 //! hand as far as there is room.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 
 use super::bands::{Buckets, NOWHERE};
 use super::decide::Decisions;
 use super::exact::collapse;
 use super::frequencies::Frequencies;
+use super::gathered::Gathered;
 use super::keys::Finder;
 use super::partitions::Room;
 use super::pictures::{NearMedia, Pictures};
@@ -50,14 +53,19 @@ pub fn find(
             threshold: settings.text_threshold,
         });
         let components = &near_media.components[..];
-        let finder = Finder { samples, pictures, settings, components, texts };
+        let gathered = OnceLock::new();
+        let finder = Finder { samples, pictures, settings, components, texts, gathered };
         let keys = finder.keys(room.share(90), interrupt)?;
         let mut duplicates = collapse(&finder, &keys.exact, interrupt)?;
         let order = keep_order(samples, &duplicates);
         let places = places_of(&order, samples.rank.len());
         let buckets = Buckets::new(&keys.near, &places, room.share(30), interrupt)?;
-        drop((keys, places));
-        let decisions = Decisions::new(&finder, judge, &buckets.sizes, room.share(50).memory);
+        drop(keys);
+        let memory = room.share(20).memory;
+        let gathered = Gathered::new(&samples.prompts, &places, &buckets, memory, interrupt)?;
+        let _ = finder.gathered.set(gathered);
+        drop(places);
+        let decisions = Decisions::new(&finder, judge, &buckets.sizes, room.share(40).memory);
         let mut found = decisions.run(&order, &buckets, interrupt)?;
         duplicates.append(&mut found.duplicates);
         duplicates.par_sort_unstable_by_key(|duplicate| duplicate.row);

@@ -139,7 +139,7 @@ struct Sampled {
     zeros: u32,
 }
 
-/// The texts whose hashes begin with so many zeros, one of equal ones.
+/// The texts whose hashes begin with so many zeros, one of equal ones, by row.
 fn sample(
     texts: &LargeStringArray,
     width: usize,
@@ -166,6 +166,8 @@ fn sample(
     sample.par_sort_unstable();
     // Of texts that are equal once they are normalised, the one with the most zeros.
     sample.dedup_by_key(|text| text.0);
+    // Read in the order in which they lie: the file they are mapped from may be larger than memory.
+    sample.par_sort_unstable_by_key(|text| text.2);
     Ok(sample.into_iter().map(|(_, Reverse(zeros), row)| Sampled { row, zeros }).collect())
 }
 

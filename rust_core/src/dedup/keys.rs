@@ -1,10 +1,13 @@
 //! By which keys samples meet: equal ones for samples that are equal, and for those that may be near.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::bands::KeyParts;
 use super::frequencies::Frequencies;
+use super::gathered::Gathered;
 use super::partitions::{Partitions, Room};
 use super::pictures::Pictures;
 use super::propose::{self, KeyReader, Proposer};
@@ -33,6 +36,8 @@ pub(super) struct Finder<'a> {
     pub(super) components: &'a [u32],
     /// None where texts have no say, or their shingles decide.
     pub(super) texts: Option<TextJudge<'a>>,
+    /// Set once it is known which texts will be compared.
+    pub(super) gathered: OnceLock<Gathered>,
 }
 
 impl Finder<'_> {
@@ -148,6 +153,12 @@ impl Finder<'_> {
             farthest = farthest.max(self.pictures.near(a, b, self.settings.closeness)?);
         }
         Some(farthest)
+    }
+
+    /// The text of a row.
+    pub(super) fn prompt(&self, row: u32) -> &str {
+        let gathered = self.gathered.get().and_then(|gathered| gathered.text(row));
+        gathered.unwrap_or_else(|| self.samples.prompt(row))
     }
 
     /// Whether samples that are not equal may be duplicates.

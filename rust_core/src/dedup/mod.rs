@@ -22,6 +22,7 @@ mod exact;
 mod fates;
 mod find;
 pub mod frequencies;
+mod gathered;
 pub mod hamming;
 pub mod keep_order;
 mod kept_in;
