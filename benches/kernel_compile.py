@@ -113,7 +113,8 @@ def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
     ):
         bias = bool(asked)
         h = head(dtype, VOCABULARY, options, inner, bias=bias)
-        launch = sweep_launch(h, settings_of(h, "sweep", architecture), MULTIPROCESSORS, **asked)
+        settings = settings_of(h, "sweep", architecture, extras=bias)
+        launch = sweep_launch(h, settings, MULTIPROCESSORS, **asked)
         yield Case("sweep", variant, launch)
         h = head(dtype, CHUNK, options, inner, bias=bias)
         row, out = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
@@ -121,7 +122,7 @@ def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
             h,
             row_gradient(row, row, (row, row) if asked else None),
             out,
-            settings_of(h, "logit_gradient", architecture),
+            settings_of(h, "logit_gradient", architecture, extras=bias),
         )
         yield Case("logit_gradient", variant, launch)
     yield from kept_cases(architecture, dtype)
@@ -133,7 +134,7 @@ def kept_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
     everything = {"entropy": True, "argmax": True}
     for variant, options, asked in (("", PLAIN, {}), (", softcap, statistics", CAPPED, everything)):
         h = head(dtype, CHUNK, options, HIDDEN, bias=bool(asked))
-        settings = settings_of(h, "sweep", architecture)
+        settings = settings_of(h, "kept", architecture)
         launch = sweep_launch(h, settings, MULTIPROCESSORS, out=kept, **asked)
         yield Case("sweep", f"writing exponentials{variant}", launch)
     width = launch.arguments["TILE"].columns

@@ -1,7 +1,7 @@
 """Hidden states to the gradient of the preference objective in one go, under five schedules.
 
-Rows arrive compacted; row i belongs to sequence ``sequence[i]``. Once the log-probabilities of a
-pair are known, the objective gives one number per sequence, and the products follow at once:
+Rows arrive compacted or masked, with the answers they belong to. Once the log-probabilities of a
+pair are known, the objective gives one number per row, and the products follow at once:
 
 * ``keep``: group after group of whole pairs, logits kept for the length of the group, 6NHV;
 * ``recompute``: one sweep over all rows, then E chunk by chunk, 8NHV;

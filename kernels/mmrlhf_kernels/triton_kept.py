@@ -192,7 +192,7 @@ def kept_exponentials(
     require_runnable(hidden, weight_chunk, bias_chunk, target, out)
     head = head_of(hidden, weight_chunk, bias_chunk, target, options, first)
     check_output(out, head)
-    settings = settings or settings_of(head, "sweep", architecture_of(hidden.device))
+    settings = settings or settings_of(head, "kept", architecture_of(hidden.device))
     processors = multiprocessors_of(hidden.device)
     launch = sweep_launch(head, settings, processors, out=out, entropy=entropy, argmax=argmax)
     with on_device(hidden.device):
@@ -292,25 +292,15 @@ def finish_unit_launch(
     return Launch(_finish_unit_kernel, _grid(rows, columns), arguments)
 
 
-def finish_unit(
-    total: Tensor,
-    sweep: Sweep,
-    weight: Tensor,
-    target: Tensor,
-    grad: Tensor | None,
-    options: HeadOptions,
-    raised: float,
-    dtype: torch.dtype,
-) -> Tensor:
+def finish_unit(total: Tensor, sweep: Sweep, *operands: Any) -> Tensor:
     """The gradient of frozen heads; see :class:`mmrlhf_kernels.backend.Backend`.
 
     Raises:
         RuntimeError: No GPU and no interpreter.
         TypeError: A dtype the kernels do not take.
     """
-    require_runnable(total, weight, target, grad)
-    sweep = sweep._replace(logp=logp_of(sweep))
-    launch = finish_unit_launch(total, sweep, weight, target, grad, options, raised, dtype)
+    require_runnable(total, operands[0])
+    launch = finish_unit_launch(total, sweep._replace(logp=logp_of(sweep)), *operands)
     with on_device(total.device):
         launch.run()
     finished: Tensor = launch.arguments["out"]

@@ -191,7 +191,8 @@ def logit_gradient(
     require_runnable(hidden, weight_chunk, bias_chunk, target, lse, grad, out)
     head = head_of(hidden, weight_chunk, bias_chunk, target, options, first)
     check_output(out, head)
-    settings = settings or settings_of(head, "logit_gradient", architecture_of(hidden.device))
+    architecture, spreads = architecture_of(hidden.device), spread is not None
+    settings = settings or settings_of(head, "logit_gradient", architecture, extras=spreads)
     with on_device(hidden.device):
         logit_gradient_launch(head, row_gradient(lse, grad, spread), out, settings).run()
     return out

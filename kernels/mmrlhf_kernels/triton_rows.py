@@ -213,7 +213,16 @@ def check_launch(
     pair_index: Tensor | None,
     answers: int,
 ) -> Launch:
-    """The launch with fresh outputs in its arguments ``counted`` and ``fits``."""
+    """The launch with fresh outputs in its arguments ``counted`` and ``fits``.
+
+    Args:
+        target: [N] int64.
+        ignore_index: The target of ignored rows.
+        vocab: V.
+        bounds: [S + 1] bounds of answers within the rows, or None.
+        pair_index: [P, 2] answers of pairs among those, or None.
+        answers: S.
+    """
     chosen, rejected = (None, None) if pair_index is None else pair_index.unbind(1)
     layout = _Layout(
         bounds=None if bounds is None else bounds.contiguous(),
@@ -236,26 +245,13 @@ def check_launch(
     return Launch(_check_kernel, (1,), arguments, warps=8)
 
 
-def checked_rows(
-    target: Tensor,
-    ignore_index: int,
-    vocab: int,
-    bounds: Tensor | None,
-    pair_index: Tensor | None,
-    answers: int,
-) -> tuple[Tensor, Tensor]:
+def checked_rows(target: Tensor, *operands: Any) -> tuple[Tensor, Tensor]:
     """([N] bool, which rows are not ignored; [2] bool, whether targets and the layout fit).
 
-    Args:
-        target: [N] int64.
-        ignore_index: The target of ignored rows.
-        vocab: V.
-        bounds: [S + 1] bounds of answers within the rows, or None.
-        pair_index: [P, 2] answers of pairs among those, or None.
-        answers: S.
+    Arguments are those of :func:`check_launch`.
     """
-    require_runnable(target, bounds, pair_index)
-    launch = check_launch(target, ignore_index, vocab, bounds, pair_index, answers)
+    require_runnable(target)
+    launch = check_launch(target, *operands)
     with on_device(target.device):
         launch.run()
     counted, fits = launch.arguments["counted"], launch.arguments["fits"]

@@ -37,7 +37,8 @@ __all__ = [
     "use_settings",
 ]
 
-Step = Literal["sweep", "logit_gradient"]
+Step = Literal["sweep", "kept", "logit_gradient"]
+"""The sweep, the sweep that writes exponentials, and the gradient of logits."""
 
 SHARED_MEMORY = {
     "sm_80": 166_912,
@@ -81,12 +82,12 @@ class _Entry(NamedTuple):
     architecture: str
     width: int
     step: Step | None
-    """The kernel, or None for both."""
+    """The kernel, or None for all."""
     settings: Settings
     hidden_size: int = 0
     vocabulary: int = 0
-    softcap: bool = True
-    """Whether it applies with a softcap too, whose tanh needs more registers."""
+    extras: bool = True
+    """Whether it applies with bias, softcap or statistics too, which need more registers."""
     divisor: int = 1
     """What H must be a multiple of; loads of other H are masked and need registers for that."""
 
@@ -96,9 +97,12 @@ _TABLE = (
     _Entry("sm_90", 2, "logit_gradient", Settings(128, 256, 64, 8, 4), 512, 2048, False, 64),
     _Entry("sm_90", 2, None, Settings(128, 128, 64, 8, 4), divisor=64),
     _Entry("sm_90", 2, None, Settings(64, 64, 32, 8, 3)),
+    _Entry("sm_90", 4, "logit_gradient", Settings(64, 64, 16, 8, 3)),
     _Entry("sm_90", 4, None, Settings(64, 64, 32, 8, 3)),
+    _Entry("sm_80", 2, "kept", Settings(128, 64, 64, 8, 4), divisor=64),
     _Entry("sm_80", 2, None, Settings(128, 128, 64, 8, 4), divisor=64),
     _Entry("sm_80", 2, None, Settings(64, 64, 32, 8, 3)),
+    _Entry("sm_80", 4, "logit_gradient", Settings(64, 64, 16, 8, 3)),
     _Entry("sm_80", 4, None, Settings(64, 64, 32, 8, 3)),
     _Entry("gfx942", 2, None, Settings(128, 128, 32, 8, 2), divisor=32),
     _Entry("gfx942", 2, None, Settings(64, 64, 32, 8, 2)),
@@ -184,7 +188,7 @@ def settings_for(
     dtype: torch.dtype,
     architecture: str,
     *,
-    softcap: bool = False,
+    extras: bool = False,
 ) -> Settings:
     """The settings of a launch: the override in force, else the first matching table entry.
 
@@ -195,9 +199,9 @@ def settings_for(
         dtype: dtype of ``hidden`` and ``weight``.
         architecture: As :func:`architecture_of` names it; an unknown one gets the settings of
             ``sm_80``, which need the least shared memory, or of ``gfx942`` on AMD.
-        softcap: Whether the head has one.
+        extras: Whether the head has a bias or a softcap, or statistics are asked for.
     """
-    override = (_overrides.get() or {}).get(step)
+    override = (_overrides.get() or {}).get("sweep" if step == "kept" else step)
     if override is not None:
         return override
     family = _RELATIVES.get(architecture, architecture)
@@ -211,7 +215,7 @@ def settings_for(
         and hidden_size % entry.divisor == 0
         and hidden_size >= entry.hidden_size
         and vocabulary >= entry.vocabulary
-        and (entry.softcap or not softcap)
+        and (entry.extras or not extras)
     )
 
 

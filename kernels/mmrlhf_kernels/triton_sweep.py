@@ -344,7 +344,8 @@ def sweep(
     require_runnable(hidden, weight, bias, target)
     head = head_of(hidden, weight, bias, target, options, first)
     device = hidden.device
-    settings = settings or settings_of(head, "sweep", architecture_of(device))
+    asked = any(extras.values())
+    settings = settings or settings_of(head, "sweep", architecture_of(device), extras=asked)
     launch = sweep_launch(head, settings, multiprocessors_of(device), **extras)
     with on_device(device):
         launch.run()

@@ -172,15 +172,15 @@ def check_output(out: Tensor, head: Head) -> None:
         )
 
 
-def settings_of(head: Head, step: Step, architecture: str) -> Settings:
-    """The settings in force for a kernel that meets this head."""
+def settings_of(head: Head, step: Step, architecture: str, *, extras: bool = False) -> Settings:
+    """The settings in force for a kernel that meets this head; ``extras``: and its entropy."""
     return settings_for(
         step,
         head.inner,
         head.columns,
         head.hidden.dtype,
         architecture,
-        softcap=head.softcap is not None,
+        extras=extras or head.softcap is not None or head.bias is not None,
     )
 
 
