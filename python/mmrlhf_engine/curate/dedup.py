@@ -62,8 +62,8 @@ __all__ = ["STAGE", "DedupConfig"]
 
 _LEAST_ROOM = 128 << 20
 """Bytes for texts and keys, which go into files where there are more."""
-_SAMPLE_BYTES = 160
-_MEDIA_BYTES = 320
+_SAMPLE_BYTES = 80
+_MEDIA_BYTES = 64
 """Of the columns that are held of every row; measured by benches/dedup_scale.py."""
 
 
