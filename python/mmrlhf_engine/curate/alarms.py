@@ -165,11 +165,10 @@ def differing_answers(duplicates: pl.LazyFrame, samples: pl.LazyFrame) -> Iterat
         duplicates: ``id, kept_id, kind``.
         samples: ``id, answer`` of at least these.
     """
-    answers = samples.select("id", "answer", plain=_plain(pl.col("answer")))
+    removals = duplicates.filter(pl.col("kind").is_in(["exact", "near"])).select("id", "kept_id")
+    answers = _named_in(removals, samples).select("id", "answer", plain=_plain(pl.col("answer")))
     pairs = (
-        duplicates.select("id", "kept_id", "kind")
-        .filter(pl.col("kind").is_in(["exact", "near"]))
-        .join(answers, on="id", how="left")
+        removals.join(answers, on="id", how="left")
         .join(answers.rename({"id": "kept_id"}), on="kept_id", how="left", suffix="_kept")
         .filter(
             pl.col("plain").str.split(" ").list.len() <= SHORT_WORDS,
@@ -210,8 +209,10 @@ def unverified_removals(
     """
     by_hash = media.filter(pl.col("phash").is_not_null()).select(media="hash")
     near = duplicates.filter(pl.col("image_hamming").is_not_null())
+    near = near.select("id", "kept_id", "image_hamming")
+    named = _named_in(near, samples)
     either = [
-        near.join(samples.select(pl.col("id").alias(side), "media"), on=side)
+        near.join(named.select(pl.col("id").alias(side), "media"), on=side)
         .explode("media")
         .join(by_hash, on="media", how="semi")
         .select("id", "kept_id", "image_hamming")
@@ -228,6 +229,12 @@ def unverified_removals(
         "".join(example),
         "set `--unverified-images off` to keep them, or give the pictures",
     )
+
+
+def _named_in(pairs: pl.LazyFrame, samples: pl.LazyFrame) -> pl.LazyFrame:
+    """The samples that one of the pairs names, few beside all: a join with all holds all."""
+    names = pl.concat([pairs.select("id"), pairs.select(id="kept_id")]).unique()
+    return samples.join(names, on="id", how="semi")
 
 
 def _differ(short: str, kept: str) -> bool:
