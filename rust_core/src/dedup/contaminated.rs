@@ -98,6 +98,7 @@ pub struct TextMatch {
 }
 
 /// Find the samples that match a question. `pictures` are those of the media of both.
+#[expect(clippy::too_many_arguments, reason = "each is of another kind")]
 pub fn find_contaminated(
     samples: Rows<'_>,
     questions: Rows<'_>,
