@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Curate one corpus in many circumstances.")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--folder", type=Path, default=Path("determinism"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "determinism")
     given = parser.parse_args()
     corpus = given.folder / "corpus"
     if not (corpus / "truth.parquet").exists():

@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--select", type=int, default=30_000)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("scale"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "curate_scale")
     parser.add_argument("--set", action="append", default=[], help="passed to curate")
     given = parser.parse_args()
     rows = [measure(count, given) for count in given.rows]
