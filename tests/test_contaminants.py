@@ -123,6 +123,15 @@ def test_repeated_questions_are_removed_and_counted_by_benchmark(place, tmp_path
     }
     told = engine("explain", tmp_path / "run", "program").stdout
     assert "100% of its runs of words) a question of the benchmark programs: programs:P/7" in told
+    told = engine("explain", tmp_path / "run", "same", "pope:1").stdout
+    assert "prompt   Is there a dog in the image?" in told.split("pope:1", 1)[1]
+    assert "image Hamming: 0" in told
+    told = engine("explain", tmp_path / "run", "other question", "pope:1").stdout
+    assert "was not removed for a question of a benchmark" in told
+    done = engine("disagree", tmp_path / "run", removed["same"]["id"], "pope:1")
+    assert done.returncode == 1
+    assert "matches pope:1, a question of the benchmark pope" in done.stderr
+    assert "--against-by" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -179,3 +188,26 @@ def test_the_command_builds_an_index(place, tmp_path):
     done = engine("contaminants", "build", tmp_path / "index", place / "pope.parquet")
     assert (done.returncode, done.stdout) == (0, "pope: 2 questions\n")
     assert check_index(tmp_path / "index") == {"pope": 2}
+
+
+def test_a_build_that_is_refused_leaves_the_index_as_it_was(place, tmp_path):
+    index = tmp_path / "index"
+    engine("contaminants", "build", index, place / "pope.parquet")
+    done = engine("contaminants", "build", index, place / "absent.jsonl")
+    assert done.returncode == 1
+    assert check_index(index) == {"pope": 2}
+    done = engine("contaminants", "build", index, place / "mmbench.parquet", "--memory", "1M")
+    assert done.returncode == 2
+    assert check_index(index) == {"pope": 2}
+
+
+def test_an_index_whose_benchmarks_could_not_be_read_is_none(place, tmp_path):
+    index = tmp_path / "index"
+    engine("contaminants", "build", index, place / "pope.parquet")
+    lines(tmp_path / "bad.jsonl", {"nothing": 1})
+    done = engine("contaminants", "build", index, tmp_path / "bad.jsonl")
+    assert done.returncode == 1
+    with pytest.raises(InputError, match="no index of benchmarks"):
+        check_index(index)
+    engine("contaminants", "build", index, place / "mmbench.parquet")
+    assert check_index(index) == {"mmbench": 1}

@@ -1,6 +1,7 @@
 """The stage ``embed``: one correct row per picture, for any threads, chunks and interruptions."""
 
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -257,6 +258,18 @@ def test_precomputed_rows_follow_their_ids(stage, pictures, tmp_path, monkeypatc
         unit = expected[name] / np.linalg.norm(expected[name])
         np.testing.assert_allclose(rows[row].astype(np.float64), unit, atol=1e-3)
     assert begun.run.report("embed")["without_embedding"] == (1 if suffix else 0)
+
+
+@pytest.mark.parametrize("suffix", [".ids", ".ids.txt", ".ids.json"])
+def test_a_changed_list_of_ids_is_another_input(tmp_path, suffix):
+    config = precomputed_config(tmp_path, suffix=suffix, ids=IDS)
+    before = embed.external(config)
+    assert embed.external(config) == before
+    precomputed_config(tmp_path, suffix=suffix, ids=[*IDS[:-1], "another id"])
+    os.utime(tmp_path / "made.npy", ns=(before[0][2], before[0][2]))
+    changed = embed.external(config)
+    assert changed[0] == before[0]
+    assert changed != before
 
 
 ROWS = np.ones((6, 3))

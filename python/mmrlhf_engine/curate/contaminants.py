@@ -86,12 +86,11 @@ def build_index(
     run = Run(folder)
     config = IngestConfig(sources=[_of_tests(source) for source in sources])
     with run.locked():
-        (folder / _INDEX).unlink(missing_ok=True)
-        report = run_stage(ingest.STAGE, config, run.stage_folder("ingest"), resources, run)
+        run_stage(ingest.STAGE, config, run.stage_folder("ingest"), resources, run)
         _hash_pictures(run, resources)
-        counts = {name: found["samples"] for name, found in report["sources"].items()}
+        counts = _questions_read(run)
         write_atomically(folder / _INDEX, json.dumps(counts, indent=2) + "\n")
-    return counts
+    return counts or {}
 
 
 def check_index(folder: Path) -> dict[str, int]:
@@ -100,13 +99,20 @@ def check_index(folder: Path) -> dict[str, int]:
     Raises:
         InputError: it is no finished index.
     """
-    counts = read_json(folder / _INDEX)
-    if counts is None:
+    counts: dict[str, int] | None = read_json(folder / _INDEX)
+    # A build that was killed, or refused by what it read, leaves the counts of the one before.
+    if counts is None or counts != _questions_read(Run(folder)):
         raise InputError(
             f"{folder}: no index of benchmarks",
             hint=f"mmrlhf-engine contaminants build {folder} BENCHMARK...",
         )
     return counts
+
+
+def _questions_read(run: Run) -> dict[str, int] | None:
+    """Questions by benchmark of a finished ingest."""
+    report = run.report("ingest")
+    return report and {name: found["samples"] for name, found in report["sources"].items()}
 
 
 def hashes_of(folder: Path) -> Path:

@@ -49,11 +49,18 @@ def _kind_of_removal(run: Run, identifier: str, kept_id: str) -> str:
     if duplicates is None or samples is None:
         raise InputError(f"{run.folder}: has no finished dedup", hint="run curate first")
     both = pl.col("id").is_in([identifier, kept_id])
+    rows = pl.scan_parquet(duplicates / "*.parquet").filter(both).collect()
+    in_benchmark = (pl.col("id") == identifier) & (pl.col("kind") == "contaminated")
+    for row in rows.filter(in_benchmark).iter_rows(named=True):
+        raise InputError(
+            f"{identifier} was removed because it matches {row['kept_id']}, a question of the "
+            f"benchmark {row['benchmark']}",
+            hint="--against-by says what has to match; without --against none is looked for",
+        )
     known = pl.scan_parquet(samples / "*.parquet").select("id").filter(both).collect()["id"]
     for name in (identifier, kept_id):
         if name not in known:
             raise InputError(f"{run.folder}: no sample {name!r}", hint=nearest_ids(run, name))
-    rows = pl.scan_parquet(duplicates / "*.parquet").filter(both).collect()
     favour = dict(rows.select("id", "kept_id").iter_rows())
     actual = favour.get(identifier)
     if actual is None:

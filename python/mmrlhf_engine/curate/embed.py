@@ -24,7 +24,12 @@ from pydantic import Field, field_validator
 
 from mmrlhf_engine._core import decode_images
 from mmrlhf_engine.curate.media import picture_batches
-from mmrlhf_engine.curate.precomputed import check_precomputed, open_precomputed, unit_blocks
+from mmrlhf_engine.curate.precomputed import (
+    check_precomputed,
+    files_of_precomputed,
+    open_precomputed,
+    unit_blocks,
+)
 from mmrlhf_engine.curate.tables import EMBEDDING_IDS
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
 from mmrlhf_engine.models.encoder_check import check_encoder, check_encoder_form
@@ -103,8 +108,10 @@ def external(config: EmbedConfig) -> list[object]:
     if not config.encoder.startswith("precomputed:"):
         return []
     file = Path(config.encoder.removeprefix("precomputed:"))
-    files = [path for path in (file, file.with_suffix(".ids")) if path.is_file()]
-    return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
+    return [
+        [str(path), (stat := path.stat()).st_size, stat.st_mtime_ns]
+        for path in files_of_precomputed(file)
+    ]
 
 
 def _take_precomputed(config: EmbedConfig, stage: StageContext) -> tuple[pl.Series, dict[str, Any]]:

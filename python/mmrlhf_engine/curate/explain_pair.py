@@ -1,9 +1,11 @@
 """Two samples side by side: what was measured between them, and why one removed the other or not.
 
-Of a removal, the measures are those that dedup wrote down; of two samples of which neither removed
-the other, every measure is taken now (:mod:`mmrlhf_engine.curate.compare_pair`).
+The other one may be a question of a benchmark that dedup ran against. Of a removal, the measures
+are those that dedup wrote down; of two samples of which neither removed the other, every measure is
+taken now (:mod:`mmrlhf_engine.curate.compare_pair`).
 """
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -33,7 +35,12 @@ def explain_pair(run: Run, identifier: str, other: str) -> str:
         InputError: one of them is not a sample of the run, or both are the same, or an id is that
             of several samples.
     """
-    first, second = _sample(run, identifier), _sample(run, other)
+    first, asked = _sample(run, identifier), _question(run, other)
+    if asked is not None:
+        index, question = asked
+        shown = [*_shown(run, first), "", *_shown(index, question), ""]
+        return "\n".join([*shown, *_against(run, first["id"], question["id"])])
+    second = _sample(run, other)
     if first["id"] == second["id"]:
         raise InputError(f"{first['id']} was given twice", hint="expected two samples")
     lines = [*_shown(run, first), "", *_shown(run, second), ""]
@@ -52,6 +59,28 @@ def _sample(run: Run, identifier: str) -> dict[str, Any]:
             f"{identifier!r} is the id of {len(samples)} samples", hint=f"one of {ids}"
         )
     return samples[0]
+
+
+def _question(run: Run, identifier: str) -> tuple[Run, dict[str, Any]] | None:
+    """The index of a benchmark and its question of this id, if no sample of the run has it."""
+    if find_sample(run, identifier):
+        return None
+    for folder in _settings(run).get("against", []):
+        index = Run(Path(folder))
+        if questions := rows_of(index, "samples", pl.col("id") == identifier):
+            return index, questions[0]
+    return None
+
+
+def _against(run: Run, identifier: str, question: str) -> list[str]:
+    """What dedup decided of a sample and a question of a benchmark."""
+    for row in rows_of(run, "duplicates", pl.col("id") == identifier):
+        line = f"dedup    {identifier} was removed: {evidence(row)} {row['kept_id']}"
+        if row["kept_id"] == question:
+            by = _settings(run).get("against_by")
+            return [line, *_measures(row), f"         (against_by {by})"]
+        return [line, "         that is the one match which is written down"]
+    return [f"dedup    {identifier} was not removed for a question of a benchmark"]
 
 
 def _shown(run: Run, sample: dict[str, Any]) -> list[str]:
@@ -146,14 +175,20 @@ def _between(run: Run, one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     return [
         f"         {line}",
         *(f"           {measure.name:{width}}  {measure.found}" for measure in taken),
-        f"         ({_settings(run)})",
+        f"         ({_settings_of_pairs(run)})",
     ]
 
 
-def _settings(run: Run) -> str:
-    """The settings of dedup, as it ran."""
-    file = run.stage_folder("dedup") / "config.yaml"
-    settings: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+def _settings_of_pairs(run: Run) -> str:
+    settings = _settings(run)
     return ", ".join(
         f"{name} {str(settings[name]).lower()}" for name in ("policy", "judge", "text_rule")
     )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The settings of dedup, as it ran; none where it has not."""
+    if run.manifest("dedup") is None:
+        return {}
+    file = run.stage_folder("dedup") / "config.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}

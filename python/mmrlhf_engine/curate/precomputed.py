@@ -17,9 +17,16 @@ import polars as pl
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.ordered_map import ordered_map
 
-__all__ = ["check_precomputed", "open_precomputed", "unit_blocks"]
+__all__ = ["check_precomputed", "files_of_precomputed", "open_precomputed", "unit_blocks"]
 
 BLOCK = 16_384
+_LISTS = (".ids", ".ids.txt", ".ids.json")
+
+
+def files_of_precomputed(file: Path) -> list[Path]:
+    """The files that :func:`open_precomputed` reads, those that are there."""
+    listed = _list_beside(file)
+    return [path for path in (file, listed) if path is not None and path.is_file()]
 
 
 def check_precomputed(file: Path) -> None:
@@ -130,14 +137,19 @@ def _map(file: Path) -> np.ndarray:
     return rows
 
 
-def _listed_ids(file: Path) -> tuple[Path, pl.Series] | None:
+def _list_beside(file: Path) -> Path | None:
     """The list of ids next to the file, if there is one."""
-    for path in (file.with_suffix(".ids"), file.with_suffix(".ids.txt")):
-        if path.is_file():
-            return path, _read_lines(path)
-    path = file.with_suffix(".ids.json")
-    if not path.is_file():
+    lists = (file.with_suffix(suffix) for suffix in _LISTS)
+    return next((path for path in lists if path.is_file()), None)
+
+
+def _listed_ids(file: Path) -> tuple[Path, pl.Series] | None:
+    """That list and its ids."""
+    path = _list_beside(file)
+    if path is None:
         return None
+    if path.suffix != ".json":
+        return path, _read_lines(path)
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
