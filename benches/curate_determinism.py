@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from curate_scale import STAGES
+from make_corpus import CHUNK
 from record import write_record
 
 HERE = Path(__file__).parent
@@ -33,8 +34,11 @@ def main() -> None:
     corpus = given.folder / "corpus"
     if not (corpus / "truth.parquet").exists():
         make = [sys.executable, str(HERE / "make_corpus.py"), str(corpus), "--width", "64"]
-        files = str(max(1, given.rows // 5))
-        subprocess.run([*make, "--rows", str(given.rows), "--rows-per-file", files], check=True)
+        each = max(1, given.rows // 5 // CHUNK) * CHUNK
+        subprocess.run([*make, "--rows", str(given.rows), "--rows-per-file", str(each)], check=True)
+        # Every file is a source of its own here.
+        ids = (f"rows-{row // each:05d}:r{row}\n" for row in range(given.rows))
+        (corpus / "embeddings.ids").write_text("".join(ids))
     rows = measure(given, corpus)
     print(write_record("curate_determinism", {"rows": given.rows}, rows, NOT_MEASURED))
 
