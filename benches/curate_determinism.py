@@ -111,7 +111,9 @@ def least_memory(folder: Path, corpus: Path, sources: list[str]) -> int:
             if done.returncode:
                 raise RuntimeError(done.stderr)
             return floor
-        floor = int(float(needed[1]) * (1024 if needed[2] == "G" else 1)) + 2
+        # Sizes are rounded where they are told.
+        told_floor = int(float(needed[1]) * (1024 if needed[2] == "G" else 1)) + 2
+        floor = max(told_floor, floor + 16)
 
 
 def killed(
