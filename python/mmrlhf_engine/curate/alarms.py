@@ -204,12 +204,13 @@ def unverified_removals(
 
     Args:
         removals: How many there are; at least one.
-        duplicates: ``id, kept_id, image_hamming``.
+        duplicates: ``id, kept_id, kind, image_hamming``.
         samples: ``id, media``.
         media: ``hash, phash``.
     """
     by_hash = media.filter(pl.col("phash").is_not_null()).select(media="hash")
-    near = duplicates.filter(pl.col("image_hamming").is_not_null())
+    by_picture = pl.col("image_hamming").is_not_null() & (pl.col("kind") != "contaminated")
+    near = duplicates.filter(by_picture)
     either = [
         near.join(samples.select(pl.col("id").alias(side), "media"), on=side)
         .explode("media")
