@@ -184,6 +184,15 @@ def test_what_is_no_index_is_refused(place, tmp_path):
     assert "is not empty, and no index" in done.stderr
 
 
+def test_a_run_is_no_place_for_an_index(place, tmp_path):
+    _, run = against(place, tmp_path / "run")
+    before = run.manifest("ingest")
+    done = engine("contaminants", "build", run.folder, place / "pope.parquet")
+    assert done.returncode == 1
+    assert "is not empty, and no index" in done.stderr
+    assert run.manifest("ingest") == before
+
+
 def test_the_command_builds_an_index(place, tmp_path):
     done = engine("contaminants", "build", tmp_path / "index", place / "pope.parquet")
     assert (done.returncode, done.stdout) == (0, "pope: 2 questions\n")

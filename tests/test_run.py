@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrlhf_engine.errors import ConfigError, InputError, StageError
+from mmrlhf_engine.errors import ConfigError, FileError, InputError, StageError
 from mmrlhf_engine.run import tables as table_module
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import write_atomically
@@ -179,6 +180,18 @@ def test_memory_that_does_not_suffice_is_refused_before_anything_is_removed(tmp_
     with pytest.raises(ConfigError, match=r"dedup needs up to 3\.0 TiB .* may use 1\.0 TiB"):
         run_both(tmp_path, second=needy, resources=Resources(memory=1 << 40, seed=1))
     assert times(run)[1] == before[1]
+
+
+def test_a_full_disk_is_told_with_the_stage_and_a_hint(tmp_path):
+    def fill(_config, context):
+        (context.scratch / "chunk-0").write_text("half the work")
+        with Path("/dev/full").open("wb", buffering=0) as device:
+            device.write(b"more")
+
+    with pytest.raises(FileError, match="no space is left on the device for what dedup") as error:
+        run_both(tmp_path, second=dataclasses.replace(SECOND, run=fill))
+    assert "make room" in error.value.hint
+    assert (Run(tmp_path).stage_folder("dedup") / "scratch" / "chunk-0").exists()
 
 
 def test_scratch_survives_a_kill_only_if_it_still_fits(tmp_path):

@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 
+from command import engine
 from mmrlhf_engine.curate import dedup, picture_hashes
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.errors import InputError
@@ -127,3 +128,14 @@ def test_a_foreign_file_in_the_cache_is_refused(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(InputError, match=r"x\.parquet: "):
         deduplicate(tmp_path / "run", cache=str(tmp_path / "cache"))
+
+
+def test_a_cache_that_is_a_file_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "What is it?"}\n', encoding="utf-8")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    run = tmp_path / "run"
+    done = engine("curate", tmp_path / "rows.jsonl", "--out", run, "--cache", tmp_path / "file")
+    assert done.returncode == 1
+    assert "is not a folder" in done.stderr
+    assert "another --cache" in done.stderr
+    assert not (run / "01_ingest").exists()

@@ -120,6 +120,12 @@ def test_near_hashes_are_taken_for_copies_if_told(stage, tmp_path, settings):
     assert kept == {row["id"] for row in NEAR} - set(removed)
 
 
+def test_where_text_alone_decides_no_hash_has_removed_anything(stage, tmp_path):
+    kept, removed, report = deduplicated(stage, tmp_path, NEAR, policy="text", max_per_image=None)
+    assert "far" in removed
+    assert (len(kept), report["unverified_removals"]) == (2, 0)
+
+
 def test_a_picture_and_its_hash_alone_are_not_verified(stage, tmp_path):
     name = picture(tmp_path, "a.png")
     content = (tmp_path / name).read_bytes()

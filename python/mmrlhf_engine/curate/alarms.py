@@ -203,13 +203,13 @@ def unverified_removals(
 
     Args:
         removals: How many there are; at least one.
-        duplicates: ``id, kept_id, image_hamming``.
+        duplicates: ``id, kept_id, kind, image_hamming``.
         samples: ``id, media``.
         media: ``hash, phash``.
     """
     by_hash = media.filter(pl.col("phash").is_not_null()).select(media="hash")
-    near = duplicates.filter(pl.col("image_hamming").is_not_null())
-    near = near.select("id", "kept_id", "image_hamming")
+    by_picture = pl.col("image_hamming").is_not_null() & (pl.col("kind") != "contaminated")
+    near = duplicates.filter(by_picture).select("id", "kept_id", "image_hamming")
     named = _named_in(near, samples)
     either = [
         near.join(named.select(pl.col("id").alias(side), "media"), on=side)

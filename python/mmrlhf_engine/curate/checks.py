@@ -36,8 +36,8 @@ __all__ = [
 _SHOWN = 4
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a run folder that cannot be written or made.
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Refuse a folder, given by an option, that cannot be written or made.
 
     Raises:
         InputError: it is a file, or lies below one, or below a folder without permission.
@@ -47,11 +47,11 @@ def check_writable(folder: Path) -> None:
         place = place.parent
     if not place.is_dir():
         raise InputError(
-            f"{folder}: cannot be written: {place} is not a folder", hint="another --out"
+            f"{folder}: cannot be written: {place} is not a folder", hint=f"another {option}"
         )
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(
-            f"{folder}: cannot be written: no permission for {place}", hint="another --out"
+            f"{folder}: cannot be written: no permission for {place}", hint=f"another {option}"
         )
 
 

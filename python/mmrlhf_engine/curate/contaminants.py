@@ -81,11 +81,14 @@ def build_index(
         InputError: a benchmark is missing, empty or of no known format; or the folder holds
             something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "01_ingest").is_dir():
+    if folder.exists() and any(folder.iterdir()) and not hashes_of(folder).is_dir():
         raise InputError(f"{folder}: is not empty, and no index", hint="name a new folder")
     run = Run(folder)
     config = IngestConfig(sources=[_of_tests(source) for source in sources])
+    ingest.external(config)  # Refuses benchmarks that are not there before anything is made.
     with run.locked():
+        # Made first: it tells an index, even one that is not finished, from a run.
+        hashes_of(folder).mkdir(exist_ok=True)
         run_stage(ingest.STAGE, config, run.stage_folder("ingest"), resources, run)
         _hash_pictures(run, resources)
         counts = _questions_read(run)

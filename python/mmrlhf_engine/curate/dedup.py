@@ -26,6 +26,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from mmrlhf_engine._core import find_duplicates
+from mmrlhf_engine.curate.checks import check_writable
 from mmrlhf_engine.curate.contaminants import (
     Benchmarks,
     MatchBy,
@@ -257,6 +258,12 @@ def _find(
     return _Found(found, missed, counts)
 
 
+def check(config: DedupConfig) -> None:
+    """Refuse a cache that cannot be written."""
+    if config.cache is not None:
+        check_writable(Path(config.cache), "--cache")
+
+
 def external(config: DedupConfig) -> list[object]:
     """The indexes of benchmarks, by what they were made from."""
     return state_of_indexes(config.against)
@@ -285,6 +292,7 @@ STAGE = Stage(
     keeps=(FREQUENCIES,),
     run_files=(OVERRIDES,),
     external=external,
+    check=check,
     no_effect_on_output=frozenset({"cache"}),
     memory=memory,
 )

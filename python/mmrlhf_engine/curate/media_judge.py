@@ -94,9 +94,10 @@ class MediaJudge:
         """Removed samples whose pictures are near those of the kept one by a hash alone.
 
         Args:
-            duplicates: ``row, kept``.
+            duplicates: ``row, kept, image_hamming``, which is null where pictures played no part.
             numbers: The media of each sample.
         """
+        duplicates = duplicates.filter(pl.col("image_hamming").is_not_null())
 
         def media_of(column: str) -> pl.Series:
             lists = numbers.take(pa.array(duplicates[column].to_numpy()))

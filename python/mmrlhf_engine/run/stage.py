@@ -14,6 +14,7 @@ the same for all of them and is done here by :func:`run_stage`:
    and last the manifest.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from mmrlhf_engine.errors import ConfigError, InputError, StageError
+from mmrlhf_engine.errors import ConfigError, FileError, InputError, StageError
 from mmrlhf_engine.run.code_hash import code_hash
 from mmrlhf_engine.run.config import Section, to_yaml
 from mmrlhf_engine.run.files import write_atomically
@@ -301,6 +302,7 @@ def run_stage(
 
     Raises:
         ConfigError: the stage needs more memory than it may use.
+        FileError: the disk is full.
         InputError: a table it reads, or something outside of the run, is missing.
         StageError: it broke one of its own promises.
     """
@@ -317,7 +319,15 @@ def run_stage(
     _check_memory(context)
     context.begin(made_from)
     progress.say(f"{stage.name}: running", stage=stage.name)
-    stage.run(config, context)
+    try:
+        stage.run(config, context)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise FileError(
+            f"{folder}: no space is left on the device for what {stage.name} writes: {error}",
+            hint="make room and run the same command again: what is finished is kept",
+        ) from error
     if not context.finished:
         raise StageError(f"{stage.name}: returned without finishing")
     report = read_json(folder / "report.json") or {}
