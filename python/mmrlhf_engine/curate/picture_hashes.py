@@ -36,7 +36,7 @@ __all__ = [
 
 HashKind = Literal["fast", "exact"]
 HASH_NAMES: dict[HashKind, str] = {"exact": "phash", "fast": "phash-reduced-64"}
-"""What each kind of hash is called where hashes are kept: with another name they are made anew."""
+"""What each kind of hash is called where hashes are kept: with another name they are made again."""
 
 _MEDIA_PER_CHUNK = 8192
 

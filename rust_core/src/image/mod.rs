@@ -22,6 +22,7 @@ pub mod phash;
 pub mod pixels;
 mod reduced;
 pub mod resize;
+pub mod signature;
 
 pub use displayed::decode_displayed;
 pub use error::PictureError;

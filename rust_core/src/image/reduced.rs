@@ -4,12 +4,12 @@
 //! of 1/8, 1/4 or 1/2 the inverse transform makes fewer pixels, and of a picture whose size is no
 //! multiple of 8, the last ones lie only partly within it: the resize ends where the picture does.
 
-use super::batch::{COLOUR_GRID, Signature, colour_layout};
 use super::error::PictureError;
 use super::format::{Format, Probe, decode_jpeg_reduced, probe};
 use super::orientation::{orientation, turn};
 use super::phash::{SIDE, phash};
 use super::resize::{Filter, resize_extent};
+use super::signature::{COLOUR_GRID, Signature, colour_layout};
 
 /// Pixels that each side keeps.
 const SHORTEST: u32 = 64;
