@@ -131,7 +131,8 @@ QUERIES: TableSchema = {
 }
 
 SEMANTIC_DUPLICATES: TableSchema = {
-    "id": pl.String(),  # a sample that select passed over
-    "chosen_id": pl.String(),  # the chosen sample of its cluster that it is too close to
+    "id": pl.String(),  # a sample that select passed over or removed
+    # The sample of its cluster that it is too close to: a chosen one, or one that can be chosen.
+    "kept_id": pl.String(),
     "cosine": pl.Float32(),  # of their embeddings
 }
