@@ -30,7 +30,7 @@ from mmrlhf_engine.curate.reasons import (
     with_reasons,
 )
 from mmrlhf_engine.curate.semantic import BLOCK, semantic_duplicates
-from mmrlhf_engine.curate.tables import QUERIES, SEMANTIC_DUPLICATES
+from mmrlhf_engine.curate.tables import QUERIES, SAMPLES, SEMANTIC_DUPLICATES
 from mmrlhf_engine.errors import StageError
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
@@ -87,7 +87,7 @@ def run(config: SelectConfig, stage: StageContext) -> None:
     groups["source"].expect_known(sorted(sources["source"]))
     kept = _candidates(stage, sorted(sources["source"]))
     removed = _semantic_duplicates(config, stage, kept)
-    pool = kept.remove(pl.col("id").is_in(removed["id"].implode()))
+    pool = kept if removed.is_empty() else kept.remove(pl.col("id").is_in(removed["id"].implode()))
     picks, passed_over = _choose(config, stage, pool, groups)
     picks = pl.concat([pool[picks["candidate"]], picks.drop("candidate")], how="horizontal")
     picks = picks.cast({pl.Enum: pl.String})
@@ -212,10 +212,14 @@ def _quotas(config: SelectConfig) -> dict[str, int]:
 
 
 def _write_queries(stage: StageContext, picks: pl.DataFrame) -> None:
-    chosen = picks.select("id", "cluster", "distance", "why")
-    samples = stage.scan("samples").join(chosen.lazy(), on="id", how="inner").collect()
+    """Write the chosen rows of `samples`, read part by part: all of them need not fit in memory."""
+    picks = picks.select("id", "cluster", "distance", "why").sort("id")
+    chosen = pl.col("id").is_in(picks["id"].implode())
+    # By Arrow, which copies: rows that polars takes keep all texts of their part in memory.
+    parts = [part.to_arrow() for part in stage.parts("samples", where=chosen)]
+    rows = pl.concat([pl.DataFrame(schema=SAMPLES), *(pl.DataFrame(part) for part in parts)])
     with stage.table("queries", QUERIES) as table:
-        table.write(samples.sort("id"))
+        table.write(pl.concat([rows.sort("id"), picks.drop("id")], how="horizontal"))
 
 
 def memory(config: SelectConfig, inputs: Inputs, threads: int) -> int:

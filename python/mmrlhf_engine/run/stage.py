@@ -186,10 +186,20 @@ class StageContext:
         """The table :meth:`path` finds."""
         return pl.scan_parquet(self.path(name) / "*.parquet")
 
-    def parts(self, name: str, *columns: str) -> Iterator[pl.DataFrame]:
-        """The table :meth:`path` finds, part by part: for what must not hold all of it."""
+    def parts(
+        self, name: str, *columns: str, where: pl.Expr | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """The table :meth:`path` finds, part by part: for what is larger than memory.
+
+        Args:
+            name: Of the table.
+            columns: Those that are read; all where none is named.
+            where: Condition of the rows that are taken.
+        """
         for file in sorted(self.path(name).glob("*.parquet")):
-            yield pl.read_parquet(file, columns=list(columns))
+            rows = pl.scan_parquet(file)
+            rows = rows if where is None else rows.filter(where)
+            yield (rows.select(columns) if columns else rows).collect()
 
     def rows(self, name: str) -> int:
         """Rows of a table, from the footers of its parts, or of a ``.npy`` file."""

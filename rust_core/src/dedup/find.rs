@@ -25,6 +25,7 @@ use super::keys::Finder;
 use super::partitions::Room;
 use super::pictures::{NearMedia, Pictures};
 use super::types::{Duplicate, Found, NearMiss, PictureJudge, Samples, Settings};
+use crate::access::Access;
 use crate::error::Result;
 use crate::judge::text::{Lexicon, TextJudge};
 use crate::parallel::{Interrupt, with_threads};
@@ -56,15 +57,19 @@ pub fn find(
         let gathered = OnceLock::new();
         let finder = Finder { samples, pictures, settings, components, texts, gathered };
         let keys = finder.keys(room.share(90), interrupt)?;
+        // Equal rows lie anywhere, and so do those that are compared; in between, one pass copies texts.
+        samples.advise(Access::Random);
         let mut duplicates = collapse(&finder, &keys.exact, interrupt)?;
         let order = keep_order(samples, &duplicates);
         let places = places_of(&order, samples.rank.len());
         let buckets = Buckets::new(&keys.near, &places, room.share(30), interrupt)?;
         drop(keys);
         let memory = room.share(20).memory;
+        samples.advise(Access::InOrder);
         let gathered = Gathered::new(&samples.prompts, &places, &buckets, memory, interrupt)?;
         let _ = finder.gathered.set(gathered);
         drop(places);
+        samples.advise(Access::Random);
         let decisions = Decisions::new(&finder, judge, &buckets.sizes, room.share(40).memory);
         let mut found = decisions.run(&order, &buckets, interrupt)?;
         duplicates.append(&mut found.duplicates);
@@ -75,6 +80,7 @@ pub fn find(
         if let Some(texts) = &finder.texts {
             explain_misses(&finder, texts, &mut found);
         }
+        samples.advise(Access::InOrder);
         Ok(found)
     })?
 }

@@ -6,6 +6,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::answers::ShortAnswer;
 use super::pictures::Closeness;
+use crate::access::{Access, advise};
 use crate::error::Result;
 use crate::judge::text::{Lexicon, Rule};
 
@@ -89,6 +90,12 @@ impl Samples {
     pub(super) fn media_of(&self, row: u32) -> &[u32] {
         let row = row as usize;
         &self.media[self.media_offsets[row] as usize..self.media_offsets[row + 1] as usize]
+    }
+
+    /// Tell the system how prompts and answers will be read.
+    pub(super) fn advise(&self, access: Access) {
+        advise(self.prompts.value_data(), access);
+        advise(self.answers.value_data(), access);
     }
 
     pub(super) fn prompt(&self, row: u32) -> &str {
