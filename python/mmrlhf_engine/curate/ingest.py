@@ -15,6 +15,7 @@ the run stops, and `rejected` holds what was found until then.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +46,7 @@ from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.curate.unread import UnreadFields
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
+from mmrlhf_engine.run.ordered_map import ordered_map
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources.bad_share import check_bad_share, shown_rejected
@@ -55,6 +57,9 @@ from mmrlhf_engine.sources.samples.read import read
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
 __all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
+
+_Records = tuple[pl.DataFrame, ...]
+"""The turns of a batch of records, what they refer to, and fields that are not read."""
 
 # Records that share a picture stand near each other; about 200 MB.
 _NAMES_REMEMBERED = 200_000
@@ -106,8 +111,8 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         reader = _Reader(config, stage, samples, media, rejected, embedded)
         for source in sources:
             reader.passed_over.update(source.passed_over)
-            for batch in read(source):
-                reader.take(source, batch)
+            for batch, records in reader.ahead(source):
+                reader.take(source, batch, records)
                 reader.passed_over.update(batch.passed_over)
                 reader.check_share()
                 stage.progress(f"reading {source.name}", reader.rows)
@@ -178,12 +183,21 @@ class _Reader:
     contents: FirstSeen = field(default_factory=FirstSeen)
     names: dict[tuple[MediaPlaces, str], dict[str, Any]] = field(default_factory=dict)
 
-    def take(self, source: Source, batch: RawBatch) -> None:
+    def ahead(self, source: Source) -> Iterator[tuple[RawBatch, _Records]]:
+        """Batches of a source with what the core makes of them, a few ahead of their use."""
+
+        def with_records(batch: RawBatch) -> tuple[RawBatch, _Records]:
+            attached = attached_counts(batch)
+            tables = read_records(
+                batch.records, source.columns, self.stage.threads, attached=attached
+            )
+            return batch, tuple(to_frame(table) for table in tables)
+
+        return ordered_map(with_records, read(source), threads=1)
+
+    def take(self, source: Source, batch: RawBatch, records: _Records) -> None:
         """Turn one batch of records into rows of the three tables."""
-        tables = read_records(
-            batch.records, source.columns, self.stage.threads, attached=attached_counts(batch)
-        )
-        turns, references, unread = (to_frame(table) for table in tables)
+        turns, references, unread = records
         self.unread.add(unread)
         rows = name_rows(source, batch, turns)
         media = self._inspect(batch, references)
@@ -305,7 +319,7 @@ class _Reader:
 
 def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:
     """Batches of records and their tables; independent of the number of rows."""
-    return (768 << 20) + threads * (64 << 20)
+    return (320 << 20) + threads * (32 << 20)
 
 
 STAGE = Stage(

@@ -406,7 +406,8 @@ def _check_memory(context: StageContext) -> None:
         raise ConfigError(
             f"{context.stage.name} needs up to {format_size(held)} of memory for what it reads, "
             f"and may use {format_size(budget)}",
-            hint=f"--memory {-(-held // 2**30)}G, or a smaller corpus",
+            # To a whole hundred: what is held before the stage begins is never the same.
+            hint=f"--memory {-(-held // (100 << 20)) * 100}M, or a smaller corpus",
         )
 
 
