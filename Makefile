@@ -8,7 +8,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constra
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name Cargo.toml)
 BENCH := .venv-bench
 BENCHES := image_hash text_dedup dedup_truth dedup_judgement encoder_starvation order_permutation loader_open loader \
-	curate_scale curate_determinism dedup_scale near_hashes contamination \
+	curate_scale curate_add curate_determinism dedup_scale near_hashes contamination \
 	pack kernel_compile per_pair_beta trl_mm_dpo trl_step linear_logp score_throughput
 # Processes of the Python tests. One thread of OpenMP in each, so that they do not compete for cores; a
 # test that needs another number of threads sets it.
