@@ -24,6 +24,7 @@ mod access;
 pub mod data_type;
 pub mod dedup;
 pub mod error;
+pub mod file_hash;
 pub mod image;
 pub mod ingest;
 pub mod judge;

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,6 +73,8 @@ class Stage:
     keeps: tuple[str, ...] = ()
     """What an interrupted attempt leaves that the next one goes on from, whatever has changed; the
     stage itself refuses what does not fit."""
+    stores: tuple[str, ...] = ()
+    """Likewise, but no part of the output: what spares work, and may be deleted at any time."""
     external: Callable[[Any], list[object]] = lambda _: []
     """What it depends on outside of the run (files with size and time of change), as JSON values;
     raises InputError where something is missing."""
@@ -242,7 +244,7 @@ class StageContext:
             # The manifest goes first: from here on the stage is unfinished.
             (self.folder / "manifest.json").unlink(missing_ok=True)
             for entry in self.folder.iterdir():
-                if entry.name in (".lock", *self.stage.keeps):
+                if entry.name in (".lock", *self.stage.keeps, *self.stage.stores):
                     continue
                 if entry == self.scratch and resumable:
                     continue
@@ -298,7 +300,7 @@ class StageContext:
         write_atomically(self.folder / "report.json", json.dumps(report, indent=2) + "\n")
         manifest = {
             "fingerprint": read_json(self.folder / "started.json"),
-            "outputs": _describe_outputs(self.folder),
+            "outputs": _describe_outputs(self.folder, self.stage.stores),
             **(publish() if publish is not None else {}),
         }
         write_atomically(self.folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
@@ -411,10 +413,12 @@ def _check_memory(context: StageContext) -> None:
         )
 
 
-def _describe_outputs(folder: Path) -> dict[str, dict[str, object]]:
+def _describe_outputs(folder: Path, stores: Collection[str]) -> dict[str, dict[str, object]]:
     """Relative name -> bytes and SHA-256 of every file a stage made, in sorted order."""
     outputs: dict[str, dict[str, object]] = {}
     for file in sorted(folder.rglob("*")):
+        if file.relative_to(folder).parts[0] in stores:
+            continue
         if file.is_file() and file.name not in _RECORDS:
             with file.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
