@@ -119,6 +119,9 @@ def test_the_loss_compiles_into_one_graph_from_hidden_states_on():
 
     compiled_equals_eager(by_parts, case.leaves())
     compiled_equals_eager(at_once, case.leaves())
+    with torch.no_grad():
+        evaluated = torch.compile(at_once, fullgraph=True, backend="aot_eager")()
+    assert torch.equal(evaluated, at_once().detach())
 
 
 def test_a_part_of_a_batch_compiles_into_one_graph():
