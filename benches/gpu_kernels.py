@@ -142,22 +142,19 @@ def measure(name: str, forward: Forward, o: Operands) -> dict[str, Any]:
 
 def bare_kernels(o: Operands, chunk: int = 8192) -> Iterator[dict[str, Any]]:
     """The two big kernels alone, and the bare matrix product, in TFLOP/s."""
-    from mmrlhf_kernels.backend import HeadOptions
+    from mmrlhf_kernels.backend import Block, LossGradient
     from mmrlhf_kernels.triton_logit_gradient import logit_gradient
     from mmrlhf_kernels.triton_sweep import sweep
 
     hidden, weight, target, grad = (operand.detach() for operand in o)
     some = weight[:chunk]
     out, lse = hidden.new_empty(len(hidden), len(some)), torch.full_like(grad, 12.0)
-    options = HeadOptions()
-    gradient_arguments = (hidden, some, None, target, lse, grad, options)
+    whole, rows = Block(hidden, weight, None, target), LossGradient(lse, grad)
+    chunk_block = whole.columns(0, chunk)
     calls = {
         "matrix product": (len(some), lambda: torch.mm(hidden, some.T, out=out)),
-        "sweep": (len(weight), lambda: sweep(hidden, weight, None, target, options)),
-        "logit_gradient": (
-            len(some),
-            lambda: logit_gradient(*gradient_arguments, first=0, out=out),
-        ),
+        "sweep": (len(weight), lambda: sweep(whole)),
+        "logit_gradient": (len(some), lambda: logit_gradient(chunk_block, rows, out)),
     }
     for name, (columns, call) in calls.items():
         milliseconds = median_ms(call)

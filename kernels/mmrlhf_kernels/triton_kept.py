@@ -13,7 +13,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Spread, Sweep, lift_of, logp_of
+from mmrlhf_kernels.backend import (
+    Block,
+    Extras,
+    HeadOptions,
+    KeptBlock,
+    LossGradient,
+    Sweep,
+    lift_of,
+    logp_of,
+    raised_units,
+)
+from mmrlhf_kernels.precision import gradient_dtype, operand_dtype
 from mmrlhf_kernels.triton_logit_gradient import (
     RowGradient,
     gradient_of,
@@ -171,33 +182,22 @@ def rebase_launch(written: Written, largest: Tensor, width: int) -> Launch:
 
 
 def kept_exponentials(
-    hidden: Tensor,
-    weight_chunk: Tensor,
-    bias_chunk: Tensor | None,
-    target: Tensor,
-    options: HeadOptions,
-    *,
-    first: int,
-    entropy: bool,
-    argmax: bool,
-    out: Tensor,
-    settings: Settings | None = None,
+    block: Block, extras: Extras, out: Tensor, settings: Settings | None = None
 ) -> Sweep:
     """Write ``exp(z - shift)`` of one vocabulary chunk to ``out`` and return the chunk's sweep.
 
-    Arguments are those of :class:`mmrlhf_kernels.backend.Backend`;
     ``settings`` replace those of the table. Raises what
     :func:`mmrlhf_kernels.triton_logit_gradient.logit_gradient` raises.
     """
-    require_runnable(hidden, weight_chunk, bias_chunk, target, out)
-    head = head_of(hidden, weight_chunk, bias_chunk, target, options, first)
+    require_runnable(*block[:4], out)
+    head = head_of(*block)
     check_output(out, head)
-    settings = settings or settings_of(head, "kept", architecture_of(hidden.device))
-    processors = multiprocessors_of(hidden.device)
-    launch = sweep_launch(head, settings, processors, out=out, entropy=entropy, argmax=argmax)
-    with on_device(hidden.device):
+    settings = settings or settings_of(head, "kept", architecture_of(out.device))
+    processors = multiprocessors_of(out.device)
+    launch = sweep_launch(head, settings, processors, out=out, **extras._asdict())
+    with on_device(out.device):
         launch.run()
-        combined = combine_launch(launch.arguments["parts"], first)
+        combined = combine_launch(launch.arguments["parts"], block.first)
         combined.run()
         sweep = Sweep(**combined.arguments["out"]._asdict())
         written = launch.arguments["written"]
@@ -229,37 +229,20 @@ def kept_gradient_launch(
     return Launch(_kept_gradient_kernel, _grid(head.rows, head.columns), arguments)
 
 
-def gradient_of_kept(
-    kept: Tensor,
-    shift: Tensor,
-    target: Tensor,
-    lse: Tensor,
-    grad: Tensor | None,
-    options: HeadOptions,
-    *,
-    first: int,
-    out: Tensor,
-    spread: Spread = None,
-    target_logit: Tensor | None = None,
-    unit: float | None = None,
-) -> Tensor:
+def gradient_of_kept(kept: KeptBlock, rows: LossGradient, out: Tensor) -> Tensor:
     """:func:`mmrlhf_kernels.triton_logit_gradient.logit_gradient` from kept exponentials.
-
-    Arguments are those of :class:`mmrlhf_kernels.backend.Backend`; ``out``
-    may be ``kept`` itself.
 
     Raises:
         RuntimeError: No GPU and no interpreter.
         TypeError: A dtype the kernels do not take.
         ValueError: Shapes or strides that do not fit together.
     """
-    require_runnable(kept, shift, target, lse, grad, out)
-    head = targets_of(kept, target, options, first)
+    held, shift, target, options, first, target_logit = kept
+    require_runnable(held, shift, target, rows.lse, rows.grad, out)
+    head = targets_of(held, target, options, first)
     check_output(out, head)
-    with on_device(kept.device):
-        kept_gradient_launch(
-            head, kept, shift, target_logit, row_gradient(lse, grad, spread, unit), out
-        ).run()
+    with on_device(out.device):
+        kept_gradient_launch(head, held, shift, target_logit, row_gradient(*rows), out).run()
     return out
 
 
@@ -292,15 +275,18 @@ def finish_unit_launch(
     return Launch(_finish_unit_kernel, _grid(rows, columns), arguments)
 
 
-def finish_unit(total: Tensor, sweep: Sweep, *operands: Any) -> Tensor:
+def finish_unit(block: Block, sweep: Sweep, total: Tensor, grad: Tensor | None) -> Tensor:
     """The gradient of frozen heads; see :class:`mmrlhf_kernels.backend.Backend`.
 
     Raises:
         RuntimeError: No GPU and no interpreter.
         TypeError: A dtype the kernels do not take.
     """
-    require_runnable(total, operands[0])
-    launch = finish_unit_launch(total, sweep._replace(logp=logp_of(sweep)), *operands)
+    require_runnable(total, block.weight)
+    hidden, weight, _, target, options, _ = block
+    raised, dtype = raised_units(operand_dtype(hidden), options), gradient_dtype(hidden.dtype)
+    known = sweep._replace(logp=logp_of(sweep))
+    launch = finish_unit_launch(total, known, weight, target, grad, options, raised, dtype)
     with on_device(total.device):
         launch.run()
     finished: Tensor = launch.arguments["out"]

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Spread
+from mmrlhf_kernels.backend import Block, LossGradient, Spread
 from mmrlhf_kernels.triton_settings import (
     Settings,
     architecture_of,
@@ -165,34 +165,23 @@ def logit_gradient_launch(head: Head, rows: RowGradient, out: Tensor, settings: 
 
 
 def logit_gradient(
-    hidden: Tensor,
-    weight_chunk: Tensor,
-    bias_chunk: Tensor | None,
-    target: Tensor,
-    lse: Tensor,
-    grad: Tensor,
-    options: HeadOptions,
-    *,
-    first: int,
-    out: Tensor,
-    spread: Spread = None,
-    settings: Settings | None = None,
+    block: Block, rows: LossGradient, out: Tensor, settings: Settings | None = None
 ) -> Tensor:
     """Write E of one vocabulary chunk; see the module for the formula.
 
-    Arguments are those of :class:`mmrlhf_kernels.backend.Backend` in float32,
-    float16 or bfloat16; ``grad`` is 0 for ignored rows. ``settings`` replace those of the table.
+    Operands are float32, float16 or bfloat16; ``rows.grad`` is 0 for ignored rows. ``settings``
+    replace those of the table.
 
     Raises:
         RuntimeError: No GPU and no interpreter.
         TypeError: A dtype the kernels do not take.
         ValueError: Shapes or strides that do not fit together.
     """
-    require_runnable(hidden, weight_chunk, bias_chunk, target, lse, grad, out)
-    head = head_of(hidden, weight_chunk, bias_chunk, target, options, first)
+    require_runnable(*block[:4], rows.lse, rows.grad, out)
+    head = head_of(*block)
     check_output(out, head)
-    architecture, spreads = architecture_of(hidden.device), spread is not None
+    architecture, spreads = architecture_of(out.device), rows.spread is not None
     settings = settings or settings_of(head, "logit_gradient", architecture, extras=spreads)
-    with on_device(hidden.device):
-        logit_gradient_launch(head, row_gradient(lse, grad, spread), out, settings).run()
+    with on_device(out.device):
+        logit_gradient_launch(head, row_gradient(*rows), out, settings).run()
     return out

@@ -16,14 +16,14 @@ the L2 cache together. At N = 8192 and H = 3584 all rows at once are 59 MB and w
 """
 
 import math
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Sweep, lift_of
+from mmrlhf_kernels.backend import NO_EXTRAS, Block, Extras, Sweep, lift_of
 from mmrlhf_kernels.triton_settings import (
     Settings,
     architecture_of,
@@ -46,7 +46,7 @@ from mmrlhf_kernels.triton_tile import (
     tile_of,
 )
 
-__all__ = ["Parts", "SweepExtras", "Written", "combine_launch", "sweep", "sweep_launch"]
+__all__ = ["Parts", "Written", "combine_launch", "sweep", "sweep_launch"]
 
 COMBINE_ROWS = 128
 """Rows per program of the kernel that merges parts."""
@@ -228,15 +228,6 @@ def combine_kernel(
         tl.store(out.argmax + row, best.to(tl.int64) + first, mask=mask)
 
 
-class SweepExtras(TypedDict, total=False):
-    """Statistics that a sweep gathers in addition to those of the log-probability."""
-
-    entropy: bool
-    """Fill ``sum_z_exp``."""
-    argmax: bool
-    """Fill ``argmax``."""
-
-
 def _empty(
     shape: tuple[int, ...], device: torch.device, *, entropy: bool, argmax: torch.dtype | None
 ) -> Parts:
@@ -260,7 +251,8 @@ def sweep_launch(
     multiprocessors: int,
     *,
     out: Tensor | None = None,
-    **extras: Unpack[SweepExtras],
+    entropy: bool = False,
+    argmax: bool = False,
 ) -> Launch:
     """The launch of the sweep with fresh buffers; ``arguments["parts"]`` receives the result.
 
@@ -269,7 +261,8 @@ def sweep_launch(
         settings: Tiles.
         multiprocessors: Programs that run at once, for the choice of parts.
         out: [N, V] that receives exponentials as ``arguments["written"]`` describes.
-        extras: Statistics beyond those of the log-probability.
+        entropy: See :class:`mmrlhf_kernels.backend.Extras`.
+        argmax: As there.
     """
     tiles = triton.cdiv(head.columns, settings.columns)
     row_blocks = triton.cdiv(head.rows, settings.rows)
@@ -279,8 +272,8 @@ def sweep_launch(
     parts = _empty(
         (count, head.rows),
         head.hidden.device,
-        entropy=extras.get("entropy", False),
-        argmax=torch.int32 if extras.get("argmax") else None,
+        entropy=entropy,
+        argmax=torch.int32 if argmax else None,
     )
     written = None
     if out is not None:
@@ -317,21 +310,10 @@ def combine_launch(parts: Parts, first: int) -> Launch:
     return Launch(combine_kernel, (triton.cdiv(rows, COMBINE_ROWS),), arguments)
 
 
-def sweep(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    options: HeadOptions,
-    *,
-    first: int = 0,
-    settings: Settings | None = None,
-    **extras: Unpack[SweepExtras],
-) -> Sweep:
-    """Pass once over the vocabulary rows ``first .. first + V``; logits stay in registers.
+def sweep(block: Block, extras: Extras = NO_EXTRAS, settings: Settings | None = None) -> Sweep:
+    """Pass once over the vocabulary rows of a block; logits stay in registers.
 
-    Arguments are those of :class:`mmrlhf_kernels.backend.Backend` in float32, float16 or
-    bfloat16, of which :class:`SweepExtras` is optional. ``settings`` replace those of the table.
+    Operands are float32, float16 or bfloat16. ``settings`` replace those of the table.
 
     Returns:
         The statistics, float32, as :class:`mmrlhf_kernels.backend.Sweep` describes them.
@@ -341,14 +323,13 @@ def sweep(
         TypeError: A dtype the kernels do not take.
         ValueError: Shapes that do not fit together.
     """
-    require_runnable(hidden, weight, bias, target)
-    head = head_of(hidden, weight, bias, target, options, first)
-    device = hidden.device
-    asked = any(extras.values())
+    require_runnable(*block[:4])
+    head, device = head_of(*block), block.hidden.device
+    asked = any(extras)
     settings = settings or settings_of(head, "sweep", architecture_of(device), extras=asked)
-    launch = sweep_launch(head, settings, multiprocessors_of(device), **extras)
+    launch = sweep_launch(head, settings, multiprocessors_of(device), **extras._asdict())
     with on_device(device):
         launch.run()
-        combined = combine_launch(launch.arguments["parts"], first)
+        combined = combine_launch(launch.arguments["parts"], block.first)
         combined.run()
     return Sweep(**combined.arguments["out"]._asdict())
