@@ -5,12 +5,14 @@
 Makes a corpus (make_corpus.py) whose copies lie in other sources too, curates the first sources,
 and adds one more with ``--add``. The tables of ingest and dedup have to be those of a fresh run of
 all sources with the same frequencies. Of each measure the median over rounds; the rounds take turns
-between adding and the source alone. Embedding (given vectors), clusters and selection run over all
-kept rows in either case, and are told beside.
+between adding and the source alone. Seconds are those that the two stages report; processor seconds
+are of the command up to dedup, start included. Embedding (given vectors), clusters and selection
+run over all kept rows in either case, and are told beside.
 """
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -62,19 +64,21 @@ def measure(given: argparse.Namespace, new: int) -> dict[str, Any]:
         shutil.rmtree(run, ignore_errors=True)
         # Links: every file of a run appears by rename, and none is written twice.
         subprocess.run(["cp", "--archive", "--link", str(finished), str(run)], check=True)
-        reports = curate([added], run, vectors, given.memory, "--add")
-        taken["added"].append(seconds(reports))
+        reports, used = curate([added], run, vectors, given.memory, "--add", "--to", "dedup")
+        taken["added"].append(seconds(reports, MEASURED) | {"processor": used})
         shutil.rmtree(place / "alone", ignore_errors=True)
-        alone = curate([added], place / "alone", vectors, given.memory)
-        taken["alone"].append(seconds(alone))
+        alone, used = curate([added], place / "alone", vectors, given.memory, "--to", "dedup")
+        taken["alone"].append(seconds(alone, MEASURED) | {"processor": used})
     same = outputs(run) == fresh(place, [*old, added], run, vectors, given.memory)
     medians = {
-        who: {
-            stage: statistics.median(one[stage] for one in rounds) for stage in (*MEASURED, *AFTER)
-        }
+        who: {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
         for who, rounds in taken.items()
     }
     both = {who: sum(medians[who][stage] for stage in MEASURED) for who in medians}
+    later = {
+        who: seconds(curate([], folder, vectors, given.memory, "--from", "embed")[0], AFTER)
+        for who, folder in (("added", run), ("alone", place / "alone"))
+    }
     row = {
         "finished_rows": given.rows,
         "new_rows": new,
@@ -86,6 +90,8 @@ def measure(given: argparse.Namespace, new: int) -> dict[str, Any]:
         "seconds_added": medians["added"],
         "seconds_alone": medians["alone"],
         "seconds_ratio": round(both["added"] / both["alone"], 3),
+        "processor_ratio": round(medians["added"]["processor"] / medians["alone"]["processor"], 3),
+        "seconds_of_later_stages": later,
         "equals_a_fresh_run": same,
         "kept_mib": {
             "signatures": round(reports["dedup"]["signatures_bytes"] / 2**20),
@@ -118,20 +124,26 @@ def corpus(place: Path, given: argparse.Namespace, new: int) -> tuple[list[Path]
     return sources[:-1], sources[-1]
 
 
-def curate(sources: list[Path], run: Path, vectors: str, memory: str, *more: str) -> dict[str, Any]:
-    """The reports of all stages."""
+def curate(
+    sources: list[Path], run: Path, vectors: str, memory: str, *more: str
+) -> tuple[dict[str, Any], float]:
+    """The reports of all stages, and the processor seconds of the command."""
     command = [
         *(sys.executable, "-m", "mmrlhf_engine", "curate", *map(str, sources), "--out", str(run)),
         *("--encoder", vectors, "--memory", memory, "--progress", "silent"),
         *("--text-rule", "documents", "--set", "dedup.unverified_images=true", *more),
     ]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     files = sorted(run.glob("[0-9]*/report.json"))
-    return {file.parent.name[3:]: json.loads(file.read_text()) for file in files}
+    reports = {file.parent.name[3:]: json.loads(file.read_text()) for file in files}
+    return reports, round(used, 2)
 
 
-def seconds(reports: dict[str, Any]) -> dict[str, float]:
-    return {stage: reports[stage]["seconds"] for stage in (*MEASURED, *AFTER)}
+def seconds(reports: dict[str, Any], stages: tuple[str, ...]) -> dict[str, float]:
+    return {stage: reports[stage]["seconds"] for stage in stages}
 
 
 def outputs(run: Path) -> dict[str, Any]:

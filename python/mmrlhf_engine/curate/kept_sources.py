@@ -107,7 +107,7 @@ class KeptSources:
         """Keep what was made in ``place`` of a source that :meth:`find` did not find."""
         folder = self._folder / _folder_name(source.name)
         files = sorted(file for file in place.rglob("*") if file.is_file())
-        made = {
+        made: dict[str, Any] = {
             "made_from": self._made_from[source.name],
             "counts": counts,
             "files": {file.relative_to(place).as_posix(): _state(file) for file in files},

@@ -32,8 +32,8 @@ class UnreadFields:
             self._count(name, **found)
 
     def _count(self, name: str, rows: int, kind: str, example: str) -> None:
-        told_apart = len(self._found) - (_OTHERS in self._found)
-        if name not in self._found and told_apart >= _MOST_NAMES:
+        names = len(self._found) - (_OTHERS in self._found)
+        if name not in self._found and names >= _MOST_NAMES:
             name = _OTHERS
         known = self._found.setdefault(name, {"rows": 0, "kind": kind, "example": example})
         known["rows"] += rows
