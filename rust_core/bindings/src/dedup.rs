@@ -258,7 +258,7 @@ pub(crate) fn file_hash(py: Python<'_>, path: PathBuf) -> PyResult<String> {
     enter(py, |interrupt| Ok(format!("{:032x}", hash_of_file(&path, interrupt)?)))
 }
 
-/// The keys by which texts meet, for `find_duplicates`, large_list<uint64>: of each text the two halves of
+/// The keys by which texts meet, for `find_duplicates`, `large_list<uint64>`: of each text the two halves of
 /// its exact key, the hash of its bytes, then the keys by which it meets others.
 #[pyfunction]
 #[pyo3(signature = (texts, *, settings, threads, frequencies=None))]

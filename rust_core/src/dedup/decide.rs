@@ -289,16 +289,16 @@ impl<'a> Decisions<'a> {
             return Texts::Near(None, None);
         }
         let pair = self.finder.text_pair(row, kept);
-        let measure = match pair.and_then(|pair| self.measures.take(pair)) {
-            Some(known) => known.clone(),
-            None => {
-                let [a, b] = [row, kept].map(|row| self.texts.keep(row));
-                let measure = self.measure(&a, &b);
-                if let Some(pair) = pair {
-                    self.measures.insert(pair, &measure);
-                }
-                measure
+        let known = pair.and_then(|pair| self.measures.take(pair));
+        let measure = if let Some(known) = known {
+            known.clone()
+        } else {
+            let [a, b] = [row, kept].map(|row| self.texts.keep(row));
+            let measure = self.measure(&a, &b);
+            if let Some(pair) = pair {
+                self.measures.insert(pair, &measure);
             }
+            measure
         };
         for (row, is_unlisted) in [row, kept].into_iter().zip(measure.unlisted) {
             self.unlisted[row as usize / 64] |= u64::from(is_unlisted) << (row % 64);

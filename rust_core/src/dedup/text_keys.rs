@@ -126,9 +126,10 @@ impl<'a> Proposer<'a> {
         static NOTHING: LazyLock<Frequencies> = LazyLock::new(Frequencies::default);
         let Settings { shingle_words, bands, rows_per_band, .. } = *settings;
         let how = propose::Settings { shingle_words, bands, rows_per_band };
-        match settings.judges_texts() {
-            true => Self::new(how, frequencies, Some(Lexicon::english())),
-            false => Self::new(how, &NOTHING, None),
+        if settings.judges_texts() {
+            Self::new(how, frequencies, Some(Lexicon::english()))
+        } else {
+            Self::new(how, &NOTHING, None)
         }
     }
 }
