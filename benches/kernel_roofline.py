@@ -5,7 +5,10 @@ Prints the tables of ``docs/kernel-roofline.md`` from tiles, bytes and operation
     python benches/kernel_roofline.py
 """
 
+import itertools
 from typing import NamedTuple
+
+from mmrlhf_kernels.triton_settings import CACHE_SHARE, Settings, choose_splits, live_bytes
 
 HIDDEN, VOCABULARY, CHUNK = 3584, 152_064, 8192
 """LLaVA-OneVision-7B, and the vocabulary chunk of pass 2."""
@@ -25,16 +28,22 @@ class Card(NamedTuple):
     """Bytes per second of the device memory."""
     cache: float
     """Bytes per second of the L2 cache: an assumption, vendors do not state it."""
+    cache_bytes: int
+    """Size of the L2 cache."""
     sustained: float
     """Share of the peak that a good plain matrix product reaches: an assumption."""
     rows: int
     columns: int
     """The sweep's tile in ``triton_settings.py``."""
 
+    def settings(self) -> Settings:
+        """The sweep's, as far as they matter here."""
+        return Settings(self.rows, self.columns, 64, 8, 4)
+
 
 CARDS = (
-    Card("A100 SXM", 108, 1.41e9, 2048, 2.04e12, 3.5e12, 0.85, 128, 128),
-    Card("H100 SXM", 132, 1.83e9, 4096, 3.35e12, 5.5e12, 0.735, 128, 256),
+    Card("A100 SXM", 108, 1.41e9, 2048, 2.04e12, 3.5e12, 40 << 20, 0.85, 128, 128),
+    Card("H100 SXM", 132, 1.83e9, 4096, 3.35e12, 5.5e12, 50 << 20, 0.735, 128, 256),
 )
 EXPONENTIALS = 16
 """Exponentials per clock and multiprocessor, on both cards."""
@@ -76,16 +85,35 @@ def tile_seconds(card: Card) -> tuple[float, float]:
     return max(computed, loaded), finished
 
 
-def idle_share(card: Card, rows: int) -> float:
-    """Share of the programs' time that rounding up adds: ragged row blocks and the last wave."""
-    from mmrlhf_kernels.triton_settings import choose_splits
+class Wave(NamedTuple):
+    """How a sweep with some number of parts of the vocabulary runs."""
 
-    blocks = -(-rows // card.rows)
-    tiles = -(-VOCABULARY // card.columns)
-    splits = choose_splits(blocks, tiles, card.multiprocessors)
-    spent = -(-blocks * splits // card.multiprocessors) * -(-tiles // splits)
+    splits: int
+    idle: float
+    """Share of the programs' time that rounding up adds: ragged row blocks and the last wave."""
+    live: float
+    """Bytes that the programs of one wave read again and again."""
+    fetched: float
+    """Bytes of operands from the device memory."""
+
+
+def wave(card: Card, rows: int, *, aware: bool = True) -> Wave:
+    """The waves of one sweep; ``aware``: the number of parts minds the cache, not idleness alone.
+
+    Each step reads what is live. What the cache has no room for comes from memory; the weight comes
+    once for the rows that are live together, the rows once.
+    """
+    settings, row_bytes = card.settings(), 2 * HIDDEN
+    blocks, tiles = -(-rows // card.rows), -(-VOCABULARY // card.columns)
+    shape = row_bytes, card.multiprocessors
+    splits = choose_splits(blocks, tiles, settings, *shape, card.cache_bytes if aware else 1 << 60)
+    steps = -(-blocks * splits // card.multiprocessors) * -(-tiles // splits)
     needed = rows / card.rows * VOCABULARY / card.columns / card.multiprocessors
-    return spent / needed - 1.0
+    live = live_bytes(splits, blocks, settings, *shape)
+    missed = max(0.0, 1.0 - CACHE_SHARE * card.cache_bytes / live)
+    together = min(blocks, max(settings.group, card.multiprocessors / splits))
+    once = row_bytes * (VOCABULARY * -(-blocks // together) + rows)
+    return Wave(splits, steps / needed - 1.0, live, max(once, missed * steps * live))
 
 
 def cost(card: Card, rows: int, schedule: str) -> Cost:
@@ -101,12 +129,12 @@ def cost(card: Card, rows: int, schedule: str) -> Cost:
     # E is written once and read by each plain product; kept logits are rebased and turned into E.
     passes = 1 + plain // 2 + (0 if again else 4)
     bytes_moved = passes * 2 * rows * VOCABULARY
-    weight_reads = formed + plain // 2
-    bytes_moved += weight_reads * 2 * HIDDEN * VOCABULARY
+    run = wave(card, rows)
+    bytes_moved += formed * run.fetched + plain // 2 * 2 * HIDDEN * VOCABULARY
     # Per chunk the product with W_c is written in float32, read, and added to dX.
     chunks = -(-VOCABULARY // CHUNK)
     bytes_moved += chunks * 4 * 4 * rows * HIDDEN
-    idle = formed * tiles * (product + epilogue) * idle_share(card, rows)
+    idle = formed * tiles * (product + epilogue) * run.idle
     return Cost(multiply, formed * tiles * epilogue, bytes_moved / card.memory, idle)
 
 
@@ -151,7 +179,23 @@ def tables() -> str:
         share = epilogue / (product + epilogue)
         shown = f"{intensity:.0f} | {product:.1f} | {epilogue:.1f} | {share:.0%}"
         lines.append(f"| {card.name} | {card.rows}x{card.columns} | {shown} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *split_table()])
+
+
+def split_table() -> list[str]:
+    """What the number of parts of the vocabulary does to the cache, in Markdown."""
+    lines = ["| card | N | chosen by | parts | live MB | idle | from memory GB | ms |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for card, rows in itertools.product(CARDS, ROWS):
+        for aware in (False, True):
+            run = wave(card, rows, aware=aware)
+            shown = (
+                f"{run.splits} | {run.live / 1e6:.0f} | {run.idle:.1%} | {run.fetched / 1e9:.2f}"
+            )
+            took = f"{1e3 * run.fetched / card.memory:.2f}"
+            rule = "idle and cache" if aware else "idle"
+            lines.append(f"| {card.name} | {rows} | {rule} | {shown} | {took} |")
+    return lines
 
 
 if __name__ == "__main__":

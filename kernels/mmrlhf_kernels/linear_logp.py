@@ -36,11 +36,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmrlhf_kernels import dispatch, reference
 from mmrlhf_kernels.checks import as_linear, check_head, check_shape, flat_rows
 from mmrlhf_kernels.operators import linear_logp_forward
-from mmrlhf_kernels.plan import SCHEDULES, default_workspace, plan_schedule, widest_chunk
+from mmrlhf_kernels.plan import (
+    SCHEDULES,
+    WHOLE_TILES,
+    default_workspace,
+    plan_schedule,
+    widest_chunk,
+)
 from mmrlhf_kernels.vocab_parallel import linear_logp_of_shards, shards_of
 
 __all__ = ["LinearLogp", "fused_linear_logp"]
@@ -163,6 +170,9 @@ def _prepare(
     rank = low.shape[0]
     check_shape("lora A", low, (rank, states.shape[1]))
     check_shape("lora B", high, (rows.shape[0], rank))
+    if dispatch.choose(states) == "triton":
+        missing = -(states.shape[1] + rank) % WHOLE_TILES
+        low, high = functional.pad(low, (0, 0, 0, missing)), functional.pad(high, (0, missing))
     return _Inputs(states, rows, target, offset, (states @ low.t()) * scale, high)
 
 

@@ -14,8 +14,7 @@ from kernels_support import compile_bench
 from mm_dpo_problem import call_of
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.mm_dpo_kernel import evaluate
-from mmrlhf_kernels.triton_kept import gradient_of_kept, kept_exponentials
-from mmrlhf_kernels.triton_logit_gradient import logit_gradient
+from mmrlhf_kernels.triton_gradient import gradient_of_kept, logit_gradient
 from mmrlhf_kernels.triton_settings import INTERPRETED
 from mmrlhf_kernels.triton_sweep import sweep
 from triton_worker import interpreted
@@ -25,6 +24,21 @@ BENCHES = Path(__file__).parents[2] / "benches"
 FIRST_KERNEL = """
 import json, kernel_compile
 print(json.dumps(next(kernel_compile.rows_of(fast=True))))
+"""
+
+COUNT_VARIANTS = """
+import collections, itertools, json, torch, kernel_compile as bench
+bench.driver.set_active(bench.NoDevice(bench.TARGETS["sm_90"]))
+found = collections.defaultdict(set)
+for bench.ROWS, bench.PAIRS in ((1, 1), (16, 16), (17, 15), (400, 2)):
+    large = (bench.head_cases, bench.form_cases, bench.kept_cases)
+    cases = (part("sm_90", torch.bfloat16) for part in large)
+    for case in itertools.chain(*cases, bench.small_cases()):
+        *_, bind = case.launch.kernel.device_caches[0]
+        _, specialization, _ = bind(**case.launch.arguments)
+        name = case.kernel, case.variant, repr(case.launch.arguments.get("TILE"))
+        found[name].add(str(specialization))
+print(json.dumps([[*name, len(keys)] for name, keys in found.items()]))
 """
 
 
@@ -65,6 +79,14 @@ def test_the_sweep_does_not_spill_or_outgrow_shared_memory(tmp_path):
     assert [row["kernel"] for row in rows] == ["sweep"]
 
 
+def test_another_number_of_rows_or_pairs_compiles_no_kernel_again():
+    done = run("-c", COUNT_VARIANTS)
+    assert done.returncode == 0, done.stderr
+    variants = json.loads(done.stdout)
+    assert len(variants) > 60
+    assert [variant for variant in variants if variant[-1] != 1] == []
+
+
 def test_interpreted_kernels_are_not_compiled():
     code, stderr = interpreted(compile_bench)
     assert code == 2
@@ -79,7 +101,7 @@ def test_without_gpu_and_interpreter_every_call_says_so_in_one_sentence():
     for call in (
         lambda: sweep(x, x, None, y, o, **asked),
         lambda: logit_gradient(x, x, None, y, row, row, o, first=0, out=x[:, :4]),
-        lambda: kept_exponentials(x, x, None, y, o, out=x[:, :4], **asked),
+        lambda: sweep(x, x, None, y, o, out=x[:, :4], **asked),
         lambda: gradient_of_kept(x, row, y, row, row, o, first=0, out=x),
         lambda: evaluate(call_of(row)),
     ):
