@@ -179,25 +179,31 @@ def bare_kernels(o: Operands, chunk: int = 8192) -> Iterator[Bare]:
         "sweep that keeps": (len(some), lambda: sweep(hidden, some, *head, out=out)),
         "logit_gradient": (len(some), lambda: logit_gradient(*rows, first=0, out=out)),
     }
+    architecture, width = device_of(hidden.device).architecture, hidden.shape[1]
+    where = ("sweep", width, len(weight), hidden.dtype, architecture)
     for loads in get_args(Loads):
         with use_settings(loads=loads):
-            for name, (columns, call) in calls.items():
-                yield Bare(f"{name}, {loads}", columns, call)
-    architecture, width = device_of(hidden.device).architecture, hidden.shape[1]
-    usual = settings_for("sweep", width, len(weight), hidden.dtype, architecture)
+            if settings_for(*where).loads == loads:
+                for name, (columns, call) in calls.items():
+                    yield Bare(f"{name}, {loads}", columns, call)
+    usual = settings_for(*where)
     for splits in (1, 2, 4, 8, 16):
         with use_settings(sweep=usual._replace(splits=splits)):
             yield Bare(f"sweep, {splits} parts", *calls["sweep"])
     for rank in (16, 64):  # LoRA's B beside the weight: bare, and padded to whole tiles
         pair = functional.pad(hidden, (0, rank)), functional.pad(some, (0, rank))
         call = functools.partial(sweep, *pair, *head)
-        yield Bare(f"sweep, H + {rank}", len(some), call)
+        yield Bare(f"sweep of a chunk, H + {rank}", len(some), call)
 
 
-def measure_bare(kernel: Bare, o: Operands) -> dict[str, Any]:
-    """One row of the table; a form that does not run says why."""
+def measure_bare(kernel: Bare, o: Operands, firsts: dict[str, Tensor]) -> dict[str, Any]:
+    """One row of the table, with the largest difference to the first form of the same kernel."""
     row: dict[str, Any] = {"method": f"kernel alone: {kernel.name}", "rows": len(o.hidden)}
     try:
+        result = kernel.call()
+        found = result if isinstance(result, Tensor) else result.logp
+        first = firsts.setdefault(kernel.name.split(",")[0], found.clone())
+        row["largest_difference"] = float((found - first).abs().max())
         milliseconds = median_ms(kernel.call)
     except Exception as error:
         return {**row, "failed": str(error).splitlines()[0]}
@@ -237,7 +243,8 @@ def main() -> int:
     for rows in arguments.rows:
         operands = make(rows, arguments.hidden, arguments.vocabulary)
         named = (measure(name, forward, operands) for name, forward in methods())
-        bare = (measure_bare(kernel, operands) for kernel in bare_kernels(operands))
+        firsts: dict[str, Tensor] = {}
+        bare = (measure_bare(kernel, operands, firsts) for kernel in bare_kernels(operands))
         for row in itertools.chain(named, bare, first_calls(operands)):
             print(*(f"{key}={value}" for key, value in row.items()), flush=True)
             found.append(row)

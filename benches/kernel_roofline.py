@@ -6,6 +6,7 @@ Prints the tables of ``docs/kernel-roofline.md`` from tiles, bytes and operation
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 from mmrlhf_kernels.triton_settings import CACHE_SHARE, Settings, choose_splits, live_bytes
@@ -51,6 +52,9 @@ LANES = 128
 """Float32 lanes per clock and multiprocessor, on H100; half of that on A100."""
 EPILOGUE = 10
 """Float32 instructions per logit of the sweep's epilogue, counted in its source."""
+SCALAR_SECTORS = 4
+"""Sectors of 32 bytes that 2-byte stores touch for one that 16-byte stores do: a warp's part of a
+product lies in 8 rows, 2 entries in each of 4 lanes, and each of both is a store of its own."""
 SCHEDULES = {"recompute": (2, 2, 4), "keep": (2, 0, 4), "frozen": (2, 0, 2)}
 """Multiples of N H V: the sweep, the second forming of logits, plain products with them."""
 
@@ -156,7 +160,7 @@ def workspace(rows: int, schedule: str) -> float:
 
 
 def tables() -> str:
-    """The tables in Markdown, with a line that marks where they begin."""
+    """The tables in Markdown."""
     lines = [
         "| schedule | card | N | product ms | epilogue ms | memory ms | idle ms | sum ms "
         "| floor ms | workspace MB |",
@@ -179,22 +183,52 @@ def tables() -> str:
         share = epilogue / (product + epilogue)
         shown = f"{intensity:.0f} | {product:.1f} | {epilogue:.1f} | {share:.0%}"
         lines.append(f"| {card.name} | {card.rows}x{card.columns} | {shown} |")
-    return "\n".join([*lines, "", *split_table()])
+    return "\n".join([*lines, "", *split_table(), "", *switch_table()])
 
 
 def split_table() -> list[str]:
     """What the number of parts of the vocabulary does to the cache, in Markdown."""
-    lines = ["| card | N | chosen by | parts | live MB | idle | from memory GB | ms |"]
+    lines = ["| card | N | parts, idle alone | live MB | ms | parts, chosen | live MB | ms |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for card, rows in itertools.product(CARDS, ROWS):
-        for aware in (False, True):
-            run = wave(card, rows, aware=aware)
-            shown = (
-                f"{run.splits} | {run.live / 1e6:.0f} | {run.idle:.1%} | {run.fetched / 1e9:.2f}"
-            )
-            took = f"{1e3 * run.fetched / card.memory:.2f}"
-            rule = "idle and cache" if aware else "idle"
-            lines.append(f"| {card.name} | {rows} | {rule} | {shown} | {took} |")
+        runs = [wave(card, rows, aware=aware) for aware in (False, True)]
+        shown = [
+            f"{run.splits} | {run.live / 1e6:.0f} | {1e3 * run.fetched / card.memory:.2f}"
+            for run in runs
+        ]
+        lines.append(f"| {card.name} | {rows} | {' | '.join(shown)} |")
+    return lines
+
+
+def switches(card: Card, rows: int) -> dict[str, float]:
+    """Seconds that each switch saves, by itself, as the page explains; NaN where there is none."""
+    tiles = rows * VOCABULARY / (card.rows * card.columns) / card.multiprocessors
+    product, epilogue = tile_seconds(card)
+    small = card._replace(rows=64, columns=64)
+    ragged = tile_seconds(small)[0] * 4 * card.rows * card.columns / 128**2
+    fetched = [wave(card, rows, aware=aware).fetched for aware in (False, True)]
+    kept = 2 * rows * VOCABULARY
+    schedules = (cost(card, rows, name).seconds for name in ("recompute", "keep"))
+    recompute, keep = schedules
+    return {
+        "parts by the L2 cache, one sweep": (fetched[0] - fetched[1]) / card.memory,
+        "16-byte stores of kept exponentials": (SCALAR_SECTORS - 1) * kept / card.cache,
+        "descriptors": 0.0 if card.multiply > 2048 else math.nan,
+        "specialized, one sweep": tiles * epilogue if card.multiply > 2048 else math.nan,
+        "H + 16 padded to H + 64, one sweep": tiles * (ragged - product * (HIDDEN + 64) / HIDDEN),
+        "keep instead of recompute": recompute - keep,
+    }
+
+
+def switch_table() -> list[str]:
+    """What each switch saves, in Markdown."""
+    cases = list(itertools.product(CARDS, ROWS[:2]))
+    names = (f"{card.name}, N = {rows}" for card, rows in cases)
+    lines = [f"| milliseconds saved | {' | '.join(names)} |", "|---|" + "---|" * len(cases)]
+    columns = [switches(card, rows) for card, rows in cases]
+    for name in columns[0]:
+        saved = " | ".join(f"{1e3 * column[name]:.2f}" for column in columns).replace("nan", "-")
+        lines.append(f"| {name} | {saved} |")
     return lines
 
 

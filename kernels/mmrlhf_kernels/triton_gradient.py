@@ -173,14 +173,6 @@ def _kept_gradient_kernel(
     tl.store(out + far * out_stride + column[None, :], value, mask=mask)
 
 
-class _Statistics(NamedTuple):
-    """What the finish of frozen heads takes from a sweep, [N]."""
-
-    sum_exp: Any
-    target_logit: Any
-    logp: Any
-
-
 @jit_for_any("rows")
 def _finish_unit_kernel(
     head: tl.tuple, total: tl.tensor, sweep: tl.tuple, grad: tl.tensor, rows: tl.tensor,
@@ -329,14 +321,12 @@ def finish_unit_launch(
     dtype: torch.dtype,
 ) -> Launch:
     """The launch that finishes gradients of frozen heads; ``arguments["out"]`` receives them."""
-    assert sweep.logp is not None
-    statistics = _Statistics(sweep.sum_exp, sweep.target_logit, sweep.logp)
     out = torch.empty(total.shape, dtype=dtype, device=total.device)
     arguments = {
         "head": targets_of(target, options, 0, weight.shape[0], weight),
         "rows": total.shape[0],
         "total": total,
-        "sweep": statistics,
+        "sweep": sweep,
         "grad": grad,
         "raised": raised,
         "out": out,

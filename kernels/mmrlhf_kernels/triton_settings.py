@@ -107,36 +107,28 @@ class _Entry(NamedTuple):
     """What H must be a multiple of; loads of other H are masked and need registers for that."""
 
 
+_WIDE, _SQUARE = Settings(128, 256, 64, 8, 4), Settings(128, 128, 64, 8, 4)
+_TALL = Settings(256, 128, 64, 8, 4, group=8)
+_SPECIALIZED: dict[str, Any] = {"warps": 4, "loads": "specialized"}
 _TABLE = (
-    _Entry("sm_90", 2, "sweep", Settings(128, 256, 64, 8, 4), 512, 8192, False, 64),
-    _Entry("sm_90", 2, "logit_gradient", Settings(128, 256, 64, 8, 4), 512, 2048, False, 64),
-    _Entry("sm_90", 2, None, Settings(128, 128, 64, 8, 4), divisor=64),
+    _Entry("sm_90", 2, "sweep", _WIDE, 512, 8192, False, 64),
+    _Entry("sm_90", 2, "logit_gradient", _WIDE, 512, 2048, False, 64),
+    _Entry("sm_90", 2, None, _SQUARE, divisor=64),
     _Entry("sm_90", 2, None, Settings(64, 64, 32, 8, 3)),
-    _Entry(
-        "sm_90", 2, "sweep", Settings(128, 256, 64, 8, 4, loads="descriptors"), 512, 8192, False, 8
-    ),
-    _Entry(
-        "sm_90",
-        2,
-        "logit_gradient",
-        Settings(128, 256, 64, 8, 4, loads="descriptors"),
-        512,
-        2048,
-        False,
-        8,
-    ),
-    _Entry("sm_90", 2, None, Settings(128, 128, 64, 8, 4, loads="descriptors"), divisor=8),
-    _Entry(
-        "sm_90", 2, "sweep", Settings(128, 256, 64, 4, 4, loads="specialized"), 512, 8192, False, 8
-    ),
-    _Entry("sm_90", 2, "kept", Settings(128, 128, 64, 4, 4, loads="specialized"), 0, 0, False, 8),
-    _Entry("sm_90", 2, "kept", Settings(128, 64, 64, 4, 4, loads="specialized"), divisor=8),
-    _Entry("sm_90", 2, None, Settings(128, 128, 64, 4, 4, loads="specialized"), divisor=8),
+    _Entry("sm_90", 2, "sweep", _WIDE._replace(loads="descriptors"), 512, 8192, False, 8),
+    _Entry("sm_90", 2, "logit_gradient", _WIDE._replace(loads="descriptors"), 512, 2048, False, 8),
+    _Entry("sm_90", 2, None, _SQUARE._replace(loads="descriptors"), divisor=8),
+    _Entry("sm_90", 2, "sweep", _WIDE._replace(**_SPECIALIZED), 512, 8192, False, 8),
+    _Entry("sm_90", 2, "kept", _SQUARE._replace(**_SPECIALIZED), 0, 0, False, 8),
+    _Entry("sm_90", 2, "kept", _SQUARE._replace(rows=256, columns=64, **_SPECIALIZED), divisor=8),
+    _Entry("sm_90", 2, "logit_gradient", _TALL._replace(**_SPECIALIZED), 512, 2048, False, 8),
+    _Entry("sm_90", 2, None, _SQUARE._replace(**_SPECIALIZED), divisor=8),
     _Entry("sm_90", 4, "logit_gradient", Settings(64, 64, 16, 8, 3)),
     _Entry("sm_90", 4, None, Settings(64, 64, 32, 8, 3)),
     _Entry("sm_80", 2, "kept", Settings(128, 64, 64, 8, 4), divisor=64),
-    _Entry("sm_80", 2, None, Settings(128, 128, 64, 8, 4), divisor=64),
+    _Entry("sm_80", 2, None, _SQUARE, divisor=64),
     _Entry("sm_80", 2, None, Settings(64, 64, 32, 8, 3)),
+    _Entry("sm_80", 4, "kept", Settings(64, 32, 32, 8, 3)),
     _Entry("sm_80", 4, "logit_gradient", Settings(64, 64, 16, 8, 3)),
     _Entry("sm_80", 4, None, Settings(64, 64, 32, 8, 3)),
     _Entry("gfx942", 2, None, Settings(128, 128, 32, 8, 2), divisor=32),

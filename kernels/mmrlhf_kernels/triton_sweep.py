@@ -45,7 +45,6 @@ from mmrlhf_kernels.triton_tile import (
     Head,
     Launch,
     check_output,
-    flat_grid,
     flat_tile,
     head_of,
     local_target,
@@ -59,7 +58,6 @@ from mmrlhf_kernels.triton_tile import (
 )
 
 __all__ = [
-    "Parts",
     "SweepExtras",
     "Written",
     "combine_launch",
@@ -70,29 +68,6 @@ __all__ = [
 
 COMBINE_ROWS = 128
 """Rows per program of the kernel that merges parts."""
-
-
-class Parts(NamedTuple):
-    """Statistics per part of the vocabulary and row, [parts, N]; fields as in ``Sweep``."""
-
-    maximum: Any
-    sum_exp: Any
-    target_logit: Any
-    sum_z_exp: Any
-    argmax: Any
-    """int32 column within the shard."""
-
-
-class Combined(NamedTuple):
-    """Statistics per row, [N]; fields as in ``Sweep``."""
-
-    maximum: Any
-    sum_exp: Any
-    target_logit: Any
-    sum_z_exp: Any
-    argmax: Any
-    lse: Any
-    logp: Any
 
 
 class Written(NamedTuple):
@@ -240,19 +215,19 @@ def combine_kernel(
 
 @jit_for_any("rows")
 def _rebase_kernel(
-    written: tl.tuple, largest: tl.tensor, rows: tl.tensor, columns: tl.tensor, tiles: tl.tensor,
-    WIDTH: tl.constexpr, TILE: tl.constexpr,
+    written: tl.tuple, largest: tl.tensor, rows: tl.tensor, columns: tl.tensor, TILE: tl.constexpr
 ) -> None:  # fmt: skip
     """Move kept exponentials from the maximum of their tile to that of their row."""
     row = tl.program_id(0) * TILE.rows + tl.arange(0, TILE.rows)
-    column = tl.program_id(1) * TILE.columns + tl.arange(0, TILE.columns)
+    tile = tl.program_id(1)
+    column = tile * TILE.columns + tl.arange(0, TILE.columns)
     inside = row < rows
     mask = inside[:, None] & (column < columns)[None, :]
-    shift = written.shift + row.to(tl.int64)[:, None] * tiles + (column // WIDTH)[None, :]
-    change = tl.load(shift, mask=mask, other=0.0)
-    change -= tl.load(largest + row, mask=inside, other=0.0)[:, None]
-    place = written.kept + row.to(tl.int64)[:, None] * written.stride + column[None, :]
-    value = tl.load(place, mask=mask, other=0.0).to(tl.float32) * tl.exp(change)
+    far = row.to(tl.int64)
+    change = tl.load(written.shift + far * tl.num_programs(1) + tile, mask=inside, other=0.0)
+    change -= tl.load(largest + row, mask=inside, other=0.0)
+    place = written.kept + far[:, None] * written.stride + column[None, :]
+    value = tl.load(place, mask=mask, other=0.0).to(tl.float32) * tl.exp(change)[:, None]
     tl.store(place, narrowed(value, written.kept.dtype.element_ty, TILE), mask=mask)
 
 
@@ -267,19 +242,11 @@ class SweepExtras(TypedDict, total=False):
 
 def _empty(
     shape: tuple[int, ...], device: torch.device, *, entropy: bool, argmax: torch.dtype | None
-) -> Parts:
+) -> Sweep:
     """Uninitialised statistics of one shape; ``argmax`` in the dtype given, or none."""
-
-    def floats() -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=device)
-
-    return Parts(
-        maximum=floats(),
-        sum_exp=floats(),
-        target_logit=floats(),
-        sum_z_exp=floats() if entropy else None,
-        argmax=None if argmax is None else torch.empty(shape, dtype=argmax, device=device),
-    )
+    floats = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(3 + entropy)]
+    best = None if argmax is None else torch.empty(shape, dtype=argmax, device=device)
+    return Sweep(*floats[:3], floats[3] if entropy else None, best)
 
 
 def sweep_launch(
@@ -291,6 +258,8 @@ def sweep_launch(
     **extras: Unpack[SweepExtras],
 ) -> Launch:
     """The launch of the sweep with fresh buffers; ``arguments["parts"]`` receives the result.
+
+    That is a :class:`Sweep` of [parts, N], with int32 columns within the shard as ``argmax``.
 
     Args:
         head: Operands.
@@ -331,17 +300,15 @@ def sweep_launch(
     return Launch(sweep_kernel, grid, arguments, settings.warps, settings.stages)
 
 
-def combine_launch(parts: Parts, first: int) -> Launch:
+def combine_launch(parts: Sweep, first: int) -> Launch:
     """The launch that merges parts; ``arguments["out"]`` receives the result."""
-    count, rows = parts.maximum.shape
+    (count, rows), device = parts.maximum.shape, parts.maximum.device
     best = None if parts.argmax is None else torch.int64
-    entropy = parts.sum_z_exp is not None
-    statistics = _empty((rows,), parts.maximum.device, entropy=entropy, argmax=best)
-    lse, logp = (torch.empty_like(statistics.maximum) for _ in range(2))
-    out = Combined(*statistics, lse, logp)
+    out = _empty((rows,), device, entropy=parts.sum_z_exp is not None, argmax=best)
+    lse, logp = (torch.empty_like(out.maximum) for _ in range(2))
     arguments = {
         "parts": parts,
-        "out": out,
+        "out": out._replace(lse=lse, logp=logp),
         "rows": rows,
         "count": count,
         "first": first,
@@ -353,16 +320,17 @@ def combine_launch(parts: Parts, first: int) -> Launch:
 def rebase_launch(written: Written, largest: Tensor, width: int) -> Launch:
     """The launch that moves kept exponentials to the largest of their rows; a tile is ``width``."""
     rows, columns = written.kept.shape
+    flat = flat_tile(written.kept)
+    tile = flat._replace(rows=flat.rows * flat.columns // width, columns=width)
     arguments = {
         "written": written,
         "largest": largest,
         "rows": rows,
         "columns": columns,
-        "tiles": written.shift.shape[1],
-        "WIDTH": width,
-        "TILE": flat_tile(written.kept),
+        "TILE": tile,
     }
-    return Launch(_rebase_kernel, flat_grid(rows, columns), arguments)
+    grid = (triton.cdiv(rows, tile.rows), written.shift.shape[1])
+    return Launch(_rebase_kernel, grid, arguments)
 
 
 def sweep(
@@ -403,7 +371,7 @@ def sweep(
         launch.run()
         combined = combine_launch(launch.arguments["parts"], first)
         combined.run()
-        found = Sweep(**combined.arguments["out"]._asdict())
+        found: Sweep = combined.arguments["out"]
         if out is not None:
             rebase_launch(launch.arguments["written"], found.maximum, settings.columns).run()
             lift = lift_of(out.dtype)

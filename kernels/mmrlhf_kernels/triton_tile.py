@@ -282,27 +282,19 @@ def operands_of(head: tl.tuple, rows: tl.tensor, TILE: tl.constexpr) -> tl.tuple
 
 
 @jit
-def product_tile(
+def logits_tile(
     head: tl.tuple, operands: tl.tuple, rows: tl.tensor, first_row: tl.tensor,
     first_column: tl.tensor, TILE: tl.constexpr, SPECIALIZE: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """``hidden . weight^T`` of one tile, [rows, columns] float32.
+    """Z of one tile, [rows, columns] float32; entries past the end are not marked.
 
-    Rows and columns past the end repeat the last one, so that no load of them needs a mask;
-    descriptors read zeros there.
+    Pointers repeat the last row and column past the end, so that no load of them needs a mask;
+    descriptors read zeros there. ``SPECIALIZE``: warps of their own load within this tile.
     """
     # tl.zeros is a kernel of its own, and before Triton 3.8 those take no number of a launch tuple.
-    total = tl.full((TILE.rows, TILE.columns), 0.0, dtype=tl.float32)
+    z = tl.full((TILE.rows, TILE.columns), 0.0, dtype=tl.float32)
     left, right = operands
-    if TILE.loads != "pointers":
-        for begin in tl.range(0, head.inner, TILE.inner, warp_specialize=SPECIALIZE):
-            a = left.load([first_row, begin])
-            b = right.load([first_column, begin]).T
-            if TILE.widen:
-                a = a.to(tl.float32)
-                b = b.to(tl.float32)
-            total = tl.dot(a, b, total, input_precision=TILE.precision)
-    else:
+    if TILE.loads == "pointers":
         inner = tl.arange(0, TILE.inner)
         row = tl.minimum(tl.arange(0, TILE.rows), rows - 1 - first_row)
         column = tl.minimum(tl.arange(0, TILE.columns), head.columns - 1 - first_column)
@@ -310,33 +302,24 @@ def product_tile(
         right += tl.cast(first_column, tl.int64) * head.weight_stride
         left_offset = row[:, None] * head.hidden_stride + inner[None, :]
         right_offset = column[None, :] * head.weight_stride + inner[:, None]
-        for begin in range(0, head.inner, TILE.inner):
-            if TILE.even:
-                a = tl.load(left + left_offset)
-                b = tl.load(right + right_offset)
-            else:
-                remaining = head.inner - begin
-                a = tl.load(left + left_offset, mask=inner[None, :] < remaining, other=0.0)
-                b = tl.load(right + right_offset, mask=inner[:, None] < remaining, other=0.0)
-            if TILE.widen:
-                a = a.to(tl.float32)
-                b = b.to(tl.float32)
-            total = tl.dot(a, b, total, input_precision=TILE.precision)
+    for begin in tl.range(0, head.inner, TILE.inner, warp_specialize=SPECIALIZE):
+        if TILE.loads != "pointers":
+            a = left.load([first_row, begin])
+            b = right.load([first_column, begin]).T
+        elif TILE.even:
+            a = tl.load(left + left_offset)
+            b = tl.load(right + right_offset)
+        else:
+            remaining = head.inner - begin
+            a = tl.load(left + left_offset, mask=inner[None, :] < remaining, other=0.0)
+            b = tl.load(right + right_offset, mask=inner[:, None] < remaining, other=0.0)
+        if TILE.widen:
+            a = a.to(tl.float32)
+            b = b.to(tl.float32)
+        z = tl.dot(a, b, z, input_precision=TILE.precision)
+        if TILE.loads == "pointers":
             left += TILE.inner
             right += TILE.inner
-    return total
-
-
-@jit
-def logits_tile(
-    head: tl.tuple, operands: tl.tuple, rows: tl.tensor, first_row: tl.tensor,
-    first_column: tl.tensor, TILE: tl.constexpr, SPECIALIZE: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """Z of one tile, [rows, columns] float32; entries past the end are not marked.
-
-    ``SPECIALIZE``: warps of their own load operands within this tile.
-    """
-    z = product_tile(head, operands, rows, first_row, first_column, TILE, SPECIALIZE)
     if head.bias is not None:
         column = first_column + tl.arange(0, TILE.columns)
         bias = tl.load(head.bias + column, mask=column < head.columns, other=0.0)

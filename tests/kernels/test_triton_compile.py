@@ -5,17 +5,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 import mmrlhf_kernels
-from kernels_support import compile_bench
+from kernels_support import bare_kernels, compile_bench
 from mm_dpo_problem import call_of
 from mmrlhf_kernels.backend import HeadOptions
 from mmrlhf_kernels.mm_dpo_kernel import evaluate
 from mmrlhf_kernels.triton_gradient import gradient_of_kept, logit_gradient
-from mmrlhf_kernels.triton_settings import INTERPRETED
+from mmrlhf_kernels.triton_settings import INTERPRETED, Loads
 from mmrlhf_kernels.triton_sweep import sweep
 from triton_worker import interpreted
 
@@ -120,6 +121,14 @@ def test_the_bench_for_cards_says_that_there_is_none(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "gpu_kernels needs a GPU and found none; nothing was measured\n"
     )
+
+
+def test_every_kernel_of_the_bench_for_cards_runs():
+    rows = interpreted(bare_kernels)
+    names = {row["method"].removeprefix("kernel alone: ") for row in rows}
+    assert len(names) == len(rows) > 15
+    assert {f"logit_gradient, {loads}" for loads in get_args(Loads)} < names
+    assert [row for row in rows if "failed" in row or row["largest_difference"] > 1e-5] == []
 
 
 def test_the_tables_of_the_cost_model_are_those_of_its_page():
