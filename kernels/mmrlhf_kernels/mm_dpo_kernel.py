@@ -214,7 +214,7 @@ def _mm_dpo_kernel(
     out: tl.tuple, FORM: tl.constexpr,
 ) -> None:  # fmt: skip
     """The whole objective; see the module docstring."""
-    call = _Operands(*pointers, count, answers, rows)  # type: ignore[call-arg]  # the others
+    call = _Operands(*pointers, count, answers, rows)  # type: ignore[call-arg]  # of unknown length
     lane = tl.arange(0, PAIRS)
     zero = tl.full((PAIRS,), 0.0, dtype=tl.float32)
     losses = zero

@@ -190,7 +190,7 @@ def _check_kernel(
     counted: tl.tensor, fits: tl.tensor, ignored: tl.tensor, vocab: tl.tensor,
 ) -> None:  # fmt: skip
     """Write which rows count, and two flags: targets fit, bounds and pairs fit."""
-    call = _Layout(*pointers, count, answers, rows)  # type: ignore[call-arg]  # five of them
+    call = _Layout(*pointers, count, answers, rows)  # type: ignore[call-arg]  # of unknown length
     lane = tl.arange(0, BLOCK)
     wrong = tl.full((BLOCK,), 0, dtype=tl.int32)
     for first in range(0, call.rows, BLOCK):

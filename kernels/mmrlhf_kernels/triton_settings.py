@@ -87,8 +87,8 @@ class Settings(NamedTuple):
     Sums are combined in the order of the parts, so another number may change the last bit.
     """
     loads: Loads = "pointers"
-    """``specialized`` needs 4 warps on sm_90. Results are the same bit by bit, whatever the loads,
-    where the tiles are."""
+    """``specialized`` needs 4 warps on sm_90. With the same tiles, the interpreter gives the same
+    results bit by bit."""
 
 
 class _Entry(NamedTuple):

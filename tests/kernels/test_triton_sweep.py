@@ -1,5 +1,7 @@
 """Pass 1 in Triton's interpreter against the specification in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -187,6 +189,8 @@ def test_a_form_of_loading_is_taken_where_the_table_has_it():
         assert loads(3584, torch.float32) == loads(3584, architecture="sm_80") == "pointers"
         with use_settings(loads="descriptors"):
             assert loads(3584) == "descriptors"
+        with ThreadPoolExecutor(1) as backward:
+            assert backward.submit(loads, 3584).result() == "specialized"
     assert loads(3584) == "pointers"
     with pytest.raises(ValueError, match="expected one of pointers"), use_settings(loads="tma"):
         pass
