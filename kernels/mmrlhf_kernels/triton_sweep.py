@@ -244,9 +244,12 @@ def _empty(
     shape: tuple[int, ...], device: torch.device, *, entropy: bool, argmax: torch.dtype | None
 ) -> Sweep:
     """Uninitialised statistics of one shape; ``argmax`` in the dtype given, or none."""
-    floats = [torch.empty(shape, dtype=torch.float32, device=device) for _ in range(3 + entropy)]
+
+    def floats() -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=device)
+
     best = None if argmax is None else torch.empty(shape, dtype=argmax, device=device)
-    return Sweep(*floats[:3], floats[3] if entropy else None, best)
+    return Sweep(floats(), floats(), floats(), floats() if entropy else None, best)
 
 
 def sweep_launch(
