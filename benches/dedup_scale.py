@@ -267,7 +267,11 @@ def peers(folder: Path, size: int) -> list[dict[str, Any]]:
         command = [sys.executable, "-c", script, str(texts), str(folder / f"peer-{name}")]
         if subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True).returncode:
             continue
-        watched = watch(command, {"OMP_NUM_THREADS": "1"})
+        try:
+            watched = watch(command, {"OMP_NUM_THREADS": "1"})
+        except SystemExit as error:  # a peer that fails does not cost what was measured
+            rows.append({"who": name, "rows": size, "failed": str(error)[-200:]})
+            continue
         per_second = round(size / watched["cpu_seconds"])
         rows.append({"who": name, "rows": size, **watched, "rows_per_cpu_second": per_second})
     return rows
@@ -296,17 +300,17 @@ for number, (pipeline, tasks) in enumerate(steps):
         pipeline, tasks=tasks, workers=1, logging_dir=f"{out}/logs-{number}").run()
 """
 TEXT_DEDUP = """
-import runpy
+import os
 import sys
 from datasets import load_dataset
 texts, out = sys.argv[1:]
 load_dataset("json", data_files=f"{texts}/texts.jsonl", split="train", cache_dir=f"{out}/cache"
              ).save_to_disk(f"{out}/texts")
-sys.argv = ["minhash", "--local", "--path", f"{out}/texts", "--output", f"{out}/kept",
+options = ["--local", "--path", f"{out}/texts", "--output", f"{out}/kept",
             "--cache_dir", f"{out}/cache", "--split", "train", "--column", "text",
             "--num_proc", "1", "--ngram", "3", "--min_length", "1", "--num_perm", "64",
             "--b", "16", "--r", "4", "--hash_func", "xxh3", "--hash_bits", "32"]
-runpy.run_module("text_dedup.minhash", run_name="__main__")
+os.execv(sys.executable, [sys.executable, "-m", "text_dedup.minhash", *options])
 """
 PEERS = {"datatrove": DATATROVE, "text_dedup": TEXT_DEDUP}
 

@@ -164,20 +164,21 @@ class Bare(NamedTuple):
 
 def bare_kernels(o: Operands, chunk: int = 8192) -> Iterator[Bare]:
     """The kernels with a matrix product, in each form and with each switch changed by itself."""
-    from mmrlhf_kernels.backend import HeadOptions
+    from mmrlhf_kernels.backend import NO_EXTRAS, Block, LossGradient
     from mmrlhf_kernels.triton_gradient import logit_gradient
     from mmrlhf_kernels.triton_settings import Loads, device_of, settings_for, use_settings
-    from mmrlhf_kernels.triton_sweep import sweep
+    from mmrlhf_kernels.triton_sweep import kept_exponentials, sweep
 
     hidden, weight, target, grad = (operand.detach() for operand in o)
-    some, head = weight[:chunk], (None, target, HeadOptions())
+    some = weight[:chunk]
     out, lse = hidden.new_empty(len(hidden), len(some)), torch.full_like(grad, 12.0)
+    whole, rows = Block(hidden, weight, None, target), LossGradient(lse, grad)
+    part = whole.columns(0, chunk)
     yield Bare("matrix product", len(some), lambda: torch.mm(hidden, some.T, out=out))
-    rows = (hidden, some, None, target, lse, grad, HeadOptions())
     calls = {
-        "sweep": (len(weight), lambda: sweep(hidden, weight, *head)),
-        "sweep that keeps": (len(some), lambda: sweep(hidden, some, *head, out=out)),
-        "logit_gradient": (len(some), lambda: logit_gradient(*rows, first=0, out=out)),
+        "sweep": (len(weight), lambda: sweep(whole)),
+        "sweep that keeps": (len(some), lambda: kept_exponentials(part, NO_EXTRAS, out)),
+        "logit_gradient": (len(some), lambda: logit_gradient(part, rows, out)),
     }
     architecture, width = device_of(hidden.device).architecture, hidden.shape[1]
     where = ("sweep", width, len(weight), hidden.dtype, architecture)
@@ -192,7 +193,7 @@ def bare_kernels(o: Operands, chunk: int = 8192) -> Iterator[Bare]:
             yield Bare(f"sweep, {splits} parts", *calls["sweep"])
     for rank in (16, 64):  # LoRA's B beside the weight: bare, and padded to whole tiles
         pair = functional.pad(hidden, (0, rank)), functional.pad(some, (0, rank))
-        call = functools.partial(sweep, *pair, *head)
+        call = functools.partial(sweep, Block(*pair, None, target))
         yield Bare(f"sweep of a chunk, H + {rank}", len(some), call)
 
 
@@ -214,13 +215,13 @@ def measure_bare(kernel: Bare, o: Operands, firsts: dict[str, Tensor]) -> dict[s
 
 def first_calls(o: Operands) -> Iterator[dict[str, Any]]:
     """Time of the first sweep of other numbers of rows, which would show a second compilation."""
-    from mmrlhf_kernels.backend import HeadOptions
+    from mmrlhf_kernels.backend import Block
     from mmrlhf_kernels.triton_sweep import sweep
 
     hidden, weight, target, _ = (operand.detach() for operand in o)
     for rows in (len(hidden) - 1, len(hidden) - 16, 1):
         begin = time.perf_counter()
-        sweep(hidden[:rows], weight, None, target[:rows], HeadOptions())
+        sweep(Block(hidden[:rows], weight, None, target[:rows]))
         torch.cuda.synchronize()
         yield {
             "method": "first call with another number of rows",

@@ -49,7 +49,8 @@ def tables(folder) -> dict[str, str]:
     """SHA-256 of every table and array of a run. Reports hold times, so they are not compared."""
     made = {}
     for path in sorted(Path(folder).rglob("*")):
-        kept = path.suffix in {".parquet", ".npy"} and "scratch" not in path.parts
+        spared = {"scratch", "by_source", "signatures"} & set(path.parts)
+        kept = path.suffix in {".parquet", ".npy"} and not spared
         if path.is_file() and kept:
             name = path.relative_to(folder).as_posix()
             made[name] = hashlib.sha256(path.read_bytes()).hexdigest()

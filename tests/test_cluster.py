@@ -3,8 +3,10 @@
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mmrlhf_engine.curate import cluster
+from mmrlhf_engine.curate import cluster, kmeans, partitioned_rows
 from mmrlhf_engine.curate.cluster import ClusterConfig
 from mmrlhf_engine.curate.tables import EMBEDDING_IDS
 
@@ -39,7 +41,7 @@ def cluster_of(stage, config=None, **options):
 
 
 def test_separate_groups_are_found_and_measured(stage, monkeypatch):
-    monkeypatch.setattr(cluster, "BLOCK", 37)
+    monkeypatch.setattr(kmeans, "BLOCK", 37)
     rows, truth = groups(count=6, each=40)
     embedded(stage, rows, without=3, shared=5)
     begun, found = cluster_of(stage, ClusterConfig(clusters=6))
@@ -68,7 +70,7 @@ def test_separate_groups_are_found_and_measured(stage, monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_files_on_any_number_of_threads(stage, monkeypatch):
-    monkeypatch.setattr(cluster, "BLOCK", 100)
+    monkeypatch.setattr(kmeans, "BLOCK", 100)
     random = np.random.default_rng(0)
     embedded(stage, unit(random.normal(size=(1500, 48))))
     config = ClusterConfig(clusters=12, points_per_centroid=64)
@@ -117,3 +119,92 @@ def test_any_integer_is_a_seed(stage, seed):
     embedded(stage, np.eye(8))
     _, found = cluster_of(stage, ClusterConfig(clusters=2), seed=seed)
     assert set(found["cluster"]) == {0, 1}
+
+
+HIERARCHICAL = ClusterConfig(clusters=30, method="hierarchical", points_per_centroid=32)
+
+
+def test_hierarchical_rows_go_to_the_nearest_centroid_below_the_nearest_coarse_one(
+    stage, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kmeans, "BLOCK", 37)
+    rows = unit(np.random.default_rng(0).normal(size=(900, 24))).astype(np.float16)
+    means = kmeans.KMeans(points_per_centroid=32, iterations=5, seed=0, threads=2)
+    told = []
+    found = means.hierarchical(rows, 30, tmp_path, lambda *said: told.append(said))
+    assert found.centroids.shape == (30, 24)
+    assert found.starts[-1] == 30
+    assert told[-1] == ("groups", 6, 6)
+    vectors = rows.astype(np.float32)
+    group_of = (vectors @ found.coarse.T).argmax(axis=1)
+    cosines = vectors @ found.centroids.T
+    outside = np.arange(30)[None] < found.starts[group_of][:, None]
+    outside |= np.arange(30)[None] >= found.starts[group_of + 1][:, None]
+    cosines[outside] = -2
+    labels = np.concatenate([labels for _, labels, _ in means.assign(rows, found)])
+    np.testing.assert_array_equal(labels, cosines.argmax(axis=1))
+
+
+def test_hierarchical_clusters_are_even_where_the_rows_are_not(stage):
+    random = np.random.default_rng(3)
+    # Nine of ten rows lie around one direction.
+    centres = np.eye(16)[[0] * 900 + [1 + n % 15 for n in range(100)]]
+    embedded(stage, unit(centres + 0.2 * random.normal(size=centres.shape)))
+
+    def largest(method):
+        config = ClusterConfig(clusters=40, method=method, points_per_centroid=8)
+        begun, _ = cluster_of(stage, config)
+        report = begun.run.report("cluster")
+        assert report["clusters"] == 40
+        return report["largest_cluster"]
+
+    assert largest("hierarchical") <= 4 * 1000 / 40
+
+
+def test_hierarchical_clusters_are_the_same_on_any_number_of_threads(stage, monkeypatch):
+    monkeypatch.setattr(kmeans, "BLOCK", 100)
+    embedded(stage, unit(np.random.default_rng(0).normal(size=(700, 48))))
+
+    def digests(**options):
+        begun, _ = cluster_of(stage, HIERARCHICAL, **options)
+        return begun.run.manifest("cluster")["outputs"]
+
+    one = digests(threads=1)
+    assert digests(threads=3) == one
+    assert digests(threads=1, seed=1) != one
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 7, 8])
+def test_hierarchical_of_few_pictures(stage, clusters):
+    embedded(stage, np.eye(8), without=1)
+    config = ClusterConfig(clusters=clusters, method="hierarchical")
+    begun, found = cluster_of(stage, config)
+    assert begun.run.report("cluster")["clusters"] == clusters
+    assert set(found["cluster"]) <= {-1, *range(clusters)}
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=12), st.integers(0, 600))
+def test_shares_are_proportional_and_within_their_bounds(sizes, wanted):
+    sizes = np.array(sizes)
+    total = int(np.clip(wanted, (sizes > 0).sum(), sizes.sum()))
+    shares = kmeans.proportional(total, sizes)
+    assert shares.sum() == total
+    assert ((shares >= (sizes > 0)) & (shares <= sizes)).all()
+    rows = sizes - (sizes > 0)
+    rest = total - (sizes > 0).sum()
+    exact = rest * rows / max(rows.sum(), 1)
+    assert (np.abs(shares - (sizes > 0) - exact) < 1 + 1e-9).all()
+
+
+@given(st.lists(st.integers(-1, 4), max_size=60), st.integers(1, 7), st.sampled_from([1, 2, 300]))
+def test_partitioned_rows_are_those_of_the_array(tmp_path_factory, of, block, files):
+    array = np.random.default_rng(0).normal(size=(len(of), 3)).astype(np.float16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partitioned_rows, "_BLOCK", block)
+        patch.setattr(partitioned_rows, "_OPEN_FILES", files)
+        folder = tmp_path_factory.mktemp("rows")
+        parts = partitioned_rows.PartitionedRows(array, np.array(of, np.int32), 5, folder)
+        for number in range(5):
+            mine = [row for row, partition in enumerate(of) if partition == number]
+            assert parts.numbers(number).tolist() == mine
+            np.testing.assert_array_equal(parts.rows(number), array[mine])

@@ -52,8 +52,9 @@ REFUSED = [
     (["empty.jsonl"], "the file is empty"),
     (["noise.bin"], "of no known format"),
     (["b.jsonl"], "is a run of another corpus"),
-    (["a.jsonl", "b.jsonl"], "--add extends the run"),
-    (["b.jsonl", "--add"], "is a run of another corpus"),
+    (["a.jsonl", "b.jsonl"], "--add extends the run by them"),
+    (["b.jsonl", "--add", "--out", "new"], "--add extends a finished run, and found none"),
+    (["--add"], "--add was given no source"),
     (["b.jsonl", "--from", "dedup"], "is a run of another corpus"),
     (["a.jsonl", "--encoder", "nonsense"], "embed.encoder: found 'nonsense'"),
     (["a.jsonl", "--memory", "lots"], "expected a size"),
@@ -103,10 +104,13 @@ def test_a_stricter_share_of_bad_rows_is_checked_against_the_finished_ingest(pla
     assert engine(*arguments, "--max-bad", "0.2", cwd=place).returncode == 0
 
 
-def test_more_sources_extend_a_run_and_run_its_stages_again(place):
+def test_more_sources_extend_a_run(place):
     run = Run(place / "RUN")
-    done = engine("curate", "b.jsonl", "a.jsonl", *RUN, "--add", cwd=place)
+    dry = engine("curate", "b.jsonl", *RUN, "--add", "--dry-run", cwd=place).stdout
+    assert "unchanged   1 sources, which are not read again" in dry
+    done = engine("curate", "b.jsonl", *RUN, "--add", cwd=place)
     assert done.returncode == 0, done.stderr
+    assert run.report("ingest")["rows_reused"] == 9
     assert run.report("select")["rows_in"] == 9
     assert set(run.report("ingest")["sources"]) == {"a", "b"}
     assert len(checks.sources_of(run)) == 2

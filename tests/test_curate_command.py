@@ -125,9 +125,9 @@ def test_adding_is_explained_where_it_is_offered(tmp_path):
     lines(tmp_path / "b.jsonl", {"prompt": "Why?"})
     command = ("curate", "--out", "run", "--to", "ingest", "--progress", "silent")
     assert engine(*command, "a.jsonl", cwd=tmp_path).returncode == 0
-    refused = engine(*command, "--add", "b.jsonl", cwd=tmp_path)
+    refused = engine(*command, "b.jsonl", cwd=tmp_path)
     assert refused.returncode != 0
-    assert "name its sources and the new ones with --add" in refused.stderr
-    assert engine(*command, "--add", "a.jsonl", "b.jsonl", cwd=tmp_path).returncode == 0
+    assert "--add extends this run by other sources" in refused.stderr
+    assert engine(*command, "--add", "b.jsonl", cwd=tmp_path).returncode == 0
     told = " ".join(engine("curate", "--help").stdout.split())
-    assert "--add Extend the run: name its sources and the new ones." in told
+    assert "--add Extend the finished run by SOURCES." in told

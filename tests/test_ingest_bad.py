@@ -240,7 +240,7 @@ def test_a_rotten_run_stops_early(tmp_path, take_in):
     rotten = lines(tmp_path / "x.jsonl", *(["broken"] * 50 + [{"prompt": "x"}] * 150) * 1000)
     with pytest.raises(InputError, match="broken_record") as raised:
         take_in(rotten, max_bad="5%")
-    assert "of 16,384 rows" in str(raised.value)
+    assert "of 8,192 rows" in str(raised.value)
     assert "hint" in str(raised.value)
     assert take_in(rotten, max_bad="30%").rejected.height == 50_000
     few = lines(tmp_path / "few.jsonl", "broken", *[{"prompt": "x"}] * 9)

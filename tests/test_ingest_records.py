@@ -289,8 +289,9 @@ def test_pictures_in_records_are_read_by_later_stages(tmp_path, take_in):
         rows.append({"prompt": f"{number}?", "image": content})
     out = take_in(lines(tmp_path / "x.jsonl", *rows))
     assert out.media.height == 2
-    assert set(out.media["path"]) == {str(out.folder / "embedded.bin")}
-    whole = (out.folder / "embedded.bin").read_bytes()
+    (file,) = (out.folder / "embedded").iterdir()
+    assert set(out.media["path"]) == {str(file)}
+    whole = file.read_bytes()
     spans = out.media.select("offset", "length").rows()
     assert [whole[start : start + length] for start, length in spans] == BYTES[:2]
     (batch,) = picture_batches(out.media, 10)

@@ -145,6 +145,7 @@ CHANGED = {
     "embed.encoder": ("transformers:./absent", "cannot be loaded"),
     "embed.frames": (4, DIFFERENT),
     "cluster.clusters": (3, DIFFERENT),
+    "cluster.method": ("hierarchical", DIFFERENT),
     "cluster.points_per_centroid": (1, DIFFERENT),
     "cluster.iterations": (1, DIFFERENT),
     "select.count": (20, DIFFERENT),
@@ -160,6 +161,7 @@ BESIDE = {
     "dedup.text_threshold": (0.5, "dedup.text_rule=documents"),
     "dedup.document_tokens": (1, "dedup.text_rule=auto"),
     "dedup.thumbnails": (True, "dedup.image_radius=8"),
+    "select.semantic_keep": ("easy", "select.semantic_threshold=0.2"),
 }
 # Each has a test of its own: below, in test_contaminants, or in a file on hashes.
 APART = {
@@ -196,11 +198,12 @@ def test_a_setting_of_curate_has_an_effect(setting, base, folder, tiny_encoder, 
 def test_a_setting_has_an_effect_beside_another(setting, base, folder, tiny_encoder, tmp_path):
     value, other = BESIDE[setting]
     made = []
+    stage = setting.split(".")[0]
     for number, given in enumerate(([other], [other, f"{setting}={value}"])):
         shutil.copytree(base, tmp_path / f"run{number}")
         config = configured(folder, tiny_encoder, *given)
-        run = curate(config, tmp_path / f"run{number}", first="dedup", last="dedup")
-        made.append(tables(run.stage_folder("dedup")))
+        run = curate(config, tmp_path / f"run{number}", first=stage, last=stage)
+        made.append(tables(run.stage_folder(stage)))
     assert made[0] != made[1]
 
 

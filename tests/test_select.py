@@ -407,7 +407,7 @@ def test_semantic_duplicates_are_named_with_the_query_they_repeat(stage):
     np.testing.assert_allclose(skipped["cosine"].to_numpy(), 1, atol=2e-3)
     with_picture = queries.filter(pl.col("cluster") >= 0)["id"]
     assert len({place[identifier] for identifier in with_picture}) == with_picture.len()
-    assert set(skipped["chosen_id"]) <= set(queries["id"])
+    assert set(skipped["kept_id"]) <= set(queries["id"])
 
 
 def test_farthest_first_spreads_within_a_cluster(stage):

@@ -6,14 +6,14 @@ from unittest import mock
 import torch
 
 from mmrlhf_kernels import reference
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import Block, HeadOptions
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Operands of a head, in the order the backend takes them."""
+    """Operands of a head."""
 
     hidden: torch.Tensor
     weight: torch.Tensor
@@ -22,8 +22,9 @@ class Problem:
     options: HeadOptions = field(default_factory=HeadOptions)
 
     @property
-    def operands(self):
-        return (self.hidden, self.weight, self.bias, self.target, self.options)
+    def block(self):
+        """The operands as the backend takes them."""
+        return Block(self.hidden, self.weight, self.bias, self.target, self.options)
 
     @property
     def kept(self):

@@ -8,7 +8,11 @@ Importing the package imports torch and no Triton.
 """
 
 from mmrlhf_kernels.fused import FusedLinearMMDPOLoss, fused_linear_mm_dpo
-from mmrlhf_kernels.linear_logp import LinearLogp, fused_linear_logp
+from mmrlhf_kernels.linear_logp import (
+    LinearLogp,
+    fused_linear_logp,
+    vocab_parallel_linear_logp,
+)
 from mmrlhf_kernels.plan import PairPlan, Plan, plan_pair_schedule, plan_schedule
 from mmrlhf_kernels.preference import (
     MMDPOOutput,
@@ -20,7 +24,6 @@ from mmrlhf_kernels.preference import (
 )
 from mmrlhf_kernels.reward import RewardOutput, pairwise_reward_loss
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
-from mmrlhf_kernels.vocab_parallel import vocab_parallel_linear_logp
 
 __all__ = [
     "FusedLinearMMDPOLoss",

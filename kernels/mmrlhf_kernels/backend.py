@@ -13,22 +13,6 @@ vocabulary chunk. Raw logits are ``raw = h . w + b``; the logits of the model ar
     z = softcap * tanh(logit_scale * raw / softcap)    with one
 
 Sums and statistics are float32, or float64 where ``hidden`` is float64 and the backend can do it.
-Arguments of the same name mean the same in all functions:
-
-============  ====================================================================================
-hidden        [N, H]
-weight        [V, H] or [C, H], dtype of ``hidden``
-bias          [V] or [C], or None
-target        [N] int64 global vocabulary ids; those outside the rows of ``weight`` are no target
-options       scale and softcap
-first         global id of the first row of ``weight``
-entropy       whether ``sum_z_exp`` is wanted
-argmax        whether ``argmax`` is wanted
-lse           [N] log-normalisers over the whole vocabulary, statistics dtype
-grad          [N] gradient of the loss with respect to ``logp``, statistics dtype
-spread        None, or (gradient of the loss with respect to the entropy, entropy), [N] each
-out           [N, C] in the dtype of ``hidden`` or of the statistics; overwritten and returned
-============  ====================================================================================
 """
 
 import math
@@ -38,13 +22,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LIFT", "Backend", "HeadOptions", "Spread", "Sweep", "lift_of", "logp_of", "lse_of"]
+__all__ = [
+    "LIFT",
+    "NO_EXTRAS",
+    "Backend",
+    "Block",
+    "Extras",
+    "HeadOptions",
+    "KeptBlock",
+    "LossGradient",
+    "Spread",
+    "Sweep",
+    "lift_of",
+    "logp_of",
+    "lse_of",
+    "raised_units",
+]
 
 LIFT = 15.0 * math.log(2.0)
 """Exponentials in float16 go up to 2^15, so that those down to 2^-29 of the largest are normal."""
-
-Spread = tuple[Tensor, Tensor] | None
-"""(gradient with respect to the entropy, entropy), [N] each; None where it carries none."""
 
 
 def lift_of(dtype: torch.dtype) -> float:
@@ -57,6 +53,40 @@ class HeadOptions(NamedTuple):
 
     softcap: float | None = None
     logit_scale: float = 1.0
+
+
+class Block(NamedTuple):
+    """Rows and the vocabulary rows they meet."""
+
+    hidden: Tensor
+    """[N, H]."""
+    weight: Tensor
+    """[V, H] or [C, H], dtype of ``hidden``."""
+    bias: Tensor | None
+    """[V] or [C]."""
+    target: Tensor
+    """[N] int64 global vocabulary ids; those outside the rows of ``weight`` are no target."""
+    options: HeadOptions = HeadOptions()
+    first: int = 0
+    """Global id of the first row of ``weight``."""
+
+    def columns(self, begin: int, end: int) -> "Block":
+        """The same rows and some of the vocabulary rows."""
+        bias = None if self.bias is None else self.bias[begin:end]
+        weight, first = self.weight[begin:end], self.first + begin
+        return self._replace(weight=weight, bias=bias, first=first)
+
+
+class Extras(NamedTuple):
+    """Statistics that a sweep gathers in addition to those of the log-probability."""
+
+    entropy: bool = False
+    """Fill ``sum_z_exp``."""
+    argmax: bool = False
+    """Fill ``argmax``."""
+
+
+NO_EXTRAS = Extras()
 
 
 class Sweep(NamedTuple):
@@ -94,46 +124,83 @@ def logp_of(sweep: Sweep) -> Tensor:
     return sweep.target_logit - lse_of(sweep) if sweep.logp is None else sweep.logp
 
 
+Spread = tuple[Tensor, Tensor] | None
+"""(gradient with respect to the entropy, entropy), [N] each; None where it carries none."""
+
+
+class LossGradient(NamedTuple):
+    """The gradient of the loss by row, as far as logits are concerned, in statistics precision."""
+
+    lse: Tensor
+    """[N] log-normalisers over the whole vocabulary."""
+    grad: Tensor | None
+    """[N] gradient of the loss with respect to ``logp``; None with ``unit``."""
+    spread: Spread = None
+    unit: float | None = None
+    """A number: the result is ``unit * exp(z - lse) dz/draw``, and 0 at targets, for any ``lse``.
+    """
+
+    def at(self, rows: slice) -> "LossGradient":
+        """Those of some rows."""
+        grad = None if self.grad is None else self.grad[rows]
+        spread = None if self.spread is None else (self.spread[0][rows], self.spread[1][rows])
+        return LossGradient(self.lse[rows], grad, spread, self.unit)
+
+
+class KeptBlock(NamedTuple):
+    """Exponentials of one chunk and what turns them into gradients."""
+
+    exponentials: Tensor
+    """[N, C] ``exp(z - shift)``."""
+    shift: Tensor
+    """[N]."""
+    target: Tensor
+    """[N], like ``options`` and ``first`` as in :class:`Block`."""
+    options: HeadOptions
+    first: int
+    target_logit: Tensor | None = None
+    """[N], needed with a softcap and targets: the exponential of a target may be 0, the slope at
+    its logit is not."""
+
+
 class Backend(NamedTuple):
-    """The steps that see logits."""
+    """The steps that see logits. ``out`` [N, C] is overwritten and returned."""
 
     name: str
 
-    sweep: Callable[..., Sweep]
-    """(hidden, weight, bias, target, options, *, first, entropy, argmax): one pass over ``weight``.
-    """
+    sweep: Callable[[Block, Extras], Sweep]
+    """One pass over the weight of a block."""
 
-    logit_gradient: Callable[..., Tensor]
-    """(hidden, weight, bias, target, lse, grad, options, *, first, out, spread): the gradient with
-    respect to the raw logits of one chunk.
+    logit_gradient: Callable[[Block, LossGradient, Tensor], Tensor]
+    """(block, rows, out): the gradient with respect to the raw logits of one chunk, in the dtype of
+    ``hidden`` or of the statistics:
 
     ``E[n, c] = dz/draw[n, c] * (grad[n] * (1[target[n] == first + c] - p) - dH[n] p (log p + H))``
     with ``p = exp(z[n, c] - lse[n])`` and dH, H the two parts of ``spread``.
     """
 
-    kept_exponentials: Callable[..., Sweep]
-    """(hidden, weight, bias, target, options, *, first, entropy, argmax, out): write
-    ``exp(z - shift)`` of one chunk to ``out`` and return the chunk's sweep with its ``shift``, the
-    row's largest z, less :data:`LIFT` where ``out`` is float16.
+    kept_exponentials: Callable[[Block, Extras, Tensor], Sweep]
+    """(block, extras, out): write ``exp(z - shift)`` of one chunk to ``out``, in the dtype of
+    ``hidden`` or of the statistics, and return the chunk's sweep with its ``shift``, the row's
+    largest z, less :data:`LIFT` where ``out`` is float16.
 
     A half-width exponential is off by a constant share of itself; a half-width z would be off by a
     share of z, which changes its exponential the more, the smaller that is.
     """
 
-    gradient_of_kept: Callable[..., Tensor]
-    """(kept, shift, target, lse, grad, options, *, first, out, spread, target_logit):
-    ``logit_gradient`` from kept exponentials [N, C] and their shift [N]; ``out`` may be ``kept``
-    itself. With a softcap and targets, ``target_logit`` [N] is needed: the exponential of a target
-    may be 0, the slope at its logit is not.
+    gradient_of_kept: Callable[[KeptBlock, LossGradient, Tensor], Tensor]
+    """(kept, rows, out): ``logit_gradient`` from kept exponentials; ``out`` may be those."""
 
-    With ``unit``, a number, the result is ``unit * exp(z - lse) dz/draw``, and 0 at targets, for
-    any ``lse``; there is no ``grad`` then.
+    finish_unit: Callable[[Block, Sweep, Tensor, Tensor | None], Tensor]
+    """(block, sweep, total, grad): the gradient with respect to hidden states [N, H] from
+    ``total``, the sum of the rows of ``weight`` times :func:`raised_units` times their exponentials
+    against the row's maximum and ``dz/draw``, those of targets left out:
+    ``grad ((1 - p_y) W_y dz_y/draw - total / (raised * sum_exp))``, rounded to the
+    :func:`mmrlhf_kernels.precision.gradient_dtype` of ``hidden``. ``grad`` None is 1; ``total`` may
+    be overwritten.
     """
 
-    finish_unit: Callable[..., Tensor]
-    """(total, sweep, weight, target, grad, options, raised, dtype): the gradient with respect to
-    hidden states [N, H] from ``total``, the sum of the rows of ``weight`` times ``raised`` times
-    their exponentials against the row's maximum and ``dz/draw``, those of targets left out:
-    ``grad ((1 - p_y) W_y dz_y/draw - total / (raised * sum_exp))``, rounded to ``dtype``.
-    ``grad`` None is 1; ``total`` may be overwritten.
-    """
+
+def raised_units(dtype: torch.dtype, options: HeadOptions) -> float:
+    """What exponentials up to 1 are multiplied by so that float16 keeps those far below 1."""
+    return 2.0**14 / max(1.0, abs(options.logit_scale)) if dtype == torch.float16 else 1.0

@@ -105,7 +105,7 @@ def _triton_backend() -> Backend:
         "triton",
         sweep["sweep"],
         gradient["logit_gradient"],
-        sweep["sweep"],  # with ``out``
+        sweep["kept_exponentials"],
         gradient["gradient_of_kept"],
         gradient["finish_unit"],
     )

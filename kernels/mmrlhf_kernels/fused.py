@@ -40,57 +40,28 @@ raises, and checkpointing would save nothing, as nothing is stored but gradients
 scalar multiplies them in place. Those of float16 inputs wait for it in float32: a loss scale that
 came after rounding would come too late for the small ones.
 
-Where no gradient is wanted, or ``beta_rule`` is ``released`` (which needs the whole batch before it
-knows any beta), the loss is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
+Where ``beta_rule`` is ``released``, which needs the whole batch before it knows any beta, the loss
+is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmrlhf_kernels import dispatch
-from mmrlhf_kernels.checks import as_linear, check_head, check_shape, flat_rows
+from mmrlhf_kernels.checks import LinearInputs, check_shape, head_options, linear_inputs
 from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, PairCall, output_of
-from mmrlhf_kernels.pair import Beta, Logp, LossOptions, call_of, check_rule
-from mmrlhf_kernels.pair_operator import linear_mm_dpo
+from mmrlhf_kernels.pair import Beta, Logp, call_of, check_answers, check_rule
+from mmrlhf_kernels.pair_operator import FusedRows, batch_of, linear_mm_dpo
 from mmrlhf_kernels.plan import PAIR_SCHEDULES
 from mmrlhf_kernels.precision import statistics_dtype
-from mmrlhf_kernels.preference import dynamic_beta, mm_dpo_loss
+from mmrlhf_kernels.preference import differentiable, dynamic_beta
 from mmrlhf_kernels.registry import Context
-from mmrlhf_kernels.rows import numbered_answers, sequence_sums
 
 __all__ = ["FusedLinearMMDPOLoss", "fused_linear_mm_dpo"]
-
-
-class _Rows(NamedTuple):
-    """The rows of one call, the answers they belong to, and the answers of each pair."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    target: Tensor
-    cu_seqlens: Tensor | None
-    sequence: Tensor | None
-    pair_index: Tensor | None
-
-    def needs(self) -> list[bool]:
-        """Which of hidden, weight and bias need a gradient."""
-        return [
-            torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
-            for tensor in self[:3]
-        ]
-
-
-class _Head(NamedTuple):
-    """Options of the head, in the order of the operator."""
-
-    softcap: float | None
-    logit_scale: float
-    ignore_index: int
-    counted_rows: int | None
 
 
 def fused_linear_mm_dpo(
@@ -131,104 +102,63 @@ def fused_linear_mm_dpo(
         TypeError: A dtype does not fit.
         ValueError: A shape, an option or the schedule does not fit.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a number above 0")
-    layout = cu_seqlens, sequence_of_row, pair_index
-    rows = _rows_of(hidden, weight, target, bias, layout, ref_chosen_logps)
-    cap = None if softcap is None else softcap / temperature
-    head = _Head(cap, logit_scale / temperature, ignore_index, counted_rows)
-    options: LossOptions = {
-        "loss_type": loss_type, "label_smoothing": label_smoothing, "tie": tie,
-        "weight": pair_weight, "sft_weight": sft_weight, "sft": sft, "reward_shift": reward_shift,
-        "num_pairs": num_pairs, "num_tokens": num_tokens,
-    }  # fmt: skip
-    columns = _Columns((ref_chosen_logps, ref_rejected_logps), beta, options)
-    return _run(rows, head, columns, _Run(beta_rule, group, schedule, workspace_bytes))
+    head = head_options(softcap, logit_scale, temperature)
+    shape, inputs = hidden.shape, linear_inputs(hidden, weight, target, bias)
+    if cu_seqlens is None and sequence_of_row is None and len(shape) == 3:
+        cu_seqlens = torch.arange(shape[0] + 1) * shape[1]
+    _check_answers(cu_seqlens, sequence_of_row, pair_index, inputs, ref_chosen_logps)
+    check_rule(beta_rule, beta)
+    like = inputs.hidden.new_empty(
+        ref_chosen_logps.shape[0], dtype=statistics_dtype(inputs.hidden.dtype)
+    )
+    call = call_of(
+        Logp(like, None), (ref_chosen_logps, ref_rejected_logps), Beta(beta, None, 0.0, 0.0),
+        counted=True, loss_type=loss_type, label_smoothing=label_smoothing, tie=tie,
+        weight=pair_weight, sft_weight=sft_weight, sft=sft, reward_shift=reward_shift,
+        num_pairs=num_pairs, num_tokens=num_tokens,
+    )  # fmt: skip
+    leaves = inputs.hidden, inputs.weight, inputs.bias
+    needs = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in leaves]
+    _check_schedule(schedule, needs)
+    rows = FusedRows(
+        *leaves, inputs.target, cu_seqlens, sequence_of_row, pair_index, *head, ignore_index,
+        counted_rows, schedule, workspace_bytes, None if group is None else group.group_name,
+        needs,
+    )  # fmt: skip
+    if beta_rule == "released" or dispatch.choose(inputs.hidden) == "reference":
+        return _compose(rows, call, beta_rule)
+    data = (None if leaf is None else leaf.detach() for leaf in leaves)
+    loss, figures, values, *gradients = linear_mm_dpo(*data, *rows[3:], *call)
+    if any(needs):
+        loss = _PrecomputedGradient.apply(*leaves, loss, *gradients)
+    return output_of(loss, figures, values)
 
 
-class _Columns(NamedTuple):
-    """What is known of the pairs, and the options of the loss."""
-
-    reference_logps: tuple[Tensor, Tensor]
-    beta: float | Tensor
-    options: LossOptions
-
-    def call(self, hidden: Tensor) -> PairCall:
-        """The checked operands of the operator; there are no log-probabilities yet."""
-        pairs = self.reference_logps[0].shape[0]
-        like = hidden.new_empty(pairs, dtype=statistics_dtype(hidden.dtype))
-        rule = Beta(self.beta, None, 0.0, 0.0)
-        return call_of(Logp(like, like), self.reference_logps, rule, self.options, counted=True)
-
-
-class _Run(NamedTuple):
-    """How a call is run."""
-
-    beta_rule: str
-    group: "dist.ProcessGroup | None"
-    schedule: str | None
-    workspace_bytes: int | None
-
-
-def _rows_of(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    layout: tuple[Tensor | None, Tensor | None, Tensor | None],
+def _check_answers(
+    cu_seqlens: Tensor | None,
+    sequence: Tensor | None,
+    pair_index: Tensor | None,
+    inputs: LinearInputs,
     ref_chosen_logps: Tensor,
-) -> _Rows:
-    """Flatten, bring to one dtype, check, and find the answers of rows and pairs."""
-    shape = hidden.shape
-    hidden, target = flat_rows(hidden, target)
-    states, head, offset = as_linear(hidden, weight, bias)
-    assert states is not None
-    assert head is not None
-    check_head(states, head, target, offset)
+) -> None:
+    """Raise unless the answers of rows and pairs are given once and fit.
+
+    Raises:
+        ValueError: They are not, or do not.
+    """
     if ref_chosen_logps.dim() != 1:
         raise ValueError(
             f"ref_chosen_logps has shape {tuple(ref_chosen_logps.shape)}; expected [P]"
         )
-    cu_seqlens, sequence, pair_index = layout
-    if cu_seqlens is None and sequence is None and len(shape) == 3:
-        cu_seqlens = torch.arange(shape[0] + 1) * shape[1]
     pairs = ref_chosen_logps.shape[0]
     if pair_index is not None:
         check_shape("pair_index", pair_index, (pairs, 2))
     if (cu_seqlens is None) == (sequence is None):
         raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
     if sequence is not None:
-        check_shape("sequence_of_row", sequence, (states.shape[0],))
+        check_shape("sequence_of_row", sequence, (inputs.hidden.shape[0],))
     elif cu_seqlens is not None:
-        if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0:
-            raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
-        sequences = cu_seqlens.numel() - 1
-        if pair_index is None and sequences != 2 * pairs:
-            raise ValueError(
-                f"{sequences} answers for {pairs} pairs; expected {2 * pairs}, all chosen ones "
-                "first (or a pair_index)"
-            )
-    return _Rows(states, head, offset, target, cu_seqlens, sequence, pair_index)
-
-
-def _run(rows: _Rows, head: _Head, columns: _Columns, run: _Run) -> MMDPOOutput:
-    """Loss, figures of a trainer and gradients by the operator."""
-    needs = rows.needs()
-    check_rule(run.beta_rule, columns.beta)
-    call = columns.call(rows.hidden)
-    _check_schedule(run.schedule, needs)
-    implementation = dispatch.choose(rows.hidden)
-    if not any(needs) or run.beta_rule == "released" or implementation == "reference":
-        return _compose(rows, head, columns, run)
-    bias = None if rows.bias is None else rows.bias.detach()
-    loss, figures, values, *gradients = linear_mm_dpo(
-        rows.hidden.detach(), rows.weight.detach(), bias, *rows[3:], call.ref_chosen_logps,
-        call.ref_rejected_logps, call.beta, call.tie, call.weight, call.num_pairs, call.num_tokens,
-        call.loss_type, call.sft, call.numbers, *head, run.schedule, run.workspace_bytes,
-        None if run.group is None else run.group.group_name, needs,
-    )  # fmt: skip
-    total: Tensor = _PrecomputedGradient.apply(*rows[:3], loss, *gradients)
-    return output_of(total, figures, values)
+        check_answers(cu_seqlens, pair_index, pairs)
 
 
 def _check_schedule(schedule: str | None, needs: list[bool]) -> None:
@@ -244,29 +174,16 @@ def _check_schedule(schedule: str | None, needs: list[bool]) -> None:
         raise ValueError("schedule 'frozen' was forced, but weight or bias needs a gradient")
 
 
-def _compose(rows: _Rows, head: _Head, columns: _Columns, run: _Run) -> MMDPOOutput:
+def _compose(rows: FusedRows, call: PairCall, beta_rule: str) -> MMDPOOutput:
     """The same loss from its parts, for calls whose gradients are not taken in forward."""
+    batch = batch_of(rows, call)
     logp = fused_linear_logp(
-        rows.hidden, rows.weight, rows.target, bias=rows.bias,
-        workspace_bytes=run.workspace_bytes, **head._asdict(),
+        batch.x, rows.head_weight, batch.target, bias=rows.bias, softcap=rows.softcap,
+        logit_scale=rows.logit_scale, ignore_index=rows.ignore_index,
+        counted_rows=rows.counted_rows, workspace_bytes=rows.workspace_bytes,
     )  # fmt: skip
     assert isinstance(logp, Tensor)
-    pairs = columns.reference_logps[0].shape[0]
-    sequence, pair_index, sequences = numbered_answers(
-        rows.cu_seqlens, rows.sequence, rows.pair_index, pairs, rows.target
-    )
-    if pair_index is None:
-        pair_index = torch.arange(2 * pairs, device=logp.device).view(2, pairs).t()
-    chosen, rejected = pair_index.to(logp.device).unbind(1)
-    sums = sequence_sums(logp, sequence, sequences, group=run.group)
-    counted = (rows.target != head.ignore_index).to(logp.dtype)
-    tokens = sequence_sums(counted, sequence, sequences, group=run.group)[chosen]
-    options = columns.options.copy()
-    options["chosen_tokens"] = tokens
-    return mm_dpo_loss(
-        sums[chosen], sums[rejected], *columns.reference_logps, columns.beta,
-        beta_rule=run.beta_rule, **options,
-    )  # fmt: skip
+    return differentiable(batch.objective_of(logp), beta_rule)
 
 
 class _PrecomputedGradientContext(Context, Protocol):
@@ -392,28 +309,25 @@ class FusedLinearMMDPOLoss(nn.Module):
         num_pairs: float | Tensor | None = None,
         num_tokens: float | Tensor | None = None,
     ) -> MMDPOOutput:
-        """The loss of P pairs, with the figures to log.
+        """The loss of P pairs, with the figures to log; raises what the function raises.
+
+        Operands are those of :func:`fused_linear_mm_dpo`, with margins instead of betas.
 
         Args:
-            hidden: [N, H] states of the answers' rows.
-            weight: [V, H] weight of the head.
-            target: [N] int64 next tokens.
-            ref_chosen_logps: [P] sums under the reference model.
+            hidden: [N, H] or [S, T, H].
+            weight: [V, H].
+            target: [N] or [S, T].
+            ref_chosen_logps: [P].
             ref_rejected_logps: [P].
             margin: [P] reward margins; None gives every pair ``beta``.
-            cu_seqlens: [S + 1] bounds of the answers; this or ``sequence_of_row``.
-            sequence_of_row: [N] answer of each row.
-            pair_index: [P, 2] answers of each pair; None: chosen answers first.
-            bias: [V] or None.
-            tie: [P] bool or None.
-            pair_weight: [P] or None.
-            num_pairs: Pairs of the whole batch; None: P.
+            cu_seqlens: [S + 1] on the CPU or beside the rows; this or ``sequence_of_row``.
+            sequence_of_row: [N].
+            pair_index: [P, 2]; None: chosen answers first.
+            bias: [V].
+            tie: [P] bool.
+            pair_weight: [P].
+            num_pairs: Of the whole batch; None: P.
             num_tokens: Chosen tokens of the whole batch; None: these.
-
-        Raises:
-            IndexError: A target, answer or row lies outside its range.
-            TypeError: A dtype does not fit.
-            ValueError: A shape or a setting does not fit.
         """
         beta = self.beta if margin is None else dynamic_beta(margin, self.beta, self.w, self.k)
         return fused_linear_mm_dpo(

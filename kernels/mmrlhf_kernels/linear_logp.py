@@ -8,7 +8,7 @@ are custom operators, opaque to ``torch.compile``. Its arguments:
 hidden              [N, H] or [..., H], float64, float32, bfloat16 or float16
 weight              [V, H]; where dtypes differ, all are cast to the widest. A DTensor that is
                     ``Shard(0)`` over one mesh dimension is a head spread over processes, see
-                    :mod:`mmrlhf_kernels.vocab_parallel`
+                    :func:`vocab_parallel_linear_logp`
 target              [N] or [...] of an integer dtype, in ``0 .. V`` or ``ignore_index``
 bias                [V] or None
 softcap             bound c of the logits, ``z = c tanh(s / c)`` of the scaled logits s, or None
@@ -35,22 +35,23 @@ weight in backward. Backward is not differentiable a second time.
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
 from mmrlhf_kernels import dispatch, reference
-from mmrlhf_kernels.checks import as_linear, check_head, check_shape, flat_rows
-from mmrlhf_kernels.operators import linear_logp_forward
+from mmrlhf_kernels.checks import LinearInputs, head_options, linear_inputs
+from mmrlhf_kernels.operators import Request, linear_logp_forward, sharded_logp_forward
 from mmrlhf_kernels.plan import (
     SCHEDULES,
     WHOLE_TILES,
+    chunk_width,
     default_workspace,
     plan_schedule,
     widest_chunk,
 )
-from mmrlhf_kernels.vocab_parallel import linear_logp_of_shards, shards_of
 
-__all__ = ["LinearLogp", "fused_linear_logp"]
+__all__ = ["LinearLogp", "fused_linear_logp", "vocab_parallel_linear_logp"]
 
 
 class LinearLogp(NamedTuple):
@@ -62,27 +63,6 @@ class LinearLogp(NamedTuple):
     """[N] float32, entropy of the row's distribution in nats; 0 in ignored rows."""
     argmax: Tensor | None
     """[N] int64, the most probable token; -1 in ignored rows."""
-
-
-class _Inputs(NamedTuple):
-    """The call after autocast and checks, LoRA split into hidden states u [N, r] and B [V, r]."""
-
-    hidden: Tensor
-    weight: Tensor
-    target: Tensor
-    bias: Tensor | None
-    side_hidden: Tensor | None
-    side: Tensor | None
-
-    def needs_grad(self) -> tuple[bool, bool]:
-        """(anything, the head) needs a gradient."""
-        head = [self.weight, self.bias, self.side]
-        states = [self.hidden, self.side_hidden]
-        of_head, of_states = (
-            torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in group)
-            for group in (head, states)
-        )
-        return of_head or of_states, of_head
 
 
 def fused_linear_logp(
@@ -118,11 +98,7 @@ def fused_linear_logp(
         TypeError: A dtype does not fit.
         ValueError: A shape, device, schedule or option does not fit.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a number above 0")
-    # (c / t) tanh(s / c) = c' tanh(s' / c') with c' = c / t and s' = s / t.
-    softcap = None if softcap is None else softcap / temperature
-    head = (softcap, logit_scale / temperature, ignore_index)
+    options = head_options(softcap, logit_scale, temperature)
     extras = (return_entropy, return_argmax)
     shards = shards_of(weight, bias)
     if shards is not None:
@@ -131,16 +107,23 @@ def fused_linear_logp(
                 "a head that is spread over processes takes no lora, extras or schedule; "
                 "hint: gather it with weight.full_tensor()"
             )
-        return linear_logp_of_shards(hidden, target, shards, head, counted_rows, workspace_bytes)
+        return vocab_parallel_linear_logp(
+            hidden, shards.weight, target, shards.first, bias=shards.bias,
+            **options._asdict(), ignore_index=ignore_index, counted_rows=counted_rows,
+            group=shards.group, workspace_bytes=workspace_bytes,
+        )  # fmt: skip
     shape = target.shape
-    inputs = _prepare(hidden, weight, target, bias, lora)
+    low, high, scale = (None, None, 1.0) if lora is None else lora
+    inputs = linear_inputs(hidden, weight, target, bias, low, high)
+    request = Request(
+        *inputs[:4], *_side(inputs, scale), *options, ignore_index, counted_rows, *extras,
+        "recompute", 1,
+    )  # fmt: skip
     if dispatch.choose(inputs.hidden) == "reference":
-        logp, entropy, argmax = _by_reference(inputs, head)
+        logp, entropy, argmax = _by_reference(request)
     else:
-        chosen, chunk = _resolve(inputs, schedule, workspace_bytes, of_entropy=entropy_gradient)
-        logp, entropy, argmax, *_ = linear_logp_forward(
-            *inputs, *head, counted_rows, *extras, chosen, chunk
-        )
+        request = _planned(request, schedule, workspace_bytes, of_entropy=entropy_gradient)
+        logp, entropy, argmax, *_ = linear_logp_forward(*request)
     if extras == (False, False):
         return logp.view(shape)
     entropy = entropy if entropy_gradient else entropy.detach()
@@ -151,63 +134,58 @@ def fused_linear_logp(
     )
 
 
-def _prepare(
-    hidden: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None,
-    lora: tuple[Tensor, Tensor, float] | None,
-) -> _Inputs:
-    """Flatten, bring to one dtype, check, and turn LoRA into further hidden states."""
-    low, high, scale = (None, None, 1.0) if lora is None else lora
-    hidden, target = flat_rows(hidden, target)
-    states, rows, offset, low, high = as_linear(hidden, weight, bias, low, high)
-    assert states is not None
-    assert rows is not None
-    check_head(states, rows, target, offset)
+def _side(inputs: LinearInputs, scale: float) -> tuple[Tensor | None, Tensor | None]:
+    """LoRA as further hidden states u [N, r] and the rows B [V, r] they meet."""
+    hidden, low, high = inputs.hidden, inputs.low, inputs.high
     if low is None or high is None:
-        return _Inputs(states, rows, target, offset, None, None)
-    rank = low.shape[0]
-    check_shape("lora A", low, (rank, states.shape[1]))
-    check_shape("lora B", high, (rows.shape[0], rank))
-    if dispatch.choose(states) == "triton":
-        missing = -(states.shape[1] + rank) % WHOLE_TILES
+        return None, None
+    if dispatch.choose(hidden) == "triton":
+        missing = -(hidden.shape[1] + low.shape[0]) % WHOLE_TILES
         low, high = functional.pad(low, (0, 0, 0, missing)), functional.pad(high, (0, missing))
-    return _Inputs(states, rows, target, offset, (states @ low.t()) * scale, high)
+    return (hidden @ low.t()) * scale, high
 
 
-def _resolve(
-    inputs: _Inputs, schedule: str | None, workspace_bytes: int | None, *, of_entropy: bool
-) -> tuple[str, int]:
-    """(schedule, chunk); a call that needs no gradient is a plain sweep.
+def _planned(
+    request: Request, schedule: str | None, workspace_bytes: int | None, *, of_entropy: bool
+) -> Request:
+    """The request with its schedule and chunk; a call that needs no gradient is a plain sweep.
 
     Raises:
         ValueError: The schedule is unknown, or does not support the options.
     """
     if schedule is not None and schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; expected one of {', '.join(SCHEDULES)}")
-    anything, head = inputs.needs_grad()
+    hidden = request.hidden
+    head = _need_grad(request.weight, request.bias, request.side)
+    anything = head or _need_grad(hidden, request.side_hidden)
     if schedule == "frozen" and head:
         raise ValueError(
             "schedule 'frozen' was forced, but weight, bias or LoRA's B needs a gradient"
         )
     if schedule == "frozen" and of_entropy:
         raise ValueError("schedule 'frozen' was forced, but it gives no gradient of the entropy")
-    hidden, vocab = inputs.hidden, inputs.weight.shape[0]
     workspace = default_workspace(hidden.device) if workspace_bytes is None else workspace_bytes
-    rows, width = hidden.shape
-    widest = widest_chunk(hidden.device)
-    both = head or of_entropy  # both need E itself in backward
-    plan = plan_schedule(rows, width, vocab, hidden.dtype, both, workspace, widest=widest)
-    return (schedule or plan.schedule if anything else "recompute"), plan.chunk
+    (rows, width), vocab = hidden.shape, request.weight.shape[0]
+    plan = plan_schedule(
+        rows, width, vocab, hidden.dtype,
+        head or of_entropy,  # both need E itself in backward
+        workspace, widest=widest_chunk(hidden.device),
+    )  # fmt: skip
+    chosen = schedule or plan.schedule if anything else "recompute"
+    return request._replace(schedule=chosen, chunk=plan.chunk)
 
 
-def _by_reference(
-    inputs: _Inputs, options: tuple[float | None, float, int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _need_grad(*tensors: Tensor | None) -> bool:
+    """Whether any of them needs a gradient."""
+    given = (tensor for tensor in tensors if tensor is not None)
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+
+
+def _by_reference(request: Request) -> tuple[Tensor, Tensor, Tensor]:
     """(logp, entropy, argmax) from the full logit matrix."""
-    softcap, logit_scale, ignore_index = options
-    hidden, weight, target, bias, side_hidden, side = inputs
+    hidden, weight, target, bias, side_hidden, side, softcap, logit_scale, ignore_index, *_ = (
+        request
+    )
     if side is not None and side_hidden is not None:
         hidden, weight = torch.cat([hidden, side_hidden], 1), torch.cat([weight, side], 1)
     z = reference.logits(hidden, weight, bias=bias, softcap=softcap, logit_scale=logit_scale)
@@ -218,3 +196,92 @@ def _by_reference(
         reference.entropy(z).masked_fill(ignored, 0.0),
         z.detach().argmax(dim=1).masked_fill(ignored, -1),
     )
+
+
+def vocab_parallel_linear_logp(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    first: int,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    ignore_index: int = -100,
+    counted_rows: int | None = None,
+    group: dist.ProcessGroup | None = None,
+    workspace_bytes: int | None = None,
+) -> Tensor:
+    """Log-probability of each target; hidden states and targets are the same in every process.
+
+    Args:
+        hidden: [N, H] or [..., H].
+        weight: [V_own, H], this process's rows of the head.
+        target: [N] or [...] global ids. An id that no process holds is not noticed.
+        first: Global id of the first own row; the shards must not overlap.
+        bias: [V_own] or None.
+        softcap: As in ``fused_linear_logp``.
+        logit_scale: As there.
+        ignore_index: As there.
+        counted_rows: As there.
+        group: The process group, None for the default one.
+        workspace_bytes: As there.
+
+    Returns:
+        float32 in the shape of ``target``, equal in every process. The gradient of ``hidden`` is
+        that of the whole head.
+    """
+    inputs = linear_inputs(hidden, weight, target, bias)
+    states, rows = inputs.hidden, inputs.weight
+    workspace = default_workspace(states.device) if workspace_bytes is None else workspace_bytes
+    widest = widest_chunk(states.device)
+    chunk = chunk_width(states.shape[0], rows.shape[0], states.dtype.itemsize, workspace, widest)
+    whole = group or dist.group.WORLD
+    if whole is None:
+        raise ValueError("no process group; expected one, or torch.distributed initialised")
+    logp: Tensor
+    logp, *_ = sharded_logp_forward(
+        *inputs[:4], None, None, softcap, logit_scale, ignore_index, counted_rows, False, False,
+        "recompute", chunk, first, whole.group_name,
+    )  # fmt: skip
+    return logp.view(target.shape)
+
+
+class Shards(NamedTuple):
+    """A head as a DTensor: this process's rows, and where they lie."""
+
+    weight: Tensor
+    bias: Tensor | None
+    first: int
+    group: dist.ProcessGroup
+
+
+def shards_of(weight: Tensor, bias: Tensor | None) -> Shards | None:
+    """This process's rows of a head that is a DTensor; None for a plain tensor.
+
+    Raises:
+        ValueError: Its placement is not ``Shard(0)`` over one mesh dimension.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        return None  # without process groups there are no DTensors, whose import is slow
+    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    if not isinstance(weight, DTensor):
+        if isinstance(bias, DTensor):
+            raise ValueError("bias is a DTensor and weight is none; expected both or none")
+        return None
+    fits = weight.device_mesh.ndim == 1 and weight.placements == (Shard(0),)
+    if bias is not None:
+        fits &= isinstance(bias, DTensor) and bias.placements == (Shard(0),)
+    if not fits:
+        raise ValueError(
+            f"weight is a DTensor with placements {weight.placements} over a mesh of "
+            f"{weight.device_mesh.ndim} dimensions; expected Shard(0) over one, the bias alike; "
+            "hint: redistribute it, or call inside the module's forward, where FSDP gathers it, "
+            "or pass weight.full_tensor()"
+        )
+    mesh = weight.device_mesh
+    _, offset = compute_local_shape_and_global_offset(weight.shape, mesh, weight.placements)
+    own = bias.to_local() if isinstance(bias, DTensor) else None
+    return Shards(weight.to_local(), own, offset[0], mesh.get_group())

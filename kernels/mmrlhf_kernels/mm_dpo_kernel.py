@@ -208,6 +208,20 @@ def _ratio(
     return ratio.to(tl.float32), length
 
 
+@jit
+def _values(call: tl.tuple, out: tl.tuple) -> tl.tuple:
+    """Where the log-probabilities of chosen and of rejected answers lie; sums rows first."""
+    chosen_values = call.logp
+    rejected_values = call.logp
+    if call.rejected_logp is not None:
+        rejected_values = call.rejected_logp
+    if call.bounds is not None:
+        sum_rows(call, out)
+        chosen_values = out.sums
+        rejected_values = out.sums
+    return chosen_values, rejected_values
+
+
 @jit_for_any("count", "answers", "rows")
 def _mm_dpo_kernel(
     pointers: tl.tuple, count: tl.tensor, answers: tl.tensor, rows: tl.tensor, number: tl.tuple,
@@ -226,14 +240,7 @@ def _mm_dpo_kernel(
     weights = zero
     defect = defect_of(call, PAIRS)
     shift = zero + number.shift
-    chosen_values = call.logp
-    rejected_values = call.logp
-    if call.rejected_logp is not None:
-        rejected_values = call.rejected_logp
-    if call.bounds is not None:
-        sum_rows(call, out)
-        chosen_values = out.sums
-        rejected_values = out.sums
+    chosen_values, rejected_values = _values(call, out)
     num_pairs, num_tokens = _divisors(call, number, out, FORM)
     of_pairs = out.columns + 7 * call.count
     for first in range(0, call.count, PAIRS):

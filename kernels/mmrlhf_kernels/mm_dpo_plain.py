@@ -16,8 +16,10 @@ from mmrlhf_kernels.reference import TWO_SIDED_LOSS_TYPES, dynamic_beta, label_p
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 
 __all__ = [
+    "CHOSEN_LOGP",
     "COLUMNS",
     "FIGURES",
+    "REJECTED_LOGP",
     "MMDPOOutput",
     "Numbers",
     "PairCall",
@@ -66,6 +68,7 @@ FIGURES = MMDPOOutput._fields[1:8]
 """The scalars beside the loss, in the order of the operator."""
 COLUMNS = MMDPOOutput._fields[8:]
 """The values of each pair, likewise."""
+CHOSEN_LOGP, REJECTED_LOGP = COLUMNS.index("chosen_logp"), COLUMNS.index("rejected_logp")
 
 Result = tuple[Tensor, Tensor, Tensor, Tensor]
 """loss [], figures [7], columns [9, P], of which the last two are the gradients of the loss with

@@ -5,46 +5,35 @@ last, where that needs no read of the device (:mod:`mmrlhf_kernels.rows`). What 
 backward has a shape that follows from the arguments alone, so that a compiler can know it: ``kept``
 is [N * V] for schedule ``keep`` (ignored rows leave its tail unused), [N, H + r] for ``frozen`` and
 else empty.
+
+Under a head whose vocabulary rows are spread over processes each process sweeps its own rows. Two
+reductions join the sweeps: the largest of the maxima, then the sum of (exponentials against it,
+target logits). In backward each process knows the whole normaliser and forms the gradient of its
+own weight rows without communication; the gradients of the hidden states are added over the group.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Sweep, logp_of, lse_of
-from mmrlhf_kernels.dispatch import row_backend
+from mmrlhf_kernels.backend import Extras, HeadOptions, LossGradient, Sweep, logp_of, lse_of
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.registry import Context, define_operator
+from mmrlhf_kernels.registry import Context, add_over, define_operator, process_group
 from mmrlhf_kernels.rows import Rows, rows_that_count
-from mmrlhf_kernels.schedules import (
-    Gradients,
-    Head,
-    Kept,
-    Needs,
-    add_gradients,
-    finished_unit,
-    kept_gradient,
-    new_gradients,
-    recomputed_gradient,
-    sweep_head,
-    sweep_keeping,
-    unit_sums,
-)
+from mmrlhf_kernels.schedules import Gradients, Head, Kept, Needs, Projection
 
-__all__ = ["Request", "linear_logp_backward", "linear_logp_forward"]
-
-REQUEST = (
-    "Tensor hidden, Tensor weight, Tensor target, Tensor? bias, Tensor? side_hidden, Tensor? side, "
-    "float? softcap, float logit_scale, int ignore_index, int? counted_rows, bool entropy, "
-    "bool argmax, str schedule, SymInt chunk"
-)
-"""The arguments of one call in torch's notation; :class:`Request` in the same order."""
+__all__ = ["Request", "linear_logp_forward", "sharded_logp_forward"]
 
 ForwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """logp [N], entropy, argmax, lse [N], kept, shifts; empty where not requested."""
 BackwardResult = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Gradients of hidden, weight, bias, side_hidden and side; empty where not needed."""
+TENSORS = 6
+"""The first arguments of an operator, which are tensors or None."""
+LARGEST_ID = torch.iinfo(torch.int64).max
 
 
 class Request(NamedTuple):
@@ -64,12 +53,11 @@ class Request(NamedTuple):
     argmax: bool
     schedule: str
     chunk: int
-
-    @property
-    def head(self) -> Head:
-        """The head, with a weight whose rows lie one behind the other."""
-        options = HeadOptions(self.softcap, self.logit_scale)
-        return Head(self.weight.contiguous(), self.bias, self.side, options)
+    first: int = 0
+    """Global id of the first row of ``weight``."""
+    group: str | None = None
+    """The processes that hold the other rows, by the name of their group: ``recompute`` alone, and
+    no extras."""
 
     @property
     def height(self) -> int:
@@ -82,18 +70,23 @@ class Request(NamedTuple):
         return statistics_dtype(self.hidden.dtype)
 
     def rows(self, *, checked: bool = False) -> Rows:
-        """The rows that count; ``checked``: targets were found to be in range."""
-        vocab = self.weight.shape[0]
+        """The rows that count; ``checked``: targets were found to be in range.
+
+        Which ids exist is not known where others hold a part of the head.
+        """
+        vocab = self.weight.shape[0] if self.group is None else LARGEST_ID
         return rows_that_count(
             self.target, self.ignore_index, vocab, self.counted_rows, checked=checked
         )
 
-    def joined(self, rows: Rows) -> Tensor:
-        """[M, H + r]: the rows that count, with LoRA's part appended."""
+    def projection(self, rows: Rows) -> Projection:
+        """The rows that count, with LoRA's part appended, under the head."""
         x = rows.gather(self.hidden)
-        if self.side_hidden is None:
-            return x
-        return torch.cat([x, rows.gather(self.side_hidden)], dim=1)
+        if self.side_hidden is not None:
+            x = torch.cat([x, rows.gather(self.side_hidden)], dim=1)
+        options = HeadOptions(self.softcap, self.logit_scale)
+        head = Head(self.weight.contiguous(), self.bias, self.side, options, self.first)
+        return Projection(x, rows.gather(self.target), head, self.chunk)
 
 
 def _forward(*arguments: Any) -> ForwardResult:
@@ -101,12 +94,14 @@ def _forward(*arguments: Any) -> ForwardResult:
     request = Request(*arguments)
     rows = request.rows()
     if rows.are_none(request.height):
+        # Every process of a group sees the same targets, so all of them leave out the reductions.
         result = _empty_result(*arguments)
         for tensor in result:
             tensor.fill_(-1 if tensor.dtype == torch.int64 else 0)
         return result
-    x, target = request.joined(rows), rows.gather(request.target)
-    sweep, kept, shifts = _run_schedule(request, x, target)
+    sweep, kept, shifts = _run_schedule(request, request.projection(rows))
+    if request.group is not None:
+        sweep = _joined(sweep, request.group)
     count = request.height
     lse = lse_of(sweep)
     empty = lse.new_empty(0)
@@ -121,19 +116,27 @@ def _forward(*arguments: Any) -> ForwardResult:
     return rows.scatter(logp_of(sweep), count), entropy, argmax, lse, kept, shifts
 
 
-def _run_schedule(request: Request, x: Tensor, target: Tensor) -> tuple[Sweep, Tensor, Tensor]:
+def _run_schedule(request: Request, x: Projection) -> tuple[Sweep, Tensor, Tensor]:
     """(sweep over compacted rows, kept, shifts)."""
-    head, backend, nothing = request.head, row_backend(x), x.new_empty(0, dtype=request.dtype)
-    extras = {"entropy": request.entropy, "argmax": request.argmax}
+    extras = Extras(request.entropy, request.argmax)
     if request.schedule == "keep":
-        logits = x.new_empty(request.height * head.weight.shape[0])
-        sweep, kept = sweep_keeping(backend, x, head, target, request.chunk, logits, **extras)
+        logits = x.hidden.new_empty(request.height * x.head.weight.shape[0])
+        sweep, kept = x.keep(logits, extras)
         return sweep, logits, _padded(kept.shifts, request.height)
+    no_shifts = x.hidden.new_empty(0, dtype=request.dtype)
     if request.schedule == "frozen":
-        sums = unit_sums(backend, x, head, target, request.chunk, **extras)
-        return sums[0], finished_unit(backend, x, head, target, sums, None), nothing
-    sweep = sweep_head(backend, x, head, target, request.chunk, **extras)
-    return sweep, x.new_empty(0), nothing
+        sums = x.unit_sums(extras)
+        return sums[0], x.finish_unit(sums, None), no_shifts
+    return x.sweep(extras), x.hidden.new_empty(0), no_shifts
+
+
+def _joined(sweep: Sweep, group: str) -> Sweep:
+    """The sweep over all shards of a head."""
+    maximum = sweep.maximum.clone()
+    dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=process_group(group))
+    own = sweep.sum_exp * torch.exp(sweep.maximum - maximum)
+    sum_exp, target_logit = add_over(torch.stack([own, sweep.target_logit]), group).unbind()
+    return Sweep(maximum, sum_exp, target_logit)
 
 
 def _padded(shifts: Tensor, height: int) -> Tensor:
@@ -167,46 +170,59 @@ def _empty_result(*arguments: Any) -> ForwardResult:
     )
 
 
-def _backward(
-    grad: Tensor | None,
-    grad_entropy: Tensor | None,
-    logp: Tensor,
-    lse: Tensor,
-    entropy: Tensor,
-    kept: Tensor,
-    shifts: Tensor,
-    needs: list[bool],
-    *arguments: Any,
-) -> BackwardResult:
-    """Gradients of a call whose schedule is not ``frozen``; ``needs`` has the result's order."""
-    request = Request(*arguments)
-    rows = request.rows(checked=True)
+class Saved(NamedTuple):
+    """What backward is given beyond the call: gradients, results of forward, and what is needed."""
+
+    grad: Tensor | None
+    grad_entropy: Tensor | None
+    logp: Tensor
+    lse: Tensor
+    entropies: Tensor
+    kept: Tensor
+    shifts: Tensor
+    needs: list[bool]
+    """In the order of :data:`BackwardResult`."""
+
+
+def _backward(*arguments: Any) -> BackwardResult:
+    """Gradients of a call whose schedule is not ``frozen``."""
+    saved, request = _split(arguments)
+    needs, rows, lse = saved.needs, request.rows(checked=True), saved.lse
     if rows.are_none(request.height):
-        zeros = _empty_gradients(request, needs)
+        zeros = _empty_gradients(*arguments)
         for tensor in zeros:
             tensor.zero_()
         return zeros
-    x, target, normaliser = request.joined(rows), rows.gather(request.target), rows.gather(lse)
-    g = torch.zeros_like(normaliser) if grad is None else rows.gather(rows.masked(grad.to(lse)))
-    spread = None
-    if grad_entropy is not None:
-        spread = rows.gather(rows.masked(grad_entropy.to(lse))), rows.gather(entropy)
-    head, chunk = request.head, request.chunk
+    x, normaliser, spread = request.projection(rows), rows.gather(lse), None
+    grad, of_entropy = (
+        None if part is None else rows.gather(rows.masked(part.to(lse)))
+        for part in (saved.grad, saved.grad_entropy)
+    )
+    if of_entropy is not None:
+        spread = of_entropy, rows.gather(saved.entropies)
+    of_rows = LossGradient(
+        normaliser, torch.zeros_like(normaliser) if grad is None else grad, spread
+    )
     if request.schedule == "keep":
-        per_chunk = shifts[: shifts.shape[0] // request.height * len(x)].view(-1, len(x))
-        chunk_gradient = kept_gradient(
-            row_backend(x), Kept(kept, per_chunk, rows.gather(logp) + normaliser),
-            head.options, target, normaliser, g, chunk, in_place=False, spread=spread,
-        )  # fmt: skip
+        height, shifts = x.hidden.shape[0], saved.shifts
+        per_chunk = shifts[: shifts.shape[0] // request.height * height].view(-1, height)
+        kept = Kept(saved.kept, per_chunk, rows.gather(saved.logp) + normaliser)
+        chunk_gradient = x.from_kept(kept, of_rows, in_place=False)
     else:
-        chunk_gradient = recomputed_gradient(row_backend(x), x, head, target, normaliser, g, spread)
-    wanted = Needs(needs[0] or needs[3], needs[1], needs[2], needs[4])
-    found = new_gradients(x, head, wanted)
-    add_gradients(found, chunk_gradient, x, head, chunk, accumulate=False)
+        chunk_gradient = x.recomputed(of_rows)
+    found = x.new_gradients(Needs(needs[0] or needs[3], needs[1], needs[2], needs[4]))
+    x.add_gradients(found, chunk_gradient, accumulate=False)
     of_hidden = found.hidden
-    if of_hidden is not None and rows.taken is not None:
-        of_hidden = rows.scatter(of_hidden, request.height)
+    if of_hidden is not None:
+        of_hidden = add_over(of_hidden, request.group)
+        of_hidden = of_hidden if rows.taken is None else rows.scatter(of_hidden, request.height)
     return _as_result(request, needs, of_hidden, found)
+
+
+def _split(arguments: tuple[Any, ...]) -> tuple[Saved, Request]:
+    """The operands of backward."""
+    count = len(Saved._fields)
+    return Saved(*arguments[:count]), Request(*arguments[count:])
 
 
 def _as_result(
@@ -229,21 +245,17 @@ def _as_result(
     return hidden, weight, bias, side_hidden, side
 
 
-def _empty_gradients(request: Request, needs: list[bool]) -> BackwardResult:
-    """Uninitialised gradients, empty where not needed."""
+def _empty_gradients(*arguments: Any) -> BackwardResult:
+    """Results of :func:`_backward`, uninitialised."""
+    saved, request = _split(arguments)
     inputs = (request.hidden, request.weight, request.bias, request.side_hidden, request.side)
     hidden, weight, bias, side_hidden, side = (
         torch.empty_like(like, memory_format=torch.contiguous_format)
         if needed and like is not None
         else request.hidden.new_empty(0)
-        for like, needed in zip(inputs, needs, strict=True)
+        for like, needed in zip(inputs, saved.needs, strict=True)
     )
     return hidden, weight, bias, side_hidden, side
-
-
-def _backward_fake(*arguments: Any) -> BackwardResult:
-    """Results of :func:`_backward`, uninitialised."""
-    return _empty_gradients(Request(*arguments[8:]), list(arguments[7]))
 
 
 class _LogpContext(Context, Protocol):
@@ -251,6 +263,9 @@ class _LogpContext(Context, Protocol):
     """logp, lse, entropy, kept and shifts, then the operator's tensors; ``frozen``: kept alone."""
     options: tuple[Any, ...]
     """The operator's other arguments."""
+    entropy: bool
+    schedule: str
+    sharded: bool
     width: int
     dtype: torch.dtype
 
@@ -260,12 +275,14 @@ def _save(ctx: _LogpContext, inputs: tuple[Any, ...], output: ForwardResult) -> 
     request = Request(*inputs)
     logp, entropy, _, lse, kept, shifts = output
     ctx.set_materialize_grads(False)
-    ctx.options = request[6:]
+    ctx.options = inputs[TENSORS:]
+    ctx.entropy, ctx.schedule = request.entropy, request.schedule
+    ctx.sharded = request.group is not None
     ctx.width, ctx.dtype = request.hidden.shape[1], request.hidden.dtype
     if request.schedule == "frozen":
         ctx.save_for_backward(kept)
     else:
-        ctx.save_for_backward(logp, lse, entropy, kept, shifts, *request[:6])
+        ctx.save_for_backward(logp, lse, entropy, kept, shifts, *inputs[:TENSORS])
 
 
 def _differentiate(
@@ -273,22 +290,22 @@ def _differentiate(
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the forward operator's arguments."""
     nothing = (None,) * len(Request._fields)
-    entropy_was_asked, schedule = ctx.options[-4], ctx.options[-2]
     # The entropy of schedule "frozen" is a figure: its caller detaches it.
-    if not entropy_was_asked or schedule == "frozen":
+    if not ctx.entropy or ctx.schedule == "frozen":
         grad_entropy = None
     if grad is None and grad_entropy is None:
         return nothing
     needed = ctx.needs_input_grad
     needs = [needed[0], needed[1], needed[3], needed[4], needed[5]]
-    if schedule == "frozen" and grad is not None:
-        return (*_from_unit(ctx, grad, needs), *nothing[6:])
+    if ctx.schedule == "frozen" and grad is not None:
+        return (*_from_unit(ctx, grad, needs), *nothing[TENSORS:])
     saved = ctx.saved_tensors  # read once: checkpointing recomputes them at each read
-    found = linear_logp_backward(grad, grad_entropy, *saved[:5], needs, *saved[5:], *ctx.options)
+    backward = sharded_logp_backward if ctx.sharded else linear_logp_backward
+    found = backward(grad, grad_entropy, *saved[:5], needs, *saved[5:], *ctx.options)
     hidden, weight, bias, side_hidden, side = (
         part if need else None for part, need in zip(found, needs, strict=True)
     )
-    return (hidden, weight, None, bias, side_hidden, side, *nothing[6:])
+    return (hidden, weight, None, bias, side_hidden, side, *nothing[TENSORS:])
 
 
 def _from_unit(ctx: _LogpContext, grad: Tensor, needs: list[bool]) -> tuple[Tensor | None, ...]:
@@ -302,17 +319,18 @@ def _from_unit(ctx: _LogpContext, grad: Tensor, needs: list[bool]) -> tuple[Tens
     return hidden, None, None, None, both[:, ctx.width :] if needs[3] else None, None
 
 
-linear_logp_forward = define_operator(
-    "linear_logp",
-    _forward,
-    _empty_result,
-    schema=f"({REQUEST}) -> ({', '.join(['Tensor'] * 6)})",
-)
-linear_logp_backward = define_operator(
-    "linear_logp_backward",
-    _backward,
-    _backward_fake,
-    schema="(Tensor? grad, Tensor? grad_entropy, Tensor logp, Tensor lse, Tensor entropies, "
-    f"Tensor kept, Tensor shifts, bool[] needs, {REQUEST}) -> ({', '.join(['Tensor'] * 5)})",
-)
-torch.library.register_autograd("mmrlhf_kernels::linear_logp", _differentiate, setup_context=_save)
+def _define(name: str, *, capturable: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(forward, backward); those that talk to other processes cannot be captured."""
+    forward = define_operator(
+        name, _forward, _empty_result, (Request,), ForwardResult, capturable=capturable
+    )
+    backward = define_operator(
+        f"{name}_backward", _backward, _empty_gradients, (Saved, Request), BackwardResult,
+        capturable=capturable,
+    )  # fmt: skip
+    torch.library.register_autograd(f"mmrlhf_kernels::{name}", _differentiate, setup_context=_save)
+    return forward, backward
+
+
+linear_logp_forward, linear_logp_backward = _define("linear_logp", capturable=True)
+sharded_logp_forward, sharded_logp_backward = _define("sharded_logp", capturable=False)

@@ -34,6 +34,7 @@ __all__ = [
     "Logp",
     "LossOptions",
     "call_of",
+    "check_answers",
     "check_count",
     "check_map",
     "check_options",
@@ -148,16 +149,25 @@ class Logp(NamedTuple):
                 raise TypeError(f"{name} is {tensor.dtype}; expected torch.int32 or torch.int64")
             if tensor is not None and tensor.device != self.logp.device:
                 raise ValueError(f"{name} is on {tensor.device}; expected {self.logp.device}")
-        if self.cu_seqlens.dim() != 1 or not self.cu_seqlens.numel():
-            shape = tuple(self.cu_seqlens.shape)
-            raise ValueError(f"cu_seqlens has shape {shape}; expected [S + 1]")
-        if self.pair_index is not None:
-            check_shape("pair_index", self.pair_index, (pairs, 2))
-        elif self.cu_seqlens.numel() != 2 * pairs + 1:
-            raise ValueError(
-                f"{self.cu_seqlens.numel() - 1} answers for {pairs} pairs; expected {2 * pairs}, "
-                "all chosen ones first (or a pair_index)"
-            )
+        check_answers(self.cu_seqlens, self.pair_index, pairs)
+
+
+def check_answers(cu_seqlens: Tensor, pair_index: Tensor | None, pairs: int) -> None:
+    """Raise unless bounds [S + 1] and answers of pairs [P, 2] fit P pairs.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if cu_seqlens.dim() != 1 or not cu_seqlens.numel():
+        raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
+    sequences = cu_seqlens.numel() - 1
+    if pair_index is not None:
+        check_shape("pair_index", pair_index, (pairs, 2))
+    elif sequences != 2 * pairs:
+        raise ValueError(
+            f"{sequences} answers for {pairs} pairs; expected {2 * pairs}, all chosen ones first "
+            "(or a pair_index)"
+        )
 
 
 class Beta(NamedTuple):
@@ -199,19 +209,27 @@ def call_of(
     found: Logp,
     reference_logps: tuple[Tensor, Tensor],
     rule: Beta,
-    options: LossOptions,
     *,
     counted: bool = False,
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    tie: Tensor | None = None,
+    weight: Tensor | None = None,
+    sft_weight: float = 0.0,
+    chosen_tokens: Tensor | None = None,
+    sft: str = "token",
+    reward_shift: float = 0.0,
+    num_pairs: float | Tensor | None = None,
+    num_tokens: float | Tensor | None = None,
 ) -> PairCall:
     """The checked operands of the objective; nothing is copied, converted or read.
 
-    ``counted`` says that the caller will count the chosen tokens.
+    ``counted`` says that the caller will count the chosen tokens; the rest is :class:`LossOptions`.
 
     Raises:
         TypeError: A dtype does not fit, or an option does not exist.
         ValueError: A shape or an option does not fit.
     """
-    given = _Options(**options)
     logp = found.logp
     sums = "logp" if found.rejected_logp is None else "chosen_logp"
     if logp.dim() != 1:
@@ -222,17 +240,17 @@ def call_of(
     beta = rule.beta if isinstance(rule.beta, Tensor) else None
     columns: dict[str, Any] = {
         "ref_chosen_logps": reference_logps[0], "ref_rejected_logps": reference_logps[1],
-        "beta": beta, "margin": rule.margin, "tie": given.tie, "weight": given.weight,
-        "chosen_tokens": given.chosen_tokens,
+        "beta": beta, "margin": rule.margin, "tie": tie, "weight": weight,
+        "chosen_tokens": chosen_tokens,
     }  # fmt: skip
     check_pairs(pairs, logp.device, **columns)
     found.check(pairs)
-    if given.tie is not None and given.tie.dtype != torch.bool:
-        raise TypeError(f"tie is {given.tie.dtype}; expected torch.bool")
-    num_pairs, pairs_number = check_count("num_pairs", given.num_pairs, logp)
-    num_tokens, tokens_number = check_count("num_tokens", given.num_tokens, logp)
+    if tie is not None and tie.dtype != torch.bool:
+        raise TypeError(f"tie is {tie.dtype}; expected torch.bool")
+    total_pairs, pairs_number = check_count("num_pairs", num_pairs, logp)
+    total_tokens, tokens_number = check_count("num_tokens", num_tokens, logp)
     numbers = Numbers(
-        given.label_smoothing, given.sft_weight, given.reward_shift,
+        label_smoothing, sft_weight, reward_shift,
         1.0 if isinstance(rule.beta, Tensor) else rule.beta, rule.w, rule.k, pairs_number,
         tokens_number,
     )  # fmt: skip
@@ -240,27 +258,12 @@ def call_of(
     data: dict[str, Any] = {name: None if c is None else c.detach() for name, c in columns.items()}
     call = PairCall(
         logp, found.rejected_logp, found.cu_seqlens, None, chosen, rejected, **data,
-        num_pairs=num_pairs, num_tokens=num_tokens, loss_type=given.loss_type, sft=given.sft,
+        num_pairs=total_pairs, num_tokens=total_tokens, loss_type=loss_type, sft=sft,
         average=found.average, numbers=[float(number) for number in numbers],
     )  # fmt: skip
-    known = given.chosen_tokens is not None or found.cu_seqlens is not None
+    known = chosen_tokens is not None or found.cu_seqlens is not None
     check_options(call, counted=counted or known)
     return call
-
-
-class _Options(NamedTuple):
-    """:class:`LossOptions` with their defaults."""
-
-    loss_type: str = "sigmoid"
-    label_smoothing: float = 0.0
-    tie: Tensor | None = None
-    weight: Tensor | None = None
-    sft_weight: float = 0.0
-    chosen_tokens: Tensor | None = None
-    sft: str = "token"
-    reward_shift: float = 0.0
-    num_pairs: float | Tensor | None = None
-    num_tokens: float | Tensor | None = None
 
 
 def check_rule(beta_rule: str, beta: float | Tensor) -> None:
@@ -279,34 +282,10 @@ def check_rule(beta_rule: str, beta: float | Tensor) -> None:
         )
 
 
-def _pair_objective(
-    logp: Tensor,
-    rejected_logp: Tensor | None,
-    cu_seqlens: Tensor | None,
-    counted: Tensor | None,
-    chosen: Tensor | None,
-    rejected: Tensor | None,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: Tensor | None,
-    margin: Tensor | None,
-    tie: Tensor | None,
-    weight: Tensor | None,
-    chosen_tokens: Tensor | None,
-    num_pairs: Tensor | None,
-    num_tokens: Tensor | None,
-    loss_type: str,
-    sft: str,
-    average: bool,
-    numbers: list[float],
-) -> Result:
+def _pair_objective(*fields: Any) -> Result:
     """A :class:`PairCall`, field by field, by the implementation chosen for it."""
-    call = PairCall(
-        logp, rejected_logp, cu_seqlens, counted, chosen, rejected, ref_chosen_logps,
-        ref_rejected_logps, beta, margin, tie, weight, chosen_tokens, num_pairs, num_tokens,
-        loss_type, sft, average, numbers,
-    )  # fmt: skip
-    kernel = dispatch.triton_module(logp, "mm_dpo_kernel") if call.pairs else None
+    call = PairCall(*fields)
+    kernel = dispatch.triton_module(call.logp, "mm_dpo_kernel") if call.pairs else None
     if kernel is None:
         return evaluate_plain(call)
     found: Result = kernel.evaluate(call)
@@ -325,4 +304,6 @@ def _pair_objective_fake(*fields: Any) -> Result:
     )
 
 
-pair_objective = define_operator("pair_objective", _pair_objective, _pair_objective_fake)
+pair_objective = define_operator(
+    "pair_objective", _pair_objective, _pair_objective_fake, (PairCall,), Result
+)

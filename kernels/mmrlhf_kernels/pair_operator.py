@@ -5,10 +5,12 @@ Bounds and pairs that lie on the host are read inside it, so that a compiled gra
 them.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import HeadOptions, logp_of
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, PairCall
 from mmrlhf_kernels.pair_schedules import Batch, run_pairs
 from mmrlhf_kernels.plan import (
@@ -20,9 +22,9 @@ from mmrlhf_kernels.plan import (
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
 from mmrlhf_kernels.registry import define_operator
 from mmrlhf_kernels.rows import place_answers
-from mmrlhf_kernels.schedules import Gradients, Head, Needs
+from mmrlhf_kernels.schedules import Gradients, Head, Needs, Projection
 
-__all__ = ["linear_mm_dpo"]
+__all__ = ["FusedRows", "batch_of", "linear_mm_dpo"]
 
 Result = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """loss, figures and columns as ``pair_objective`` has them, then gradients of hidden, weight and
@@ -30,90 +32,109 @@ bias; empty where not needed.
 """
 
 
-def _linear_mm_dpo(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    cu_seqlens: Tensor | None,
-    sequence: Tensor | None,
-    pair_index: Tensor | None,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: Tensor | None,
-    tie: Tensor | None,
-    pair_weight: Tensor | None,
-    num_pairs: Tensor | None,
-    num_tokens: Tensor | None,
-    loss_type: str,
-    sft: str,
-    numbers: list[float],
-    softcap: float | None,
-    logit_scale: float,
-    ignore_index: int,
-    counted_rows: int | None,
-    schedule: str | None,
-    workspace_bytes: int | None,
-    group: str | None,
-    needs: list[bool],
-) -> Result:
-    """``cu_seqlens`` and ``pair_index`` lie on the host or beside the rows."""
-    call = PairCall(
-        ref_chosen_logps, None, None, None, None, None, ref_chosen_logps, ref_rejected_logps, beta,
-        None, tie, pair_weight, None, num_pairs, num_tokens, loss_type, sft, False, numbers,
-    )  # fmt: skip
-    head = Head(weight.contiguous(), bias, None, HeadOptions(softcap, logit_scale))
+class FusedRows(NamedTuple):
+    """The rows of one call, the answers they belong to, the head, and how the call is run.
+
+    A call has these operands and those of a :class:`PairCall`, whose ``logp`` is a stand-in.
+    """
+
+    hidden: Tensor
+    """[N, H]."""
+    head_weight: Tensor
+    """[V, H]."""
+    bias: Tensor | None
+    """[V]."""
+    target: Tensor
+    """[N] int64."""
+    bounds: Tensor | None
+    """[S + 1] of the answers, on the host or beside the rows, like ``pair_index``."""
+    sequence: Tensor | None
+    """[N] answer of each row, where there are no bounds."""
+    pair_index: Tensor | None
+    """[P, 2] answers of each pair; None: chosen answers first."""
+    softcap: float | None
+    logit_scale: float
+    ignore_index: int
+    counted_rows: int | None
+    schedule: str | None
+    workspace_bytes: int | None
+    group: str | None
+    """The name of the group of processes that hold other rows of the same answers."""
+    needs: list[bool]
+    """Which of hidden, weight and bias need a gradient."""
+
+
+def _split(arguments: tuple[Any, ...]) -> tuple[FusedRows, PairCall]:
+    count = len(FusedRows._fields)
+    return FusedRows(*arguments[:count]), PairCall(*arguments[count:])
+
+
+def batch_of(given: FusedRows, call: PairCall) -> Batch:
+    """The rows that count and their answers.
+
+    Raises:
+        IndexError: A target, a row's answer or a pair's lies outside its range.
+        ValueError: Bounds do not rise from 0 to the number of rows.
+    """
     rows, answers = place_answers(
-        target, ignore_index, weight.shape[0], counted_rows, cu_seqlens, sequence, pair_index,
-        call.pairs,
+        given.target, given.ignore_index, given.head_weight.shape[0], given.counted_rows,
+        given.bounds, given.sequence, given.pair_index, call.pairs,
     )  # fmt: skip
-    batch = Batch(rows.gather(hidden), rows.gather(target), rows, answers, call, group)
-    if batch.x.shape[0] == 0 or call.pairs == 0:
-        found = batch.evaluate(batch.x.new_zeros(batch.x.shape[0], dtype=batch.dtype))
-        return (*found[:3], *_zeros((hidden, weight, bias), needs))
-    plan = plan_batch(batch, head, schedule, workspace_bytes, head_needs=needs[1] or needs[2])
-    found, gradients = run_pairs(batch, head, plan, Needs(needs[0], needs[1], needs[2], side=False))
+    x, target = rows.gather(given.hidden), rows.gather(given.target)
+    return Batch(x, target, rows, answers, call, given.group)
+
+
+def _linear_mm_dpo(*arguments: Any) -> Result:
+    """The operator: rows that count, their answers, a plan, and what it gives."""
+    given, call = _split(arguments)
+    weight, needs = given.head_weight.contiguous(), given.needs
+    head = Head(weight, given.bias, None, HeadOptions(given.softcap, given.logit_scale))
+    batch = batch_of(given, call)
+    rows, x = batch.rows, batch.x
+    if x.shape[0] == 0 or call.pairs == 0:
+        found = batch.evaluate(x.new_zeros(x.shape[0], dtype=batch.dtype))
+        return (*found[:3], *_zeros(given))
+    if not any(needs):
+        sweep = Projection(x, batch.target, head, weight.shape[0]).sweep()
+        return (*batch.evaluate(logp_of(sweep))[:3], *_zeros(given))
+    plan = plan_batch(batch, given)
+    found, gradients = run_pairs(batch, head, plan, Needs(*needs))
     of_hidden = gradients.hidden
     if of_hidden is not None and needs[0]:
-        narrow = of_hidden.to(gradient_dtype(hidden.dtype))
-        of_hidden = narrow if rows.taken is None else rows.scatter(narrow, hidden.shape[0])
+        narrow = of_hidden.to(gradient_dtype(x.dtype))
+        of_hidden = narrow if rows.taken is None else rows.scatter(narrow, given.hidden.shape[0])
     gradients = gradients._replace(hidden=of_hidden if needs[0] else None)
-    return (*found[:3], *_rounded(gradients, (hidden, weight, bias)))
+    return (*found[:3], *_rounded(gradients, given))
 
 
-def _rounded(
-    found: Gradients, inputs: tuple[Tensor, Tensor, Tensor | None]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _rounded(found: Gradients, given: FusedRows) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in the dtype they wait in for the loss scale, empty where they are missing."""
     first, second, third = (
-        inputs[0].new_empty(0)
+        given.hidden.new_empty(0)
         if part is None or like is None
         else part.to(gradient_dtype(like.dtype))
-        for part, like in zip(found[:3], inputs, strict=True)
+        for part, like in zip(found[:3], given[:3], strict=True)
     )
     return first, second, third
 
 
-def _zeros(
-    inputs: tuple[Tensor, Tensor, Tensor | None], needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _zeros(given: FusedRows) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a batch without rows or pairs, and for tracing."""
-    first, second, third = (
+    parts = (
         torch.zeros_like(like) if needed and like is not None else None
-        for like, needed in zip(inputs, needs, strict=True)
+        for like, needed in zip(given[:3], given.needs, strict=True)
     )
-    return _rounded(Gradients(first, second, third, None), inputs)
+    return _rounded(Gradients(*parts), given)
 
 
-def plan_batch(
-    batch: Batch, head: Head, schedule: str | None, workspace_bytes: int | None, *, head_needs: bool
-) -> PairPlan:
+def plan_batch(batch: Batch, given: FusedRows) -> PairPlan:
     """The plan for this batch.
 
     Where the host does not know its lengths, the pairs are taken together, as they are where
     other processes hold rows of them: all have to add up their sums at the same time.
     """
-    x, vocab, layout = batch.x, head.weight.shape[0], batch.answers.layout
+    x, vocab, layout = batch.x, given.head_weight.shape[0], batch.answers.layout
+    workspace_bytes = given.workspace_bytes
     if workspace_bytes is None:
         workspace_bytes = default_pair_workspace(x.shape[0], vocab, x.dtype, x.device)
     pairs = batch.call.pairs
@@ -126,33 +147,29 @@ def plan_batch(
             x.shape[1],
             vocab,
             x.dtype,
-            head_needs,
+            given.needs[1] or given.needs[2],
             workspace_bytes,
             shared=shared,
             opposite=batch.call.opposite,
             widest=widest_chunk(x.device),
-            forced=schedule,
+            forced=given.schedule,
         )
 
     chosen = plan(shared=together or (layout is not None and layout.shared()))
-    if chosen.schedule == "two_sums" and layout is None and schedule is None:
+    if chosen.schedule == "two_sums" and layout is None and given.schedule is None:
         return plan(shared=True)
     return chosen
 
 
-def _linear_mm_dpo_fake(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: object
-) -> Result:
+def _linear_mm_dpo_fake(*arguments: Any) -> Result:
     """Results of the operator as tracing sees them."""
-    references, needs = rest[4], rest[-1]
-    assert isinstance(references, Tensor)
-    assert isinstance(needs, list | tuple)
-    like = hidden.new_empty((), dtype=statistics_dtype(hidden.dtype))
-    columns = like.new_empty((len(COLUMNS) + 2, references.shape[0]))
-    gradients = _zeros((hidden, weight, bias), list(needs))
-    return (like, like.new_empty(len(FIGURES)), columns, *gradients)
+    given, call = _split(arguments)
+    like = given.hidden.new_empty((), dtype=statistics_dtype(given.hidden.dtype))
+    columns = like.new_empty((len(COLUMNS) + 2, call.pairs))
+    return (like, like.new_empty(len(FIGURES)), columns, *_zeros(given))
 
 
 linear_mm_dpo = define_operator(
-    "linear_mm_dpo", _linear_mm_dpo, _linear_mm_dpo_fake, capturable=False
-)
+    "linear_mm_dpo", _linear_mm_dpo, _linear_mm_dpo_fake, (FusedRows, PairCall), Result,
+    capturable=False,
+)  # fmt: skip

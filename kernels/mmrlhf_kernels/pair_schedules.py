@@ -15,36 +15,25 @@ pair are known, the objective gives one number per row, and the products follow 
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from mmrlhf_kernels.backend import logp_of, lse_of
-from mmrlhf_kernels.dispatch import row_backend
-from mmrlhf_kernels.mm_dpo_plain import COLUMNS, Numbers, PairCall
+from mmrlhf_kernels.backend import LossGradient, logp_of, lse_of, raised_units
+from mmrlhf_kernels.mm_dpo_plain import (
+    CHOSEN_LOGP,
+    COLUMNS,
+    REJECTED_LOGP,
+    Numbers,
+    PairCall,
+)
 from mmrlhf_kernels.pair import pair_objective
 from mmrlhf_kernels.plan import PairPlan, rows_per_block
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.registry import process_group
+from mmrlhf_kernels.registry import add_over, process_group
 from mmrlhf_kernels.rows import Answers, Rows, sequence_of_row, sequence_sums
-from mmrlhf_kernels.schedules import (
-    ChunkGradient,
-    Gradients,
-    Head,
-    Needs,
-    add_gradients,
-    finished_unit,
-    kept_gradient,
-    new_gradients,
-    raised_units,
-    recomputed_gradient,
-    sweep_head,
-    sweep_keeping,
-    unit_sums,
-)
+from mmrlhf_kernels.schedules import ChunkGradient, Gradients, Head, Needs, Projection
 
 __all__ = ["Batch", "Found", "run_pairs"]
 
-CHOSEN_LOGP, REJECTED_LOGP = COLUMNS.index("chosen_logp"), COLUMNS.index("rejected_logp")
 CHOSEN_GRADIENT, REJECTED_GRADIENT = len(COLUMNS), len(COLUMNS) + 1
 """Rows of the columns of ``pair_objective``."""
 
@@ -69,7 +58,7 @@ class Batch(NamedTuple):
     rows: Rows
     answers: Answers
     call: PairCall
-    """Columns and options; log-probabilities and answers are filled in by :meth:`evaluate`."""
+    """Columns and options; log-probabilities and answers are filled in by :meth:`objective_of`."""
     group: str | None
     """The processes that hold other rows of the same answers, by the name of their group."""
 
@@ -78,37 +67,47 @@ class Batch(NamedTuple):
         """Of the statistics."""
         return statistics_dtype(self.x.dtype)
 
-    def evaluate(self, row_logp: Tensor) -> Found:
-        """The objective of the log-probabilities [M] of all rows."""
-        if self.group is not None:
-            return self._evaluate_group(row_logp, self.group)
+    def under(self, head: Head, plan: PairPlan) -> Projection:
+        """The rows under a head."""
+        return Projection(self.x, self.target, head, plan.chunk)
+
+    def new_sums(self, head: Head, plan: PairPlan, needs: Needs) -> Gradients:
+        """Gradients to add up in, not initialised."""
+        return self.under(head, plan).new_gradients(needs, self.dtype)
+
+    def objective_of(self, row_logp: Tensor) -> PairCall:
+        """The objective of the log-probabilities [M] of all rows.
+
+        Where other processes hold rows of the same answers, it is one of the answers' sums.
+        """
         answers, mask = self.answers, self.rows.mask
-        found = pair_objective(*self.call._replace(
-            logp=answers.in_order(row_logp), cu_seqlens=answers.bounds,
-            counted=None if mask is None else answers.in_order(mask),
-            chosen=answers.chosen, rejected=answers.rejected,
-        ))  # fmt: skip
-        return self._found(found)
+        chosen, rejected = answers.chosen, answers.rejected
+        if self.group is None:
+            return self.call._replace(
+                logp=answers.in_order(row_logp), cu_seqlens=answers.bounds, chosen=chosen,
+                counted=None if mask is None else answers.in_order(mask), rejected=rejected,
+            )  # fmt: skip
+        logp = answers.in_order(self.rows.masked(row_logp))
+        sums = sequence_sums(
+            logp, self._answer_of_row(), answers.bounds.shape[0] - 1,
+            group=process_group(self.group),
+        )  # fmt: skip
+        return self.with_tokens().call._replace(logp=sums, chosen=chosen, rejected=rejected)
 
-    def _evaluate_group(self, row_logp: Tensor, group: str) -> Found:
-        """The same where other processes hold rows of the same answers."""
-        answers = self.answers
-        of_row = sequence_of_row(answers.bounds, row_logp.shape[0])
-        logp, count = answers.in_order(self.rows.masked(row_logp)), answers.bounds.shape[0] - 1
-        sums = sequence_sums(logp, of_row, count)
-        call = self.with_tokens().call
-        loss, figures, columns, gradient = pair_objective(*call._replace(
-            logp=add_over(sums, group), chosen=answers.chosen, rejected=answers.rejected,
-        ))  # fmt: skip
-        found = self._found((loss, figures, columns, gradient[of_row]))
-        return found._replace(gradient=self.rows.masked(found.gradient))
+    def _answer_of_row(self) -> Tensor:
+        """[M], answer by answer."""
+        return sequence_of_row(self.answers.bounds, self.x.shape[0])
 
-    def _found(self, found: tuple[Tensor, Tensor, Tensor, Tensor]) -> Found:
-        """The results with the gradient in the order of the rows."""
-        loss, figures, columns, gradient = found
+    def evaluate(self, row_logp: Tensor) -> Found:
+        """The objective and its gradient, in the order of the rows."""
+        loss, figures, columns, gradient = pair_objective(*self.objective_of(row_logp))
+        if self.group is not None:
+            gradient = gradient[self._answer_of_row()]
         order = self.answers.order
         if order is not None:
             gradient = torch.empty_like(gradient).index_copy_(0, order, gradient)
+        if self.group is not None:
+            gradient = self.rows.masked(gradient)
         return Found(loss, figures, columns, gradient)
 
     def with_tokens(self) -> "Batch":
@@ -173,13 +172,6 @@ class Batch(NamedTuple):
         return places if order is None else order[places]
 
 
-def add_over(values: Tensor, group: str | None) -> Tensor:
-    """The sum of ``values`` over the processes of a group, in place; as they are without one."""
-    if group is not None:
-        dist.all_reduce(values, group=process_group(group))
-    return values
-
-
 def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     """Run the planned schedule; gradients are those of the objective itself."""
     run = {
@@ -192,15 +184,16 @@ def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[F
     return run(batch, head, plan, needs)
 
 
-def _raised(batch: Batch, head: Head, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+def _raised(x: Projection, grad: Tensor) -> tuple[Tensor, Tensor | None]:
     """(grad, what it was multiplied by, a power of two).
 
     float16 would lose the small entries of E. They are raised while they are in it; sums are
     float32, where they are divided again.
     """
-    if batch.x.dtype != torch.float16:
+    if x.hidden.dtype != torch.float16:
         return grad, None
-    largest = grad.abs().amax().clamp(2.0**-40, 2.0**40) * max(1.0, abs(head.options.logit_scale))
+    scale = max(1.0, abs(x.head.options.logit_scale))
+    largest = grad.abs().amax().clamp(2.0**-40, 2.0**40) * scale
     _, exponent = torch.frexp(largest)
     factor = torch.ldexp(torch.ones_like(largest), 13 - exponent)
     return grad * factor, factor
@@ -213,16 +206,6 @@ def _multiply(into: Gradients, factor: Tensor | float) -> None:
             part.mul_(factor)
 
 
-def _new_gradients(batch: Batch, head: Head, needs: Needs) -> Gradients:
-    """Gradients that wait for the loss scale, in a dtype that can, not initialised."""
-    return new_gradients(batch.x, head, needs, gradient_dtype(batch.x.dtype))
-
-
-def _new_sums(batch: Batch, head: Head, needs: Needs) -> Gradients:
-    """Gradients to add up in, not initialised."""
-    return new_gradients(batch.x, head, needs, batch.dtype)
-
-
 def _clear(into: Gradients) -> None:
     """Set all gradients to 0."""
     for part in into:
@@ -230,46 +213,47 @@ def _clear(into: Gradients) -> None:
             part.zero_()
 
 
-def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
-    backend = row_backend(batch.x)
-    sweep = sweep_head(
-        backend, batch.x, head, batch.target, plan.chunk, entropy=False, argmax=False
-    )
-    found = batch.evaluate(logp_of(sweep))
-    grad, factor = _raised(batch, head, found.gradient)
-    into = _new_gradients(batch, head, needs)
-    chunk_gradient = recomputed_gradient(backend, batch.x, head, batch.target, lse_of(sweep), grad)
-    add_gradients(into, chunk_gradient, batch.x, head, plan.chunk, accumulate=False)
+def _all_at_once(
+    x: Projection, chunk_gradient: ChunkGradient, needs: Needs, factor: Tensor | None
+) -> Gradients:
+    """Gradients of all rows, in a dtype that waits for the loss scale."""
+    into = x.new_gradients(needs, gradient_dtype(x.hidden.dtype))
+    x.add_gradients(into, chunk_gradient, accumulate=False)
     if factor is not None:
         _multiply(into, 1.0 / factor)
-    return found, into
+    return into
+
+
+def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+    x = batch.under(head, plan)
+    sweep = x.sweep()
+    found = batch.evaluate(logp_of(sweep))
+    grad, factor = _raised(x, found.gradient)
+    chunk_gradient = x.recomputed(LossGradient(lse_of(sweep), grad))
+    return found, _all_at_once(x, chunk_gradient, needs, factor)
 
 
 def _frozen(batch: Batch, head: Head, plan: PairPlan, _: Needs) -> tuple[Found, Gradients]:
-    backend = row_backend(batch.x)
-    sums = unit_sums(backend, batch.x, head, batch.target, plan.chunk, entropy=False, argmax=False)
+    x = batch.under(head, plan)
+    sums = x.unit_sums()
     found = batch.evaluate(logp_of(sums[0]))
-    unit = finished_unit(backend, batch.x, head, batch.target, sums, found.gradient)
-    return found, Gradients(unit, None, None, None)
+    return found, Gradients(x.finish_unit(sums, found.gradient), None, None, None)
 
 
 def _keep(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     if len(plan.groups) > 1:
         return _keep_groups(batch.with_tokens(), head, plan, needs)
+    x = batch.under(head, plan)
     buffer = batch.x.new_empty(batch.x.shape[0] * head.weight.shape[0])
-    found, chunk_gradient, factor = _keep_group(batch, head, plan, buffer)
-    into = _new_gradients(batch, head, needs)
-    add_gradients(into, chunk_gradient, batch.x, head, plan.chunk, accumulate=False)
-    if factor is not None:
-        _multiply(into, 1.0 / factor)
-    return found, into
+    found, chunk_gradient, factor = _keep_group(batch, x, buffer)
+    return found, _all_at_once(x, chunk_gradient, needs, factor)
 
 
 def _keep_groups(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     """Group after group of whole pairs; rows of no pair get no gradient."""
     layout = batch.answers.layout
     assert layout is not None
-    into = _new_sums(batch, head, needs)
+    into = batch.new_sums(head, plan, needs)
     if into.hidden is not None:
         into.hidden.zero_()
     most = max(sum(layout.rows_of_pair()[slice(*group)]) for group in plan.groups)
@@ -281,13 +265,14 @@ def _keep_groups(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tupl
         if index.shape[0] == 0:
             columns.append(part.evaluate(part.x.new_zeros(0, dtype=batch.dtype)).columns)
             continue
-        found, chunk_gradient, factor = _keep_group(part, head, plan, buffer)
+        x = part.under(head, plan)
+        found, chunk_gradient, factor = _keep_group(part, x, buffer)
         if factor is not None and scale is not None:
             _multiply(into, factor / scale)
         local = into
         if into.hidden is not None:
             local = into._replace(hidden=torch.empty_like(part.x, dtype=into.hidden.dtype))
-        add_gradients(local, chunk_gradient, part.x, head, plan.chunk, accumulate=begun)
+        x.add_gradients(local, chunk_gradient, accumulate=begun)
         if into.hidden is not None and local.hidden is not None:
             into.hidden.index_copy_(0, index, local.hidden)
         columns.append(found.columns)
@@ -300,32 +285,23 @@ def _keep_groups(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tupl
 
 
 def _keep_group(
-    batch: Batch, head: Head, plan: PairPlan, buffer: Tensor
+    batch: Batch, x: Projection, buffer: Tensor
 ) -> tuple[Found, ChunkGradient, Tensor | None]:
     """(objective, E of each chunk, what E is multiplied by) of pairs whose logits are kept."""
-    backend = row_backend(batch.x)
-    sweep, kept = sweep_keeping(
-        backend, batch.x, head, batch.target, plan.chunk, buffer, entropy=False, argmax=False
-    )
+    sweep, kept = x.keep(buffer)
     found = batch.evaluate(logp_of(sweep))
-    grad, factor = _raised(batch, head, found.gradient)
-    chunk_gradient = kept_gradient(
-        backend, kept, head.options, batch.target, lse_of(sweep), grad, plan.chunk, in_place=True
-    )
-    return found, chunk_gradient, factor
+    grad, factor = _raised(x, found.gradient)
+    return found, x.from_kept(kept, LossGradient(lse_of(sweep), grad), in_place=True), factor
 
 
 def _one_sum(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
-    into = _new_sums(batch, head, needs)
+    into = batch.new_sums(head, plan, needs)
     row_logp, raised = _add_units(batch, head, _signs(batch), plan, into)
     found = batch.evaluate(row_logp)
     factor = found.columns[REJECTED_GRADIENT, 0]
     factor = factor if raised == 1.0 else factor / raised
     dtype = gradient_dtype(batch.x.dtype)
-    hidden = None if into.hidden is None else _times(into.hidden, factor, dtype)
-    weight = None if into.weight is None else _times(into.weight, factor, dtype)
-    bias = None if into.bias is None else _times(into.bias, factor, dtype)
-    return found, Gradients(hidden, weight, bias, None)
+    return found, Gradients(*(None if p is None else _times(p, factor, dtype) for p in into))
 
 
 def _signs(batch: Batch) -> Tensor:
@@ -358,7 +334,7 @@ def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[F
             "hint: pass cu_seqlens (and pair_index) as CPU tensors"
         )
     batch = batch.with_tokens()
-    into, columns = _new_sums(batch, head, needs), []
+    into, columns = batch.new_sums(head, plan, needs), []
     _clear(into)
     for pair in range(batch.call.pairs):
         sides = [batch.rows_of([side[pair]]) for side in (layout.chosen, layout.rejected)]
@@ -377,7 +353,7 @@ def _unit_sums(
 ) -> tuple[Tensor, Gradients, float]:
     """(logp of these rows, gradients for dL/dlogp = the last of these three)."""
     part = batch.select(index)
-    sums = _new_sums(part, head, needs)
+    sums = part.new_sums(head, plan, needs)
     if index.shape[0] == 0:
         _clear(sums)
     ones = part.x.new_ones(part.x.shape[0], dtype=batch.dtype)
@@ -393,23 +369,21 @@ def _add_units(
     Returns:
         (logp of the rows, the number). The first block writes, the others add.
     """
-    x, target, backend = batch.x, batch.target, row_backend(batch.x)
-    block = max(1, rows_per_block(x.shape[0], plan.rows))
-    buffer = x.new_empty(block * head.weight.shape[0])
-    raised = raised_units(x.dtype, head.options)
+    x, count = batch.under(head, plan), batch.x.shape[0]
+    block = max(1, rows_per_block(count, plan.rows))
+    buffer = batch.x.new_empty(block * head.weight.shape[0])
+    raised = raised_units(batch.x.dtype, head.options)
+    grad = grad if raised == 1.0 else grad * raised
     found = []
-    for begin in range(0, x.shape[0], block):
-        some = slice(begin, begin + block)
-        sweep, kept = sweep_keeping(
-            backend, x[some], head, target[some], plan.chunk, buffer, entropy=False, argmax=False
-        )
+    for begin in range(0, count, block):
+        rows = slice(begin, begin + block)
+        part = x.some(rows)
+        sweep, kept = part.keep(buffer)
         found.append(logp_of(sweep))
-        chunk_gradient = kept_gradient(
-            backend, kept, head.options, target[some], lse_of(sweep),
-            grad[some] if raised == 1.0 else grad[some] * raised, plan.chunk, in_place=True,
-        )  # fmt: skip
-        local = into._replace(hidden=None if into.hidden is None else into.hidden[some])
-        add_gradients(local, chunk_gradient, x[some], head, plan.chunk, accumulate=begin > 0)
+        of_rows = LossGradient(lse_of(sweep), grad[rows])
+        local = into._replace(hidden=None if into.hidden is None else into.hidden[rows])
+        chunk_gradient = part.from_kept(kept, of_rows, in_place=True)
+        part.add_gradients(local, chunk_gradient, accumulate=begin > 0)
     return (found[0] if len(found) == 1 else torch.cat([grad[:0], *found])), raised
 
 

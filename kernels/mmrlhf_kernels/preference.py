@@ -58,7 +58,14 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels import reference
-from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, Numbers, PairCall, output_of
+from mmrlhf_kernels.mm_dpo_plain import (
+    CHOSEN_LOGP,
+    REJECTED_LOGP,
+    MMDPOOutput,
+    Numbers,
+    PairCall,
+    output_of,
+)
 from mmrlhf_kernels.pair import (
     Beta,
     Logp,
@@ -68,7 +75,6 @@ from mmrlhf_kernels.pair import (
     check_rule,
     pair_objective,
 )
-from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.registry import Context
 
 __all__ = [
@@ -170,7 +176,9 @@ def pair_gradients(
         ValueError: A shape or an option does not fit.
     """
     logp = Logp(chosen_logp.detach(), rejected_logp.detach())
-    call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), Beta(beta, margin, w, k), options)
+    call = call_of(
+        logp, (ref_chosen_logps, ref_rejected_logps), Beta(beta, margin, w, k), **options
+    )
     of_chosen, of_rejected = pair_objective(*call)[3].unbind()
     return of_chosen, of_rejected
 
@@ -199,15 +207,12 @@ def mm_dpo_loss(
         TypeError: ``tie`` is not bool.
         ValueError: A shape or an option does not fit.
     """
-    rule = Beta(beta, margin, w, k)
     check_rule(beta_rule, beta)
     if beta_rule == "released" and margin is not None:
         raise ValueError("beta_rule 'released' makes the betas itself; expected no margin")
-    logp = Logp(chosen_logp, rejected_logp)
-    call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), rule, options)
-    if beta_rule == "released":
-        call = _with_released_beta(call, generator)
-    return _differentiable(call)._replace(
+    rule, logp = Beta(beta, margin, w, k), Logp(chosen_logp, rejected_logp)
+    call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), rule, **options)
+    return differentiable(call, beta_rule, generator)._replace(
         chosen_logp=chosen_logp.detach(), rejected_logp=rejected_logp.detach()
     )
 
@@ -258,23 +263,26 @@ def mm_dpo_loss_from_rows(
     """
     found = Logp(logp, None, cu_seqlens, pair_index, average)
     rule = Beta(beta, margin, w, k)
-    call = call_of(found, (ref_chosen_logps, ref_rejected_logps), rule, options)
-    return _differentiable(call)
+    call = call_of(found, (ref_chosen_logps, ref_rejected_logps), rule, **options)
+    return differentiable(call)
 
 
 def _with_released_beta(call: PairCall, generator: torch.Generator | None) -> PairCall:
     """The call with every beta replaced by the batch's."""
-    assert call.rejected_logp is not None
-    dtype = statistics_dtype(call.logp.dtype)
-    chosen = call.logp.detach().to(dtype) - call.ref_chosen_logps.to(dtype)
-    rejected = call.rejected_logp.detach().to(dtype) - call.ref_rejected_logps.to(dtype)
+    sums = pair_objective(*call._replace(logp=call.logp.detach()))[2]
+    chosen = sums[CHOSEN_LOGP] - call.ref_chosen_logps.to(sums.dtype)
+    rejected = sums[REJECTED_LOGP] - call.ref_rejected_logps.to(sums.dtype)
     base = Numbers._make(call.numbers).beta
     beta = released_beta(chosen - rejected, base, generator=generator)
     return call._replace(beta=beta.expand_as(chosen).contiguous())
 
 
-def _differentiable(call: PairCall) -> MMDPOOutput:
+def differentiable(
+    call: PairCall, beta_rule: str = "fixed", generator: torch.Generator | None = None
+) -> MMDPOOutput:
     """The loss, attached to the log-probabilities, and what is logged."""
+    if beta_rule == "released":
+        call = _with_released_beta(call, generator)
     return output_of(*_PairObjective.apply(*call))
 
 

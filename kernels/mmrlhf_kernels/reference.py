@@ -39,6 +39,7 @@ losses of the parts then sum up to the loss of the whole. An empty mean is 0.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -314,11 +315,7 @@ def mm_dpo_row_loss(
     sft: str = "token",
     num_pairs: float | Tensor | None = None,
     num_tokens: float | Tensor | None = None,
-    loss_type: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    tie: Tensor | None = None,
-    weight: Tensor | None = None,
-    reward_shift: float = 0.0,
+    **options: Any,
 ) -> Tensor:
     """The whole objective from log-probabilities of rows: the specification of the kernel.
 
@@ -337,11 +334,7 @@ def mm_dpo_row_loss(
         sft: See :func:`supervised_loss`.
         num_pairs: See :func:`mm_dpo_loss`.
         num_tokens: See :func:`supervised_loss`.
-        loss_type: See :func:`mm_dpo_loss`, as the rest.
-        label_smoothing: As there.
-        tie: As there.
-        weight: As there.
-        reward_shift: As there.
+        options: The others of :func:`mm_dpo_loss`.
 
     Returns:
         The loss, a scalar.
@@ -355,12 +348,8 @@ def mm_dpo_row_loss(
         seen[index[:, 0]] - ref_chosen_logps,
         seen[index[:, 1]] - ref_rejected_logps,
         dynamic_beta(margin, beta, w, k),
-        loss_type=loss_type,
-        label_smoothing=label_smoothing,
-        tie=tie,
-        weight=weight,
-        reward_shift=reward_shift,
         num_pairs=num_pairs,
+        **options,
     )
     supervised = supervised_loss(
         sums[index[:, 0]],

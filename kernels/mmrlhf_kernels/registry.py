@@ -6,13 +6,14 @@ other or with an argument, which ``torch.library.opcheck`` holds in the tests.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Context", "define_operator", "process_group"]
+__all__ = ["Context", "add_over", "define_operator", "process_group"]
 
 NAMESPACE = "mmrlhf_kernels"
 
@@ -21,8 +22,9 @@ def define_operator(
     name: str,
     function: Callable[..., Any],
     fake: Callable[..., Any],
+    operands: tuple[type, ...],
+    result: Any,
     *,
-    schema: str | None = None,
     capturable: bool = True,
 ) -> Callable[..., Any]:
     """Register ``mmrlhf_kernels::name`` for every device and return the operator.
@@ -31,18 +33,29 @@ def define_operator(
         name: Of the operator within the namespace.
         function: Its body. It mutates no argument.
         fake: Gives results of the right shapes and dtypes from the same arguments, for tracing.
-        schema: Arguments and results in torch's notation; None reads them from annotations.
+        operands: Named tuples whose fields, one after the other, are the arguments.
+        result: The type of the results.
         capturable: Whether it may be captured in a CUDA graph. One that reads a number on the host,
             or talks to other processes, may not.
     """
     qualified = f"{NAMESPACE}::{name}"
-    schema = schema or torch.library.infer_schema(function, mutates_args=())
     tags = () if capturable else (torch.Tag.cudagraph_unsafe,)
-    torch.library.define(qualified, schema, tags=tags)
+    torch.library.define(qualified, _schema(operands, result), tags=tags)
     torch.library.impl(qualified, "CompositeExplicitAutograd")(_in_full_precision(function))
     torch.library.register_fake(qualified)(fake)
     operator: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return operator
+
+
+def _schema(operands: tuple[type, ...], result: Any) -> str:
+    """Arguments and results in torch's notation."""
+
+    def prototype() -> None: ...
+
+    fields = [one for kind in operands for one in inspect.signature(kind).parameters.values()]
+    signature = inspect.Signature(fields, return_annotation=result)
+    vars(prototype)["__signature__"] = signature
+    return torch.library.infer_schema(prototype, mutates_args=())
 
 
 def _in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,6 +76,13 @@ def _in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
 def process_group(name: str) -> Any:
     """The process group of this name: operators take no group as an argument."""
     return vars(torch.distributed.distributed_c10d)["_resolve_process_group"](name)
+
+
+def add_over(values: Tensor, group: str | None) -> Tensor:
+    """The sum of ``values`` over the processes of a group, in place; as they are without one."""
+    if group is not None:
+        torch.distributed.all_reduce(values, group=process_group(group))
+    return values
 
 
 class Context(Protocol):

@@ -14,7 +14,6 @@ __all__ = [
     "Layout",
     "Rows",
     "check_bounds",
-    "numbered_answers",
     "place_answers",
     "row_lengths",
     "rows_that_count",
@@ -326,28 +325,6 @@ def place_answers(
         bounds = torch.searchsorted(sequence[order], numbers)
     known = bounds if rows.taken is not None or cu_seqlens is None else cu_seqlens
     return rows, Answers(bounds, order, chosen, rejected, _layout(known, pair_index, pairs))
-
-
-def numbered_answers(
-    cu_seqlens: Tensor | None,
-    sequence: Tensor | None,
-    pair_index: Tensor | None,
-    pairs: int,
-    target: Tensor,
-) -> tuple[Tensor, Tensor | None, int]:
-    """(answer of each row, answers of each pair or None, S); checked as in :func:`place_answers`.
-
-    Raises:
-        IndexError: An answer lies outside its range.
-        ValueError: Bounds do not rise from 0 to the number of rows.
-    """
-    if sequence is not None:
-        return _numbered(sequence, pair_index, pairs)
-    assert cu_seqlens is not None
-    if pair_index is not None:
-        _check_ids("pair", pair_index, cu_seqlens.shape[0] - 1)
-    of_row = sequence_of_row(cu_seqlens, target.shape[0], target.device)
-    return of_row, pair_index, cu_seqlens.shape[0] - 1
 
 
 def _beside(tensor: Tensor | None, like: Tensor) -> Tensor | None:

@@ -24,33 +24,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmrlhf_kernels.backend import Backend, HeadOptions, Spread, Sweep
+from mmrlhf_kernels.backend import (
+    NO_EXTRAS,
+    Backend,
+    Block,
+    Extras,
+    HeadOptions,
+    KeptBlock,
+    LossGradient,
+    Sweep,
+    raised_units,
+)
 from mmrlhf_kernels.chunked import merge_sweeps
+from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.precision import (
     accumulate_product,
     as_operand,
-    gradient_dtype,
     operand_dtype,
     product_into,
     statistics_dtype,
 )
 
-__all__ = [
-    "ChunkGradient",
-    "Gradients",
-    "Head",
-    "Kept",
-    "Needs",
-    "add_gradients",
-    "finished_unit",
-    "kept_gradient",
-    "new_gradients",
-    "raised_units",
-    "recomputed_gradient",
-    "sweep_head",
-    "sweep_keeping",
-    "unit_sums",
-]
+__all__ = ["ChunkGradient", "Gradients", "Head", "Kept", "Needs", "Projection"]
 
 
 class Head(NamedTuple):
@@ -60,22 +55,14 @@ class Head(NamedTuple):
     bias: Tensor | None
     side: Tensor | None
     options: HeadOptions
-
-    def chunks(self, width: int) -> Iterator[tuple[int, int]]:
-        """Bounds of the vocabulary chunks, in order."""
-        vocab = self.weight.shape[0]
-        for begin in range(0, vocab, width):
-            yield begin, min(vocab, begin + width)
+    first: int = 0
+    """Global id of the first vocabulary row, where others lie elsewhere."""
 
     def rows(self, begin: int, end: int) -> Tensor:
         """[end - begin, H + r]: a view of the weight, or weight and side side by side."""
         if self.side is None:
             return self.weight[begin:end]
         return torch.cat([self.weight[begin:end], self.side[begin:end]], dim=1)
-
-    def bias_rows(self, begin: int, end: int) -> Tensor | None:
-        """[end - begin] or None."""
-        return None if self.bias is None else self.bias[begin:end]
 
 
 class Needs(NamedTuple):
@@ -84,7 +71,7 @@ class Needs(NamedTuple):
     hidden: bool
     weight: bool
     bias: bool
-    side: bool
+    side: bool = False
 
 
 class Gradients(NamedTuple):
@@ -93,7 +80,7 @@ class Gradients(NamedTuple):
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
-    side: Tensor | None
+    side: Tensor | None = None
 
 
 class Kept(NamedTuple):
@@ -107,276 +94,198 @@ class Kept(NamedTuple):
     """[N], statistics dtype."""
 
 
-ChunkGradient = Callable[[int, int, Tensor, Callable[[int], Tensor]], Tensor]
-"""(begin, end, weight rows, buffer) -> E of the chunk; ``buffer(width)`` is a place for it."""
+ChunkGradient = Callable[[Block, Callable[[Block], Tensor]], Tensor]
+"""(chunk, place) -> E of the chunk; ``place(chunk)`` is room for it."""
 
 
-def sweep_head(
-    backend: Backend,
-    hidden: Tensor,
-    head: Head,
-    target: Tensor,
-    chunk: int,
-    *,
-    entropy: bool,
-    argmax: bool,
-) -> Sweep:
-    """One pass over the vocabulary; with LoRA chunk by chunk, otherwise left to the backend."""
-    vocab = head.weight.shape[0]
-    merged: Sweep | None = None
-    for begin, end in head.chunks(vocab if head.side is None else chunk):
-        part = backend.sweep(
-            hidden,
-            head.rows(begin, end),
-            head.bias_rows(begin, end),
-            target,
-            head.options,
-            first=begin,
-            entropy=entropy,
-            argmax=argmax,
+class Projection(NamedTuple):
+    """Rows under a head, which are taken against a chunk of the vocabulary at a time."""
+
+    hidden: Tensor
+    """[N, H + r]."""
+    target: Tensor
+    """[N] int64 global ids."""
+    head: Head
+    chunk: int
+    """Vocabulary rows per chunk."""
+
+    @property
+    def backend(self) -> Backend:
+        """What forms the logits of these rows."""
+        return row_backend(self.hidden)
+
+    def some(self, rows: slice) -> "Projection":
+        """The same of some rows."""
+        return self._replace(hidden=self.hidden[rows], target=self.target[rows])
+
+    def chunks(self, width: int | None = None) -> Iterator[Block]:
+        """The vocabulary chunk by chunk, in order."""
+        weight, bias, _, options, first = self.head
+        vocab, width = weight.shape[0], width or self.chunk
+        for begin in range(0, vocab, width):
+            end = min(vocab, begin + width)
+            own = None if bias is None else bias[begin:end]
+            rows = self.head.rows(begin, end)
+            yield Block(self.hidden, rows, own, self.target, options, first + begin)
+
+    def buffer(self) -> Tensor:
+        """[N * C] in the dtype of products, uninitialised; C is that of the widest chunk."""
+        entries = self.hidden.shape[0] * min(self.chunk, self.head.weight.shape[0])
+        return self.hidden.new_empty(entries, dtype=operand_dtype(self.hidden))
+
+    def sweep(self, extras: Extras = NO_EXTRAS) -> Sweep:
+        """One pass over the vocabulary; with LoRA chunk by chunk, otherwise left to the backend."""
+        vocab = self.head.weight.shape[0]
+        merged: Sweep | None = None
+        for block in self.chunks(vocab if self.head.side is None else None):
+            part = self.backend.sweep(block, extras)
+            merged = part if merged is None else merge_sweeps(merged, part)
+        assert merged is not None
+        return merged
+
+    def keep(self, out: Tensor, extras: Extras = NO_EXTRAS) -> tuple[Sweep, Kept]:
+        """The sweep of schedule ``keep``, writing exponentials to ``out`` [at least N * V]."""
+        merged: Sweep | None = None
+        shifts = []
+        for block in self.chunks():
+            place = self._room(out, block, block.first - self.head.first)
+            part = self.backend.kept_exponentials(block, extras, place)
+            assert part.shift is not None
+            shifts.append(part.shift)
+            merged = part if merged is None else merge_sweeps(merged, part)
+        assert merged is not None
+        joined = shifts[0].unsqueeze(0) if len(shifts) == 1 else torch.stack(shifts)
+        return merged, Kept(out, joined, merged.target_logit)
+
+    def _room(self, flat: Tensor, block: Block, behind: int = 0) -> Tensor:
+        """[N, C] of a flat buffer, ``behind`` so many columns."""
+        rows, width = self.hidden.shape[0], block.weight.shape[0]
+        return flat[rows * behind : rows * (behind + width)].view(rows, width)
+
+    def unit_sums(self, extras: Extras = NO_EXTRAS) -> tuple[Sweep, Tensor]:
+        """Schedule ``frozen``: the sweep, and what :meth:`finish_unit` needs.
+
+        Exponentials are taken against the largest logit so far,
+        ``A = exp(m_old - m_new) A + e W_c``. The target's own column is left out of A: it would
+        cancel against ``W_y`` where p_y is near 1.
+
+        Returns:
+            (sweep, A times :func:`raised_units` [N, H + r] in statistics precision).
+        """
+        hidden = self.hidden
+        total = hidden.new_empty(hidden.shape, dtype=statistics_dtype(hidden.dtype))
+        buffer, dtype = self.buffer(), operand_dtype(hidden)
+        raised = raised_units(dtype, self.head.options)
+        merged: Sweep | None = None
+        for block in self.chunks():
+            z = self._room(buffer, block)
+            part = self.backend.kept_exponentials(block, extras, z)
+            assert part.shift is not None
+            joined = part if merged is None else merge_sweeps(merged, part)
+            # exp(z - largest) dz/draw, 0 at the target, in place.
+            kept = KeptBlock(z, part.shift, self.target, self.head.options, block.first)
+            self.backend.gradient_of_kept(kept, LossGradient(joined.maximum, None, None, raised), z)
+            if merged is None:
+                product_into(total, z, block.weight.to(dtype))
+            else:
+                total.mul_(torch.exp(merged.maximum - joined.maximum).unsqueeze(1))
+                accumulate_product(total, z, block.weight.to(dtype))
+            merged = joined
+        assert merged is not None
+        return merged, total
+
+    def finish_unit(self, sums: tuple[Sweep, Tensor], grad: Tensor | None) -> Tensor:
+        """The gradient of ``grad * logp``, or of logp, with respect to each row's hidden states.
+
+        It is [N, H + r] and waits for a loss scale; ``sums`` are those of :meth:`unit_sums`, used
+        up.
+        """
+        weight, _, side, options, _ = self.head
+        target = self.target
+        if side is not None:  # the rows of targets alone, one behind the other
+            named = target.clamp(0, weight.shape[0] - 1)
+            weight = torch.cat([t.index_select(0, named) for t in (weight, side)], dim=1)
+            target = torch.arange(target.shape[0], device=target.device)
+        block = Block(self.hidden, weight, None, target, options)
+        return self.backend.finish_unit(block, *sums, grad)
+
+    def recomputed(self, rows: LossGradient) -> ChunkGradient:
+        """E of a chunk from the hidden states and the weight."""
+        return lambda block, place: self.backend.logit_gradient(block, rows, place(block))
+
+    def from_kept(self, kept: Kept, rows: LossGradient, *, in_place: bool) -> ChunkGradient:
+        """E of a chunk from kept exponentials, over those with ``in_place`` if of E's dtype."""
+        in_place = in_place and operand_dtype(kept.exponentials) == kept.exponentials.dtype
+
+        def compute(block: Block, place: Callable[[Block], Tensor]) -> Tensor:
+            begin = block.first - self.head.first
+            held, shift = (
+                self._room(kept.exponentials, block, begin),
+                kept.shifts[begin // self.chunk],
+            )
+            chunk = KeptBlock(
+                held, shift, self.target, block.options, block.first, kept.target_logit
+            )
+            return self.backend.gradient_of_kept(chunk, rows, held if in_place else place(block))
+
+        return compute
+
+    def new_gradients(self, needs: Needs, dtype: torch.dtype | None = None) -> Gradients:
+        """Allocate the gradients that are needed, not initialised.
+
+        Args:
+            needs: Which gradients are needed.
+            dtype: Of the head's gradients; None for their own.
+        """
+
+        def allocate(like: Tensor) -> Tensor:
+            return torch.empty_like(like, dtype=dtype or like.dtype)
+
+        (weight, bias, side, *_), hidden = self.head, self.hidden
+        statistics = statistics_dtype(hidden.dtype)
+        return Gradients(
+            hidden.new_empty(hidden.shape, dtype=statistics) if needs.hidden else None,
+            allocate(weight) if needs.weight else None,
+            allocate(bias) if needs.bias and bias is not None else None,
+            allocate(side) if needs.side and side is not None else None,
         )
-        merged = part if merged is None else merge_sweeps(merged, part)
-    assert merged is not None
-    return merged
 
+    def add_gradients(
+        self, into: Gradients, logit_gradient: ChunkGradient, *, accumulate: bool
+    ) -> None:
+        """Go through the vocabulary once and fill ``into``, from :meth:`new_gradients`.
 
-def sweep_keeping(
-    backend: Backend,
-    hidden: Tensor,
-    head: Head,
-    target: Tensor,
-    chunk: int,
-    out: Tensor,
-    *,
-    entropy: bool,
-    argmax: bool,
-) -> tuple[Sweep, Kept]:
-    """The sweep of schedule ``keep``, writing exponentials to ``out`` [at least N * V]."""
-    rows = hidden.shape[0]
-    merged: Sweep | None = None
-    shifts = []
-    for begin, end in head.chunks(chunk):
-        part = backend.kept_exponentials(
-            hidden,
-            head.rows(begin, end),
-            head.bias_rows(begin, end),
-            target,
-            head.options,
-            first=begin,
-            entropy=entropy,
-            argmax=argmax,
-            out=_chunk_of(out, rows, begin, end),
-        )
-        assert part.shift is not None
-        shifts.append(part.shift)
-        merged = part if merged is None else merge_sweeps(merged, part)
-    assert merged is not None
-    joined = shifts[0].unsqueeze(0) if len(shifts) == 1 else torch.stack(shifts)
-    return merged, Kept(out, joined, merged.target_logit)
+        ``accumulate`` adds to the head's gradients instead of filling them; those of the hidden
+        states are always filled.
+        """
+        operand, buffer = as_operand(self.hidden), None
 
+        def place(block: Block) -> Tensor:
+            nonlocal buffer
+            buffer = self.buffer() if buffer is None else buffer
+            return self._room(buffer, block)
 
-def _chunk_of(flat: Tensor, rows: int, begin: int, end: int) -> Tensor:
-    """[rows, end - begin] of a flat buffer in which chunk follows chunk."""
-    return flat[rows * begin : rows * end].view(rows, end - begin)
-
-
-def unit_sums(
-    backend: Backend,
-    hidden: Tensor,
-    head: Head,
-    target: Tensor,
-    chunk: int,
-    *,
-    entropy: bool,
-    argmax: bool,
-) -> tuple[Sweep, Tensor]:
-    """Schedule ``frozen``: the sweep, and what :func:`finished_unit` needs.
-
-    Exponentials are taken against the largest logit so far, ``A = exp(m_old - m_new) A + e W_c``.
-    The target's own column is left out of A: it would cancel against ``W_y`` where p_y is near 1.
-
-    Returns:
-        (sweep, A times :func:`raised_units` [N, H + r] in statistics precision).
-    """
-    total = hidden.new_empty(hidden.shape, dtype=statistics_dtype(hidden.dtype))
-    dtype = operand_dtype(hidden)
-    buffer = hidden.new_empty(hidden.shape[0] * min(chunk, head.weight.shape[0]), dtype=dtype)
-    raised = raised_units(dtype, head.options)
-    merged: Sweep | None = None
-    for begin, end in head.chunks(chunk):
-        weight = head.rows(begin, end)
-        z = _chunk_of(buffer, hidden.shape[0], 0, end - begin)
-        part = backend.kept_exponentials(
-            hidden, weight, head.bias_rows(begin, end), target, head.options,
-            first=begin, entropy=entropy, argmax=argmax, out=z,
-        )  # fmt: skip
-        assert part.shift is not None
-        joined = part if merged is None else merge_sweeps(merged, part)
-        # exp(z - largest) dz/draw, 0 at the target, in place.
-        backend.gradient_of_kept(
-            z, part.shift, target, joined.maximum, None, head.options, first=begin, out=z,
-            unit=raised,
-        )  # fmt: skip
-        if merged is None:
-            product_into(total, z, weight.to(dtype))
-        else:
-            total.mul_(torch.exp(merged.maximum - joined.maximum).unsqueeze(1))
-            accumulate_product(total, z, weight.to(dtype))
-        merged = joined
-    assert merged is not None
-    return merged, total
-
-
-def raised_units(dtype: torch.dtype, options: HeadOptions) -> float:
-    """What exponentials up to 1 are multiplied by so that float16 keeps those far below 1."""
-    return 2.0**14 / max(1.0, abs(options.logit_scale)) if dtype == torch.float16 else 1.0
-
-
-def finished_unit(
-    backend: Backend,
-    hidden: Tensor,
-    head: Head,
-    target: Tensor,
-    sums: tuple[Sweep, Tensor],
-    grad: Tensor | None,
-) -> Tensor:
-    """The gradient of ``grad * logp``, or of logp, with respect to each row's hidden states.
-
-    It is [N, H + r] and waits for a loss scale; ``sums`` are those of :func:`unit_sums`, used up.
-    """
-    sweep, total = sums
-    raised = raised_units(operand_dtype(hidden), head.options)
-    weight = head.weight
-    if head.side is not None:  # the rows of targets alone, one behind the other
-        named = target.clamp(0, weight.shape[0] - 1)
-        weight = torch.cat([t.index_select(0, named) for t in (weight, head.side)], dim=1)
-        target = torch.arange(target.shape[0], device=target.device)
-    dtype = gradient_dtype(hidden.dtype)
-    return backend.finish_unit(total, sweep, weight, target, grad, head.options, raised, dtype)
-
-
-def recomputed_gradient(
-    backend: Backend,
-    hidden: Tensor,
-    head: Head,
-    target: Tensor,
-    lse: Tensor,
-    grad: Tensor,
-    spread: Spread = None,
-) -> ChunkGradient:
-    """E of a chunk from the hidden states and the weight."""
-
-    def compute(begin: int, end: int, weight: Tensor, buffer: Callable[[int], Tensor]) -> Tensor:
-        bias = head.bias_rows(begin, end)
-        return backend.logit_gradient(
-            hidden, weight, bias, target, lse, grad, head.options,
-            first=begin, out=buffer(end - begin), spread=spread,
-        )  # fmt: skip
-
-    return compute
-
-
-def kept_gradient(
-    backend: Backend,
-    kept: Kept,
-    options: HeadOptions,
-    target: Tensor,
-    lse: Tensor,
-    grad: Tensor,
-    chunk: int,
-    *,
-    in_place: bool,
-    spread: Spread = None,
-) -> ChunkGradient:
-    """E of a chunk from kept exponentials, overwriting them with ``in_place`` if of E's dtype."""
-    in_place = in_place and operand_dtype(kept.exponentials) == kept.exponentials.dtype
-
-    def compute(begin: int, end: int, _: Tensor, buffer: Callable[[int], Tensor]) -> Tensor:
-        held = _chunk_of(kept.exponentials, target.shape[0], begin, end)
-        return backend.gradient_of_kept(
-            held, kept.shifts[begin // chunk], target, lse, grad, options,
-            first=begin, out=held if in_place else buffer(end - begin), spread=spread,
-            target_logit=kept.target_logit,
-        )  # fmt: skip
-
-    return compute
-
-
-def new_gradients(
-    hidden: Tensor, head: Head, needs: Needs, dtype: torch.dtype | None = None
-) -> Gradients:
-    """Allocate the gradients that are needed, not initialised.
-
-    Args:
-        hidden: [N, H + r].
-        head: The head.
-        needs: Which gradients are needed.
-        dtype: Of the head's gradients; None for their own.
-    """
-
-    def allocate(like: Tensor) -> Tensor:
-        return torch.empty_like(like, dtype=dtype or like.dtype)
-
-    statistics = statistics_dtype(hidden.dtype)
-    return Gradients(
-        hidden.new_empty(hidden.shape, dtype=statistics) if needs.hidden else None,
-        allocate(head.weight) if needs.weight else None,
-        allocate(head.bias) if needs.bias and head.bias is not None else None,
-        allocate(head.side) if needs.side and head.side is not None else None,
-    )
+        for block in self.chunks():
+            found = logit_gradient(block, place)
+            begin = block.first - self.head.first
+            _head_products(into, found, operand, begin, accumulate=accumulate)
+            if into.hidden is not None:
+                product = accumulate_product if begin else product_into
+                product(into.hidden, found, block.weight.to(operand.dtype))
 
 
 def _head_products(
-    into: Gradients, chunk: Tensor, hidden: Tensor, begin: int, end: int, *, accumulate: bool
+    into: Gradients, chunk: Tensor, hidden: Tensor, begin: int, *, accumulate: bool
 ) -> None:
     """Write or add this chunk's rows of the gradients of weight, LoRA's B and bias."""
+    rows = slice(begin, begin + chunk.shape[1])
     if into.bias is not None:
         part = chunk.sum(dim=0, dtype=statistics_dtype(chunk.dtype))
-        into.bias[begin:end] = into.bias[begin:end] + part if accumulate else part
+        into.bias[rows] = into.bias[rows] + part if accumulate else part
     split = hidden.shape[1] if into.side is None else hidden.shape[1] - into.side.shape[1]
     if into.weight is not None:
         split = into.weight.shape[1]
     product = accumulate_product if accumulate else product_into
     for target, operand in ((into.weight, hidden[:, :split]), (into.side, hidden[:, split:])):
         if target is not None:
-            product(target[begin:end], chunk.t(), operand)
-
-
-def add_gradients(
-    into: Gradients,
-    logit_gradient: ChunkGradient,
-    hidden: Tensor,
-    head: Head,
-    chunk: int,
-    *,
-    accumulate: bool,
-) -> None:
-    """Go through the vocabulary once and fill ``into``.
-
-    Args:
-        into: From :func:`new_gradients`.
-        logit_gradient: E of one chunk.
-        hidden: [N, H + r].
-        head: The head.
-        chunk: Vocabulary rows per chunk.
-        accumulate: Whether to add to the head's gradients instead of filling them.
-    """
-    rows, operand = hidden.shape[0], as_operand(hidden)
-    dtype = operand_dtype(hidden)
-    buffer: Tensor | None = None
-
-    def place(width: int) -> Tensor:
-        nonlocal buffer
-        if buffer is None:
-            buffer = hidden.new_empty(rows * min(chunk, head.weight.shape[0]), dtype=dtype)
-        return buffer[: rows * width].view(rows, width)
-
-    of_head = any(part is not None for part in (into.weight, into.bias, into.side))
-    for begin, end in head.chunks(chunk):
-        weight = head.rows(begin, end)
-        block = logit_gradient(begin, end, weight, place)
-        if of_head:
-            _head_products(into, block, operand, begin, end, accumulate=accumulate)
-        if into.hidden is not None:
-            product = accumulate_product if begin else product_into
-            product(into.hidden, block, weight.to(dtype))
+            product(target[rows], chunk.t(), operand)

@@ -20,7 +20,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Spread, Sweep, logp_of
+from mmrlhf_kernels.backend import (
+    Block,
+    HeadOptions,
+    KeptBlock,
+    LossGradient,
+    Spread,
+    Sweep,
+    logp_of,
+    raised_units,
+)
+from mmrlhf_kernels.precision import gradient_dtype, operand_dtype
 from mmrlhf_kernels.triton_settings import Settings, device_of, jit, jit_for_any, require_runnable
 from mmrlhf_kernels.triton_tile import (
     LOWEST,
@@ -219,36 +229,25 @@ def logit_gradient_launch(head: Head, rows: RowGradient, out: Tensor, settings: 
 
 
 def logit_gradient(
-    hidden: Tensor,
-    weight_chunk: Tensor,
-    bias_chunk: Tensor | None,
-    target: Tensor,
-    lse: Tensor,
-    grad: Tensor,
-    options: HeadOptions,
-    *,
-    first: int,
-    out: Tensor,
-    spread: Spread = None,
-    settings: Settings | None = None,
+    block: Block, rows: LossGradient, out: Tensor, settings: Settings | None = None
 ) -> Tensor:
     """Write E of one vocabulary chunk; see the module for the formula.
 
-    Arguments are those of :class:`mmrlhf_kernels.backend.Backend` in float32,
-    float16 or bfloat16; ``grad`` is 0 for ignored rows. ``settings`` replace those of the table.
+    Operands are float32, float16 or bfloat16; ``rows.grad`` is 0 for ignored rows. ``settings``
+    replace those of the table.
 
     Raises:
         RuntimeError: No GPU and no interpreter.
         TypeError: A dtype the kernels do not take.
         ValueError: Shapes or strides that do not fit together.
     """
-    require_runnable(hidden, weight_chunk, bias_chunk, target, lse, grad, out)
-    head = head_of(hidden, weight_chunk, bias_chunk, target, options, first)
-    check_output(out, len(hidden), head.columns, hidden.dtype)
-    architecture, spreads = device_of(hidden.device).architecture, spread is not None
+    require_runnable(*block[:4], rows.lse, rows.grad, out)
+    head = head_of(*block)
+    check_output(out, len(block.hidden), head.columns, block.hidden.dtype)
+    architecture, spreads = device_of(out.device).architecture, rows.spread is not None
     settings = settings or settings_of(head, "logit_gradient", architecture, extras=spreads)
-    with on_device(hidden.device):
-        logit_gradient_launch(head, row_gradient(lse, grad, spread), out, settings).run()
+    with on_device(out.device):
+        logit_gradient_launch(head, row_gradient(*rows), out, settings).run()
     return out
 
 
@@ -276,37 +275,20 @@ def kept_gradient_launch(
     return Launch(_kept_gradient_kernel, flat_grid(*kept.shape), arguments)
 
 
-def gradient_of_kept(
-    kept: Tensor,
-    shift: Tensor,
-    target: Tensor,
-    lse: Tensor,
-    grad: Tensor | None,
-    options: HeadOptions,
-    *,
-    first: int,
-    out: Tensor,
-    spread: Spread = None,
-    target_logit: Tensor | None = None,
-    unit: float | None = None,
-) -> Tensor:
+def gradient_of_kept(kept: KeptBlock, rows: LossGradient, out: Tensor) -> Tensor:
     """:func:`logit_gradient` from kept exponentials.
-
-    Arguments are those of :class:`mmrlhf_kernels.backend.Backend`; ``out``
-    may be ``kept`` itself.
 
     Raises:
         RuntimeError: No GPU and no interpreter.
         TypeError: A dtype the kernels do not take.
         ValueError: Shapes or strides that do not fit together.
     """
-    require_runnable(kept, shift, target, lse, grad, out)
-    head = targets_of(target, options, first, kept.shape[1])
-    check_output(out, kept.shape[0], kept.shape[1], kept.dtype)
-    with on_device(kept.device):
-        kept_gradient_launch(
-            head, kept, shift, target_logit, row_gradient(lse, grad, spread, unit), out
-        ).run()
+    held, shift, target, options, first, target_logit = kept
+    require_runnable(held, shift, target, rows.lse, rows.grad, out)
+    head = targets_of(target, options, first, held.shape[1])
+    check_output(out, held.shape[0], held.shape[1], held.dtype)
+    with on_device(out.device):
+        kept_gradient_launch(head, held, shift, target_logit, row_gradient(*rows), out).run()
     return out
 
 
@@ -335,15 +317,18 @@ def finish_unit_launch(
     return Launch(_finish_unit_kernel, flat_grid(*total.shape), arguments)
 
 
-def finish_unit(total: Tensor, sweep: Sweep, *operands: Any) -> Tensor:
+def finish_unit(block: Block, sweep: Sweep, total: Tensor, grad: Tensor | None) -> Tensor:
     """The gradient of frozen heads; see :class:`mmrlhf_kernels.backend.Backend`.
 
     Raises:
         RuntimeError: No GPU and no interpreter.
         TypeError: A dtype the kernels do not take.
     """
-    require_runnable(total, operands[0])
-    launch = finish_unit_launch(total, sweep._replace(logp=logp_of(sweep)), *operands)
+    require_runnable(total, block.weight)
+    hidden, weight, _, target, options, _ = block
+    raised, dtype = raised_units(operand_dtype(hidden), options), gradient_dtype(hidden.dtype)
+    known = sweep._replace(logp=logp_of(sweep))
+    launch = finish_unit_launch(total, known, weight, target, grad, options, raised, dtype)
     with on_device(total.device):
         launch.run()
     finished: Tensor = launch.arguments["out"]

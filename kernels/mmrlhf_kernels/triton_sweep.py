@@ -21,14 +21,14 @@ doubles the error of rounding once.
 """
 
 import math
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions, Sweep, lift_of
+from mmrlhf_kernels.backend import NO_EXTRAS, Block, Extras, Sweep, lift_of
 from mmrlhf_kernels.triton_settings import (
     Device,
     Settings,
@@ -58,9 +58,9 @@ from mmrlhf_kernels.triton_tile import (
 )
 
 __all__ = [
-    "SweepExtras",
     "Written",
     "combine_launch",
+    "kept_exponentials",
     "rebase_launch",
     "sweep",
     "sweep_launch",
@@ -231,15 +231,6 @@ def _rebase_kernel(
     tl.store(place, narrowed(value, written.kept.dtype.element_ty, TILE), mask=mask)
 
 
-class SweepExtras(TypedDict, total=False):
-    """Statistics that a sweep gathers in addition to those of the log-probability."""
-
-    entropy: bool
-    """Fill ``sum_z_exp``."""
-    argmax: bool
-    """Fill ``argmax``."""
-
-
 def _empty(
     shape: tuple[int, ...], device: torch.device, *, entropy: bool, argmax: torch.dtype | None
 ) -> Sweep:
@@ -258,7 +249,8 @@ def sweep_launch(
     device: Device,
     *,
     out: Tensor | None = None,
-    **extras: Unpack[SweepExtras],
+    entropy: bool = False,
+    argmax: bool = False,
 ) -> Launch:
     """The launch of the sweep with fresh buffers; ``arguments["parts"]`` receives the result.
 
@@ -269,7 +261,8 @@ def sweep_launch(
         settings: Tiles.
         device: Where it will run, for the choice of parts.
         out: [N, V] that receives exponentials as ``arguments["written"]`` describes.
-        extras: Statistics beyond those of the log-probability.
+        entropy: See :class:`mmrlhf_kernels.backend.Extras`.
+        argmax: As there.
     """
     rows = head.target.shape[0]
     tiles = triton.cdiv(head.columns, settings.columns)
@@ -283,8 +276,8 @@ def sweep_launch(
     parts = _empty(
         (count, rows),
         head.hidden.device,
-        entropy=extras.get("entropy", False),
-        argmax=torch.int32 if extras.get("argmax") else None,
+        entropy=entropy,
+        argmax=torch.int32 if argmax else None,
     )
     written = None
     if out is not None:
@@ -337,22 +330,16 @@ def rebase_launch(written: Written, largest: Tensor, width: int) -> Launch:
 
 
 def sweep(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    options: HeadOptions,
-    *,
-    first: int = 0,
-    out: Tensor | None = None,
+    block: Block,
+    extras: Extras = NO_EXTRAS,
     settings: Settings | None = None,
-    **extras: Unpack[SweepExtras],
+    *,
+    out: Tensor | None = None,
 ) -> Sweep:
-    """Pass once over the vocabulary rows ``first .. first + V``; logits stay in registers.
+    """Pass once over the vocabulary rows of a block; logits stay in registers.
 
-    Arguments are those of :class:`mmrlhf_kernels.backend.Backend` in float32, float16 or
-    bfloat16, of which :class:`SweepExtras` is optional. With ``out`` [N, V] it is the backend's
-    ``kept_exponentials``. ``settings`` replace those of the table.
+    Operands are float32, float16 or bfloat16. With ``out`` [N, V] it is
+    :func:`kept_exponentials`. ``settings`` replace those of the table.
 
     Returns:
         The statistics, float32, as :class:`mmrlhf_kernels.backend.Sweep` describes them.
@@ -362,17 +349,17 @@ def sweep(
         TypeError: A dtype the kernels do not take.
         ValueError: Shapes or strides that do not fit together.
     """
-    require_runnable(hidden, weight, bias, target, out)
-    head = head_of(hidden, weight, bias, target, options, first)
+    require_runnable(*block[:4], out)
+    head = head_of(*block)
     if out is not None:
-        check_output(out, len(hidden), head.columns, hidden.dtype)
-    device, asked = device_of(hidden.device), any(extras.values())
+        check_output(out, len(block.hidden), head.columns, block.hidden.dtype)
+    device, asked = device_of(block.hidden.device), any(extras)
     step: Step = "sweep" if out is None else "kept"
     settings = settings or settings_of(head, step, device.architecture, extras=asked)
-    launch = sweep_launch(head, settings, device, out=out, **extras)
-    with on_device(hidden.device):
+    launch = sweep_launch(head, settings, device, out=out, **extras._asdict())
+    with on_device(block.hidden.device):
         launch.run()
-        combined = combine_launch(launch.arguments["parts"], first)
+        combined = combine_launch(launch.arguments["parts"], block.first)
         combined.run()
         found: Sweep = combined.arguments["out"]
         if out is not None:
@@ -380,3 +367,10 @@ def sweep(
             lift = lift_of(out.dtype)
             found = found._replace(shift=found.maximum - lift if lift else found.maximum)
     return found
+
+
+def kept_exponentials(
+    block: Block, extras: Extras, out: Tensor, settings: Settings | None = None
+) -> Sweep:
+    """The sweep that writes ``exp(z - shift)`` to ``out``; see :func:`sweep`."""
+    return sweep(block, extras, settings, out=out)

@@ -167,21 +167,52 @@ def find_duplicates(
     judge: Callable[[list[int], list[int]], tuple[list[bool], list[bool]]] | None,
     threads: int,
     frequencies: pa.StructArray | ArrowArray | None = None,
+    text_keys: Sequence[pa.LargeListArray] | None = None,
+    text_measures: TextMeasures | None = None,
     memory: int | None = None,
     scratch: str | None = None,
 ) -> tuple[ArrowArray, ArrowArray, dict[str, int]]:
-    """Samples have ``prompts`` and ``answers`` (large_string), ``media`` (large_list<uint32>),
-    ``rank`` (uint32) and ``overrides`` (pairs of rows that are kept apart); pictures ``media``
-    (uint32), ``phash`` (uint64) and ``colour`` (uint8, 192 a picture). ``judge`` says of pairs of
-    media which are copies and which are equal; ``frequencies`` are those of
-    :func:`count_frequencies`, without which nothing is common in the texts. What does not fit into
-    ``memory`` bytes, beside a few numbers a row, goes into files in the folder ``scratch``.
+    """Samples have ``prompts`` and ``answers`` (large_string, or lists of such arrays, one behind
+    the other), ``media`` (large_list<uint32>), ``rank`` (uint32) and ``overrides`` (pairs of rows
+    that are kept apart); pictures ``media`` (uint32), ``phash`` (uint64) and ``colour`` (uint8, 192
+    a picture). ``judge`` says of pairs of media which are copies and which are equal;
+    ``frequencies`` are those of :func:`count_frequencies`, without which nothing is common in the
+    texts. ``text_keys`` are columns of :func:`text_key_lists`, together of all texts, which are
+    then not read for their keys; with them ``text_measures`` spare comparing texts that were
+    compared before, and are replaced by those that were used. What does not fit into ``memory``
+    bytes, beside a few numbers a row, goes into files in the folder ``scratch``.
 
     Out: duplicates ``struct{row, kept, kind, text_jaccard, image_hamming, conflict,
     text_differences}``, near misses ``struct{row, other, text_jaccard, image_hamming,
     text_differences}``, and how many pairs were ``compared``, rows ``not_all_judged`` because they
     have too many near pictures, and texts ``without_word_lists``.
     """
+
+def file_hash(path: Path) -> str:
+    """XXH3 of 128 bits over the bytes of a file, 32 hexadecimal digits."""
+
+def text_key_lists(
+    texts: pa.LargeStringArray,
+    *,
+    settings: Mapping[str, Any],
+    threads: int,
+    frequencies: pa.StructArray | ArrowArray | None = None,
+) -> ArrowArray:
+    """The keys by which texts meet, large_list<uint64>: of each text the two halves of the key that
+    equal texts have, the hash of its bytes, then the keys by which it meets others. Settings and
+    ``frequencies`` are those of :func:`find_duplicates`.
+    """
+
+@final
+class TextMeasures:
+    """What was measured of pairs of texts: ``struct{high: uint64, low: uint64, jaccard: float32,
+    same: bool, unlisted: uint8, differences: large_string}``, a row for each pair.
+    """
+
+    def __new__(cls, table: pa.StructArray | None = None) -> TextMeasures: ...
+    def __len__(self) -> int: ...
+    def table(self) -> ArrowArray:
+        """The table, ascending by ``high`` and ``low``."""
 
 def find_contaminated(
     samples: Mapping[str, Any],
@@ -194,7 +225,8 @@ def find_contaminated(
     threads: int,
     frequencies: pa.StructArray | ArrowArray | None = None,
 ) -> ArrowArray:
-    """Samples and questions have ``texts`` (large_string) and ``media`` (large_list<uint32>);
+    """Samples and questions have ``texts`` (large_string, or a list of such
+    arrays) and ``media`` (large_list<uint32>);
     pictures, judge and frequencies are as of :func:`find_duplicates`, ``by`` is both, text, picture
     or either.
 
@@ -246,9 +278,9 @@ def answers_contradict(answer: str, other: str) -> bool:
     """
 
 def count_frequencies(
-    texts: pa.Array, *, shingle_words: int, common_from: int, threads: int
+    texts: pa.Array | Sequence[pa.Array], *, shingle_words: int, common_from: int, threads: int
 ) -> ArrowArray:
-    """What is common in texts; large_string in.
+    """What is common in texts; large_string in, or several such arrays.
 
     Out: ``struct{hash: uint64, count: uint32, is_word: bool}``: shingles of more than
     ``common_from`` texts, and words that no list has, with the number of texts.

@@ -127,6 +127,17 @@ def with_sources(
     return config.model_copy(update={"ingest": ingest, "dedup": dedup})
 
 
+def _with_all_sources(config: CurateConfig, run: Run, *, add: bool) -> CurateConfig:
+    """The config with absolute paths, and with ``add`` the sources of the run."""
+    config = with_sources(config, ())
+    if not add:
+        return config
+    sources = checks.with_sources_of(run, config.ingest.sources)
+    return config.model_copy(
+        update={"ingest": config.ingest.model_copy(update={"sources": sources})}
+    )
+
+
 def plan(
     config: CurateConfig, run: Run, stages: tuple[str, ...] = CURATE, *, reweigh: bool = False
 ) -> list[StageState]:
@@ -159,7 +170,7 @@ def check(
     Raises:
         MmrlhfError: the first of these that is so.
     """
-    config = with_sources(config, ())
+    config = _with_all_sources(config, run, add=add)
     given = [source.path for source in config.ingest.sources]
     checks.check_writable(run.folder)
     if "ingest" in stages and not given and (before := checks.sources_of(run)):
@@ -250,7 +261,8 @@ def curate(
         folder: The run folder.
         first: The first stage.
         last: The last stage.
-        add: The sources may be those of the run and more; ingest and what follows run again.
+        add: The sources are added to those of the run: what was made of these is not made again
+            where it is unchanged.
         reweigh: Dedup counts again how common shingles and words are.
         progress: What is said on the way.
         after_stage: Called with the name of each stage that has ended.
@@ -264,7 +276,7 @@ def curate(
             anything is touched.
     """
     run = Run(folder)
-    config = with_sources(config, ())
+    config = _with_all_sources(config, run, add=add)
     resources = config.resources(progress)
     stages = stage_slice(first, last)
     planned = check(config, run, stages, add=add, reweigh=reweigh)
@@ -329,11 +341,14 @@ def describe_plan(
         MmrlhfError: ``curate`` would be refused; see :func:`check`.
     """
     run = Run(folder)
-    config = with_sources(config, ())
+    config = _with_all_sources(config, run, add=add)
     planned = check(config, run, stages, add=add, reweigh=reweigh)
     lines = [f"run folder  {folder}{'' if folder.exists() else ' (new)'}"]
     if planned.size is not None:
         lines.append(f"sources     {planned.size.files:,} files, {format_size(planned.size.bytes)}")
+        unchanged = ingest.unchanged_sources(config.ingest, run.stage_folder("ingest"))
+        if unchanged:
+            lines.append(f"unchanged   {unchanged:,} sources, which are not read again")
     for state in planned.states:
         action = "finished and unchanged, skipped" if state.finished else "runs"
         lines.append(f"{state.name:11} {action}")

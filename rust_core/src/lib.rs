@@ -20,9 +20,11 @@
 //! Two promises hold everywhere: the result does not depend on the number of threads, and bad input
 //! is an [`Error`] or a rejected row, never a panic.
 
+mod access;
 pub mod data_type;
 pub mod dedup;
 pub mod error;
+pub mod file_hash;
 pub mod image;
 pub mod ingest;
 pub mod judge;

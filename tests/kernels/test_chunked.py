@@ -5,7 +5,7 @@ import torch
 
 from kernels_support import error, head_case
 from mmrlhf_kernels import reference
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import Block, Extras, HeadOptions, KeptBlock, LossGradient
 from mmrlhf_kernels.chunked import BACKEND, merge_sweeps
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 
@@ -23,10 +23,8 @@ def test_a_sweep_over_a_shard(options, first):
     case = head_case(13, 8, 3001, bias=True)
     target = case.target + 100  # some lie outside of the shard
     with torch.no_grad():
-        found = BACKEND.sweep(
-            case.hidden, case.weight, case.bias, target, options,
-            first=first, entropy=True, argmax=True,
-        )  # fmt: skip
+        block = Block(case.hidden, case.weight, case.bias, target, options, first)
+        found = BACKEND.sweep(block, Extras(entropy=True, argmax=True))
     z = logits(case, options)
     exponential = torch.exp(z - z.amax(1, keepdim=True))
     assert error(found.maximum, z.amax(1)) < 1e-14
@@ -46,46 +44,28 @@ def test_kept_logits_give_the_gradient_that_recomputing_gives(dtype):
     grad, first = case.grad.to(torch.float64 if dtype == torch.float64 else torch.float32), 50
     target = case.target + 20
     out, kept = (torch.empty(40, 300, dtype=dtype) for _ in range(2))
+    block = Block(case.hidden, case.weight, None, target, options, first)
     with torch.no_grad():
-        sweep = BACKEND.kept_exponentials(
-            case.hidden, case.weight, None, target, options,
-            first=first, entropy=False, argmax=False, out=kept,
-        )  # fmt: skip
-        lse = sweep.maximum + sweep.sum_exp.log() + 0.1
-        recomputed = BACKEND.logit_gradient(
-            case.hidden, case.weight, None, target, lse, grad, options, first=first, out=out
-        )
+        sweep = BACKEND.kept_exponentials(block, Extras(), kept)
+        rows = LossGradient(sweep.maximum + sweep.sum_exp.log() + 0.1, grad)
+        recomputed = BACKEND.logit_gradient(block, rows, out)
         before = kept.clone()
-        fresh = BACKEND.gradient_of_kept(
-            kept, sweep.shift, target, lse, grad, options, first=first,
-            out=torch.empty_like(kept), target_logit=sweep.target_logit,
-        )  # fmt: skip
+        held = KeptBlock(kept, sweep.shift, target, options, first, sweep.target_logit)
+        fresh = BACKEND.gradient_of_kept(held, rows, torch.empty_like(kept))
         assert torch.equal(kept, before)
-        in_place = BACKEND.gradient_of_kept(
-            kept,
-            sweep.shift,
-            target,
-            lse,
-            grad,
-            options,
-            first=first,
-            out=kept,
-            target_logit=sweep.target_logit,
-        )
+        in_place = BACKEND.gradient_of_kept(held, rows, kept)
     assert torch.equal(fresh, in_place)
     assert error(fresh, recomputed) < (1e-14 if dtype == torch.float64 else 2**-7)
 
 
 def test_merging_is_the_sweep_over_both():
     case = head_case(7, 4, 900)
+    block = Block(case.hidden, case.weight, None, case.target)
     with torch.no_grad():
         whole, left, right = (
-            BACKEND.sweep(
-                case.hidden, case.weight[part], None, case.target, HeadOptions(),
-                first=part.start, entropy=True, argmax=True,
-            )
-            for part in (slice(0, 900), slice(0, 300), slice(300, 900))
-        )  # fmt: skip
+            BACKEND.sweep(block.columns(*part), Extras(entropy=True, argmax=True))
+            for part in ((0, 900), (0, 300), (300, 900))
+        )
     for merged, wanted in zip(merge_sweeps(left, right)[:5], whole[:5], strict=True):
         assert error(merged, wanted) < 1e-13
 

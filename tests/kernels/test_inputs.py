@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels_support import Pairs, entropy_and_logp, error, head_case, oracle
-from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, reference
+from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, precision, reference
+from mmrlhf_kernels.plan import SCHEDULES
 from triton_problem import logp_and_gradients, problem
 from triton_worker import interpreted
 
@@ -87,6 +88,30 @@ def test_a_loss_scale_keeps_the_small_gradients_of_float16(schedule):
     for found, true in zip(ours, wanted, strict=True):
         assert found.dtype == torch.float16
         assert distance(found, true) < 2**-10
+
+
+@pytest.mark.parametrize("schedule", ["recompute", "keep", "frozen", "two_sums", "one_sum"])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_processor_without_a_half_width_unit_multiplies_in_float32(monkeypatch, dtype, schedule):
+    """There, one product in half width takes 20 times as long."""
+    multiplied = []
+    for place, name in ((torch, "mm"), (torch.Tensor, "addmm_")):
+        product = getattr(place, name)
+
+        def recorded(*operands, product=product, **options):
+            multiplied.extend(operand.dtype for operand in operands)
+            return product(*operands, **options)
+
+        monkeypatch.setattr(place, name, recorded)
+    monkeypatch.setattr(precision, "has_bfloat16_unit", lambda: False)
+    Pairs((5, 8), dtype=dtype).fused(schedule)
+    if schedule in SCHEDULES:
+        case = head_case(9, 8, 300, dtype=dtype)
+        run(
+            case, schedule == "frozen",
+            lambda h, w: fused_linear_logp(h, w, case.target, schedule=schedule),
+        )  # fmt: skip
+    assert set(multiplied) == {torch.float32}
 
 
 def test_float16_and_a_frozen_head_keep_the_gradients_of_confident_rows():

@@ -6,7 +6,7 @@ import torch
 from kernels_support import LiveBytes, head_case
 from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, reference
 
-ROWS, HIDDEN, VOCAB = 256, 32, 40_000
+ROWS, HIDDEN, VOCAB = 256, 16, 20_000
 LOGITS = 4 * ROWS * VOCAB
 WORKSPACE = LOGITS // 40
 

@@ -5,10 +5,10 @@ import torch
 
 from kernels_support import head_case
 from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, mm_dpo_loss
-from mmrlhf_kernels.mm_dpo_plain import Numbers
+from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
 from mmrlhf_kernels.operators import linear_logp_forward
 from mmrlhf_kernels.pair import pair_objective
-from mmrlhf_kernels.pair_operator import linear_mm_dpo
+from mmrlhf_kernels.pair_operator import FusedRows, linear_mm_dpo
 from mmrlhf_kernels.rows import sequence_of_row, sequence_sums
 
 # opcheck looks at .grad of its own copies, which are no leaves.
@@ -58,12 +58,17 @@ def test_opcheck_of_the_objective(form):
 
 def test_opcheck_of_the_fused_loss():
     case = head_case(9, 4, 300, dtype=torch.float32)
-    arguments = (
+    rows = FusedRows(
         case.hidden.detach(), case.weight.detach(), None, case.target, CU_SEQLENS, None, None,
-        torch.zeros(2), torch.zeros(2), torch.ones(2), None, None, torch.tensor(3.0),
-        torch.tensor(20.0), "sigmoid", "token", list(Numbers(0.0, 0.5, 0.0, 1.0, 0, 0, -1, -1)),
         None, 1.0, -100, None, None, 1 << 20, None, [True, True, False],
     )  # fmt: skip
+    column, empty = torch.zeros(2), [None] * 5
+    call = PairCall(
+        column, *empty, column, column, column + 1, None, None, None, None, torch.tensor(3.0),
+        torch.tensor(20.0), "sigmoid", "token", False,
+        list(Numbers(0.0, 0.5, 0.0, 1.0, 0, 0, -1, -1)),
+    )  # fmt: skip
+    arguments = (*rows, *call)
     torch.library.opcheck(linear_mm_dpo, arguments)
 
 
@@ -114,6 +119,9 @@ def test_the_loss_compiles_into_one_graph_from_hidden_states_on():
 
     compiled_equals_eager(by_parts, case.leaves())
     compiled_equals_eager(at_once, case.leaves())
+    with torch.no_grad():
+        evaluated = torch.compile(at_once, fullgraph=True, backend="aot_eager")()
+    assert torch.equal(evaluated, at_once().detach())
 
 
 def test_a_part_of_a_batch_compiles_into_one_graph():

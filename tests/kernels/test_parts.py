@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels_support import VOCAB, Pairs, error
+from kernels_support import SMALL_VOCAB, VOCAB, Pairs, error
 from mmrlhf_kernels import fused_linear_mm_dpo, mm_dpo_loss, pair_gradients, reference
 from mmrlhf_kernels.pair import LOSS_TYPES
 from mmrlhf_kernels.rows import sequence_of_row
@@ -174,7 +174,7 @@ def test_the_loss_from_its_parts_takes_the_numbers_too(monkeypatch, sft):
 
 @pytest.mark.parametrize(("sft", "as_tensors"), [("token", True), ("sequence", False)])
 def test_interpreted_triton_takes_the_numbers_of_the_whole(sft, as_tensors):
-    whole = Pairs(dtype=torch.float32)
+    whole = Pairs(dtype=torch.float32, vocab=SMALL_VOCAB)
     options = {"sft": sft, "sft_weight": SFT_WEIGHT}
     part = whole.part([0, 2])
     wanted_loss, wanted = part.oracle(**options, num_pairs=3, num_tokens=12)
@@ -258,7 +258,7 @@ def test_no_pairs_cost_nothing_under_any_schedule(monkeypatch, schedule, rows, i
 
 def test_no_pairs_without_a_gradient_and_in_interpreted_triton():
     for rows in ("no rows", "cu_seqlens", "sequence_of_row"):
-        part, layout = none_of(Pairs(dtype=torch.float32), rows)
+        part, layout = none_of(Pairs(dtype=torch.float32, vocab=SMALL_VOCAB), rows)
         out, gradients = interpreted(part.fused, **layout, num_pairs=torch.tensor(4))
         assert float(out.loss.detach()) == 0.0
         assert all(bool((gradient == 0).all()) for gradient in gradients)

@@ -13,11 +13,11 @@ import torch
 import mmrlhf_kernels
 from kernels_support import bare_kernels, compile_bench
 from mm_dpo_problem import call_of
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import Block, Extras, HeadOptions, KeptBlock, LossGradient
 from mmrlhf_kernels.mm_dpo_kernel import evaluate
 from mmrlhf_kernels.triton_gradient import gradient_of_kept, logit_gradient
 from mmrlhf_kernels.triton_settings import INTERPRETED, Loads
-from mmrlhf_kernels.triton_sweep import sweep
+from mmrlhf_kernels.triton_sweep import kept_exponentials, sweep
 from triton_worker import interpreted
 
 KERNELS = Path(mmrlhf_kernels.__file__).parents[1]
@@ -96,14 +96,14 @@ def test_interpreted_kernels_are_not_compiled():
 
 @pytest.mark.skipif(INTERPRETED, reason="this process interprets kernels")
 def test_without_gpu_and_interpreter_every_call_says_so_in_one_sentence():
-    x, y, o = torch.zeros(4, 16), torch.zeros(4, dtype=torch.int64), HeadOptions()
-    row = torch.zeros(4)
-    asked = {"first": 0, "entropy": False, "argmax": False}
+    x, y, row = torch.zeros(4, 16), torch.zeros(4, dtype=torch.int64), torch.zeros(4)
+    block, rows = Block(x, x, None, y), LossGradient(row, row)
+    kept = KeptBlock(x, row, y, HeadOptions(), 0)
     for call in (
-        lambda: sweep(x, x, None, y, o, **asked),
-        lambda: logit_gradient(x, x, None, y, row, row, o, first=0, out=x[:, :4]),
-        lambda: sweep(x, x, None, y, o, out=x[:, :4], **asked),
-        lambda: gradient_of_kept(x, row, y, row, row, o, first=0, out=x),
+        lambda: sweep(block),
+        lambda: logit_gradient(block, rows, x[:, :4]),
+        lambda: kept_exponentials(block, Extras(), x[:, :4]),
+        lambda: gradient_of_kept(kept, rows, x),
         lambda: evaluate(call_of(row)),
     ):
         with pytest.raises(RuntimeError, match=r"need a GPU.*TRITON_INTERPRET=1") as caught:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmrlhf_kernels import reference
-from mmrlhf_kernels.backend import lift_of
+from mmrlhf_kernels.backend import Extras, KeptBlock, LossGradient, lift_of
 from triton_problem import error, hold_to_plain, logp_and_gradients, lora_and_widths, problem
 from triton_worker import InterpretedError, interpreted
 
@@ -15,8 +15,8 @@ def keep(p):
     """(sweep, kept exponentials) of the whole vocabulary."""
     out = torch.full((len(p.target), p.weight.shape[0]), float("nan"), dtype=p.hidden.dtype)
     return interpreted(
-        "triton_sweep.sweep", *p.operands, first=0, entropy=True,
-        argmax=True, out=out, returning="out",
+        "triton_sweep.kept_exponentials", p.block, Extras(entropy=True, argmax=True), out=out,
+        returning="out",
     )  # fmt: skip
 
 
@@ -41,13 +41,11 @@ def test_the_gradient_from_kept_exponentials_is_that_of_the_specification(dtype,
     grad = torch.randn(17, generator=torch.Generator().manual_seed(2)).where(p.kept, 0.0)
     sweep, kept = keep(p)
     lse = sweep.maximum + sweep.sum_exp.log()
-    arguments = (kept, sweep.shift, p.target, lse, grad, p.options)
-    launch = {"first": 0, "target_logit": sweep.target_logit}
-    name = "triton_gradient.gradient_of_kept"
-    apart = interpreted(name, *arguments, **launch, out=torch.empty_like(kept))
+    held = KeptBlock(kept, sweep.shift, p.target, p.options, 0, sweep.target_logit)
+    name, rows = "triton_gradient.gradient_of_kept", LossGradient(lse, grad)
+    apart = interpreted(name, held, rows, torch.empty_like(kept))
     hold_to_plain(apart, p.gradient(grad), exact.gradient(grad.double()))
-    aliased = {**launch, "out": kept}
-    assert torch.equal(apart, interpreted(name, *arguments, **aliased))
+    assert torch.equal(apart, interpreted(name, held, rows, kept))
 
 
 def test_minus_infinity_is_kept_as_nothing():
@@ -61,10 +59,7 @@ def test_minus_infinity_is_kept_as_nothing():
 def test_an_output_that_does_not_fit_is_named():
     p = problem(4, 16, 20, torch.float32)
     with pytest.raises(InterpretedError, match="adjacent entries"):
-        interpreted(
-            "triton_sweep.sweep", *p.operands, first=0, entropy=False, argmax=False,
-            out=torch.empty(4, 19),
-        )  # fmt: skip
+        interpreted("triton_sweep.kept_exponentials", p.block, Extras(), torch.empty(4, 19))
 
 
 @pytest.mark.parametrize("schedule", ["recompute", "keep", "frozen"])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmrlhf_kernels.backend import LossGradient
 from mmrlhf_kernels.triton_settings import Settings
 from triton_problem import error, hold_to_plain, nearly_equal, problem
 from triton_worker import InterpretedError, interpreted
@@ -18,8 +19,7 @@ def row_grad(p):
 
 def own_lse(p):
     """The normalisers of pass 1, under which the probabilities of a row sum to one."""
-    asked = {"first": 0, "entropy": False, "argmax": False}
-    found = interpreted("triton_sweep.sweep", *p.operands, **asked)
+    found = interpreted("triton_sweep.sweep", p.block)
     return found.maximum + found.sum_exp.log()
 
 
@@ -28,11 +28,9 @@ def gradient(p, lse, grad, **launch):
     out = torch.full((len(p.target), p.weight.shape[0]), float("nan"), dtype=p.hidden.dtype)
     return interpreted(
         "triton_gradient.logit_gradient",
-        *p.operands[:4],
-        lse.float(),
-        grad,
-        p.options,
-        **{"first": 0, "out": out, **launch},
+        p.block,
+        LossGradient(lse.float(), grad),
+        **{"out": out, **launch},
     )
 
 
@@ -63,9 +61,8 @@ def test_chunks_side_by_side_are_the_whole_and_neighbours_stay_untouched():
     for begin, end in ((0, 40), (40, 41), (41, 99)):
         wide = torch.full((20, 99), 7.0, dtype=torch.bfloat16)
         part = interpreted(
-            "triton_gradient.logit_gradient", p.hidden, p.weight[begin:end],
-            p.bias[begin:end], p.target, lse.float(), grad, p.options, first=begin,
-            out=wide[:, begin:end],
+            "triton_gradient.logit_gradient", p.block.columns(begin, end),
+            LossGradient(lse.float(), grad), wide[:, begin:end],
         )  # fmt: skip
         nearly_equal(part, whole[:, begin:end])
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrlhf_kernels.backend import Extras
 from mmrlhf_kernels.triton_settings import (
     CACHE_SHARE,
     Settings,
@@ -19,7 +20,7 @@ from triton_problem import DTYPES, error, hold_to_plain, nearly_equal, problem
 from triton_worker import InterpretedError, interpreted
 
 SMALL = Settings(rows=16, columns=16, inner=16, warps=1, stages=1, group=2, splits=3)
-ALL = {"first": 0, "entropy": True, "argmax": True}
+ALL = Extras(entropy=True, argmax=True)
 CASES = [
     ((1, 1, 1), torch.float32),
     ((16, 32, 64), torch.float16),
@@ -29,8 +30,8 @@ CASES = [
 """One entry, whole tiles, ragged ones, more tiles than parts."""
 
 
-def sweep(p, **asked):
-    return interpreted("triton_sweep.sweep", *p.operands, **{**ALL, **asked})
+def sweep(block, extras=ALL, settings=None):
+    return interpreted("triton_sweep.sweep", block, extras, settings)
 
 
 def lse_of(found):
@@ -40,7 +41,7 @@ def lse_of(found):
 @pytest.mark.parametrize(("shape", "dtype"), CASES, ids=str)
 def test_logp_is_at_most_twice_as_far_off_as_plain_pytorch(shape, dtype):
     p = problem(*shape, dtype, bias=True, spread=3.0)
-    found, exact = sweep(p), p.to(torch.float64)
+    found, exact = sweep(p.block), p.to(torch.float64)
     logp = (found.target_logit - lse_of(found)).where(p.kept, 0.0)
     hold_to_plain(logp, p.logp(p.logits()), exact.logp(exact.logits()))
     plain = torch.logsumexp(p.logits(), 1)
@@ -51,7 +52,7 @@ def test_logp_is_at_most_twice_as_far_off_as_plain_pytorch(shape, dtype):
 def test_scale_and_softcap_come_in_the_order_of_the_specification(cap, scale):
     p = problem(19, 40, 67, torch.float32, bias=True, cap=cap, scale=scale, spread=4.0)
     exact = p.to(torch.float64).logits()
-    found = sweep(p)
+    found = sweep(p.block)
     assert error(lse_of(found), exact.logsumexp(1)) < 4e-6
     picked = exact.gather(1, p.target.where(p.kept, 0)[:, None])[:, 0].where(p.kept, 0.0)
     assert error(found.target_logit, picked) < 4e-6
@@ -61,7 +62,7 @@ def test_scale_and_softcap_come_in_the_order_of_the_specification(cap, scale):
 def test_entropy_and_argmax_come_from_the_same_pass(dtype):
     p = problem(17, 17, 67, dtype, spread=2.0)
     exact = p.to(torch.float64).logits()
-    found = sweep(p)
+    found = sweep(p.block)
     probability = exact.softmax(1)
     entropy = -(probability * probability.log()).sum(1)
     assert error(lse_of(found) - found.sum_z_exp / found.sum_exp, entropy) < 1e-5
@@ -71,18 +72,15 @@ def test_entropy_and_argmax_come_from_the_same_pass(dtype):
 def test_the_smallest_id_wins_among_equal_maxima():
     p = problem(3, 16, 70, torch.float32)
     p.weight[50] = p.weight[7] = p.weight[66] = 10 * p.hidden[0]
-    assert sweep(p, first=1000).argmax[0] == 1007
-    assert interpreted("triton_sweep.sweep", *p.operands, **ALL, settings=SMALL).argmax[0] == 7
+    assert sweep(p.block._replace(first=1000)).argmax[0] == 1007
+    assert sweep(p.block, settings=SMALL).argmax[0] == 7
 
 
 def test_shards_put_together_are_the_whole():
     p = problem(20, 32, 99, torch.float32, bias=True)
-    whole, lse, target_logit = sweep(p), [], 0
+    whole, lse, target_logit = sweep(p.block), [], 0
     for begin, end in ((0, 40), (40, 41), (41, 99)):
-        part = interpreted(
-            "triton_sweep.sweep", p.hidden, p.weight[begin:end], p.bias[begin:end], p.target,
-            p.options, **{**ALL, "first": begin},
-        )  # fmt: skip
+        part = sweep(p.block.columns(begin, end))
         lse.append(lse_of(part))
         target_logit = target_logit + part.target_logit
     assert error(torch.stack(lse).logsumexp(0), lse_of(whole).double()) < 2e-6
@@ -90,7 +88,7 @@ def test_shards_put_together_are_the_whole():
 
 
 def test_statistics_that_were_not_asked_for_are_none():
-    found = sweep(problem(4, 16, 20, torch.float32), entropy=False, argmax=False)
+    found = sweep(problem(4, 16, 20, torch.float32).block, Extras())
     assert found[3:6] == (None, None, None)
 
 
@@ -100,7 +98,7 @@ def test_saturated_logits_stay_finite(height):
     p.hidden[:] = 0.0
     p.hidden[:, 0] = height
     p.weight[:, 0] = torch.linspace(-1.0, 1.0, 40)
-    found, exact = sweep(p), p.to(torch.float64).logits()
+    found, exact = sweep(p.block), p.to(torch.float64).logits()
     assert all(column.isfinite().all() for column in found[:5])
     assert error(lse_of(found), exact.logsumexp(1)) <= height * 2e-7
 
@@ -109,25 +107,23 @@ def test_a_padded_vocabulary_of_minus_infinity_is_no_nan():
     p = problem(6, 16, 80, torch.float32, bias=True)
     p.bias[:20] = p.bias[70:] = float("-inf")
     p.target[:] = 33
-    found, exact = sweep(p), p.to(torch.float64).logits()
+    found, exact = sweep(p.block), p.to(torch.float64).logits()
     assert error(lse_of(found), exact.logsumexp(1)) < 2e-6
     assert found.sum_z_exp.isfinite().all()
 
 
 def test_two_runs_are_equal_bit_by_bit_and_rows_do_not_see_each_other():
     p = problem(17, 33, 67, torch.bfloat16)
-    one, two = (sweep(p) for _ in range(2))
+    one, two = (sweep(p.block) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one[:5], two[:5], strict=True))
-    alone = interpreted(
-        "triton_sweep.sweep", p.hidden[7:8], p.weight, None, p.target[7:8], p.options, **ALL
-    )
+    alone = sweep(p.block._replace(hidden=p.hidden[7:8], target=p.target[7:8]))
     nearly_equal(alone.sum_exp[0], one.sum_exp[7])
 
 
 def test_rows_with_gaps_between_them_are_read_in_place():
     wide = problem(12, 64, 40, torch.float32)
     hidden, weight = wide.hidden[:, :32], wide.weight[:, 32:]
-    found = interpreted("triton_sweep.sweep", hidden, weight, None, *wide.operands[3:], **ALL)
+    found = sweep(wide.block._replace(hidden=hidden, weight=weight))
     exact = (hidden.double() @ weight.double().T).logsumexp(1)
     assert error(lse_of(found), exact) < 2e-6
 
@@ -143,7 +139,7 @@ def test_rows_with_gaps_between_them_are_read_in_place():
 def test_no_shape_and_no_launch_changes_the_result(rows, inner, columns, splits, group):
     p = problem(rows, inner, columns, torch.float32, seed=rows)
     launch = SMALL._replace(splits=splits, group=group)
-    found = interpreted("triton_sweep.sweep", *p.operands, **ALL, settings=launch)
+    found = sweep(p.block, settings=launch)
     exact = p.to(torch.float64).logits()
     assert error(lse_of(found), exact.logsumexp(1)) < 2e-6
     assert torch.equal(found.argmax, exact.argmax(1))
@@ -152,9 +148,9 @@ def test_no_shape_and_no_launch_changes_the_result(rows, inner, columns, splits,
 def test_operands_that_do_not_fit_are_named():
     p = problem(4, 16, 20, torch.float32)
     with pytest.raises(InterpretedError, match="does not fit"):
-        interpreted("triton_sweep.sweep", p.hidden, p.weight.half(), *p.operands[2:])
+        sweep(p.block._replace(weight=p.weight.half()))
     with pytest.raises(InterpretedError, match="takes every dtype"):
-        interpreted("triton_sweep.sweep", *p.to(torch.float64).operands)
+        sweep(p.to(torch.float64).block)
 
 
 @pytest.mark.parametrize("loads", ["descriptors", "specialized"])
@@ -170,7 +166,7 @@ def test_how_operands_are_loaded_changes_no_bit(shape, dtype, loads):
         out = torch.zeros(shape[0], shape[2], dtype=dtype)
         found.append(
             interpreted(
-                "triton_sweep.sweep", *p.operands, **ALL, out=out, returning="out",
+                "triton_sweep.kept_exponentials", p.block, ALL, out=out, returning="out",
                 settings=SMALL._replace(loads=chosen),
             )
         )  # fmt: skip

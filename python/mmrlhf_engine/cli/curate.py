@@ -148,7 +148,7 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     *("--add",),
     group=_RUN,
     is_flag=True,
-    help="Extend the run: name its sources and the new ones.",
+    help="Extend the finished run by SOURCES.",
 )
 @option("--dry-run", group=_RUN, is_flag=True, help="Check, and print what would run.")
 @option(

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from mmrlhf_engine.curate.ingest import IngestConfig
+from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
+from mmrlhf_engine.curate.kept_sources import last_sources
 from mmrlhf_engine.curate.quotas import Groups
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.errors import ConfigError, InputError
@@ -31,6 +32,7 @@ __all__ = [
     "check_writable",
     "free_space",
     "sources_of",
+    "with_sources_of",
 ]
 
 _SHOWN = 4
@@ -57,11 +59,38 @@ def check_writable(folder: Path, option: str = "--out") -> None:
 
 def sources_of(run: Run) -> list[str]:
     """The sources of the run's finished ingest, empty where there is none."""
+    return [absolute(source.path) for source in _settings_of(run).sources]
+
+
+def _settings_of(run: Run) -> IngestConfig:
+    """Those of the finished ingest; where there is none, the defaults."""
     if run.manifest("ingest") is None:
-        return []
+        return IngestConfig()
     file = run.stage_folder("ingest") / "config.yaml"
-    settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    return [absolute(source["path"]) for source in settings.get("sources", [])]
+    return IngestConfig.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+
+
+def with_sources_of(run: Run, given: list[SourceConfig]) -> list[SourceConfig]:
+    """The sources given, and those of the run that are not among them, for ``--add``.
+
+    An interrupted ``--add`` has changed nothing about what the run is of.
+
+    Raises:
+        InputError: none is given, or no ingest of the run has finished.
+    """
+    before = _settings_of(run).sources or last_sources(run)
+    if not before:
+        raise InputError(
+            f"{run.folder}: --add extends a finished run, and found none in this folder",
+            hint="leave out --add",
+        )
+    if not given:
+        raise InputError(
+            f"{run.folder}: --add was given no source",
+            hint="name the new ones, or leave out --add",
+        )
+    named = {absolute(source.path) for source in given}
+    return [*given, *(source for source in before if absolute(source.path) not in named)]
 
 
 def check_corpus(run: Run, paths: list[str], *, add: bool) -> None:
@@ -84,14 +113,14 @@ def check_corpus(run: Run, paths: list[str], *, add: bool) -> None:
         raise ConfigError(
             f"{run.folder}: is a run of {_listed(sorted(before))}; these sources are new: "
             f"{_listed(new)}",
-            hint="--add extends the run, whose stages then run again; or another --out",
+            hint="--add extends the run by them; or another --out",
         )
     what = f"found {_listed(sorted(now))}, expected {_listed(sorted(before))}"
     if not new:
         what = f"these of its sources were not given: {_listed(missing)}"
     raise ConfigError(
         f"{run.folder}: is a run of another corpus: {what}",
-        hint="another --out; to extend this run, name its sources and the new ones with --add",
+        hint="another --out; --add extends this run by other sources",
     )
 
 

@@ -1,37 +1,32 @@
 """Stage ``cluster``: which pictures are of a kind.
 
-Spherical k-means (FAISS) over the rows of ``embeddings.npy``: the centroids are found on a seeded
-sample of the rows, then every row is given to the centroid of largest cosine, block by block, so
-that the embeddings need not fit in memory. A sample takes the cluster of its first picture; one
-that has none (text only) is in cluster -1.
+Spherical k-means (FAISS) over the rows of ``embeddings.npy``, see `kmeans.py`: centroids are found
+on a seeded sample of the rows, then every row is given to the centroid of largest cosine, block by
+block, so that the embeddings need not fit in memory. For thousands of clusters there is
+``method: hierarchical``. A sample takes the cluster of its first picture; one that has none (text
+only) is in cluster -1.
 
-The same embeddings and seed give the same clusters on any number of threads. A matrix product that
-is split differently adds up differently, so centroids are found on one thread, and blocks of fixed
-size are assigned on one thread each, several at a time. FAISS uses a GPU where it sees one; then
-the same holds from run to run on the same kind of GPU.
+The same embeddings and seed give the same clusters on any number of threads. FAISS uses a GPU where
+it sees one; then the same holds from run to run on the same kind of GPU.
 """
 
 import importlib.util
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
+from mmrlhf_engine.curate.kmeans import BLOCK, LARGEST_GROUP, Clustering, KMeans, on_gpu
 from mmrlhf_engine.curate.tables import CLUSTERS
 from mmrlhf_engine.errors import MissingExtraError
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.files import appearing
-from mmrlhf_engine.run.ordered_map import ordered_map
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 
 __all__ = ["STAGE", "ClusterConfig"]
-
-BLOCK = 65_536
-"""Rows assigned at once."""
 
 
 class ClusterConfig(Section):
@@ -39,6 +34,9 @@ class ClusterConfig(Section):
 
     clusters: int = Field(default=100, ge=1)
     """Number of clusters; the number of distinct pictures if there are fewer."""
+    method: Literal["flat", "hierarchical"] = "flat"
+    """``flat``: every picture is compared with every centroid; ``hierarchical``: centroids below
+    coarse centroids, in proportion to their pictures, for thousands of clusters of even size."""
     points_per_centroid: int = Field(default=256, ge=1)
     """Rows the centroids are found on, per centroid: a seeded sample of the embeddings."""
     iterations: int = Field(default=25, ge=1)
@@ -51,19 +49,17 @@ def run(config: ClusterConfig, stage: StageContext) -> None:
     count = min(config.clusters, len(embeddings))
     labels = np.empty(len(embeddings), dtype=np.int32)
     distances = np.empty(len(embeddings), dtype=np.float32)
-    objective = None
-    device = "none"
+    found = None
     if count:
-        faiss = _import_faiss()
-        device = "gpu" if faiss.get_num_gpus() > 0 else "cpu"
-        centroids, objective = _find_centroids(faiss, embeddings, count, config, stage.seed)
-        for start, found, distance in _assign(faiss, embeddings, centroids, stage):
-            labels[start : start + len(found)] = found
-            distances[start : start + len(found)] = distance
-            stage.progress("pictures", start + len(found), len(embeddings))
-    else:
-        centroids = np.zeros((0, embeddings.shape[1]), dtype=np.float32)
-    _write_array(stage.folder / "centroids.npy", centroids)
+        cores = stage.resources.cores
+        kmeans = KMeans(config.points_per_centroid, config.iterations, stage.seed, cores)
+        found = _find(config, stage, kmeans, embeddings, count)
+        for start, nearest, distance in kmeans.assign(embeddings, found):
+            labels[start : start + len(nearest)] = nearest
+            distances[start : start + len(nearest)] = distance
+            stage.progress("pictures", start + len(nearest), len(embeddings))
+    nothing = np.zeros((0, embeddings.shape[1]), dtype=np.float32)
+    _write_array(stage.folder / "centroids.npy", nothing if found is None else found.centroids)
     rows, without = _write_clusters(stage, labels, distances)
     sizes = np.bincount(labels, minlength=count)
     stage.finish(
@@ -72,11 +68,12 @@ def run(config: ClusterConfig, stage: StageContext) -> None:
         dropped={},
         clusters=count,
         empty_clusters=int((sizes == 0).sum()),
+        largest_cluster=int(sizes.max(initial=0)),
         images=len(embeddings),
         without_embedding=without,
         mean_distance=round(float(distances.mean()), 6) if count else None,
-        training_objective=objective,
-        device=device,
+        training_objective=None if found is None else found.objective,
+        device="none" if found is None else "gpu" if on_gpu() else "cpu",
     )
 
 
@@ -90,64 +87,12 @@ def check(_config: ClusterConfig) -> None:
         raise MissingExtraError("faiss", extra="curate", needed_for="cluster")
 
 
-def _import_faiss() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise MissingExtraError("faiss", extra="curate", needed_for="cluster") from None
-    return faiss
-
-
-def _find_centroids(
-    faiss: Any, embeddings: np.ndarray, count: int, config: ClusterConfig, seed: int
-) -> tuple[np.ndarray, float]:
-    """Centroids, float32 [count, d] unit rows, and the sum of cosines they reach on the sample."""
-    wanted = min(len(embeddings), count * config.points_per_centroid)
-    rows = np.random.default_rng(seed % 2**64).choice(len(embeddings), wanted, replace=False)
-    sample = np.ascontiguousarray(embeddings[np.sort(rows)], dtype=np.float32)
-    kmeans = faiss.Kmeans(
-        sample.shape[1],
-        count,
-        niter=config.iterations,
-        nredo=1,
-        seed=seed % 2**31,
-        spherical=True,
-        gpu=faiss.get_num_gpus() > 0,
-        # The sample is ours: FAISS is neither to thin it out again nor to warn of a small corpus.
-        min_points_per_centroid=1,
-        max_points_per_centroid=math.ceil(wanted / count),
-    )
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        objective = kmeans.train(sample)
-    finally:
-        faiss.omp_set_num_threads(threads)
-    return np.ascontiguousarray(kmeans.centroids, dtype=np.float32), float(objective)
-
-
-def _assign(
-    faiss: Any, embeddings: np.ndarray, centroids: np.ndarray, stage: StageContext
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For each block its first row, then the nearest centroid and the distance of each of its rows.
-
-    The distance is 1 - cosine, not less than 0.
-    """
-    index = faiss.IndexFlatIP(centroids.shape[1])
-    index.add(centroids)
-    on_gpu = faiss.get_num_gpus() > 0
-    if on_gpu:
-        index = faiss.index_cpu_to_all_gpus(index)
-
-    def assign(start: int) -> tuple[int, np.ndarray, np.ndarray]:
-        block = np.ascontiguousarray(embeddings[start : start + BLOCK], dtype=np.float32)
-        cosines, nearest = index.search(block, 1)
-        return start, nearest[:, 0], np.maximum(1 - cosines[:, 0], 0)
-
-    # The number of OpenMP threads is a setting of each thread that calls FAISS.
-    options = {"initializer": faiss.omp_set_num_threads, "initargs": (1,)}
-    threads = 1 if on_gpu else stage.resources.cores
-    yield from ordered_map(assign, range(0, len(embeddings), BLOCK), threads, **options)
+def _find(
+    config: ClusterConfig, stage: StageContext, kmeans: KMeans, embeddings: np.ndarray, count: int
+) -> Clustering:
+    if config.method == "flat":
+        return kmeans.flat(embeddings, count)
+    return kmeans.hierarchical(embeddings, count, stage.scratch / "groups", stage.progress)
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
@@ -174,9 +119,17 @@ def _write_clusters(
 def memory(config: ClusterConfig, inputs: Inputs, threads: int) -> int:
     """The sample that centroids are found on, blocks of rows, and a label for each row."""
     rows, width = inputs.rows("embeddings.npy"), inputs.width("embeddings.npy")
-    sample = min(rows, config.clusters * config.points_per_centroid)
+    clusters = min(config.clusters, rows)
+    sample = min(rows, clusters * config.points_per_centroid)
     blocks = min(rows, BLOCK * 2 * threads)
-    return (512 << 20) + 3 * 4 * width * (sample + blocks) + rows * 24
+    labels = 24
+    if config.method == "hierarchical":
+        groups = math.isqrt(max(clusters - 1, 0)) + 1
+        coarse = min(rows, groups * config.points_per_centroid)
+        group = min(sample, max(LARGEST_GROUP * -(-sample // groups), clusters))
+        sample = max(coarse, threads * group) + clusters
+        labels = 40
+    return (512 << 20) + 3 * 4 * width * (sample + blocks) + rows * labels
 
 
 STAGE = Stage(

@@ -19,7 +19,7 @@ pixel for pixel. Then one of the answers is wrong, and the removed sample is a `
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -44,6 +44,7 @@ from mmrlhf_engine.curate.dedup_tables import (
     rejected_rows,
 )
 from mmrlhf_engine.curate.frequencies import FREQUENCIES, Frequencies, read_or_count
+from mmrlhf_engine.curate.kept_files import KeptFiles
 from mmrlhf_engine.curate.media_judge import MediaJudge
 from mmrlhf_engine.curate.overrides import OVERRIDES, read_overrides
 from mmrlhf_engine.curate.picture_hashes import (
@@ -53,6 +54,7 @@ from mmrlhf_engine.curate.picture_hashes import (
     hash_pictures,
 )
 from mmrlhf_engine.curate.sample_columns import SampleColumns, read_media, read_samples
+from mmrlhf_engine.curate.signatures import PICTURES, SIGNATURES, Signatures
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.memory import held_memory
@@ -138,11 +140,13 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     needed = config.policy in ("joint", "image") or config.max_per_image is not None
     known = [hashes_of(Path(folder)) for folder in config.against]
     hashed = media if needed else media.clear()
-    pictures = hash_pictures(hashed, stage, config.hash, config.cache, known)
+    files = KeptFiles(stage.folder / SIGNATURES, stage.resources.progress, others=(PICTURES,))
+    cache = config.cache or str(files.folder / PICTURES)
+    pictures = hash_pictures(hashed, stage, config.hash, cache, known)
     overrides = read_overrides(stage.run_file(OVERRIDES))
     named = [name for pair in overrides for name in pair]
     broken = pictures.broken.unique("number", keep="first", maintain_order=True)
-    samples = read_samples(stage, media, broken, named)
+    samples = read_samples(stage, files, media, broken, named)
     rows = samples.named
     apart = [(rows[a], rows[b]) for a, b in overrides if a in rows and b in rows]
     given = {"thumbnails": config.thumbnails, "unverified_images": config.unverified_images}
@@ -151,9 +155,13 @@ def run(config: DedupConfig, stage: StageContext) -> None:
     if config.judge and config.policy in ("joint", "text"):
         how = {"shingle_words": config.shingle_words, "common_from": config.common_from}
         frequencies = read_or_count(stage, samples.prompts, **how)
+    signatures = Signatures(stage, files, config.model_dump(), frequencies)
+    if (compared := signatures.compared()) is not None:
+        judge.learn(compared)
     repeated = _contaminated(config, stage, samples, benchmarks, pictures, judge, frequencies)
     taking_part = samples.without(repeated["row"].to_numpy())
-    found = _find(config, stage, taking_part, pictures, judge, apart, frequencies)
+    found = _find(config, stage, taking_part, pictures, judge, apart, frequencies, signatures)
+    signatures.keep_compared(judge.learned())
     duplicates = pl.concat([found.duplicates, repeated], how="diagonal")
     place = pl.Series(places(samples)).gather(duplicates["row"])
     duplicates = duplicates.with_columns(place=place).sort("place")
@@ -179,8 +187,10 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         pictures_from_cache=pictures.cached,
         pictures=len(pictures.columns["phash"]),
         media_without_pictures=media.height - pictures.media_with_pictures(),
+        texts_read=signatures.texts_read,
         pairs_compared=found.counts["compared"],
-        pictures_judged=judge.evidence.height,
+        pictures_judged=judge.asked,
+        pictures_compared=judge.compared,
         unverified_pairs=judge.unverified_pairs,
         unverified_removals=judge.unverified_removals(found.duplicates, samples.media),
         samples_not_all_judged=found.counts["not_all_judged"],
@@ -188,6 +198,7 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         conflicts=int(duplicates["conflict"].sum()),
         frequencies=None if frequencies is None else frequencies.facts(),
         contaminated=counts_by_benchmark(benchmarks, repeated),
+        signatures_bytes=files.finish(),
     )
 
 
@@ -233,7 +244,12 @@ def _find(
     judge: MediaJudge,
     apart: list[tuple[int, int]],
     frequencies: Frequencies | None,
+    signatures: Signatures,
 ) -> _Found:
+    known: dict[str, Any] = {}
+    if config.policy in ("joint", "text"):
+        known["text_keys"] = signatures.text_keys(samples)
+        known["text_measures"] = signatures.text_measures()
     held = _held(len(samples), stage.rows("media"), stage.resources.cores)
     duplicates, misses, counts = find_duplicates(
         {
@@ -248,9 +264,12 @@ def _find(
         judge=judge,
         threads=stage.threads,
         frequencies=None if frequencies is None else frequencies.to_arrow(),
+        **known,
         memory=max(_LEAST_ROOM, stage.resources.memory_budget - held_memory() - held),
         scratch=str(stage.scratch),
     )
+    if known:
+        signatures.keep_measures(known["text_measures"])
     found, missed = (
         pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(table))))
         for table in (duplicates, misses)
@@ -290,6 +309,7 @@ STAGE = Stage(
     reads=("samples", "media"),
     writes=("kept", "duplicates", "near_pairs", "rejected"),
     keeps=(FREQUENCIES,),
+    stores=(SIGNATURES,),
     run_files=(OVERRIDES,),
     external=external,
     check=check,

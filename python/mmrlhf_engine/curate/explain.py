@@ -162,7 +162,7 @@ def _select(run: Run, identifier: str) -> list[str]:
     close = rows_of(run, "semantic_duplicates", pl.col("id") == identifier)
     if close:
         return [
-            f"  select   not chosen: cosine {row['cosine']:.3f} to {row['chosen_id']}, which was"
+            f"  select   not chosen: cosine {row['cosine']:.3f} to {row['kept_id']}, which stays"
             for row in close
         ]
     return ["  select   not chosen: the quotas were filled by others of its type and cluster"]

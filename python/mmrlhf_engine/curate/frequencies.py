@@ -7,6 +7,8 @@ first ``dedup`` of the run and used by every later one, also of a changed or ext
 ``shingle_words`` or ``common_from`` are others, or the core makes hashes in another way.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,11 @@ class Frequencies:
         """As ``find_duplicates`` and ``judge_texts`` take it."""
         return self.rows.to_struct().to_arrow()
 
+    def digest(self) -> str:
+        """A hash of the table."""
+        columns = (column.to_numpy().tobytes() for column in self.rows.iter_columns())
+        return hashlib.sha256(b"".join(columns)).hexdigest()
+
     def facts(self) -> dict[str, Any]:
         """For the report: where the numbers come from, and how many there are."""
         words = int(self.rows["is_word"].sum())
@@ -47,7 +54,11 @@ class Frequencies:
 
 
 def read_or_count(
-    stage: StageContext, texts: pa.LargeStringArray, *, shingle_words: int, common_from: int
+    stage: StageContext,
+    texts: Sequence[pa.LargeStringArray],
+    *,
+    shingle_words: int,
+    common_from: int,
 ) -> Frequencies:
     """The table of the run; if there is none that fits, it is counted in ``texts`` and written."""
     settings = {
@@ -55,23 +66,23 @@ def read_or_count(
         "common_from": str(common_from),
         "form": str(frequency_form(shingle_words)),
     }
-    file = stage.folder / FREQUENCIES
+    file, number = stage.folder / FREQUENCIES, sum(map(len, texts))
     known = _read(file, settings)
     if known is not None:
-        fewer, more = sorted((known.texts, len(texts)))
+        fewer, more = sorted((known.texts, number))
         if more > _GROWN * fewer:
             stage.resources.progress.say(
                 f"dedup: what is common was counted in {known.texts:,} texts, and there are "
-                f"{len(texts):,} now; --reweigh counts it again"
+                f"{number:,} now; --reweigh counts it again"
             )
         return known
     counted = count_frequencies(
-        texts, shingle_words=shingle_words, common_from=common_from, threads=stage.threads
+        list(texts), shingle_words=shingle_words, common_from=common_from, threads=stage.threads
     )
     rows = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(counted))))
     with appearing(file) as temporary:
-        rows.write_parquet(temporary, metadata={**settings, "texts": str(len(texts))})
-    return Frequencies(rows, len(texts))
+        rows.write_parquet(temporary, metadata={**settings, "texts": str(number)})
+    return Frequencies(rows, number)
 
 
 def frequencies_of_run(run: Run) -> Frequencies | None:

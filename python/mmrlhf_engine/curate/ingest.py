@@ -12,9 +12,13 @@
 
 Bytes are never copied into the tables: `media` says where they are stored. When too much is bad,
 the run stops, and `rejected` holds what was found until then.
+
+What was made of a source is kept, and taken as it is by the next run if it is unchanged
+(`kept_sources`).
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,41 +27,30 @@ import polars as pl
 import pyarrow as pa
 from pydantic import BeforeValidator, Field, field_serializer, field_validator
 
-from mmrlhf_engine._core import (
-    FirstSeen,
-    UniqueIds,
-    inspect_located_media,
-    read_records,
-)
+from mmrlhf_engine._core import FirstSeen, UniqueIds
 from mmrlhf_engine.curate.ingest_embedded import EmbeddedFile
-from mmrlhf_engine.curate.ingest_frames import (
-    INSPECTED,
-    STORED,
-    attached_counts,
-    bad_rows,
-    media_by_record,
-    name_rows,
-    to_frame,
-    with_unique_ids,
+from mmrlhf_engine.curate.ingest_reader import InspectedNames, SourceReader
+from mmrlhf_engine.curate.kept_sources import (
+    BY_SOURCE,
+    EMBEDDED,
+    KeptSources,
+    SourceTables,
+    file_states,
 )
 from mmrlhf_engine.curate.rejections import REJECTIONS
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.curate.unread import UnreadFields
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.config import Section, parse_share
+from mmrlhf_engine.run.files import link_or_copy
+from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
 from mmrlhf_engine.run.tables import REJECTED, TableWriter
 from mmrlhf_engine.sources.bad_share import check_bad_share, shown_rejected
-from mmrlhf_engine.sources.foreign import refuse_undecodable
-from mmrlhf_engine.sources.places import NOWHERE, MediaPlaces, inspect_names
-from mmrlhf_engine.sources.samples.batch import RawBatch, Source
-from mmrlhf_engine.sources.samples.read import read
+from mmrlhf_engine.sources.samples.batch import Source
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
-__all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe"]
-
-# Records that share a picture stand near each other; about 200 MB.
-_NAMES_REMEMBERED = 200_000
+__all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe", "unchanged_sources"]
 
 
 def _number_as_text(value: object) -> object:
@@ -101,51 +94,51 @@ def run(config: IngestConfig, stage: StageContext) -> None:
         stage.table("samples", SAMPLES) as samples,
         stage.table("media", MEDIA) as media,
         stage.table("rejected", REJECTED) as rejected,
-        EmbeddedFile(stage.folder / "embedded.bin") as embedded,
     ):
-        reader = _Reader(config, stage, samples, media, rejected, embedded)
+        kept = KeptSources(stage.folder, kept_settings(config), stage.resources.progress)
+        tables = _Tables(config, sources, stage, kept, samples, media, rejected)
         for source in sources:
-            reader.passed_over.update(source.passed_over)
-            for batch in read(source):
-                reader.take(source, batch)
-                reader.passed_over.update(batch.passed_over)
-                reader.check_share()
-                stage.progress(f"reading {source.name}", reader.rows)
-            if source.pictures_beside and not reader.pictured[source.name]:
-                reader.unnamed_pictures[source.name] = source.pictures_beside
-            if source.name not in reader.by_source:
-                raise InputError(f"{source.path}: no record in it", hint="leave it out")
-        reader.check_share(final=True)
-    if told := reader.unread.told():
+            tables.add(source)
+        tables.check_share(final=True)
+    kept.finish(config.sources)
+    if told := tables.unread.told():
         stage.resources.progress.say(f"ingest: {told}", stage="ingest")
     stage.finish(
-        rows_in=reader.rows,
+        rows_in=tables.rows,
         rows_out=samples.rows,
-        dropped=dict(reader.reasons),
-        reasons={name: REJECTIONS[name] for name in sorted(reader.reasons) if name in REJECTIONS},
+        dropped=dict(tables.reasons),
+        reasons={name: REJECTIONS[name] for name in sorted(tables.reasons) if name in REJECTIONS},
+        rows_read=tables.rows - tables.rows_reused,
+        rows_reused=tables.rows_reused,
         media=media.rows,
-        unread_fields=reader.unread.facts(),
-        passed_over=dict(sorted(reader.passed_over.items())),
-        unnamed_pictures=reader.unnamed_pictures,
+        unread_fields=tables.unread.facts(),
+        passed_over=dict(sorted(tables.passed_over.items())),
+        unnamed_pictures=tables.unnamed_pictures,
         splits={
             source.name: {"taken": source.split.taken, "not_read": list(source.split.left)}
             for source in sources
             if source.split is not None
         },
-        sources={name: dict(counts) for name, counts in sorted(reader.by_source.items())},
+        sources=tables.by_source,
     )
 
 
-def external(config: IngestConfig) -> list[object]:
-    """Every file of a source, with size and time.
+def kept_settings(config: IngestConfig) -> dict[str, Any]:
+    """The settings that the tables of a source depend on, beside those of the source."""
+    return {"max_pixels": config.max_pixels}
 
-    Pictures that records only name are not listed: there may be millions, and a changed one is
-    found by its content when the stage runs again.
-    """
+
+def unchanged_sources(config: IngestConfig, folder: Path) -> int:
+    """How many sources the stage in ``folder`` would not read again, for ``--dry-run``."""
+    kept = KeptSources(folder, kept_settings(config), Progress("silent"))
+    return sum(kept.is_there(source) for source in resolve(config.sources))
+
+
+def external(config: IngestConfig) -> list[object]:
+    """Every file of a source, with size and time; not the pictures that records only name."""
     if not config.sources:
         return []
-    files = (file for source in resolve(config.sources) for file in files_of(source))
-    return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
+    return [state for source in resolve(config.sources) for state in file_states(source)]
 
 
 def describe(config: IngestConfig) -> dict[str, int]:
@@ -155,157 +148,142 @@ def describe(config: IngestConfig) -> dict[str, int]:
 
 
 @dataclass
-class _Reader:
-    """The tables while they are filled, and what was read so far."""
+class _Tables:
+    """The tables of all sources while they are put together, and what was counted so far."""
 
     config: IngestConfig
+    sources: list[Source]
     stage: StageContext
+    kept: KeptSources
     samples: TableWriter
     media: TableWriter
     rejected: TableWriter
-    embedded: EmbeddedFile
     rows: int = 0
+    rows_reused: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     passed_over: Counter[str] = field(default_factory=Counter)
     """Files and members that belong to no record, by suffix."""
-    by_source: dict[str, Counter[str]] = field(default_factory=dict)
-    pictured: Counter[str] = field(default_factory=Counter)
-    """Records with media, by source."""
+    by_source: dict[str, dict[str, int]] = field(default_factory=dict)
     unnamed_pictures: dict[str, int] = field(default_factory=dict)
     """Pictures in the folder of a source of which no record names any."""
     unread: UnreadFields = field(default_factory=UnreadFields)
-    ids: UniqueIds = field(default_factory=UniqueIds)
     contents: FirstSeen = field(default_factory=FirstSeen)
-    names: dict[tuple[MediaPlaces, str], dict[str, Any]] = field(default_factory=dict)
+    shared_ids: UniqueIds = field(default_factory=UniqueIds)
+    names: InspectedNames = field(default_factory=dict)
 
-    def take(self, source: Source, batch: RawBatch) -> None:
-        """Turn one batch of records into rows of the three tables."""
-        tables = read_records(
-            batch.records, source.columns, self.stage.threads, attached=attached_counts(batch)
-        )
-        turns, references, unread = (to_frame(table) for table in tables)
-        self.unread.add(unread)
-        rows = name_rows(source, batch, turns)
-        media = self._inspect(batch, references)
-        self.pictured[source.name] += media.height
-        rows = rows.join(media_by_record(media), on="record", how="left", maintain_order="left")
-        rows = rows.with_columns(
-            pl.col("modality").fill_null("text"),
-            pl.col("media").fill_null([]),
-            pl.coalesce("media_reason", "reason").alias("reason"),
-            pl.coalesce("media_detail", "detail").alias("detail"),
-            whole=pl.col("media_reason").is_not_null(),
-        )
-        bad = bad_rows(rows, batch.unreadable)
-        good = with_unique_ids(rows.filter(pl.col("reason").is_null()), self.ids)
-        self._write(source, good, bad)
-        self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
+    def __post_init__(self) -> None:
+        self.sharing = sharing_ids([source.name for source in self.sources])
 
-    def _inspect(self, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
-        """What each reference points to: the columns of MEDIA, or reason and detail."""
-        own = references.filter(~pl.col("record").is_in(batch.attached["record"].implode()))
-        references = pl.concat([own, batch.attached], how="diagonal")
-        references = references.sort("record", maintain_order=True).with_row_index("order")
-        stored = references.filter(pl.col("phash").is_not_null())
-        references = references.drop(STORED)
-        named = references.filter(pl.col("name").is_not_null())
-        celled = references.filter(pl.col("cell").is_not_null())
-        names = self._inspect_names(batch.places or NOWHERE, named["name"])
-        cells = self._inspect_cells(batch)
-        found = pl.concat(
-            [
-                named.join(names, on="name", how="left"),
-                celled.join(cells, on=["record", "cell"], how="left"),
-                self._inspect_contents(references.filter(pl.col("content").is_not_null())),
-                stored.with_columns(kind=pl.lit("image")),
-            ],
-            how="diagonal_relaxed",
-        )
-        nowhere = pl.col("hash").is_null() & pl.col("reason").is_null()
-        return found.sort("order").with_columns(
-            reason=pl.when(nowhere).then(pl.lit("wrong_type")).otherwise("reason"),
-            detail=pl.when(nowhere)
-            .then(pl.lit("the record points to a cell that is not its own"))
-            .otherwise("detail"),
-        )
+    def add(self, source: Source) -> None:
+        """Add the rows of a source, read now or by an earlier run."""
+        found = self.kept.find(source)
+        # What such sources get as ids depends on each other.
+        if found is None or source.name in self.sharing:
+            found = self._read(source)
+        counts = found.counts
+        rows = counts["samples"] + counts["rejected"]
+        self.rows += rows
+        self.rows_reused += rows if found.reused else 0
+        self.reasons.update(counts["reasons"])
+        self.passed_over.update(counts["passed_over"])
+        self.unread.merge(counts["unread"])
+        self.by_source[source.name] = {name: counts[name] for name in ("samples", "rejected")}
+        if source.pictures_beside and not counts["pictured"]:
+            self.unnamed_pictures[source.name] = source.pictures_beside
+        self.samples.add_table(found.parts("samples"))
+        self.rejected.add_table(found.parts("rejected"))
+        self._add_media(source, found)
+        self.check_share()
+        self.stage.progress(f"reading {source.name}", self.rows)
 
-    def _inspect_names(self, places: MediaPlaces, names: pl.Series) -> pl.DataFrame:
-        """One row a name; names seen before are remembered, since records share pictures."""
-        if len(self.names) > _NAMES_REMEMBERED:
-            self.names.clear()
-        wanted = names.unique(maintain_order=True)
-        new = [name for name in wanted if (places, name) not in self.names]
-        found = inspect_names(
-            places, new, max_pixels=self.config.max_pixels, threads=self.stage.threads
-        )
-        inspected = refuse_undecodable(to_frame(found))
-        for name, row in zip(new, inspected.iter_rows(named=True), strict=True):
-            self.names[places, name] = row
-        rows = [{"name": name, **self.names[places, name]} for name in wanted]
-        return pl.DataFrame(rows, schema={"name": pl.String(), **INSPECTED})
+    def _read(self, source: Source) -> SourceTables:
+        place = self.kept.place()
+        ids = self.shared_ids if source.name in self.sharing else UniqueIds()
+        try:
+            with (
+                TableWriter(place / "samples", SAMPLES) as samples,
+                TableWriter(place / "media", MEDIA) as media,
+                TableWriter(place / "rejected", REJECTED) as rejected,
+                EmbeddedFile(place / f"{EMBEDDED}.bin", self.kept.embedded(source)) as embedded,
+            ):
+                reader = SourceReader(
+                    *(source, samples, media, rejected, embedded),
+                    max_pixels=self.config.max_pixels,
+                    threads=self.stage.threads,
+                    ids=ids,
+                    names=self.names,
+                )
+                for batch, records in reader.batches():
+                    reader.take(batch, records)
+                    self.check_share(reader.rows, reader.reasons)
+                    self.stage.progress(f"reading {source.name}", self.rows + reader.rows)
+                if not reader.rows:
+                    raise InputError(f"{source.path}: no record in it", hint="leave it out")
+        except InputError:
+            self.rejected.add_table(sorted((place / "rejected").glob("*.parquet")))
+            raise
+        return self.kept.keep(source, place, reader.counts())
 
-    def _inspect_cells(self, batch: RawBatch) -> pl.DataFrame:
-        """One row a cell, with its place."""
-        cells = batch.cells
-        inspected = inspect_located_media(
-            cells["path"].to_arrow().cast(pa.large_string()),
-            cells["offset"].to_arrow().cast(pa.uint64()),
-            cells["length"].to_arrow().cast(pa.uint64()),
-            pa.nulls(cells.height, pa.large_binary()) if batch.contents is None else batch.contents,
-            max_pixels=self.config.max_pixels,
-            threads=self.stage.threads,
-        )
-        found = refuse_undecodable(to_frame(inspected)).drop("path")
-        return pl.concat([cells, found], how="horizontal")
+    def _add_media(self, source: Source, found: SourceTables) -> None:
+        """Add media that no source before this one has."""
+        parts = found.parts("media")
+        hashes = (pl.read_parquet(part, columns=["hash"])["hash"] for part in parts)
+        new = [self._is_new(part) for part in hashes]
+        if all(part.all() for part in new):
+            self.media.add_table(parts)
+        else:
+            for part, is_new in zip(parts, new, strict=True):
+                self.media.write(pl.read_parquet(part).filter(is_new))
+        file = found.folder / f"{EMBEDDED}.bin"
+        if file.exists():
+            self.kept.embedded(source).parent.mkdir(exist_ok=True)
+            link_or_copy(file, self.kept.embedded(source))
 
-    def _inspect_contents(self, references: pl.DataFrame) -> pl.DataFrame:
-        """References whose content stood in the record, with what it is."""
-        nowhere = pa.nulls(references.height, pa.uint64())
-        inspected = inspect_located_media(
-            pa.nulls(references.height, pa.large_string()),
-            nowhere,
-            nowhere,
-            references["content"].to_arrow().cast(pa.large_binary()),
-            max_pixels=self.config.max_pixels,
-            threads=self.stage.threads,
-        )
-        return pl.concat([references, to_frame(inspected)], how="horizontal")
+    def _is_new(self, hashes: pl.Series) -> pl.Series:
+        new = pa.array(self.contents.insert(hashes.to_arrow().cast(pa.large_string())))
+        return pl.Series(pl.from_arrow(new), dtype=pl.Boolean)
 
-    def _write(self, source: Source, good: pl.DataFrame, bad: pl.DataFrame) -> None:
-        tags = pl.lit(source.tags, pl.List(pl.String()))
-        self.samples.write(good.with_columns(source=pl.lit(source.name), tags=tags))
-        self.rejected.write(bad.with_columns(source=pl.lit(source.name)))
-        if good.height + bad.height:
-            counts = self.by_source.setdefault(source.name, Counter())
-            counts.update(samples=good.height, rejected=bad.height)
-        self.reasons.update(bad["reason"])
-        self.rows += good.height + bad.height
+    def check_share(
+        self, rows: int = 0, reasons: Counter[str] | None = None, *, final: bool = False
+    ) -> None:
+        """Stop when too much is bad: early, once there is enough to judge by, and at the end.
 
-    def _write_media(self, media: pl.DataFrame) -> None:
-        media = media.unique("hash", keep="first", maintain_order=True)
-        new = pa.array(self.contents.insert(media["hash"].to_arrow().cast(pa.large_string())))
-        rows = media.filter(pl.Series(pl.from_arrow(new), dtype=pl.Boolean))
-        missing = [name for name in (*MEDIA, "content") if name not in rows.columns]
-        self.media.write(self.embedded.place(rows.with_columns(**dict.fromkeys(missing))))
-
-    def check_share(self, *, final: bool = False) -> None:
-        """Stop when too much is bad: early, once there is enough to judge by, and at the end."""
+        Args:
+            rows: Of the source that is being read.
+            reasons: Of those of them that are bad.
+            final: Every row has been read.
+        """
         table = self.rejected.folder
-        if final and self.reasons.total() == self.rows:
-            most = ", ".join(f"{count:,} {name}" for name, count in self.reasons.most_common(3))
+        rows, bad = self.rows + rows, self.reasons + (reasons or Counter())
+        if final and bad.total() == rows:
+            most = ", ".join(f"{count:,} {name}" for name, count in bad.most_common(3))
             names = ", ".join(Path(source.path).name for source in self.config.sources)
             raise InputError(
-                f"{names}: none of {self.rows:,} rows can be used: {most}",
+                f"{names}: none of {rows:,} rows can be used: {most}",
                 hint=shown_rejected(table),
             )
         text = self.config.max_bad
         max_bad = None if text is None else parse_share(text, "ingest.max_bad")
-        check_bad_share(self.rows, self.reasons, max_bad, final=final, table=table)
+        check_bad_share(rows, bad, max_bad, final=final, table=table)
+
+
+def sharing_ids(names: Iterable[str]) -> set[str]:
+    """Sources of which one may give an id that another gives too: ``a`` and ``a:b``.
+
+    An id is the name of its source, a colon and what the source calls the row.
+    """
+    known, sharing = set(names), set[str]()
+    for name in known:
+        ends = [place for place, character in enumerate(name) if character == ":"]
+        starts = known & {name[:end] for end in ends}
+        if starts:
+            sharing |= {name, *starts}
+    return sharing
 
 
 def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:
     """Batches of records and their tables; independent of the number of rows."""
-    return (768 << 20) + threads * (64 << 20)
+    return (320 << 20) + threads * (32 << 20)
 
 
 STAGE = Stage(
@@ -313,6 +291,7 @@ STAGE = Stage(
     config=IngestConfig,
     run=run,
     writes=("samples", "media", "rejected"),
+    stores=(BY_SOURCE,),
     external=external,
     memory=memory,
 )

@@ -1,7 +1,7 @@
 """Pictures that stand in records as base64, kept as byte ranges of one file of the stage.
 
 Stages after ingest read media from where `media` says they are stored, and base64 within a JSON
-text is no such place. Each distinct content is written once.
+text is no such place. Each distinct content of a source is written once.
 """
 
 from contextlib import ExitStack
@@ -16,10 +16,16 @@ __all__ = ["EmbeddedFile"]
 
 
 class EmbeddedFile:
-    """The file; it exists only if something was written, and appears when it is closed."""
+    """The file; it exists only if something was written, and appears when it is closed.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
+    Args:
+        path: Where it is written.
+        named: Where it will lie, as ``media`` says.
+    """
+
+    def __init__(self, path: Path, named: Path) -> None:
+        self._path = path
+        self._named = str(named)
         self._file: BinaryIO | None = None
         self._stack = ExitStack()
         self._end = 0
@@ -54,4 +60,4 @@ class EmbeddedFile:
             self._file = self._stack.enter_context(temporary.open("wb"))
         self._file.write(content)
         start, self._end = self._end, self._end + len(content)
-        return (str(self._path), start, len(content))
+        return (self._named, start, len(content))

@@ -66,6 +66,40 @@ class MediaJudge:
         """Pairs asked for of which one is known by its hash alone."""
         self._parts = [pl.read_parquet(file) for file in sorted(_files(stage.scratch))]
         self._verdicts = dict(_verdicts(self._parts))
+        self._asked: set[tuple[int, int]] = set()
+        self._known = 0
+
+    def learn(self, pairs: pl.DataFrame) -> None:
+        """Take over what :meth:`learned` gave an earlier run."""
+        for side in ("first", "second"):
+            numbers = self.numbers(pairs[f"{side}_hash"].unique())
+            schema = {f"{side}_hash": pl.String, side: pl.UInt32}
+            found = pl.DataFrame([*numbers.items()], schema=schema, orient="row")
+            pairs = pairs.join(found, on=f"{side}_hash", maintain_order="left")
+        rows = pairs.select(*EVIDENCE)
+        if self._parts:  # of an attempt that was interrupted
+            rows = rows.join(pl.concat(self._parts), on=["first", "second"], how="anti")
+        self._parts.insert(0, rows)
+        self._verdicts.update(_verdicts([rows]))
+        self._known = rows.height
+
+    def learned(self) -> pl.DataFrame:
+        """What was found of pairs that were compared, with the hashes of the media."""
+        found = self.evidence.filter(pl.col("image_difference").is_not_null())
+        hashes = {
+            f"{side}_hash": self._media["hash"].gather(found[side]) for side in ("first", "second")
+        }
+        return found.drop("first", "second").with_columns(**hashes).sort(*hashes)
+
+    @property
+    def asked(self) -> int:
+        """How many pairs were asked for."""
+        return len(self._asked)
+
+    @property
+    def compared(self) -> int:
+        """How many pairs were compared, now or by an attempt that was interrupted."""
+        return len(self._verdicts) - self._known
 
     def __call__(
         self, first: Sequence[int], second: Sequence[int]
@@ -75,6 +109,7 @@ class MediaJudge:
         by_hash = {pair for pair in pairs if self.is_unverified(*pair)}
         self.unverified_pairs += len(by_hash)
         unknown = [pair for pair in pairs if pair not in self._verdicts and pair not in by_hash]
+        self._asked.update(pair for pair in pairs if pair not in by_hash)
         for start in range(0, len(unknown), _PAIRS_PER_PART):
             self._keep(self._compare(unknown[start : start + _PAIRS_PER_PART]))
         alone = self._unverified_images, False

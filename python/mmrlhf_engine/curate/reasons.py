@@ -8,7 +8,11 @@ import polars as pl
 
 from mmrlhf_engine.curate.quotas import NO_CAP, Groups
 
-__all__ = ["Selection", "coverage", "quota_facts", "shortfalls", "with_reasons"]
+__all__ = ["Selection", "coverage", "diversity", "quota_facts", "shortfalls", "with_reasons"]
+
+
+_COMPARED = 2_000
+"""Pictures whose nearest other is looked for."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class Selection:
         order: ``seeded`` or ``farthest``.
         asked: Quota of each question type, in queries.
         groups: Bounds by column, ``modality`` and ``source``.
-        kept: Every candidate, with ``id, question_type, modality, source, cluster``, the three in
-            the middle as enumerations.
+        kept: Every candidate, with ``id, question_type, modality, source, cluster, row``, the three
+            in the middle as enumerations; ``row`` is that of its embedding, or null.
         picks: The chosen in the order they were picked, with the same columns as texts, and
             ``floor_modality`` and ``floor_source``: code of the group whose floor asked, or null.
     """
@@ -148,3 +152,32 @@ def _evenness(counts: np.ndarray) -> dict[str, float]:
         "covered": round(float((counts > 0).mean()), 4),
         "effective": round(float(np.exp(-(shares * np.log(shares)).sum())), 2),
     }
+
+
+def diversity(selection: Selection, embeddings: np.ndarray, seed: int) -> dict[str, Any]:
+    """How far the pictures of chosen queries lie from each other, beside as many taken at random.
+
+    Of each side the distance 1 - cosine of a picture to its nearest other, over distinct pictures
+    of a seeded sample of 2,000 at most, as 21 quantiles from the least to the largest; empty
+    where fewer than two can be compared.
+    """
+    random = np.random.default_rng(seed % 2**64)
+    chosen = selection.picks["row"].drop_nulls().unique().sort().to_numpy()
+    everything = selection.kept["row"].drop_nulls().unique().sort().to_numpy()
+    size = min(len(chosen), _COMPARED)
+    if size < 2:
+        return {"compared": 0, "chosen": [], "random": []}
+    return {
+        "compared": size,
+        "chosen": _nearest_other(embeddings, random.choice(chosen, size, replace=False)),
+        "random": _nearest_other(embeddings, random.choice(everything, size, replace=False)),
+    }
+
+
+def _nearest_other(embeddings: np.ndarray, rows: np.ndarray) -> list[float]:
+    vectors = np.asarray(embeddings[np.sort(rows)], dtype=np.float32)
+    cosines = np.einsum("id,jd->ij", vectors, vectors, optimize=True)
+    np.fill_diagonal(cosines, -1)
+    distances = 1 - cosines.max(axis=1)
+    # Rounded: the last digits of a product depend on the number of threads.
+    return [round(max(float(q), 0.0), 4) for q in np.quantile(distances, np.linspace(0, 1, 21))]

@@ -31,6 +31,8 @@ GALLERY = 60
 PAIRS = 24
 REJECTED_EXAMPLES = 40
 MAP_POINTS = 4_000
+COLUMNS = 1_000
+"""Clusters shown: more columns would be narrower than a pixel."""
 _STAGES = ("ingest", "dedup", "embed", "cluster", "select")
 _NAMES = {
     "exact": "exact duplicates",
@@ -62,10 +64,30 @@ def funnel(run: Run, alarms: list[Alarm] | None = None) -> str:
         lines += [f"{'':8} {fact}" for fact in _not_read(report)]
     balance = _balance(run)
     select = run.report("select") or {}
-    more = [*([balance] if balance else []), *select.get("shortfalls", [])]
+    more = [*([balance] if balance else []), *select.get("shortfalls", []), *_spread(select)]
     alarmed = as_text(find_alarms(run) if alarms is None else alarms)
     parts = ["\n".join(lines), "\n".join(more), alarmed]
     return "\n\n".join(part for part in parts if part)
+
+
+def _spread(select: dict[str, Any]) -> list[str]:
+    """How evenly and how far apart the chosen lie, beside as many taken at random."""
+    said = []
+    if (coverage := select.get("coverage")) and coverage["clusters"]:
+        chosen, blind = (coverage[side]["effective"] for side in ("chosen", "random"))
+        said.append(
+            f"spread: as over {chosen:,.1f} even clusters of {coverage['clusters']:,}, "
+            f"{blind:,.1f} if chosen at random"
+        )
+    if (diversity := select.get("diversity")) and diversity["compared"]:
+        chosen, blind = (
+            diversity[side][len(diversity[side]) // 2] for side in ("chosen", "random")
+        )
+        said.append(
+            f"distance of a picture to the nearest other, median: {chosen:.3f}, "
+            f"{blind:.3f} if chosen at random"
+        )
+    return said
 
 
 def _not_read(report: dict[str, Any]) -> list[str]:
@@ -138,10 +160,12 @@ def _content(run: Run) -> dict[str, Any]:
         "reports": {stage: {**r, "notes": _notes(stage, r)} for stage, r in reports.items()},
         "shortfalls": reports.get("select", {}).get("shortfalls", []),
         "coverage": reports.get("select", {}).get("coverage"),
+        "diversity": _curves(reports.get("select", {}).get("diversity")),
         "balance": _balance(run),
         "steps": _steps(reports),
         "mixtures": _mixtures(tables),
-        "clusters": _clusters(tables),
+        "clusters": (clusters := _clusters(tables))[:: (step := -(-len(clusters) // COLUMNS) or 1)],
+        "clusters_step": step,
         "map": _map(run, tables),
         "pairs": pairs,
         "rejected": _rejected(tables),
@@ -278,6 +302,24 @@ def _clusters(tables: _Tables) -> list[dict[str, Any]]:
         }
         for cluster, size in sizes.iter_rows()
     ]
+
+
+def _curves(diversity: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The quantiles of the distance to the nearest other as SVG paths, 1000 wide, 300 high."""
+    if not diversity or not diversity["compared"]:
+        return None
+    sides = {side: diversity[side] for side in ("chosen", "random")}
+    most = max(max(values) for values in sides.values()) or 1.0
+    paths = {
+        side: "M"
+        + "L".join(
+            f"{1000 * at / (len(values) - 1):.1f} {300 - 300 * value / most:.1f}"
+            for at, value in enumerate(values)
+        )
+        for side, values in sides.items()
+    }
+    medians = {side: values[len(values) // 2] for side, values in sides.items()}
+    return {"compared": diversity["compared"], "paths": paths, "medians": medians, "most": most}
 
 
 def _map(run: Run, tables: _Tables) -> dict[str, Any] | None:

@@ -1,28 +1,54 @@
 """Samples as columns in files, as ``find_duplicates`` takes them.
 
 The tables are read part by part, so what is held in memory of a sample is a few numbers, whatever
-the length of its texts. Rows are in the order of the table; ``by_id`` puts them in the order of
+the length of its texts. Those of a part of the table are written to one file, which is mapped, and
+kept for later runs. Rows are in the order of the table; ``by_id`` puts them in the order of
 their ids, which does not depend on how the sources are laid out.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count, pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmrlhf_engine._core import keep_orders
+from mmrlhf_engine.curate.kept_files import KeptFiles
+from mmrlhf_engine.run.code_hash import code_hash
 from mmrlhf_engine.run.mapped import MappedColumn
 from mmrlhf_engine.run.stage import StageContext
 
-__all__ = ["SampleColumns", "compared_text", "read_media", "read_samples"]
+__all__ = ["PartOfSamples", "SampleColumns", "compared_text", "read_media", "read_samples"]
 
 _COLUMNS = ("id", "prompt", "answer", "media", "history", "needs_history")
 _ROWS_AT_ONCE = 16_384
 _NO_PART = 2**32 - 1
 _MEDIA_AT_ONCE = 1_000_000
+_TEXTS = pa.schema(
+    {
+        "id": pa.large_string(),
+        "prompt": pa.large_string(),  # as it is compared
+        "answer": pa.large_string(),
+        "media": pa.large_list(pa.large_string()),
+    }
+)
+"""What is kept of a part of the table, in batches of some rows."""
+
+
+@dataclass
+class PartOfSamples:
+    """The texts of a part of the table, but those of rows whose media could not be read."""
+
+    state: str
+    """Equal for parts of equal rows."""
+    prompts: list[pa.LargeStringArray]
+    """What is compared; see :func:`compared_text`."""
+    answers: list[pa.LargeStringArray]
 
 
 @dataclass(frozen=True)
@@ -32,9 +58,8 @@ class SampleColumns:
     numbers: pa.UInt32Array
     """Its row in the table."""
     ids: pa.LargeStringArray
-    prompts: pa.LargeStringArray
-    """What is compared; see :func:`compared_text`."""
-    answers: pa.LargeStringArray
+    parts: list[PartOfSamples]
+    """Their texts."""
     media: pa.LargeListArray
     """Numbers of its media."""
     rank: pa.UInt32Array
@@ -48,6 +73,16 @@ class SampleColumns:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def prompts(self) -> list[pa.LargeStringArray]:
+        """The texts that are compared, in arrays one behind the other."""
+        return [texts for part in self.parts for texts in part.prompts]
+
+    @property
+    def answers(self) -> list[pa.LargeStringArray]:
+        """Likewise, or null."""
+        return [texts for part in self.parts for texts in part.answers]
 
     def without(self, rows: np.ndarray) -> "SampleColumns":
         """The same rows, of which these take no part in what ``find_duplicates`` does."""
@@ -85,22 +120,56 @@ def read_media(stage: StageContext, more: pl.DataFrame | None = None) -> pl.Data
 
 
 def read_samples(
-    stage: StageContext, media: pl.DataFrame, broken: pl.DataFrame, named: Sequence[str]
+    stage: StageContext,
+    files: KeptFiles,
+    media: pl.DataFrame,
+    broken: pl.DataFrame,
+    named: Sequence[str],
 ) -> SampleColumns:
     """Read the table of samples.
 
     Args:
-        stage: Its scratch folder gets the columns.
+        stage: Its scratch folder gets columns that hold for this run alone.
+        files: Have the texts of each part, or get them.
         media: As :func:`read_media` gives it.
         broken: ``number``, ``reason`` and ``detail`` of media that cannot be read, each once.
         named: Ids whose rows are asked for.
     """
     columns = _Columns(stage, media, broken, named)
     total = stage.rows("samples")
-    for samples in _batches(stage):
-        columns.append(samples)
-        stage.progress("reading samples", columns.read, total)
+    for part, state in _parts(stage):
+        columns.begin_part(state)
+        file = files.file("columns", "arrow", [code_hash(__name__), state])
+        place = files.find(file) or files.put(file, partial(_write_texts, part))
+        with pa.memory_map(str(place)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            for number in range(reader.num_record_batches):
+                columns.append(reader.get_batch(number))
+                stage.progress("reading samples", columns.read, total)
     return columns.finish(stage.threads)
+
+
+def _parts(stage: StageContext) -> Iterator[tuple[Path, str]]:
+    """The parts of the table, each with the hash of its content."""
+    folder, run = stage.path("samples"), stage.run
+    owner = None if run is None else run.owner("samples", before=stage.stage.name)
+    manifest = None if run is None or owner is None else run.manifest(owner)
+    known = {} if manifest is None else manifest["outputs"]
+    for file in sorted(folder.glob("*.parquet")):
+        yield file, known[f"{folder.name}/{file.name}"]["sha256"]
+
+
+def _write_texts(part: Path, place: Path) -> None:
+    rows = pl.read_parquet(part, columns=list(_COLUMNS))
+    with pa.ipc.new_file(place, _TEXTS) as writer:
+        for samples in rows.iter_slices(_ROWS_AT_ONCE):
+            texts = samples.select(
+                "id", compared_text(samples), "answer", pl.col("media").fill_null([])
+            )
+            columns = (
+                texts[name].to_arrow().cast(_TEXTS.field(name).type) for name in _TEXTS.names
+            )
+            writer.write_batch(pa.record_batch([*columns], schema=_TEXTS))
 
 
 def compared_text(samples: pl.DataFrame) -> pl.Series:
@@ -118,11 +187,6 @@ def compared_text(samples: pl.DataFrame) -> pl.Series:
     return samples.select(pl.when(without).then("prompt").otherwise(text)).to_series()
 
 
-def _batches(stage: StageContext) -> Iterator[pl.DataFrame]:
-    for part in sorted(stage.path("samples").glob("*.parquet")):
-        yield from pl.read_parquet(part, columns=list(_COLUMNS)).iter_slices(_ROWS_AT_ONCE)
-
-
 class _Columns:
     """The columns while they are written."""
 
@@ -130,8 +194,9 @@ class _Columns:
         self, stage: StageContext, media: pl.DataFrame, broken: pl.DataFrame, named: Sequence[str]
     ) -> None:
         def column(name: str, type: pa.DataType) -> MappedColumn:
-            return MappedColumn(stage.scratch / "columns" / name, type)
+            return MappedColumn(self._scratch / name, type)
 
+        self._scratch = stage.scratch / "columns"
         self.read = 0
         self._numbers = _Numbers(media["hash"])
         area = pl.col("width").cast(pl.UInt64) * pl.col("height").cast(pl.UInt64)
@@ -144,34 +209,44 @@ class _Columns:
         self._rejected = [pl.DataFrame(schema=dict.fromkeys(("id", "reason", "detail"), pl.String))]
         self._samples = column("numbers", pa.uint32())
         self._ids = column("ids", pa.large_string())
-        self._prompts = column("prompts", pa.large_string())
-        self._answers = column("answers", pa.large_string())
         self._media = column("media", pa.large_list(pa.uint32()))
         self._pixels = column("pixels", pa.uint64())
         self._lengths = column("lengths", pa.uint32())
+        self._parts: list[PartOfSamples] = []
 
-    def append(self, samples: pl.DataFrame) -> None:
-        """Write some more samples."""
-        samples = samples.with_row_index("number", offset=self.read)
-        self.read += samples.height
-        names = samples["media"].explode(empty_as_null=False, keep_nulls=False)
+    def begin_part(self, state: str) -> None:
+        """The next samples are of another part of the table."""
+        self._parts.append(PartOfSamples(state, [], []))
+
+    def append(self, texts: pa.RecordBatch) -> None:
+        """Take some more samples, with the columns of ``_TEXTS``."""
+        part = self._parts[-1]
+        rows = np.arange(self.read, self.read + texts.num_rows, dtype=np.uint32)
+        self.read += texts.num_rows
+        media = texts.column("media")
+        names = pl.Series(pl.from_arrow(media.flatten()), dtype=pl.String)
         numbers = self._numbers.find(names)
-        ends = np.cumsum(samples["media"].list.len().fill_null(0).to_numpy().astype(np.int64))
+        ends = media.offsets.to_numpy()[1:] - media.offsets[0].as_py()
         if self._broken.height:
-            rows = np.searchsorted(ends, np.flatnonzero(self._is_broken[numbers]), side="right")
-            if len(rows):
-                samples, numbers, ends = self._reject(samples, numbers, ends, rows)
+            bad = np.searchsorted(ends, np.flatnonzero(self._is_broken[numbers]), side="right")
+            if len(bad):
+                good, numbers, ends = self._reject(texts.column("id"), numbers, ends, bad)
+                part.state = f"{part.state} {rows[~good].tolist()}"
+                texts, rows = texts.filter(pa.array(good)), rows[good]
+                # These are in memory, so they are written to files of their own.
+                texts = self._mapped(texts, ("prompt", "answer"))
         offsets = np.concatenate([[0], ends])
         total = np.concatenate([[0], np.cumsum(self._area[numbers], dtype=np.uint64)])
-        self._remember(samples["id"])
-        self._samples.append(pa.array(samples["number"].to_numpy()))
-        for column, values in ((self._ids, samples["id"]), (self._answers, samples["answer"])):
-            column.append(_strings(values))
-        self._prompts.append(_strings(compared_text(samples)))
+        ids, answers = texts.column("id"), texts.column("answer")
+        self._remember(pl.Series(pl.from_arrow(ids), dtype=pl.String))
+        self._samples.append(pa.array(rows))
+        self._ids.append(ids)
+        part.prompts.append(texts.column("prompt"))
+        part.answers.append(answers)
         self._media.append(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(numbers)))
         self._pixels.append(pa.array((total[offsets[1:]] - total[offsets[:-1]]).astype(np.uint64)))
-        lengths = samples["answer"].str.len_chars().fill_null(0).cast(pl.UInt32)
-        self._lengths.append(pa.array(lengths.to_numpy()))
+        lengths = pc.fill_null(pc.utf8_length(answers), 0).cast(pa.uint32())
+        self._lengths.append(lengths)
 
     def finish(self, threads: int) -> SampleColumns:
         """All columns, and the orders of the rows."""
@@ -181,8 +256,7 @@ class _Columns:
         return SampleColumns(
             numbers=self._samples.map(),
             ids=ids,
-            prompts=self._prompts.map(),
-            answers=self._answers.map(),
+            parts=self._parts,
             media=self._media.map(),
             rank=rank,
             by_id=by_id.to_numpy(),
@@ -190,23 +264,33 @@ class _Columns:
             rejected=pl.concat(self._rejected).sort("id"),
         )
 
+    def _mapped(self, texts: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+        """The same rows, with these columns in files."""
+        columns = dict(zip(texts.schema.names, texts.columns, strict=True))
+        for name in names:
+            with MappedColumn(self._scratch / f"{name}-{self.read}", columns[name].type) as column:
+                column.append(columns[name])
+                columns[name] = column.map()
+        return pa.record_batch(list(columns.values()), schema=texts.schema)
+
     def _reject(
-        self, samples: pl.DataFrame, numbers: np.ndarray, ends: np.ndarray, rows: np.ndarray
-    ) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-        """The samples without those of ``rows``, which have broken media; the first one counts."""
+        self, ids: pa.LargeStringArray, numbers: np.ndarray, ends: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Without ``rows``, which have broken media, of which the first one counts.
+
+        Returns:
+            Which rows are left, the numbers of their media, and where those of each end.
+        """
         rows, first = np.unique(rows, return_index=True)
         of = numbers[np.flatnonzero(self._is_broken[numbers])[first]]
-        found = pl.DataFrame({"id": samples["id"].gather(rows), "number": of})
+        names = pl.Series(pl.from_arrow(ids.take(pa.array(rows))), dtype=pl.String)
+        found = pl.DataFrame({"id": names, "number": of})
         found = found.join(self._broken, on="number", how="left", maintain_order="left")
         self._rejected.append(found.select("id", "reason", "detail"))
-        good = np.ones(samples.height, np.bool_)
+        good = np.ones(len(ids), np.bool_)
         good[rows] = False
         lengths = np.diff(ends, prepend=0)
-        return (
-            samples.filter(pl.Series(good)),
-            numbers[np.repeat(good, lengths)],
-            np.cumsum(lengths[good]),
-        )
+        return good, numbers[np.repeat(good, lengths)], np.cumsum(lengths[good])
 
     def _remember(self, ids: pl.Series) -> None:
         if self._named.len():
@@ -233,8 +317,3 @@ class _Numbers:
             return np.zeros(0, np.uint32)
         numbers: np.ndarray = self._order[np.searchsorted(self._keys, names.hash(self._seed))]
         return numbers
-
-
-def _strings(values: pl.Series) -> pa.Array:
-    strings = values.to_arrow().cast(pa.large_string())
-    return strings.combine_chunks() if isinstance(strings, pa.ChunkedArray) else strings

@@ -24,11 +24,13 @@ from mmrlhf_engine.curate.quotas import Bound, Groups
 from mmrlhf_engine.curate.reasons import (
     Selection,
     coverage,
+    diversity,
     quota_facts,
     shortfalls,
     with_reasons,
 )
-from mmrlhf_engine.curate.tables import QUERIES, SEMANTIC_DUPLICATES
+from mmrlhf_engine.curate.semantic import BLOCK, semantic_duplicates
+from mmrlhf_engine.curate.tables import QUERIES, SAMPLES, SEMANTIC_DUPLICATES
 from mmrlhf_engine.errors import StageError
 from mmrlhf_engine.run.config import Section
 from mmrlhf_engine.run.stage import Inputs, Stage, StageContext
@@ -59,8 +61,13 @@ class SelectConfig(Section):
     """Within a cluster: seeded random order, or the farthest by cosine from those chosen so far
     (each pick then compares the whole cluster with the one before it)."""
     semantic_threshold: float | None = Field(default=None, ge=-1, le=1)
-    """Pass over samples whose picture has at least this cosine to that of one already chosen from
-    the same cluster; two questions about one picture then count as equal. Null passes over none."""
+    """Pass over samples whose picture has at least this cosine to that of another of the same
+    cluster; two questions about one picture then count as equal. Null passes over none."""
+    semantic_keep: Literal["chosen", "hard", "easy"] = "chosen"
+    """Which of two stays. ``chosen``: the one that is chosen first; others are passed over while
+    queries are chosen. ``hard``, ``easy``: the one farther from or nearer to the centroid of their
+    cluster; the others are removed before anything is chosen (SemDeDup), which compares every
+    picture of a cluster."""
 
     @field_validator("question_types")
     @classmethod
@@ -79,22 +86,27 @@ def run(config: SelectConfig, stage: StageContext) -> None:
     sources = stage.scan("samples").select("source").unique().collect(engine="streaming")
     groups["source"].expect_known(sorted(sources["source"]))
     kept = _candidates(stage, sorted(sources["source"]))
-    picks, skips = _choose(config, stage, kept, groups)
-    picks = pl.concat([kept[picks["candidate"]], picks.drop("candidate")], how="horizontal")
+    removed = _semantic_duplicates(config, stage, kept)
+    pool = kept if removed.is_empty() else kept.remove(pl.col("id").is_in(removed["id"].implode()))
+    picks, passed_over = _choose(config, stage, pool, groups)
+    picks = pl.concat([pool[picks["candidate"]], picks.drop("candidate")], how="horizontal")
     picks = picks.cast({pl.Enum: pl.String})
-    selection = Selection(config.count, config.order, _quotas(config), groups, kept, picks)
+    selection = Selection(config.count, config.order, _quotas(config), groups, pool, picks)
     _write_queries(stage, with_reasons(selection))
-    _write_semantic_duplicates(stage, kept["id"], skips)
+    close = pl.concat([removed, _named(passed_over, pool["id"])])
+    with stage.table("semantic_duplicates", SEMANTIC_DUPLICATES) as table:
+        table.write(close.sort("id"))
     stage.finish(
         rows_in=kept.height,
         rows_out=picks.height,
         dropped={
-            "not_chosen": kept.height - picks.height - skips.height,
-            "semantic_duplicate": skips.height,
+            "not_chosen": kept.height - picks.height - close.height,
+            "semantic_duplicate": close.height,
         },
         quotas=quota_facts(selection),
         shortfalls=shortfalls(selection),
         coverage=coverage(selection, stage.seed),
+        diversity=diversity(selection, stage.array("embeddings.npy"), stage.seed),
     )
 
 
@@ -122,6 +134,28 @@ def _candidates(stage: StageContext, sources: list[str]) -> pl.DataFrame:
     return pl.concat([kept.drop("sample"), of_samples, clusters, rows], how="horizontal")
 
 
+def _semantic_duplicates(
+    config: SelectConfig, stage: StageContext, kept: pl.DataFrame
+) -> pl.DataFrame:
+    """Those that are removed before anything is chosen, with the columns of SEMANTIC_DUPLICATES."""
+    threshold, keep = config.semantic_threshold, config.semantic_keep
+    if threshold is None or keep == "chosen":
+        return pl.DataFrame(schema=SEMANTIC_DUPLICATES)
+    found = semantic_duplicates(kept, stage.array("embeddings.npy"), threshold, keep, stage)
+    return _named(found, kept["id"])
+
+
+def _named(pairs: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
+    """``candidate`` and ``close_to``, rows of ``ids``, as the columns of SEMANTIC_DUPLICATES."""
+    return pl.DataFrame(
+        {
+            "id": ids[pairs["candidate"]],
+            "kept_id": ids[pairs["close_to"]],
+            "cosine": pairs["cosine"],
+        }
+    )
+
+
 def _choose(
     config: SelectConfig, stage: StageContext, kept: pl.DataFrame, groups: dict[str, Groups]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -135,7 +169,8 @@ def _choose(
         "cluster": pa.array(kept["cluster"].to_numpy(), pa.int32()),
         "row": _uint32(kept["row"].fill_null(NO_ROW)),
     }
-    measured = config.order == "farthest" or config.semantic_threshold is not None
+    threshold = config.semantic_threshold if config.semantic_keep == "chosen" else None
+    measured = config.order == "farthest" or threshold is not None
     picks, skips = select_queries(
         pa.StructArray.from_arrays(columns.values(), names=list(columns)),
         _embeddings(stage) if measured else None,
@@ -145,7 +180,7 @@ def _choose(
         source_bounds=groups["source"].core_bounds,
         order=config.order,
         seed=stage.seed % 2**64,
-        semantic_threshold=config.semantic_threshold,
+        semantic_threshold=threshold,
         threads=stage.threads,
     )
     return _frame(picks), _frame(skips)
@@ -177,28 +212,24 @@ def _quotas(config: SelectConfig) -> dict[str, int]:
 
 
 def _write_queries(stage: StageContext, picks: pl.DataFrame) -> None:
-    chosen = picks.select("id", "cluster", "distance", "why")
-    samples = stage.scan("samples").join(chosen.lazy(), on="id", how="inner").collect()
+    """Write the chosen rows of `samples`, read part by part: all of them need not fit in memory."""
+    picks = picks.select("id", "cluster", "distance", "why").sort("id")
+    chosen = pl.col("id").is_in(picks["id"].implode())
+    # By Arrow, which copies: rows that polars takes keep all texts of their part in memory.
+    parts = [part.to_arrow() for part in stage.parts("samples", where=chosen)]
+    rows = pl.concat([pl.DataFrame(schema=SAMPLES), *(pl.DataFrame(part) for part in parts)])
     with stage.table("queries", QUERIES) as table:
-        table.write(samples.sort("id"))
+        table.write(pl.concat([rows.sort("id"), picks.drop("id")], how="horizontal"))
 
 
-def _write_semantic_duplicates(stage: StageContext, ids: pl.Series, skips: pl.DataFrame) -> None:
-    rows = pl.DataFrame(
-        {
-            "id": ids[skips["candidate"]],
-            "chosen_id": ids[skips["close_to"]],
-            "cosine": skips["cosine"],
-        }
-    )
-    with stage.table("semantic_duplicates", SEMANTIC_DUPLICATES) as table:
-        table.write(rows.sort("id"))
-
-
-def memory(config: SelectConfig, inputs: Inputs, _threads: int) -> int:
-    """The columns that quotas need of every sample, and the whole of those chosen."""
+def memory(config: SelectConfig, inputs: Inputs, threads: int) -> int:
+    """The columns that quotas need of every sample, and the whole of those chosen; blocks of rows
+    where pictures are compared."""  # noqa: D205, D209
     rows = inputs.rows("kept")
-    return (256 << 20) + rows * 200 + min(config.count, rows) * 8_000
+    compared = 0
+    if config.semantic_threshold is not None and config.semantic_keep != "chosen":
+        compared = rows * 100 + threads * 8 * BLOCK * inputs.width("embeddings.npy") * 4
+    return (256 << 20) + rows * 120 + min(config.count, rows) * 8_000 + compared
 
 
 STAGE = Stage(

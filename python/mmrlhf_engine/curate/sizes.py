@@ -23,8 +23,8 @@ _SAMPLE_BYTES = 1 << 20
 _SAMPLE_MEMBERS = 400
 _COMPRESSED_TEXT = 4
 """Bytes of text that a byte of a compressed file stands for, roughly."""
-_DISK_PER_ROW = 400
-"""Bytes of the tables of all five stages."""
+_DISK_PER_ROW = 1_300
+"""Bytes of the tables of all five stages, and of what dedup keeps for later runs."""
 _DISK_PER_IMAGE = 2_600
 """A float16 row of up to 1,280 values."""
 

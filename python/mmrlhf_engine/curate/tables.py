@@ -54,8 +54,8 @@ MEDIA: TableSchema = {
     "height": pl.UInt32(),
     "frames": pl.UInt32(),
     "bytes": pl.UInt64(),
-    # The file, or the tar or Parquet file it lies in; for what stood in a record as base64, the
-    # file 01_ingest/embedded.bin of the run.
+    # The file, or the tar or Parquet file it lies in; for what stood in a record as base64, a file
+    # of its source in 01_ingest/embedded of the run.
     "path": pl.String(),
     "offset": pl.UInt64(),  # byte range inside path; null in a Parquet cell
     "length": pl.UInt64(),
@@ -131,7 +131,8 @@ QUERIES: TableSchema = {
 }
 
 SEMANTIC_DUPLICATES: TableSchema = {
-    "id": pl.String(),  # a sample that select passed over
-    "chosen_id": pl.String(),  # the chosen sample of its cluster that it is too close to
+    "id": pl.String(),  # a sample that select passed over or removed
+    # The sample of its cluster that it is too close to: a chosen one, or one that can be chosen.
+    "kept_id": pl.String(),
     "cosine": pl.Float32(),  # of their embeddings
 }

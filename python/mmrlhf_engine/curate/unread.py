@@ -1,5 +1,6 @@
 """Fields of records that are not read and look like a part of the sample, counted by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +24,19 @@ class UnreadFields:
     def add(self, unread: pl.DataFrame) -> None:
         """Add the rows ``rows, name, kind, example`` of one batch."""
         for row in unread.iter_rows(named=True):
-            is_new = row["name"] not in self._found and len(self._found) >= _MOST_NAMES
-            name = _OTHERS if is_new else row["name"]
-            known = self._found.setdefault(
-                name, {"rows": 0, "kind": row["kind"], "example": row["example"]}
-            )
-            known["rows"] += row["rows"]
+            self._count(**row)
+
+    def merge(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what :meth:`facts` says of other batches."""
+        for name, found in facts.items():
+            self._count(name, **found)
+
+    def _count(self, name: str, rows: int, kind: str, example: str) -> None:
+        names = len(self._found) - (_OTHERS in self._found)
+        if name not in self._found and names >= _MOST_NAMES:
+            name = _OTHERS
+        known = self._found.setdefault(name, {"rows": 0, "kind": kind, "example": example})
+        known["rows"] += rows
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Name -> ``rows`` that have it, ``kind`` and ``example`` of the first, most rows first."""

@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["appearing", "write_atomically"]
+__all__ = ["appearing", "link_or_copy", "write_atomically"]
 
 
 @contextlib.contextmanager
@@ -28,3 +29,12 @@ def write_atomically(path: Path, content: str) -> None:
     """Write a small text file by :func:`appearing`."""
     with appearing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def link_or_copy(file: Path, path: Path) -> None:
+    """Make ``path`` another name of ``file``, or a copy where the file system has no hard links."""
+    try:
+        path.hardlink_to(file)
+    except OSError:
+        with appearing(path) as temporary:
+            shutil.copyfile(file, temporary)

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,6 +73,8 @@ class Stage:
     keeps: tuple[str, ...] = ()
     """What an interrupted attempt leaves that the next one goes on from, whatever has changed; the
     stage itself refuses what does not fit."""
+    stores: tuple[str, ...] = ()
+    """Likewise, but no part of the output: what spares work, and may be deleted at any time."""
     external: Callable[[Any], list[object]] = lambda _: []
     """What it depends on outside of the run (files with size and time of change), as JSON values;
     raises InputError where something is missing."""
@@ -186,10 +188,20 @@ class StageContext:
         """The table :meth:`path` finds."""
         return pl.scan_parquet(self.path(name) / "*.parquet")
 
-    def parts(self, name: str, *columns: str) -> Iterator[pl.DataFrame]:
-        """The table :meth:`path` finds, part by part: for what must not hold all of it."""
+    def parts(
+        self, name: str, *columns: str, where: pl.Expr | None = None
+    ) -> Iterator[pl.DataFrame]:
+        """The table :meth:`path` finds, part by part: for what is larger than memory.
+
+        Args:
+            name: Of the table.
+            columns: Those that are read; all where none is named.
+            where: Condition of the rows that are taken.
+        """
         for file in sorted(self.path(name).glob("*.parquet")):
-            yield pl.read_parquet(file, columns=list(columns))
+            rows = pl.scan_parquet(file)
+            rows = rows if where is None else rows.filter(where)
+            yield (rows.select(columns) if columns else rows).collect()
 
     def rows(self, name: str) -> int:
         """Rows of a table, from the footers of its parts, or of a ``.npy`` file."""
@@ -232,7 +244,7 @@ class StageContext:
             # The manifest goes first: from here on the stage is unfinished.
             (self.folder / "manifest.json").unlink(missing_ok=True)
             for entry in self.folder.iterdir():
-                if entry.name in (".lock", *self.stage.keeps):
+                if entry.name in (".lock", *self.stage.keeps, *self.stage.stores):
                     continue
                 if entry == self.scratch and resumable:
                     continue
@@ -288,7 +300,7 @@ class StageContext:
         write_atomically(self.folder / "report.json", json.dumps(report, indent=2) + "\n")
         manifest = {
             "fingerprint": read_json(self.folder / "started.json"),
-            "outputs": _describe_outputs(self.folder),
+            "outputs": _describe_outputs(self.folder, self.stage.stores),
             **(publish() if publish is not None else {}),
         }
         write_atomically(self.folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
@@ -396,14 +408,17 @@ def _check_memory(context: StageContext) -> None:
         raise ConfigError(
             f"{context.stage.name} needs up to {format_size(held)} of memory for what it reads, "
             f"and may use {format_size(budget)}",
-            hint=f"--memory {-(-held // 2**30)}G, or a smaller corpus",
+            # To a whole hundred: what is held before the stage begins is never the same.
+            hint=f"--memory {-(-held // (100 << 20)) * 100}M, or a smaller corpus",
         )
 
 
-def _describe_outputs(folder: Path) -> dict[str, dict[str, object]]:
+def _describe_outputs(folder: Path, stores: Collection[str]) -> dict[str, dict[str, object]]:
     """Relative name -> bytes and SHA-256 of every file a stage made, in sorted order."""
     outputs: dict[str, dict[str, object]] = {}
     for file in sorted(folder.rglob("*")):
+        if file.relative_to(folder).parts[0] in stores:
+            continue
         if file.is_file() and file.name not in _RECORDS:
             with file.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()

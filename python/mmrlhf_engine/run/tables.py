@@ -1,15 +1,19 @@
 """Tables on disk: folders of Parquet parts with a declared schema."""
 
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 
 from mmrlhf_engine.errors import StageError
-from mmrlhf_engine.run.files import appearing
+from mmrlhf_engine.run.files import appearing, link_or_copy
 
 __all__ = ["REJECTED", "ROWS_PER_PART", "TableSchema", "TableWriter"]
 
-ROWS_PER_PART = 131_072
+ROWS_PER_PART = 32_768
+_ROWS_TO_LINK = 8_192
+"""Tables of fewer rows are copied into parts with others, so that there are not too many files."""
 
 TableSchema = dict[str, pl.DataType]
 
@@ -25,8 +29,10 @@ REJECTED: TableSchema = {
 class TableWriter:
     """Collects rows and writes them as Parquet parts of a fixed number of rows.
 
-    The parts depend on the rows and their order alone, never on the batches they came in, so a
-    table is byte-identical however its producer was scheduled.
+    The parts depend on the rows and their order alone, and on where the rows of whole tables were
+    added; never on the batches they came in, so a table is byte-identical however its producer was
+    scheduled. A part is written while the rows of the next one are collected; an error of it is
+    raised by a later ``write``, or at the end.
     """
 
     def __init__(self, folder: Path, schema: TableSchema) -> None:
@@ -36,6 +42,8 @@ class TableWriter:
         self._waiting: list[pl.DataFrame] = []
         self._waiting_rows = 0
         self._parts = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=folder.name)
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> "TableWriter":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +51,10 @@ class TableWriter:
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         # Rows are written on an error too: those of `rejected` say what went wrong.
-        if self._waiting_rows or (kind is None and not self._parts):
-            self._write_part(self._take(self._waiting_rows))
+        with self._thread:
+            if self._waiting_rows or (kind is None and not self._parts):
+                self._begin_part(self._take(self._waiting_rows))
+            self._end_part()
 
     def write(self, rows: pl.DataFrame) -> None:
         """Append rows; columns are put in the order of the schema and cast to it."""
@@ -55,7 +65,24 @@ class TableWriter:
         self._waiting_rows += rows.height
         self.rows += rows.height
         while self._waiting_rows >= ROWS_PER_PART:
-            self._write_part(self._take(ROWS_PER_PART))
+            self._begin_part(self._take(ROWS_PER_PART))
+
+    def add_table(self, parts: Sequence[Path]) -> None:
+        """Append all rows of another table of this schema.
+
+        Its parts become parts of this one, as hard links where the file system has them.
+        """
+        rows = sum(pl.scan_parquet(part).select(pl.len()).collect().item() for part in parts)
+        if rows < _ROWS_TO_LINK:
+            for part in parts:
+                self.write(pl.read_parquet(part))
+            return
+        if self._waiting_rows:
+            self._begin_part(self._take(self._waiting_rows))
+        for part in parts:
+            link_or_copy(part, self._next_part())
+            self._parts += 1
+        self.rows += rows
 
     def _take(self, rows: int) -> pl.DataFrame:
         everything = pl.concat([pl.DataFrame(schema=self.schema), *self._waiting])
@@ -63,8 +90,20 @@ class TableWriter:
         self._waiting, self._waiting_rows = [rest], rest.height
         return everything.head(rows)
 
-    def _write_part(self, rows: pl.DataFrame) -> None:
-        part = self.folder / f"part-{self._parts:05d}.parquet"
-        with appearing(part) as temporary:
-            rows.rechunk().write_parquet(temporary, compression="zstd", compression_level=3)
+    def _begin_part(self, rows: pl.DataFrame) -> None:
+        self._end_part()
+        self._writing = self._thread.submit(_write_part, self._next_part(), rows)
         self._parts += 1
+
+    def _end_part(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _next_part(self) -> Path:
+        return self.folder / f"part-{self._parts:05d}.parquet"
+
+
+def _write_part(part: Path, rows: pl.DataFrame) -> None:
+    with appearing(part) as temporary:
+        rows.rechunk().write_parquet(temporary, compression="zstd", compression_level=1)

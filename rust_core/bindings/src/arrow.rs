@@ -11,12 +11,13 @@ use std::sync::Arc;
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
 use arrow_array::types::{ArrowPrimitiveType, ByteArrayType};
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, GenericByteArray, LargeListArray, PrimitiveArray,
-    StructArray, make_array,
+    Array, ArrayRef, BooleanArray, FixedSizeListArray, GenericByteArray, LargeListArray,
+    PrimitiveArray, StructArray, make_array,
 };
-use arrow_schema::Field;
+use arrow_schema::{DataType, Field};
 use mmrlhf_core::Error;
 use mmrlhf_core::data_type::describe;
+use mmrlhf_core::dedup::Texts;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyCapsuleMethods, PyTuple};
@@ -35,6 +36,24 @@ impl ArrowIn {
         self.0.as_any().downcast_ref::<T>().cloned().ok_or_else(|| {
             to_python(Error::invalid(what, describe(self.0.data_type()), T::expected()))
         })
+    }
+}
+
+/// A column of texts: an array, or a list of arrays that are its parts.
+#[derive(FromPyObject)]
+pub(crate) enum TextsIn {
+    One(ArrowIn),
+    Parts(Vec<ArrowIn>),
+}
+
+impl TextsIn {
+    /// The texts, or an `InputError` that names what they are.
+    pub(crate) fn texts(&self, what: &str) -> PyResult<Texts> {
+        let parts = match self {
+            Self::One(array) => std::slice::from_ref(array),
+            Self::Parts(arrays) => arrays,
+        };
+        Ok(Texts::new(parts.iter().map(|part| part.typed(what)).collect::<PyResult<_>>()?))
     }
 }
 
@@ -64,6 +83,12 @@ impl Typed for LargeListArray {
 impl Typed for FixedSizeListArray {
     fn expected() -> String {
         "a list of one length in all rows (fixed_size_list)".into()
+    }
+}
+
+impl Typed for BooleanArray {
+    fn expected() -> String {
+        describe(&DataType::Boolean)
     }
 }
 

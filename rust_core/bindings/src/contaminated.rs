@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow_array::{Array, Float32Array, LargeListArray, LargeStringArray, UInt32Array};
+use mmrlhf_core::dedup::Texts;
 use mmrlhf_core::dedup::contaminated::{MatchBy, Rows, find_contaminated as find};
 use pyo3::prelude::*;
 
-use crate::arrow::{ArrowArray, ArrowIn};
+use crate::arrow::{ArrowArray, ArrowIn, TextsIn};
 use crate::call::enter;
 use crate::dedup::{CalledJudge, DedupPictures, DedupSettings};
 use crate::errors::InputError;
@@ -16,7 +17,7 @@ use crate::frequencies::from_table;
 #[derive(FromPyObject)]
 pub(crate) struct TextsWithMedia {
     #[pyo3(item)]
-    texts: ArrowIn,
+    texts: TextsIn,
     #[pyo3(item)]
     media: ArrowIn,
 }
@@ -91,8 +92,8 @@ pub(crate) fn find_contaminated(
 }
 
 impl TextsWithMedia {
-    fn columns(&self, what: &str) -> PyResult<(LargeStringArray, LargeListArray, UInt32Array)> {
-        let texts: LargeStringArray = self.texts.typed(&format!("texts of {what}"))?;
+    fn columns(&self, what: &str) -> PyResult<(Texts, LargeListArray, UInt32Array)> {
+        let texts = self.texts.texts(&format!("texts of {what}"))?;
         let media: LargeListArray = self.media.typed(&format!("media of {what}"))?;
         let Some(values) = media.values().as_any().downcast_ref::<UInt32Array>().cloned() else {
             let found = media.value_type();

@@ -2,23 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Float32Array, LargeListArray, LargeStringArray, UInt32Array,
-    UInt64Array,
+    Array, ArrayRef, BooleanArray, Float32Array, LargeListArray, LargeStringArray, StructArray,
+    UInt8Array, UInt32Array, UInt64Array,
 };
+use arrow_schema::{DataType, Field};
 use mmrlhf_core::Error;
 use mmrlhf_core::dedup::keep_order::orders;
 use mmrlhf_core::dedup::{
-    Closeness, Duplicate, Kind, NearMiss, PictureJudge, PictureVerdict, Pictures, Policy, Room,
-    Samples, Settings, find, near_hashes as find_near_hashes, near_texts as find_near_texts,
+    Closeness, Duplicate, Kind, KnownTexts, NearMiss, PictureJudge, PictureVerdict, Pictures,
+    Policy, Room, Samples, Settings, TextKeys, TextMeasure, TextMeasures as KnownMeasures, find,
+    near_hashes as find_near_hashes, near_texts as find_near_texts, text_keys as make_text_keys,
 };
+use mmrlhf_core::file_hash::file_hash as hash_of_file;
 use mmrlhf_core::judge::picture::{CHROMA_LIMIT, LUMA_LIMIT};
 use pyo3::prelude::*;
 
-use crate::arrow::{ArrowArray, ArrowIn};
+use crate::arrow::{ArrowArray, ArrowIn, TextsIn, Typed};
 use crate::call::enter;
 use crate::errors::{InputError, to_python};
 use crate::frequencies::from_table;
@@ -85,9 +88,9 @@ impl DedupSettings {
 #[derive(FromPyObject)]
 pub(crate) struct DedupSamples {
     #[pyo3(item)]
-    prompts: ArrowIn,
+    prompts: TextsIn,
     #[pyo3(item)]
-    answers: ArrowIn,
+    answers: TextsIn,
     #[pyo3(item)]
     media: ArrowIn,
     #[pyo3(item)]
@@ -113,11 +116,14 @@ pub(crate) struct DedupPictures {
 /// `struct{row, other, text_jaccard, image_hamming, text_differences}`, and how many pairs were
 /// compared, rows had too many near pictures to judge all, and texts no word lists. `judge` takes lists
 /// of the media of each pair, and returns two lists of bool: whether they are copies, and equal.
-/// `frequencies` are those of `count_frequencies`, for texts that are judged. What does not fit into
+/// `frequencies` are those of `count_frequencies`, for texts that are judged, `text_keys` columns of
+/// `text_key_lists` for all rows, which spare reading the texts; then `text_measures` spare comparing
+/// them, and get what is measured now. What does not fit into
 /// `memory` bytes, beside a few numbers a row, goes into files in the folder `scratch`.
 #[pyfunction]
 #[pyo3(signature = (
-    samples, pictures, *, settings, judge, threads, frequencies=None, memory=None, scratch=None,
+    samples, pictures, *, settings, judge, threads, frequencies=None, text_keys=None,
+    text_measures=None, memory=None, scratch=None,
 ))]
 #[expect(clippy::too_many_arguments, reason = "they have names in Python")]
 pub(crate) fn find_duplicates(
@@ -128,6 +134,8 @@ pub(crate) fn find_duplicates(
     judge: Py<PyAny>,
     threads: usize,
     frequencies: Option<ArrowIn>,
+    text_keys: Option<Vec<ArrowIn>>,
+    text_measures: Option<PyRef<'_, TextMeasures>>,
     memory: Option<u64>,
     scratch: Option<PathBuf>,
 ) -> PyResult<(ArrowArray, ArrowArray, Counts)> {
@@ -136,11 +144,17 @@ pub(crate) fn find_duplicates(
     let frequencies = from_table(frequencies.as_ref())?;
     let samples = samples.translate()?;
     let pictures = pictures.translate(&[&samples.media])?;
+    let keys = text_keys.map(|columns| known_keys(&columns, &samples)).transpose()?;
+    let measures = text_measures.as_ref().map(|measures| measures.take()).unwrap_or_default();
+    let known = KnownTexts { keys, measures };
     let judge = CalledJudge::new(judge);
     let found = enter(py, |interrupt| {
-        find(&samples, &pictures, &settings, &frequencies, &judge, threads, room, interrupt)
+        find(&samples, &pictures, &settings, &frequencies, known, &judge, threads, room, interrupt)
     });
-    let found = judge.raised_or(found)?;
+    let mut found = judge.raised_or(found)?;
+    if let Some(measures) = text_measures {
+        measures.put(std::mem::take(&mut found.measures));
+    }
     let counts = Counts::from([
         ("compared", found.compared),
         ("not_all_judged", found.not_all_judged),
@@ -148,6 +162,123 @@ pub(crate) fn find_duplicates(
     ]);
     let duplicates = duplicate_table(&found.duplicates, &found.differences);
     Ok((duplicates, miss_table(&found.misses, found.missed_differences), counts))
+}
+
+/// What was measured of pairs of texts: taken by `find_duplicates`, and filled by it.
+///
+/// A table is `struct{high: uint64, low: uint64, jaccard: float32, same: bool, unlisted: uint8,
+/// differences: large_string}`, a row for each pair.
+#[pyclass(frozen)]
+pub(crate) struct TextMeasures(Mutex<Measures>);
+
+type Measures = Vec<(u128, TextMeasure)>;
+
+impl TextMeasures {
+    fn put(&self, measures: Measures) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = measures;
+    }
+
+    fn take(&self) -> KnownMeasures {
+        let mut measures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        KnownMeasures::new(std::mem::take(&mut *measures))
+    }
+}
+
+#[pymethods]
+impl TextMeasures {
+    #[new]
+    #[pyo3(signature = (table=None))]
+    fn new(table: Option<ArrowIn>) -> PyResult<Self> {
+        let Some(table) = table else { return Ok(Self(Mutex::default())) };
+        let table: StructArray = table.typed("text_measures")?;
+        let high: UInt64Array = measured(&table, "high")?;
+        let low: UInt64Array = measured(&table, "low")?;
+        let jaccard: Float32Array = measured(&table, "jaccard")?;
+        let same: BooleanArray = measured(&table, "same")?;
+        let unlisted: UInt8Array = measured(&table, "unlisted")?;
+        let differences: LargeStringArray = measured(&table, "differences")?;
+        let measure = |row: usize| TextMeasure {
+            jaccard: jaccard.value(row),
+            same: same.is_valid(row).then(|| same.value(row)),
+            unlisted: [1, 2].map(|bit| unlisted.value(row) & bit != 0),
+            differences: differences.is_valid(row).then(|| differences.value(row).into()),
+        };
+        let key = |row| u128::from(high.value(row)) << 64 | u128::from(low.value(row));
+        let rows = (0..table.len()).map(|row| (key(row), measure(row)));
+        Ok(Self(Mutex::new(rows.collect())))
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The table.
+    fn table(&self) -> ArrowArray {
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let high: UInt64Array = rows.iter().map(|(key, _)| Some((key >> 64) as u64)).collect();
+        let low: UInt64Array = rows.iter().map(|(key, _)| Some(*key as u64)).collect();
+        let jaccard: Float32Array = rows.iter().map(|(_, found)| Some(found.jaccard)).collect();
+        let same: BooleanArray = rows.iter().map(|(_, found)| found.same).collect();
+        let bits =
+            |found: &TextMeasure| u8::from(found.unlisted[0]) | u8::from(found.unlisted[1]) << 1;
+        let unlisted: UInt8Array = rows.iter().map(|(_, found)| Some(bits(found))).collect();
+        let differences = rows.iter().map(|(_, found)| found.differences.as_deref());
+        ArrowArray::table(vec![
+            ("high", Arc::new(high)),
+            ("low", Arc::new(low)),
+            ("jaccard", Arc::new(jaccard)),
+            ("same", Arc::new(same)),
+            ("unlisted", Arc::new(unlisted)),
+            ("differences", Arc::new(differences.collect::<LargeStringArray>())),
+        ])
+    }
+}
+
+fn measured<T: Typed>(table: &StructArray, name: &str) -> PyResult<T> {
+    let column = table.column_by_name(name).cloned();
+    let column = column
+        .ok_or_else(|| InputError::new_err(format!("text_measures: found no column {name}")))?;
+    ArrowIn(column).typed(name)
+}
+
+fn known_keys(columns: &[ArrowIn], samples: &Samples) -> PyResult<TextKeys> {
+    let columns = columns.iter().map(|column| column.typed("text_keys"));
+    let columns: Vec<LargeListArray> = columns.collect::<PyResult<_>>()?;
+    let keys = TextKeys::new(&columns).map_err(to_python)?;
+    if keys.len() != samples.prompts.len() {
+        let found = format!("{} for {} texts", keys.len(), samples.prompts.len());
+        return Err(InputError::new_err(format!("text_keys: {found}")));
+    }
+    Ok(keys)
+}
+
+/// XXH3 of 128 bits over the bytes of a file, in hex.
+#[pyfunction]
+pub(crate) fn file_hash(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    enter(py, |interrupt| Ok(format!("{:032x}", hash_of_file(&path, interrupt)?)))
+}
+
+/// The keys by which texts meet, for `find_duplicates`, large_list<uint64>: of each text the two halves of
+/// its exact key, the hash of its bytes, then the keys by which it meets others.
+#[pyfunction]
+#[pyo3(signature = (texts, *, settings, threads, frequencies=None))]
+pub(crate) fn text_key_lists(
+    py: Python<'_>,
+    texts: ArrowIn,
+    settings: DedupSettings,
+    threads: usize,
+    frequencies: Option<ArrowIn>,
+) -> PyResult<ArrowArray> {
+    let texts: LargeStringArray = texts.typed("texts")?;
+    let settings = settings.translate()?;
+    let frequencies = from_table(frequencies.as_ref())?;
+    enter(py, |interrupt| {
+        let (offsets, values) =
+            make_text_keys(&texts, &settings, &frequencies, threads, interrupt)?;
+        let item = Arc::new(Field::new("item", DataType::UInt64, false));
+        let values = Arc::new(UInt64Array::from(values));
+        Ok(ArrowArray::new(LargeListArray::new(item, offsets, values, None)))
+    })
 }
 
 type Counts = BTreeMap<&'static str, u64>;
@@ -274,8 +405,8 @@ impl DedupPictures {
 
 impl DedupSamples {
     fn translate(self) -> PyResult<Samples> {
-        let prompts: LargeStringArray = self.prompts.typed("prompts")?;
-        let answers: LargeStringArray = self.answers.typed("answers")?;
+        let prompts = self.prompts.texts("prompts")?;
+        let answers = self.answers.texts("answers")?;
         let media: LargeListArray = self.media.typed("media")?;
         let rank: UInt32Array = self.rank.typed("rank")?;
         let Some(values) = media.values().as_any().downcast_ref::<UInt32Array>() else {

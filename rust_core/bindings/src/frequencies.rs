@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, BooleanArray, LargeStringArray, StructArray, UInt32Array, UInt64Array};
+use arrow_array::{Array, BooleanArray, StructArray, UInt32Array, UInt64Array};
 use mmrlhf_core::dedup::frequencies::Frequencies;
 use mmrlhf_core::judge::text::Lexicon;
 use mmrlhf_core::parallel::with_threads;
 use pyo3::prelude::*;
 
-use crate::arrow::{ArrowArray, ArrowIn};
+use crate::arrow::{ArrowArray, ArrowIn, TextsIn};
 use crate::call::enter;
 use crate::errors::InputError;
 
@@ -20,12 +20,12 @@ use crate::errors::InputError;
 #[pyo3(signature = (texts, *, shingle_words, common_from, threads))]
 pub(crate) fn count_frequencies(
     py: Python<'_>,
-    texts: ArrowIn,
+    texts: TextsIn,
     shingle_words: usize,
     common_from: usize,
     threads: usize,
 ) -> PyResult<ArrowArray> {
-    let texts: LargeStringArray = texts.typed("texts")?;
+    let texts = texts.texts("texts")?;
     enter(py, |interrupt| {
         let frequencies = with_threads(threads, || {
             let lexicon = Lexicon::english();

@@ -36,7 +36,10 @@ mod _core {
     #[pymodule_export]
     use crate::contaminated::find_contaminated;
     #[pymodule_export]
-    use crate::dedup::{find_duplicates, keep_orders, near_hashes, near_texts, picture_limits};
+    use crate::dedup::{
+        TextMeasures, file_hash, find_duplicates, keep_orders, near_hashes, near_texts,
+        picture_limits, text_key_lists,
+    };
     #[pymodule_export]
     use crate::frequencies::{count_frequencies, frequency_form};
     #[pymodule_export]

@@ -28,25 +28,11 @@ pub(super) struct TextsAtHand<'a> {
     bytes: u64,
     recent: HashMap<u32, Arc<Text>>,
     old: HashMap<u32, Arc<Text>>,
-    /// A bit for every row whose text was read and is of a language that there are no word lists for.
-    unlisted: Vec<u64>,
 }
 
 impl<'a> TextsAtHand<'a> {
     pub(super) fn new(finder: &'a Finder<'a>, memory: u64) -> Self {
-        Self {
-            finder,
-            most: memory / 2,
-            bytes: 0,
-            recent: HashMap::new(),
-            old: HashMap::new(),
-            unlisted: vec![0; finder.samples.rank.len().div_ceil(64)],
-        }
-    }
-
-    /// Of the texts that were kept at hand, those that there are no word lists for.
-    pub(super) fn without_word_lists(&self) -> u64 {
-        self.unlisted.iter().map(|bits| u64::from(bits.count_ones())).sum()
+        Self { finder, most: memory / 2, bytes: 0, recent: HashMap::new(), old: HashMap::new() }
     }
 
     /// The text of a row; it is kept at hand.
@@ -84,9 +70,6 @@ impl<'a> TextsAtHand<'a> {
     }
 
     fn insert(&mut self, row: u32, text: Arc<Text>) {
-        if text.prepared.as_ref().is_some_and(|prepared| !prepared.uses_word_lists()) {
-            self.unlisted[row as usize / 64] |= 1 << (row % 64);
-        }
         self.bytes += text.bytes();
         self.recent.insert(row, text);
         if self.bytes > self.most {

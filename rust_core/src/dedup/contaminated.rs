@@ -11,13 +11,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use arrow_array::{Array, LargeStringArray};
 use rayon::prelude::*;
 
 use super::frequencies::Frequencies;
 use super::pictures::Pictures;
 use super::propose::{self, KeyReader, Proposer};
 use super::text::{Shingler, jaccard};
+use super::texts::Texts;
 use super::types::{PictureJudge, PictureVerdict, Settings};
 use crate::error::Result;
 use crate::judge::text::{Lexicon, TextJudge};
@@ -55,7 +55,7 @@ pub enum MatchBy {
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     /// One text a row.
-    pub texts: &'a LargeStringArray,
+    pub texts: &'a Texts,
     /// One more than rows.
     pub media_offsets: &'a [i64],
     /// Numbers of distinct media.

@@ -23,10 +23,11 @@ use super::crowded::crowded;
 use super::fates::Fates;
 use super::kept_in::{KeptIn, LEADERS};
 use super::keys::Finder;
+use super::measures::{TextMeasure, TextMeasures};
 use super::text::jaccard;
 use super::types::{Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict};
 use crate::error::Result;
-use crate::judge::text::Verdict;
+use crate::judge::text::same_question;
 use crate::parallel::Interrupt;
 
 /// Kept rows whose pictures are judged for one row at most: bounds the work among thousands of
@@ -47,6 +48,9 @@ pub(super) struct Decisions<'a> {
     verdicts: HashMap<(u32, u32), PictureVerdict>,
     kept_in: KeptIn,
     texts: TextsAtHand<'a>,
+    measures: TextMeasures,
+    /// A bit for every row whose text was compared and is of a language that there are no word lists for.
+    unlisted: Vec<u64>,
     /// Of images with more samples than may stay, by the components of their media: the first sample
     /// that stays of each, and how many do.
     firsts: HashMap<u64, Vec<(u32, usize)>>,
@@ -63,25 +67,22 @@ struct Candidate {
     row: u32,
 }
 
-/// What differs in two texts, if anything does.
-fn spelled(verdict: &Verdict) -> Option<String> {
-    (!verdict.differences.is_empty()).then(|| verdict.to_string())
-}
-
 /// What texts say of two rows.
 enum Texts {
-    Near(Option<f32>, Option<Verdict>),
+    Near(Option<f32>, Option<Box<str>>),
     /// The Jaccard index is a little below the threshold.
     Missed(f32),
     Apart,
 }
 
 impl<'a> Decisions<'a> {
-    /// `sizes` are those of the buckets, `memory` bytes there are for texts.
+    /// `sizes` are those of the buckets, `measures` those of an earlier run, `memory` bytes there are for
+    /// texts.
     pub(super) fn new(
         finder: &'a Finder<'a>,
         judge: &'a dyn PictureJudge,
         sizes: &[u32],
+        measures: TextMeasures,
         memory: u64,
     ) -> Self {
         Self {
@@ -90,6 +91,8 @@ impl<'a> Decisions<'a> {
             verdicts: HashMap::new(),
             kept_in: KeptIn::new(sizes),
             texts: TextsAtHand::new(finder, memory),
+            measures,
+            unlisted: vec![0; finder.samples.rank.len().div_ceil(64)],
             firsts: HashMap::new(),
             fates: Fates::new(finder.samples),
             found: Found::default(),
@@ -129,12 +132,14 @@ impl<'a> Decisions<'a> {
                 self.decide(row, buckets)?;
             }
         }
-        self.found.without_word_lists = self.texts.without_word_lists();
+        let unlisted = self.unlisted.iter().map(|bits| u64::from(bits.count_ones()));
+        self.found.without_word_lists = unlisted.sum();
+        self.found.measures = self.measures.into_used();
         Ok(self.found)
     }
 
     /// Read the texts of those rows of a block that meet a kept row, or one before them in the block,
-    /// and of the first that each meets.
+    /// and of the first that each meets, unless what they are to each other is known.
     fn read_ahead(&mut self, block: &[(u32, &[u32])]) {
         let Finder { samples, settings, .. } = *self.finder;
         if !settings.policy.text_counts() {
@@ -148,7 +153,8 @@ impl<'a> Decisions<'a> {
                 None => *first_in.entry(bucket).or_insert(row),
             });
             let others = met.filter(|&other| other != row);
-            if let Some(first) = others.min_by_key(|&other| samples.rank[other as usize]) {
+            let first = others.min_by_key(|&other| samples.rank[other as usize]);
+            if let Some(first) = first.filter(|&first| !self.is_measured(row, first)) {
                 rows.extend([row, first]);
             }
         }
@@ -189,7 +195,7 @@ impl<'a> Decisions<'a> {
             }
             self.found.compared += 1;
             let (jaccard, differences) = match self.kept_texts(row, kept) {
-                Texts::Near(jaccard, verdict) => (jaccard, verdict.as_ref().and_then(spelled)),
+                Texts::Near(jaccard, differences) => (jaccard, differences),
                 Texts::Missed(jaccard) => {
                     self.remember_miss(row, candidate, Some(jaccard));
                     continue;
@@ -210,7 +216,7 @@ impl<'a> Decisions<'a> {
                 }
             }
             let differences = differences.map(|text| {
-                self.found.differences.push(text.into());
+                self.found.differences.push(text);
                 self.found.differences.len() as u32 - 1
             });
             let Candidate { hamming, .. } = *candidate;
@@ -270,7 +276,11 @@ impl<'a> Decisions<'a> {
         if !self.finder.settings.policy.text_counts() {
             return Texts::Near(None, None);
         }
-        self.compare_texts(&self.texts.read(row), &self.texts.read(kept))
+        let pair = self.finder.text_pair(row, kept);
+        if let Some(known) = pair.and_then(|pair| self.measures.get(pair)) {
+            return self.weigh(known);
+        }
+        self.weigh(&self.measure(&self.texts.read(row), &self.texts.read(kept)))
     }
 
     /// What the texts say, which are kept at hand.
@@ -278,21 +288,48 @@ impl<'a> Decisions<'a> {
         if !self.finder.settings.policy.text_counts() {
             return Texts::Near(None, None);
         }
-        let [a, b] = [row, kept].map(|row| self.texts.keep(row));
-        self.compare_texts(&a, &b)
+        let pair = self.finder.text_pair(row, kept);
+        let measure = match pair.and_then(|pair| self.measures.take(pair)) {
+            Some(known) => known.clone(),
+            None => {
+                let [a, b] = [row, kept].map(|row| self.texts.keep(row));
+                let measure = self.measure(&a, &b);
+                if let Some(pair) = pair {
+                    self.measures.insert(pair, &measure);
+                }
+                measure
+            }
+        };
+        for (row, is_unlisted) in [row, kept].into_iter().zip(measure.unlisted) {
+            self.unlisted[row as usize / 64] |= u64::from(is_unlisted) << (row % 64);
+        }
+        self.weigh(&measure)
     }
 
-    fn compare_texts(&self, a: &Text, b: &Text) -> Texts {
-        let Finder { settings, ref texts, .. } = *self.finder;
-        let exact = jaccard(&a.shingles, &b.shingles);
+    fn is_measured(&self, row: u32, kept: u32) -> bool {
+        self.finder.text_pair(row, kept).is_some_and(|pair| self.measures.get(pair).is_some())
+    }
+
+    fn measure(&self, a: &Text, b: &Text) -> TextMeasure {
+        let jaccard = jaccard(&a.shingles, &b.shingles);
+        let unlisted =
+            [a, b].map(|text| text.prepared.as_ref().is_some_and(|p| !p.uses_word_lists()));
         let prepared = a.prepared.as_ref().zip(b.prepared.as_ref());
-        let judged = texts.as_ref().zip(prepared);
-        let verdict = judged.map(|(texts, (a, b))| texts.judge(a, b, exact));
-        let near = verdict.as_ref().map_or(exact >= settings.text_threshold, |found| found.same);
-        if near {
-            Texts::Near(Some(exact), verdict)
-        } else if exact >= settings.text_threshold - MISS_MARGIN {
-            Texts::Missed(exact)
+        let judged = self.finder.texts.as_ref().zip(prepared);
+        let judged = judged.filter(|(texts, (a, b))| !texts.are_documents(a, b));
+        let verdict = judged.map(|(_, (a, b))| same_question(a, b));
+        let told = verdict.as_ref().filter(|found| found.same && !found.differences.is_empty());
+        let differences = told.map(|found| found.to_string().into());
+        TextMeasure { jaccard, same: verdict.map(|found| found.same), unlisted, differences }
+    }
+
+    fn weigh(&self, measure: &TextMeasure) -> Texts {
+        let TextMeasure { jaccard, same, ref differences, .. } = *measure;
+        let threshold = self.finder.settings.text_threshold;
+        if same.unwrap_or(jaccard >= threshold) {
+            Texts::Near(Some(jaccard), differences.clone())
+        } else if jaccard >= threshold - MISS_MARGIN {
+            Texts::Missed(jaccard)
         } else {
             Texts::Apart
         }

@@ -24,21 +24,24 @@ use super::gathered::Gathered;
 use super::keys::Finder;
 use super::partitions::Room;
 use super::pictures::{NearMedia, Pictures};
-use super::types::{Duplicate, Found, NearMiss, PictureJudge, Samples, Settings};
+use super::types::{Duplicate, Found, KnownTexts, NearMiss, PictureJudge, Samples, Settings};
+use crate::access::Access;
 use crate::error::Result;
 use crate::judge::text::{Lexicon, TextJudge};
 use crate::parallel::{Interrupt, with_threads};
 
 const MISSES: usize = 200;
 
-/// Find the duplicates; see the top of the file. `frequencies` are used where texts are judged, `room` is
-/// there beside a few numbers a row; the result does not depend on it.
+/// Find the duplicates; see the top of the file. `frequencies` are used where texts are judged, `known` is
+/// what earlier runs have found out, `room` is there beside a few numbers a row; the
+/// result does not depend on the last two.
 #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
 pub fn find(
     samples: &Samples,
     pictures: &Pictures,
     settings: &Settings,
     frequencies: &Frequencies,
+    known: KnownTexts,
     judge: &dyn PictureJudge,
     threads: usize,
     room: Room<'_>,
@@ -53,19 +56,27 @@ pub fn find(
             threshold: settings.text_threshold,
         });
         let components = &near_media.components[..];
+        let KnownTexts { keys: text_keys, mut measures } = known;
+        measures.limit(room.share(5).memory);
+        let text_keys = text_keys.as_ref();
         let gathered = OnceLock::new();
-        let finder = Finder { samples, pictures, settings, components, texts, gathered };
+        let finder = Finder { samples, pictures, settings, text_keys, components, texts, gathered };
         let keys = finder.keys(room.share(90), interrupt)?;
+        // Equal rows lie anywhere, and so do those that are compared; in between, one pass copies texts.
+        samples.advise(Access::Random);
         let mut duplicates = collapse(&finder, &keys.exact, interrupt)?;
         let order = keep_order(samples, &duplicates);
         let places = places_of(&order, samples.rank.len());
         let buckets = Buckets::new(&keys.near, &places, room.share(30), interrupt)?;
         drop(keys);
         let memory = room.share(20).memory;
+        samples.advise(Access::InOrder);
         let gathered = Gathered::new(&samples.prompts, &places, &buckets, memory, interrupt)?;
         let _ = finder.gathered.set(gathered);
         drop(places);
-        let decisions = Decisions::new(&finder, judge, &buckets.sizes, room.share(40).memory);
+        samples.advise(Access::Random);
+        let memory = room.share(40).memory;
+        let decisions = Decisions::new(&finder, judge, &buckets.sizes, measures, memory);
         let mut found = decisions.run(&order, &buckets, interrupt)?;
         duplicates.append(&mut found.duplicates);
         duplicates.par_sort_unstable_by_key(|duplicate| duplicate.row);
@@ -75,6 +86,7 @@ pub fn find(
         if let Some(texts) = &finder.texts {
             explain_misses(&finder, texts, &mut found);
         }
+        samples.advise(Access::InOrder);
         Ok(found)
     })?
 }

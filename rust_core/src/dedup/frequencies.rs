@@ -8,11 +8,11 @@
 
 use std::cmp::Reverse;
 
-use arrow_array::{Array, LargeStringArray};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::text::Shingler;
+use super::texts::Texts;
 use crate::error::Result;
 use crate::judge::text::lexicon::{HashKeyed, Lexicon};
 use crate::parallel::Interrupt;
@@ -41,7 +41,7 @@ pub struct Frequencies {
 impl Frequencies {
     /// Count the shingles of `width` tokens; those of more than `cap` texts are common.
     pub fn count(
-        texts: &LargeStringArray,
+        texts: &Texts,
         width: usize,
         cap: usize,
         lexicon: &Lexicon,
@@ -51,7 +51,7 @@ impl Frequencies {
     }
 
     fn count_by_parts(
-        texts: &LargeStringArray,
+        texts: &Texts,
         width: usize,
         cap: usize,
         lexicon: &Lexicon,
@@ -141,7 +141,7 @@ struct Sampled {
 
 /// The texts whose hashes begin with so many zeros, one of equal ones, by row.
 fn sample(
-    texts: &LargeStringArray,
+    texts: &Texts,
     width: usize,
     least_zeros: u32,
     interrupt: &Interrupt,
@@ -173,7 +173,7 @@ fn sample(
 
 /// Counts hashes of texts.
 struct Counter<'a> {
-    texts: &'a LargeStringArray,
+    texts: &'a Texts,
     width: usize,
     /// Hashes in memory at once, about.
     held: usize,
@@ -227,6 +227,7 @@ impl Counter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::LargeStringArray;
     use proptest::prelude::*;
 
     use super::*;
@@ -237,7 +238,7 @@ mod tests {
             texts in prop::collection::vec("[a-c]{1,2}( [a-c]{1,2}){0,9}", 1..60),
             cap in 1_usize..8,
         ) {
-            let texts = LargeStringArray::from(texts);
+            let texts = Texts::from(LargeStringArray::from(texts));
             let count = |held| {
                 let (lexicon, interrupt) = (Lexicon::english(), Interrupt::default());
                 let found = Frequencies::count_by_parts(&texts, 3, cap, lexicon, held, &interrupt);
@@ -252,7 +253,7 @@ mod tests {
         let texts: Vec<String> = (0..50)
             .map(|n| format!("tell me about the softmaxx number {n} and its square {}", n * n + 1))
             .collect();
-        let texts = LargeStringArray::from(texts);
+        let texts = Texts::from(LargeStringArray::from(texts));
         let count = |cap| {
             let lexicon = Lexicon::english();
             Frequencies::count(&texts, 3, cap, lexicon, &Interrupt::default())

@@ -4,9 +4,8 @@
 //! than memory, each of them costs a read of the disk. They are few beside all texts, so one pass over
 //! the file copies them, as far as there is room; the others are read where they are.
 
-use arrow_array::{Array, LargeStringArray};
-
 use super::bands::{Buckets, NOWHERE};
+use super::texts::Texts;
 use crate::error::Result;
 use crate::parallel::Interrupt;
 
@@ -25,15 +24,14 @@ const CHUNK: usize = 1 << 16;
 impl Gathered {
     /// Copy the texts of the rows that meet another, in `memory` bytes; `places` are those of every row.
     pub(super) fn new(
-        texts: &LargeStringArray,
+        texts: &Texts,
         places: &[u32],
         buckets: &Buckets,
         memory: u64,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let memory = memory.saturating_sub(4 * texts.len() as u64);
-        let offsets = texts.value_offsets();
-        let length = |row: usize| (offsets[row + 1] - offsets[row]) as u64;
+        let length = |row: usize| texts.bytes(row);
         let meets = |row: usize| places[row] != NOWHERE && buckets.has(places[row]);
         let mut wanted = 0;
         let fitting = |row: &usize| {

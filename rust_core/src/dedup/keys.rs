@@ -8,10 +8,12 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 use super::bands::KeyParts;
 use super::frequencies::Frequencies;
 use super::gathered::Gathered;
+use super::measures::pair;
 use super::partitions::{Partitions, Room};
 use super::pictures::Pictures;
-use super::propose::{self, KeyReader, Proposer};
+use super::propose::{KeyReader, Proposer};
 use super::text::Shingler;
+use super::text_keys::TextKeys;
 use super::types::{Policy, Samples, Settings};
 use crate::error::Result;
 use crate::judge::text::TextJudge;
@@ -33,6 +35,8 @@ pub(super) struct Finder<'a> {
     pub(super) samples: &'a Samples,
     pub(super) pictures: &'a Pictures,
     pub(super) settings: &'a Settings,
+    /// Of every row, where they were made before.
+    pub(super) text_keys: Option<&'a TextKeys>,
     pub(super) components: &'a [u32],
     /// None where texts have no say, or their shingles decide.
     pub(super) texts: Option<TextJudge<'a>>,
@@ -43,19 +47,13 @@ pub(super) struct Finder<'a> {
 impl Finder<'_> {
     /// The keys of every row.
     pub(super) fn keys(&self, room: Room<'_>, interrupt: &Interrupt) -> Result<Keys> {
-        let Settings { shingle_words, bands, rows_per_band, .. } = *self.settings;
-        let how = propose::Settings { shingle_words, bands, rows_per_band };
         let nothing = Frequencies::default();
-        let proposer = match self.texts {
-            Some(TextJudge { lexicon, frequencies, .. }) => {
-                Proposer::new(how, frequencies, Some(lexicon))
-            }
-            None => Proposer::new(how, &nothing, None),
-        };
+        let frequencies = self.texts.as_ref().map_or(&nothing, |texts| texts.frequencies);
+        let proposer = Proposer::of(self.settings, frequencies);
         let rows = self.samples.rank.len();
         let keys = Keys {
             exact: Partitions::new(rows, u32::BITS, room.share(25))?,
-            near: Partitions::new(rows * (bands + 2), u32::BITS, room.share(75))?,
+            near: Partitions::new(rows * (self.settings.bands + 2), u32::BITS, room.share(75))?,
         };
         let chunks = (0..rows.div_ceil(CHUNK)).into_par_iter();
         chunks.try_for_each_init(
@@ -87,7 +85,14 @@ impl Finder<'_> {
                 near.push(self.media_key(row));
             }
         } else if self.may_be_near() {
-            text = Some(reader.keys(self.samples.prompt(row), near));
+            text = Some(match self.text_keys {
+                Some(known) => {
+                    let known = known.of(row);
+                    near.extend_from_slice(known.near);
+                    known.exact
+                }
+                None => reader.keys(self.samples.prompt(row), near),
+            });
             if policy.images_count() {
                 let images = self.media_key(row);
                 for key in near {
@@ -155,6 +160,11 @@ impl Finder<'_> {
         Some(farthest)
     }
 
+    /// What the texts of two rows are known by to later runs, where their keys are.
+    pub(super) fn text_pair(&self, row: u32, kept: u32) -> Option<u128> {
+        self.text_keys.map(|keys| pair(keys.of(row).content, keys.of(kept).content))
+    }
+
     /// The text of a row.
     pub(super) fn prompt(&self, row: u32) -> &str {
         let gathered = self.gathered.get().and_then(|gathered| gathered.text(row));
@@ -170,8 +180,10 @@ impl Finder<'_> {
     pub(super) fn equal(&self, a: u32, b: u32) -> bool {
         let (policy, samples) = (self.settings.policy, self.samples);
         let media = !policy.images_count() || samples.media_of(a) == samples.media_of(b);
-        let text = |row: u32| {
-            Shingler::new(self.settings.shingle_words).read(samples.prompt(row), &mut Vec::new())
+        let text = |row: u32| match self.text_keys {
+            Some(keys) => keys.of(row).exact,
+            None => Shingler::new(self.settings.shingle_words)
+                .read(samples.prompt(row), &mut Vec::new()),
         };
         media && (!policy.text_counts() || text(a) == text(b))
     }

@@ -27,21 +27,28 @@ pub mod hamming;
 pub mod keep_order;
 mod kept_in;
 mod keys;
+mod measures;
 pub mod minhash;
 mod near_texts;
 mod partitions;
 pub mod pictures;
 pub mod propose;
 pub mod text;
+mod text_keys;
+mod texts;
 mod types;
 pub mod union_find;
 
 pub use answers::answers_contradict;
 pub use find::find;
 pub use hamming::near_hashes;
+pub use measures::{TextMeasure, TextMeasures};
 pub use near_texts::near_texts;
 pub use partitions::Room;
 pub use pictures::{Closeness, Pictures};
+pub use text_keys::{TextKeys, text_keys};
+pub use texts::Texts;
 pub use types::{
-    Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict, Policy, Samples, Settings,
+    Duplicate, Found, Kind, KnownTexts, NearMiss, PictureJudge, PictureVerdict, Policy, Samples,
+    Settings,
 };

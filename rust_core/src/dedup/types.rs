@@ -1,11 +1,14 @@
 //! What dedup is given, and what it finds.
 
-use arrow_array::{Array, LargeStringArray};
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::answers::ShortAnswer;
+use super::measures::{TextMeasure, TextMeasures};
 use super::pictures::Closeness;
+use super::text_keys::TextKeys;
+use super::texts::Texts;
+use crate::access::Access;
 use crate::error::Result;
 use crate::judge::text::{Lexicon, Rule};
 
@@ -72,7 +75,7 @@ impl Settings {
 #[derive(Debug)]
 pub struct Samples {
     /// One text a row.
-    pub prompts: LargeStringArray,
+    pub prompts: Texts,
     /// `media[media_offsets[row]..media_offsets[row + 1]]` are the media of a row.
     pub media_offsets: OffsetBuffer<i64>,
     /// Numbers of distinct media.
@@ -80,7 +83,7 @@ pub struct Samples {
     /// Keep order: 0 is kept before 1; no two are equal, but `u32::MAX` for rows that take no part.
     pub rank: ScalarBuffer<u32>,
     /// One answer a row, or null.
-    pub answers: LargeStringArray,
+    pub answers: Texts,
     /// Pairs of which a person said that they are no duplicates, each in both orders, ascending.
     pub overrides: Vec<(u32, u32)>,
 }
@@ -91,14 +94,19 @@ impl Samples {
         &self.media[self.media_offsets[row] as usize..self.media_offsets[row + 1] as usize]
     }
 
+    /// Tell the system how prompts and answers will be read.
+    pub(super) fn advise(&self, access: Access) {
+        self.prompts.advise(access);
+        self.answers.advise(access);
+    }
+
     pub(super) fn prompt(&self, row: u32) -> &str {
         self.prompts.value(row as usize)
     }
 
     /// What the answer states, if it is short enough to be a fact that another answer contradicts.
     fn short_answer(&self, row: u32) -> Option<ShortAnswer> {
-        let row = row as usize;
-        let answer = self.answers.is_valid(row).then(|| self.answers.value(row))?;
+        let answer = self.answers.get(row as usize)?;
         ShortAnswer::read(answer, Lexicon::english())
     }
 
@@ -138,6 +146,15 @@ impl Samples {
     pub(super) fn has_override(&self, row: u32) -> bool {
         self.kept_apart_from(row).next().is_some()
     }
+}
+
+/// What earlier runs have found out about the texts; it spares work, and changes no result.
+#[derive(Debug, Default)]
+pub struct KnownTexts {
+    /// The keys of all texts.
+    pub keys: Option<TextKeys>,
+    /// Of pairs of them; used where the keys are there.
+    pub measures: TextMeasures,
 }
 
 /// Why a sample was removed.
@@ -196,8 +213,10 @@ pub struct Found {
     pub differences: Vec<Box<str>>,
     /// What differs in the texts of each of the misses, at least one of which makes one.
     pub missed_differences: Vec<Option<String>>,
-    /// Of the texts that met another, those of a language that there are no word lists for.
+    /// Of the texts that were compared, those of a language that there are no word lists for.
     pub without_word_lists: u64,
+    /// What was measured of texts, now or by an earlier run.
+    pub measures: Vec<(u128, TextMeasure)>,
     /// Pairs that were measured.
     pub compared: u64,
     /// Rows that stay although not every near picture was compared with theirs, as there are too

@@ -17,7 +17,7 @@ from mmrlhf_engine.sources.splits import Split
 
 __all__ = ["ATTACHED", "CELLS", "RECORDS_PER_BATCH", "UNREADABLE", "Part", "RawBatch", "Source"]
 
-RECORDS_PER_BATCH = 16_384
+RECORDS_PER_BATCH = 8_192
 
 CELLS: dict[str, pl.DataType] = {
     "record": pl.UInt32(),  # the record of the batch it belongs to: no other may point to it
