@@ -1,20 +1,24 @@
 """Times the head's log-probabilities on a card: our schedules and plain PyTorch and its peers.
 
 One table: milliseconds of forward alone and of forward with backward (median of CUDA-event times),
-peak memory above the operands, at LLaVA-OneVision-7B's head and at three numbers of rows. Needs a
-GPU and says so where there is none::
+peak memory above the operands, at LLaVA-OneVision-7B's head and at three numbers of rows; and the
+kernels alone with each of their switches changed by itself. Needs a GPU and says so where there is
+none::
 
     python benches/gpu_kernels.py
     python benches/gpu_kernels.py --rows 400 --hidden 896 --vocabulary 151936
 """
 
 import argparse
+import functools
 import importlib.util
+import itertools
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
@@ -87,6 +91,14 @@ def liger(o: Operands) -> Tensor:
     return -loss(o.weight, o.hidden, o.target).reshape(1)
 
 
+def cut_cross_entropy(o: Operands) -> Tensor:
+    """Apple's kernel; it leaves out gradients that are small."""
+    from cut_cross_entropy import linear_cross_entropy
+
+    loss: Tensor = linear_cross_entropy(o.hidden, o.weight, o.target, reduction="none")
+    return -loss
+
+
 def methods() -> Iterator[tuple[str, Forward]]:
     """Everything that is installed, by name."""
     yield "plain PyTorch", plain
@@ -96,6 +108,8 @@ def methods() -> Iterator[tuple[str, Forward]]:
         yield "torch linear_cross_entropy", torch_linear_cross_entropy
     if importlib.util.find_spec("liger_kernel"):
         yield "Liger fused linear cross-entropy", liger
+    if importlib.util.find_spec("cut_cross_entropy"):
+        yield "cut cross-entropy", cut_cross_entropy
 
 
 def median_ms(call: Callable[[], Any]) -> float:
@@ -140,30 +154,79 @@ def measure(name: str, forward: Forward, o: Operands) -> dict[str, Any]:
     return row
 
 
-def bare_kernels(o: Operands, chunk: int = 8192) -> Iterator[dict[str, Any]]:
-    """The two big kernels alone, and the bare matrix product, in TFLOP/s."""
-    from mmrlhf_kernels.backend import Block, LossGradient
-    from mmrlhf_kernels.triton_logit_gradient import logit_gradient
-    from mmrlhf_kernels.triton_sweep import sweep
+class Bare(NamedTuple):
+    """A kernel alone; ``columns`` vocabulary rows meet all rows."""
+
+    name: str
+    columns: int
+    call: Callable[[], Any]
+
+
+def bare_kernels(o: Operands, chunk: int = 8192) -> Iterator[Bare]:
+    """The kernels with a matrix product, in each form and with each switch changed by itself."""
+    from mmrlhf_kernels.backend import NO_EXTRAS, Block, LossGradient
+    from mmrlhf_kernels.triton_gradient import logit_gradient
+    from mmrlhf_kernels.triton_settings import Loads, device_of, settings_for, use_settings
+    from mmrlhf_kernels.triton_sweep import kept_exponentials, sweep
 
     hidden, weight, target, grad = (operand.detach() for operand in o)
     some = weight[:chunk]
     out, lse = hidden.new_empty(len(hidden), len(some)), torch.full_like(grad, 12.0)
     whole, rows = Block(hidden, weight, None, target), LossGradient(lse, grad)
-    chunk_block = whole.columns(0, chunk)
+    part = whole.columns(0, chunk)
+    yield Bare("matrix product", len(some), lambda: torch.mm(hidden, some.T, out=out))
     calls = {
-        "matrix product": (len(some), lambda: torch.mm(hidden, some.T, out=out)),
         "sweep": (len(weight), lambda: sweep(whole)),
-        "logit_gradient": (len(some), lambda: logit_gradient(chunk_block, rows, out)),
+        "sweep that keeps": (len(some), lambda: kept_exponentials(part, NO_EXTRAS, out)),
+        "logit_gradient": (len(some), lambda: logit_gradient(part, rows, out)),
     }
-    for name, (columns, call) in calls.items():
-        milliseconds = median_ms(call)
-        work = 2 * hidden.numel() * columns
+    architecture, width = device_of(hidden.device).architecture, hidden.shape[1]
+    where = ("sweep", width, len(weight), hidden.dtype, architecture)
+    for loads in get_args(Loads):
+        with use_settings(loads=loads):
+            if settings_for(*where).loads == loads:
+                for name, (columns, call) in calls.items():
+                    yield Bare(f"{name}, {loads}", columns, call)
+    usual = settings_for(*where)
+    for splits in (1, 2, 4, 8, 16):
+        with use_settings(sweep=usual._replace(splits=splits)):
+            yield Bare(f"sweep, {splits} parts", *calls["sweep"])
+    for rank in (16, 64):  # LoRA's B beside the weight: bare, and padded to whole tiles
+        pair = functional.pad(hidden, (0, rank)), functional.pad(some, (0, rank))
+        call = functools.partial(sweep, Block(*pair, None, target))
+        yield Bare(f"sweep of a chunk, H + {rank}", len(some), call)
+
+
+def measure_bare(kernel: Bare, o: Operands, firsts: dict[str, Tensor]) -> dict[str, Any]:
+    """One row of the table, with the largest difference to the first form of the same kernel."""
+    row: dict[str, Any] = {"method": f"kernel alone: {kernel.name}", "rows": len(o.hidden)}
+    try:
+        result = kernel.call()
+        found = result if isinstance(result, Tensor) else result.logp
+        first = firsts.setdefault(kernel.name.split(",")[0], found.clone())
+        row["largest_difference"] = float((found - first).abs().max())
+        milliseconds = median_ms(kernel.call)
+    except Exception as error:
+        return {**row, "failed": str(error).splitlines()[0]}
+    work = 2 * o.hidden.numel() * kernel.columns
+    rate = round(work / milliseconds / 1e9, 1)
+    return {**row, "forward_ms": round(milliseconds, 3), "TFLOP/s": rate}
+
+
+def first_calls(o: Operands) -> Iterator[dict[str, Any]]:
+    """Time of the first sweep of other numbers of rows, which would show a second compilation."""
+    from mmrlhf_kernels.backend import Block
+    from mmrlhf_kernels.triton_sweep import sweep
+
+    hidden, weight, target, _ = (operand.detach() for operand in o)
+    for rows in (len(hidden) - 1, len(hidden) - 16, 1):
+        begin = time.perf_counter()
+        sweep(Block(hidden[:rows], weight, None, target[:rows]))
+        torch.cuda.synchronize()
         yield {
-            "method": f"kernel alone: {name}",
-            "rows": len(hidden),
-            "forward_ms": round(milliseconds, 3),
-            "TFLOP/s": round(work / milliseconds / 1e9, 1),
+            "method": "first call with another number of rows",
+            "rows": rows,
+            "forward_ms": round(1e3 * (time.perf_counter() - begin), 3),
         }
 
 
@@ -181,7 +244,9 @@ def main() -> int:
     for rows in arguments.rows:
         operands = make(rows, arguments.hidden, arguments.vocabulary)
         named = (measure(name, forward, operands) for name, forward in methods())
-        for row in (*named, *bare_kernels(operands)):
+        firsts: dict[str, Tensor] = {}
+        bare = (measure_bare(kernel, operands, firsts) for kernel in bare_kernels(operands))
+        for row in itertools.chain(named, bare, first_calls(operands)):
             print(*(f"{key}={value}" for key, value in row.items()), flush=True)
             found.append(row)
     parameters = {**vars(arguments), "device": torch.cuda.get_device_name()}

@@ -4,14 +4,17 @@ Kernels are launched as in production, with tensors that have shapes and no memo
 that only names a target: so what is compiled is what a card would be given, with the settings of
 the table. Per kernel: registers and spilled bytes (``ptxas -v``), stack (``cuobjdump``), shared
 memory against the known limit, and from the disassembly the instructions of the innermost loop that
-multiplies matrices. Proves no speed.
+multiplies matrices; how wide the widest and narrowest stores of tiles are, and whether the tensor
+memory accelerator and registers that move between warps are used (PTX). Proves no speed.
 
     python benches/kernel_compile.py            # all kernels; writes benches/records
     python benches/kernel_compile.py --fast     # the two big kernels, bare and full; no record
     python benches/kernel_compile.py --pairs    # the kernel of the loss alone; a record of its own
+    python benches/kernel_compile.py --bfloat16 # the kernels of a head, sm_80 and sm_90; likewise
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -20,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,11 +38,15 @@ from mmrlhf_kernels.backend import HeadOptions, Sweep
 from mmrlhf_kernels.mm_dpo_kernel import mm_dpo_launch
 from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
 from mmrlhf_kernels.pair import LOSS_TYPES
-from mmrlhf_kernels.triton_kept import finish_unit_launch, kept_gradient_launch, rebase_launch
-from mmrlhf_kernels.triton_logit_gradient import logit_gradient_launch, row_gradient
+from mmrlhf_kernels.triton_gradient import (
+    finish_unit_launch,
+    kept_gradient_launch,
+    logit_gradient_launch,
+    row_gradient,
+)
 from mmrlhf_kernels.triton_rows import check_launch
-from mmrlhf_kernels.triton_settings import INTERPRETED, SHARED_MEMORY
-from mmrlhf_kernels.triton_sweep import combine_launch, sweep_launch
+from mmrlhf_kernels.triton_settings import INTERPRETED, SHARED_MEMORY, Device, use_settings
+from mmrlhf_kernels.triton_sweep import combine_launch, rebase_launch, sweep_launch
 from mmrlhf_kernels.triton_tile import Head, Launch, head_of, settings_of, targets_of
 from record import write_record
 
@@ -51,11 +57,19 @@ TARGETS = {
 }
 ROWS, HIDDEN, VOCABULARY, CHUNK = 8192, 3584, 152_064, 8192
 """LLaVA-OneVision-7B with two sequences of 4096."""
+PARTS = {
+    "fast": "the two big kernels, bare and full, no record",
+    "pairs": "the kernel of the loss alone",
+    "bfloat16": "the kernels of a head in bfloat16 on sm_80 and sm_90",
+}
 PAIRS = 256
-MULTIPROCESSORS = 132
+MARKS = ("wgmma", "cp.async.bulk.tensor", "setmaxnreg")
+"""What a kernel's PTX shows of Hopper's own instructions."""
+DEVICE = Device("sm_90", 132, 50 << 20)
+"""H100; parts of the vocabulary are numbers at run time and change no kernel."""
 PLAIN = HeadOptions()
 CAPPED = HeadOptions(softcap=30.0, logit_scale=0.5)
-FAST = set(product(("sweep", "logit_gradient"), ("plain", "softcap, statistics")))
+FAST = set(itertools.product(("sweep", "logit_gradient"), ("plain", "softcap, statistics")))
 """The two big kernels bare, and with all that is switched on, which has settings of its own."""
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 MULTIPLIES = re.compile(r"\b(HGMMA|HMMA|FFMA)\b")
@@ -103,8 +117,9 @@ def head(dtype: torch.dtype, columns: int, options: HeadOptions, inner: int, *, 
 
 
 def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
-    """The sweep and the logit gradient, bare and with what may be switched on."""
+    """The kernels with a matrix product, bare and with what may be switched on."""
     everything = {"entropy": True, "argmax": True}
+    row, out = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
     for variant, options, inner, asked in (
         ("plain", PLAIN, HIDDEN, {}),
         ("bias, statistics", PLAIN, HIDDEN, everything),
@@ -114,33 +129,35 @@ def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
         bias = bool(asked)
         h = head(dtype, VOCABULARY, options, inner, bias=bias)
         settings = settings_of(h, "sweep", architecture, extras=bias)
-        launch = sweep_launch(h, settings, MULTIPROCESSORS, **asked)
-        yield Case("sweep", variant, launch)
+        yield Case("sweep", variant, sweep_launch(h, settings, DEVICE, **asked))
         h = head(dtype, CHUNK, options, inner, bias=bias)
-        row, out = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
-        launch = logit_gradient_launch(
-            h,
-            row_gradient(row, row, (row, row) if asked else None),
-            out,
-            settings_of(h, "logit_gradient", architecture, extras=bias),
-        )
-        yield Case("logit_gradient", variant, launch)
-    yield from kept_cases(architecture, dtype)
+        rows = row_gradient(row, row, (row, row) if asked else None)
+        settings = settings_of(h, "logit_gradient", architecture, extras=bias)
+        yield Case("logit_gradient", variant, logit_gradient_launch(h, rows, out, settings))
+        if variant in {"plain", "softcap, statistics"}:
+            settings = settings_of(h, "kept", architecture, extras=bias)
+            launch = sweep_launch(h, settings, DEVICE, out=out, **asked)
+            yield Case("sweep", f"writing exponentials, {variant}", launch)
+
+
+def form_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
+    """The same in the other forms of loading operands, where the architecture has them."""
+    for loads in ("descriptors", "specialized"):
+        with use_settings(loads=loads):
+            for case in head_cases(architecture, dtype):
+                if case.launch.arguments["TILE"].loads == loads:
+                    yield case
 
 
 def kept_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
-    """The kernels of the schedules that keep exponentials."""
+    """The other kernels of the schedules that keep exponentials."""
     row, kept = empty(ROWS), empty(ROWS, CHUNK, dtype=dtype)
-    everything = {"entropy": True, "argmax": True}
-    for variant, options, asked in (("", PLAIN, {}), (", softcap, statistics", CAPPED, everything)):
-        h = head(dtype, CHUNK, options, HIDDEN, bias=bool(asked))
-        settings = settings_of(h, "kept", architecture)
-        launch = sweep_launch(h, settings, MULTIPROCESSORS, out=kept, **asked)
-        yield Case("sweep", f"writing exponentials{variant}", launch)
+    h = head(dtype, CHUNK, PLAIN, HIDDEN, bias=False)
+    launch = sweep_launch(h, settings_of(h, "kept", architecture), DEVICE, out=kept)
     width = launch.arguments["TILE"].columns
     yield Case("rebase", "", rebase_launch(launch.arguments["written"], row, width))
     for variant, options in (("plain", PLAIN), ("softcap", CAPPED)):
-        kept_head = targets_of(kept, h.target, options, 0)
+        kept_head = targets_of(h.target, options, 0, CHUNK)
         launch = kept_gradient_launch(kept_head, kept, row, row, row_gradient(row, row, None), kept)
         yield Case("kept_gradient", variant, launch)
         unit = row_gradient(row, None, None, 1.0)
@@ -155,9 +172,7 @@ def kept_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
 def small_cases() -> Iterator[Case]:
     """The kernels without a matrix product."""
     h = head(torch.bfloat16, VOCABULARY, PLAIN, HIDDEN, bias=False)
-    sweep = sweep_launch(
-        h, settings_of(h, "sweep", "sm_90"), MULTIPROCESSORS, entropy=True, argmax=True
-    )
+    sweep = sweep_launch(h, settings_of(h, "sweep", "sm_90"), DEVICE, entropy=True, argmax=True)
     yield Case("combine", "entropy, argmax", combine_launch(sweep.arguments["parts"], 0))
     bounds, index = empty(2 * PAIRS + 1, dtype=torch.int32), empty(PAIRS, 2, dtype=torch.int64)
     launch = check_launch(h.target, -100, VOCABULARY, bounds, index, 2 * PAIRS)
@@ -234,7 +249,9 @@ def count_nvidia(asm: dict[str, Any], target: GPUTarget) -> dict[str, Any]:
         name = re.search(r"\.target (\w+)", asm["ptx"])
         assert name is not None
         assembler = get_ptxas(target.arch).path
-        command = [assembler, "-v", f"--gpu-name={name[1]}", ptx, "-o", Path(folder) / "again"]
+        # As Triton calls it, to which registers and spills are sensitive.
+        options = ["-v", "-lineinfo", "--regAllocOptLevel=2", f"--gpu-name={name[1]}"]
+        command = [assembler, *options, ptx, "-o", Path(folder) / "again"]
         verbose = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         command = [TOOLS / "cuobjdump", "--dump-resource-usage", cubin]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -248,7 +265,16 @@ def count_nvidia(asm: dict[str, Any], target: GPUTarget) -> dict[str, Any]:
         "instructions": sum(not line.startswith(".L") for line in lines),
         "loop_instructions": len(loop),
         "loop_multiplies": sum(bool(MULTIPLIES.search(line)) for line in loop),
+        "stores": stores(asm["ptx"]),
+        "uses": [name for name in MARKS if name in asm["ptx"]],
     }
+
+
+def stores(ptx: str) -> dict[str, int]:
+    """Stores to global memory by their width in bits."""
+    found = re.findall(r"\bst\.global\S*?(?:\.v(\d))?\.b(\d+)", ptx)
+    widths = sorted(int(lanes or 1) * int(bits) for lanes, bits in found)
+    return {str(width): widths.count(width) for width in dict.fromkeys(widths)}
 
 
 def count_amd(text: str) -> dict[str, Any]:
@@ -289,6 +315,7 @@ def compile_case(case: Case, architecture: str, dtype: str) -> dict[str, Any]:
         "architecture": architecture,
         "dtype": dtype,
         "tile": None if tile is None else f"{tile.rows}x{tile.columns}x{tile.inner}",
+        "loads": None if tile is None else tile.loads,
         "warps": launch.warps,
         "stages": launch.stages,
         **counted,
@@ -298,15 +325,17 @@ def compile_case(case: Case, architecture: str, dtype: str) -> dict[str, Any]:
     }
 
 
-def rows_of(*, fast: bool = False, pairs: bool = False) -> Iterator[dict[str, Any]]:
-    """A row per kernel, variant, dtype and architecture."""
-    for architecture in ("sm_80", "sm_90") if fast else TARGETS:
-        dtypes = (torch.bfloat16,) if fast else (torch.bfloat16, torch.float16, torch.float32)
-        for dtype in () if pairs else dtypes:
-            for case in head_cases(architecture, dtype):
+def rows_of(part: str = "all") -> Iterator[dict[str, Any]]:
+    """A row per kernel, variant, dtype and architecture; ``part`` as on the command line."""
+    fast, nvidia = part == "fast", part in {"fast", "bfloat16"}
+    for architecture in ("sm_80", "sm_90") if nvidia else TARGETS:
+        dtypes = (torch.bfloat16,) if nvidia else (torch.bfloat16, torch.float16, torch.float32)
+        for dtype in () if part == "pairs" else dtypes:
+            cases = (head_cases, form_cases, *(() if fast else (kept_cases,)))
+            for case in itertools.chain(*(cases_of(architecture, dtype) for cases_of in cases)):
                 if not fast or (case.kernel, case.variant) in FAST:
                     yield compile_case(case, architecture, str(dtype).removeprefix("torch."))
-        small = () if fast else pair_cases() if pairs else small_cases()
+        small = () if nvidia else pair_cases() if part == "pairs" else small_cases()
         for case in small:
             yield compile_case(case, architecture, "float32")
 
@@ -314,24 +343,22 @@ def rows_of(*, fast: bool = False, pairs: bool = False) -> Iterator[dict[str, An
 def main() -> int:
     """Compile, print, and write the record; the exit code says whether all kernels fit."""
     parser = argparse.ArgumentParser(description="compile the Triton kernels without a device")
-    part = parser.add_mutually_exclusive_group()
-    part.add_argument(
-        "--fast", action="store_true", help="the two big kernels, bare and full, no record"
-    )
-    part.add_argument("--pairs", action="store_true", help="the kernel of the loss alone")
-    arguments = parser.parse_args()
+    choice = parser.add_mutually_exclusive_group()
+    for part, text in PARTS.items():
+        choice.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=text)
+    part = parser.parse_args().part or "all"
     if INTERPRETED:
         print("unset TRITON_INTERPRET: interpreted kernels are not compiled", file=sys.stderr)
         return 2
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         triton.knobs.cache.dir = cache
-        for row in rows_of(fast=arguments.fast, pairs=arguments.pairs):
+        for row in rows_of(part):
             rows.append(row)
             print(
-                json.dumps(row) if arguments.fast else " ".join(map(str, row.values())), flush=True
+                json.dumps(row) if part == "fast" else " ".join(map(str, row.values())), flush=True
             )
-    if not arguments.fast:
+    if part != "fast":
         parameters = {
             "N": ROWS,
             "H": HIDDEN,
@@ -341,7 +368,9 @@ def main() -> int:
             "triton": triton.__version__,
         }
         not_measured = ["time on any GPU", "occupancy and bank conflicts", "loops of gfx942"]
-        name = "mm_dpo_compile" if arguments.pairs else "kernel_compile"
+        name = {"pairs": "mm_dpo_compile", "all": "kernel_compile"}.get(
+            part, f"kernel_compile_{part}"
+        )
         print(write_record(name, parameters, rows, not_measured))
     bad = [r for r in rows if r["spilled_bytes"] or r["shared_bytes"] > r["shared_limit"]]
     return 1 if bad else 0

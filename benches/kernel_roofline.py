@@ -5,7 +5,11 @@ Prints the tables of ``docs/kernel-roofline.md`` from tiles, bytes and operation
     python benches/kernel_roofline.py
 """
 
+import itertools
+import math
 from typing import NamedTuple
+
+from mmrlhf_kernels.triton_settings import CACHE_SHARE, Settings, choose_splits, live_bytes
 
 HIDDEN, VOCABULARY, CHUNK = 3584, 152_064, 8192
 """LLaVA-OneVision-7B, and the vocabulary chunk of pass 2."""
@@ -25,16 +29,22 @@ class Card(NamedTuple):
     """Bytes per second of the device memory."""
     cache: float
     """Bytes per second of the L2 cache: an assumption, vendors do not state it."""
+    cache_bytes: int
+    """Size of the L2 cache."""
     sustained: float
     """Share of the peak that a good plain matrix product reaches: an assumption."""
     rows: int
     columns: int
     """The sweep's tile in ``triton_settings.py``."""
 
+    def settings(self) -> Settings:
+        """The sweep's, as far as they matter here."""
+        return Settings(self.rows, self.columns, 64, 8, 4)
+
 
 CARDS = (
-    Card("A100 SXM", 108, 1.41e9, 2048, 2.04e12, 3.5e12, 0.85, 128, 128),
-    Card("H100 SXM", 132, 1.83e9, 4096, 3.35e12, 5.5e12, 0.735, 128, 256),
+    Card("A100 SXM", 108, 1.41e9, 2048, 2.04e12, 3.5e12, 40 << 20, 0.85, 128, 128),
+    Card("H100 SXM", 132, 1.83e9, 4096, 3.35e12, 5.5e12, 50 << 20, 0.735, 128, 256),
 )
 EXPONENTIALS = 16
 """Exponentials per clock and multiprocessor, on both cards."""
@@ -42,6 +52,9 @@ LANES = 128
 """Float32 lanes per clock and multiprocessor, on H100; half of that on A100."""
 EPILOGUE = 10
 """Float32 instructions per logit of the sweep's epilogue, counted in its source."""
+SCALAR_SECTORS = 4
+"""Sectors of 32 bytes that 2-byte stores touch for one that 16-byte stores do: a warp's part of a
+product lies in 8 rows, 2 entries in each of 4 lanes, and each of both is a store of its own."""
 SCHEDULES = {"recompute": (2, 2, 4), "keep": (2, 0, 4), "frozen": (2, 0, 2)}
 """Multiples of N H V: the sweep, the second forming of logits, plain products with them."""
 
@@ -76,16 +89,35 @@ def tile_seconds(card: Card) -> tuple[float, float]:
     return max(computed, loaded), finished
 
 
-def idle_share(card: Card, rows: int) -> float:
-    """Share of the programs' time that rounding up adds: ragged row blocks and the last wave."""
-    from mmrlhf_kernels.triton_settings import choose_splits
+class Wave(NamedTuple):
+    """How a sweep with some number of parts of the vocabulary runs."""
 
-    blocks = -(-rows // card.rows)
-    tiles = -(-VOCABULARY // card.columns)
-    splits = choose_splits(blocks, tiles, card.multiprocessors)
-    spent = -(-blocks * splits // card.multiprocessors) * -(-tiles // splits)
+    splits: int
+    idle: float
+    """Share of the programs' time that rounding up adds: ragged row blocks and the last wave."""
+    live: float
+    """Bytes that the programs of one wave read again and again."""
+    fetched: float
+    """Bytes of operands from the device memory."""
+
+
+def wave(card: Card, rows: int, *, aware: bool = True) -> Wave:
+    """The waves of one sweep; ``aware``: the number of parts minds the cache, not idleness alone.
+
+    Each step reads what is live. What the cache has no room for comes from memory; the weight comes
+    once for the rows that are live together, the rows once.
+    """
+    settings, row_bytes = card.settings(), 2 * HIDDEN
+    blocks, tiles = -(-rows // card.rows), -(-VOCABULARY // card.columns)
+    shape = row_bytes, card.multiprocessors
+    splits = choose_splits(blocks, tiles, settings, *shape, card.cache_bytes if aware else 1 << 60)
+    steps = -(-blocks * splits // card.multiprocessors) * -(-tiles // splits)
     needed = rows / card.rows * VOCABULARY / card.columns / card.multiprocessors
-    return spent / needed - 1.0
+    live = live_bytes(splits, blocks, settings, *shape)
+    missed = max(0.0, 1.0 - CACHE_SHARE * card.cache_bytes / live)
+    together = min(blocks, max(settings.group, card.multiprocessors / splits))
+    once = row_bytes * (VOCABULARY * -(-blocks // together) + rows)
+    return Wave(splits, steps / needed - 1.0, live, max(once, missed * steps * live))
 
 
 def cost(card: Card, rows: int, schedule: str) -> Cost:
@@ -101,12 +133,12 @@ def cost(card: Card, rows: int, schedule: str) -> Cost:
     # E is written once and read by each plain product; kept logits are rebased and turned into E.
     passes = 1 + plain // 2 + (0 if again else 4)
     bytes_moved = passes * 2 * rows * VOCABULARY
-    weight_reads = formed + plain // 2
-    bytes_moved += weight_reads * 2 * HIDDEN * VOCABULARY
+    run = wave(card, rows)
+    bytes_moved += formed * run.fetched + plain // 2 * 2 * HIDDEN * VOCABULARY
     # Per chunk the product with W_c is written in float32, read, and added to dX.
     chunks = -(-VOCABULARY // CHUNK)
     bytes_moved += chunks * 4 * 4 * rows * HIDDEN
-    idle = formed * tiles * (product + epilogue) * idle_share(card, rows)
+    idle = formed * tiles * (product + epilogue) * run.idle
     return Cost(multiply, formed * tiles * epilogue, bytes_moved / card.memory, idle)
 
 
@@ -128,7 +160,7 @@ def workspace(rows: int, schedule: str) -> float:
 
 
 def tables() -> str:
-    """The tables in Markdown, with a line that marks where they begin."""
+    """The tables in Markdown."""
     lines = [
         "| schedule | card | N | product ms | epilogue ms | memory ms | idle ms | sum ms "
         "| floor ms | workspace MB |",
@@ -151,7 +183,53 @@ def tables() -> str:
         share = epilogue / (product + epilogue)
         shown = f"{intensity:.0f} | {product:.1f} | {epilogue:.1f} | {share:.0%}"
         lines.append(f"| {card.name} | {card.rows}x{card.columns} | {shown} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *split_table(), "", *switch_table()])
+
+
+def split_table() -> list[str]:
+    """What the number of parts of the vocabulary does to the cache, in Markdown."""
+    lines = ["| card | N | parts, idle alone | live MB | ms | parts, chosen | live MB | ms |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for card, rows in itertools.product(CARDS, ROWS):
+        runs = [wave(card, rows, aware=aware) for aware in (False, True)]
+        shown = [
+            f"{run.splits} | {run.live / 1e6:.0f} | {1e3 * run.fetched / card.memory:.2f}"
+            for run in runs
+        ]
+        lines.append(f"| {card.name} | {rows} | {' | '.join(shown)} |")
+    return lines
+
+
+def switches(card: Card, rows: int) -> dict[str, float]:
+    """Seconds that each switch saves, by itself, as the page explains; NaN where there is none."""
+    tiles = rows * VOCABULARY / (card.rows * card.columns) / card.multiprocessors
+    product, epilogue = tile_seconds(card)
+    small = card._replace(rows=64, columns=64)
+    ragged = tile_seconds(small)[0] * 4 * card.rows * card.columns / 128**2
+    fetched = [wave(card, rows, aware=aware).fetched for aware in (False, True)]
+    kept = 2 * rows * VOCABULARY
+    schedules = (cost(card, rows, name).seconds for name in ("recompute", "keep"))
+    recompute, keep = schedules
+    return {
+        "parts by the L2 cache, one sweep": (fetched[0] - fetched[1]) / card.memory,
+        "16-byte stores of kept exponentials": (SCALAR_SECTORS - 1) * kept / card.cache,
+        "descriptors": 0.0 if card.multiply > 2048 else math.nan,
+        "specialized, one sweep": tiles * epilogue if card.multiply > 2048 else math.nan,
+        "H + 16 padded to H + 64, one sweep": tiles * (ragged - product * (HIDDEN + 64) / HIDDEN),
+        "keep instead of recompute": recompute - keep,
+    }
+
+
+def switch_table() -> list[str]:
+    """What each switch saves, in Markdown."""
+    cases = list(itertools.product(CARDS, ROWS[:2]))
+    names = (f"{card.name}, N = {rows}" for card, rows in cases)
+    lines = [f"| milliseconds saved | {' | '.join(names)} |", "|---|" + "---|" * len(cases)]
+    columns = [switches(card, rows) for card, rows in cases]
+    for name in columns[0]:
+        saved = " | ".join(f"{1e3 * column[name]:.2f}" for column in columns).replace("nan", "-")
+        lines.append(f"| {name} | {saved} |")
+    return lines
 
 
 if __name__ == "__main__":

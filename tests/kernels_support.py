@@ -218,6 +218,21 @@ def compile_bench():
         return kernel_compile.main(), stderr.getvalue()
 
 
+def bare_kernels():
+    """The rows of the bench for GPUs about its kernels alone, on a small head and without times."""
+    import gpu_kernels
+
+    draw = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(size, 16, generator=draw).bfloat16() for size in (17, 64))
+    target, grad = torch.randint(0, 64, (17,), generator=draw), torch.ones(17)
+    operands, firsts = gpu_kernels.Operands(hidden, weight, target, grad), {}
+    with mock.patch("gpu_kernels.median_ms", return_value=1.0):
+        return [
+            gpu_kernels.measure_bare(kernel, operands, firsts)
+            for kernel in gpu_kernels.bare_kernels(operands, 32)
+        ]
+
+
 def loop_in_wide_tiles(steps):
     """The bare loop for the interpreter, whose time is the number of tiles."""
     from heads.training import bare_loop

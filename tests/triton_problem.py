@@ -1,6 +1,7 @@
 """Heads to test kernels with, their truth in float64, and what plain PyTorch makes of them."""
 
 from dataclasses import dataclass, field, replace
+from unittest import mock
 
 import torch
 
@@ -111,3 +112,22 @@ def logp_and_gradients(p, grad, **options):
     )
     logp.backward(grad)
     return logp.detach(), hidden.grad, weight.grad
+
+
+def lora_and_widths(p, lora, grad):
+    """(logp, gradients of hidden, A and B, set of H + r that kernels met) with LoRA on the head."""
+    from mmrlhf_kernels import fused_linear_logp
+    from mmrlhf_kernels.triton_tile import Launch
+
+    widths, run = set(), Launch.run
+
+    def recorded(launch):
+        head = launch.arguments.get("head")
+        widths.add(None if head is None else head.inner)
+        run(launch)
+
+    leaves = [t.detach().requires_grad_() for t in (p.hidden, *lora[:2])]
+    with mock.patch.object(Launch, "run", recorded):
+        logp = fused_linear_logp(leaves[0], p.weight, p.target, lora=(*leaves[1:], lora[2]))
+        logp.backward(grad)
+    return logp.detach(), [leaf.grad for leaf in leaves], widths - {None, 0}

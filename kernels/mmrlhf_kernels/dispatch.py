@@ -99,15 +99,15 @@ def choose(like: Tensor, module: str = "triton_sweep") -> str:
 @functools.cache
 def _triton_backend() -> Backend:
     """The table of the Triton kernels; their modules are imported here."""
-    names = ("triton_sweep", "triton_logit_gradient", "triton_kept")
-    sweep, gradient, kept = (vars(_import_triton(name)[0]) for name in names)
+    names = ("triton_sweep", "triton_gradient")
+    sweep, gradient = (vars(_import_triton(name)[0]) for name in names)
     return Backend(
         "triton",
         sweep["sweep"],
         gradient["logit_gradient"],
-        kept["kept_exponentials"],
-        kept["gradient_of_kept"],
-        kept["finish_unit"],
+        sweep["kept_exponentials"],
+        gradient["gradient_of_kept"],
+        gradient["finish_unit"],
     )
 
 

@@ -37,12 +37,14 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional
 
 from mmrlhf_kernels import dispatch, reference
-from mmrlhf_kernels.checks import head_options, linear_inputs
+from mmrlhf_kernels.checks import LinearInputs, head_options, linear_inputs
 from mmrlhf_kernels.operators import Request, linear_logp_forward, sharded_logp_forward
 from mmrlhf_kernels.plan import (
     SCHEDULES,
+    WHOLE_TILES,
     chunk_width,
     default_workspace,
     plan_schedule,
@@ -113,10 +115,8 @@ def fused_linear_logp(
     shape = target.shape
     low, high, scale = (None, None, 1.0) if lora is None else lora
     inputs = linear_inputs(hidden, weight, target, bias, low, high)
-    # LoRA is further hidden states u [N, r], under B.
-    side_hidden = None if inputs.low is None else (inputs.hidden @ inputs.low.t()) * scale
     request = Request(
-        *inputs[:4], side_hidden, inputs.high, *options, ignore_index, counted_rows, *extras,
+        *inputs[:4], *_side(inputs, scale), *options, ignore_index, counted_rows, *extras,
         "recompute", 1,
     )  # fmt: skip
     if dispatch.choose(inputs.hidden) == "reference":
@@ -132,6 +132,17 @@ def fused_linear_logp(
         entropy.view(shape) if return_entropy else None,
         argmax.view(shape) if return_argmax else None,
     )
+
+
+def _side(inputs: LinearInputs, scale: float) -> tuple[Tensor | None, Tensor | None]:
+    """LoRA as further hidden states u [N, r] and the rows B [V, r] they meet."""
+    hidden, low, high = inputs.hidden, inputs.low, inputs.high
+    if low is None or high is None:
+        return None, None
+    if dispatch.choose(hidden) == "triton":
+        missing = -(hidden.shape[1] + low.shape[0]) % WHOLE_TILES
+        low, high = functional.pad(low, (0, 0, 0, missing)), functional.pad(high, (0, missing))
+    return (hidden @ low.t()) * scale, high
 
 
 def _planned(

@@ -33,7 +33,7 @@ from mmrlhf_kernels.mm_dpo_cost import pair_cost
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, Numbers, PairCall, Result
 from mmrlhf_kernels.reference import TWO_SIDED_LOSS_TYPES, label_probability
 from mmrlhf_kernels.triton_rows import answers_of, defect_of, length_of, spread, sum_rows
-from mmrlhf_kernels.triton_settings import jit, require_runnable
+from mmrlhf_kernels.triton_settings import jit, jit_for_any, require_runnable
 from mmrlhf_kernels.triton_tile import Launch, on_device
 
 __all__ = ["evaluate", "mm_dpo_launch"]
@@ -44,7 +44,10 @@ PAIRS = tl.constexpr(128)
 
 
 class _Operands(NamedTuple):
-    """The pointers of a call, as :class:`PairCall` has them, and its sizes."""
+    """The pointers of a call, as :class:`PairCall` has them, and its sizes.
+
+    The host passes sizes apart, for kernels that fit every size.
+    """
 
     logp: Any
     rejected_logp: Any
@@ -61,14 +64,14 @@ class _Operands(NamedTuple):
     chosen_tokens: Any
     num_pairs: Any
     num_tokens: Any
+    chosen_stride: Any
+    rejected_stride: Any
     count: Any
     """P."""
     answers: Any
     """S."""
     rows: Any
     """N."""
-    chosen_stride: Any
-    rejected_stride: Any
 
 
 class _Numbers(NamedTuple):
@@ -206,8 +209,26 @@ def _ratio(
 
 
 @jit
-def _mm_dpo_kernel(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.constexpr) -> None:
+def _values(call: tl.tuple, out: tl.tuple) -> tl.tuple:
+    """Where the log-probabilities of chosen and of rejected answers lie; sums rows first."""
+    chosen_values = call.logp
+    rejected_values = call.logp
+    if call.rejected_logp is not None:
+        rejected_values = call.rejected_logp
+    if call.bounds is not None:
+        sum_rows(call, out)
+        chosen_values = out.sums
+        rejected_values = out.sums
+    return chosen_values, rejected_values
+
+
+@jit_for_any("count", "answers", "rows")
+def _mm_dpo_kernel(
+    pointers: tl.tuple, count: tl.tensor, answers: tl.tensor, rows: tl.tensor, number: tl.tuple,
+    out: tl.tuple, FORM: tl.constexpr,
+) -> None:  # fmt: skip
     """The whole objective; see the module docstring."""
+    call = _Operands(*pointers, count, answers, rows)  # type: ignore[call-arg]  # of unknown length
     lane = tl.arange(0, PAIRS)
     zero = tl.full((PAIRS,), 0.0, dtype=tl.float32)
     losses = zero
@@ -219,14 +240,7 @@ def _mm_dpo_kernel(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.con
     weights = zero
     defect = defect_of(call, PAIRS)
     shift = zero + number.shift
-    chosen_values = call.logp
-    rejected_values = call.logp
-    if call.rejected_logp is not None:
-        rejected_values = call.rejected_logp
-    if call.bounds is not None:
-        sum_rows(call, out)
-        chosen_values = out.sums
-        rejected_values = out.sums
+    chosen_values, rejected_values = _values(call, out)
     num_pairs, num_tokens = _divisors(call, number, out, FORM)
     of_pairs = out.columns + 7 * call.count
     for first in range(0, call.count, PAIRS):
@@ -300,16 +314,11 @@ def mm_dpo_launch(call: PairCall) -> Launch:
     like = call.logp
     apart, rows = call.rejected_logp is not None, call.cu_seqlens is not None
     answers = (call.chosen, call.rejected)
-    operands = _Operands._make(
-        [
-            *(_flat(tensor) for tensor in call[:4]),
-            *answers,
-            *(_flat(tensor) for tensor in call[6:15]),
-            pairs,
-            call.answers,
-            like.shape[0] if rows else 0,
-            *(0 if column is None else column.stride(0) for column in answers),
-        ]
+    pointers = (
+        *(_flat(tensor) for tensor in call[:4]),
+        *answers,
+        *(_flat(tensor) for tensor in call[6:15]),
+        *(0 if column is None else column.stride(0) for column in answers),
     )
     probability = label_probability(numbers.label_smoothing, call.loss_type)
     sft = call.sft if numbers.sft_weight else "none"
@@ -331,7 +340,10 @@ def mm_dpo_launch(call: PairCall) -> Launch:
     )  # fmt: skip
     two_sided = call.loss_type in TWO_SIDED_LOSS_TYPES
     form = Form(call.loss_type, two_sided, sft, count, call.average)
-    arguments = {"call": operands, "number": resolved, "out": out, "FORM": form}
+    arguments = {
+        "pointers": pointers, "count": pairs, "answers": call.answers,
+        "rows": like.shape[0] if rows else 0, "number": resolved, "out": out, "FORM": form,
+    }  # fmt: skip
     return Launch(_mm_dpo_kernel, (1,), arguments, warps=4 if apart else 8)
 
 

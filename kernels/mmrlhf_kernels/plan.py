@@ -56,6 +56,8 @@ PAIR_SCHEDULES = (*SCHEDULES, "one_sum", "two_sums")
 NARROWEST_CHUNK = 256
 WIDEST_CHUNK = 8192
 WIDEST_CHUNK_ON_CPU = 2048
+WHOLE_TILES = 64
+"""What H + r is padded to: the kernels' tiles of other sizes are smaller, and masked."""
 FEWEST_ROWS_PER_BLOCK = 128
 """Below this, adding to dW costs more memory traffic than recomputing logits costs arithmetic."""
 

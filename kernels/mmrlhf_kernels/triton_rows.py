@@ -16,7 +16,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.triton_settings import jit, require_runnable
+from mmrlhf_kernels.triton_settings import jit, jit_for_any, require_runnable
 from mmrlhf_kernels.triton_tile import Launch, on_device
 
 __all__ = [
@@ -179,17 +179,18 @@ class _Layout(NamedTuple):
     rejected: Any
     chosen_stride: Any
     rejected_stride: Any
+    count: Any
     answers: Any
     rows: Any
-    count: Any
 
 
-@jit
+@jit_for_any("count", "answers", "rows")
 def _check_kernel(
-    call: tl.tuple, target: tl.tensor, counted: tl.tensor, fits: tl.tensor, ignored: tl.tensor,
-    vocab: tl.tensor,
+    pointers: tl.tuple, count: tl.tensor, answers: tl.tensor, rows: tl.tensor, target: tl.tensor,
+    counted: tl.tensor, fits: tl.tensor, ignored: tl.tensor, vocab: tl.tensor,
 ) -> None:  # fmt: skip
     """Write which rows count, and two flags: targets fit, bounds and pairs fit."""
+    call = _Layout(*pointers, count, answers, rows)  # type: ignore[call-arg]  # of unknown length
     lane = tl.arange(0, BLOCK)
     wrong = tl.full((BLOCK,), 0, dtype=tl.int32)
     for first in range(0, call.rows, BLOCK):
@@ -223,19 +224,13 @@ def check_launch(
         pair_index: [P, 2] answers of pairs among those, or None.
         answers: S.
     """
-    chosen, rejected = (None, None) if pair_index is None else pair_index.unbind(1)
-    layout = _Layout(
-        bounds=None if bounds is None else bounds.contiguous(),
-        chosen=chosen,
-        rejected=rejected,
-        chosen_stride=0 if chosen is None else chosen.stride(0),
-        rejected_stride=0 if rejected is None else rejected.stride(0),
-        answers=answers,
-        rows=target.shape[0],
-        count=0 if chosen is None else chosen.shape[0],
-    )
+    sides = (None, None) if pair_index is None else pair_index.unbind(1)
+    bounds = None if bounds is None else bounds.contiguous()
     arguments = {
-        "call": layout,
+        "pointers": (bounds, *sides, *(0 if side is None else side.stride(0) for side in sides)),
+        "count": 0 if pair_index is None else pair_index.shape[0],
+        "answers": answers,
+        "rows": target.shape[0],
         "target": target.contiguous(),
         "counted": torch.empty(target.shape, dtype=torch.int8, device=target.device),
         "fits": torch.empty(2, dtype=torch.int8, device=target.device),

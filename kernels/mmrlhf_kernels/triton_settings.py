@@ -9,6 +9,10 @@ better overrides it::
     with use_settings(sweep=Settings(rows=128, columns=128, inner=64, warps=8, stages=3)):
         ...
 
+On sm_90 ``use_settings(loads="descriptors")`` or ``use_settings(loads="specialized")`` takes other
+entries of the table, whose kernels load operands differently. They are built and compiled, and no
+GPU has timed them, so they are off.
+
 Whether kernels run on a device or in Triton's interpreter is decided once, when this package's
 Triton modules are imported: set ``TRITON_INTERPRET=1`` in the environment before.
 """
@@ -16,8 +20,7 @@ Triton modules are imported: set ``TRITON_INTERPRET=1`` in the environment befor
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import triton
@@ -26,12 +29,14 @@ from torch import Tensor
 __all__ = [
     "INTERPRETED",
     "SHARED_MEMORY",
+    "Device",
+    "Loads",
     "Settings",
     "Step",
-    "architecture_of",
     "choose_splits",
+    "device_of",
     "jit",
-    "multiprocessors_of",
+    "jit_for_any",
     "require_runnable",
     "settings_for",
     "use_settings",
@@ -39,6 +44,10 @@ __all__ = [
 
 Step = Literal["sweep", "kept", "logit_gradient"]
 """The sweep, the sweep that writes exponentials, and the gradient of logits."""
+
+Loads = Literal["pointers", "descriptors", "specialized"]
+"""How kernels load operands: by pointers; by descriptors, which the tensor memory accelerator of
+sm_90 reads; or specialized, descriptors in warps that do nothing else."""
 
 SHARED_MEMORY = {
     "sm_80": 166_912,
@@ -49,6 +58,9 @@ SHARED_MEMORY = {
     "gfx942": 65_536,
 }
 """Bytes of shared memory one program may use; from the vendors' tables."""
+
+CACHE_SHARE = 0.6
+"""How much of the L2 cache operands may fill: what else passes through it has to find room."""
 
 WIDTHS = {torch.float32: 4, torch.float16: 2, torch.bfloat16: 2}
 """Bytes of the dtypes the kernels take."""
@@ -74,6 +86,9 @@ class Settings(NamedTuple):
 
     Sums are combined in the order of the parts, so another number may change the last bit.
     """
+    loads: Loads = "pointers"
+    """``specialized`` needs 4 warps on sm_90. With the same tiles, the interpreter gives the same
+    results bit by bit."""
 
 
 class _Entry(NamedTuple):
@@ -92,16 +107,28 @@ class _Entry(NamedTuple):
     """What H must be a multiple of; loads of other H are masked and need registers for that."""
 
 
+_WIDE, _SQUARE = Settings(128, 256, 64, 8, 4), Settings(128, 128, 64, 8, 4)
+_TALL = Settings(256, 128, 64, 8, 4, group=8)
+_SPECIALIZED: dict[str, Any] = {"warps": 4, "loads": "specialized"}
 _TABLE = (
-    _Entry("sm_90", 2, "sweep", Settings(128, 256, 64, 8, 4), 512, 8192, False, 64),
-    _Entry("sm_90", 2, "logit_gradient", Settings(128, 256, 64, 8, 4), 512, 2048, False, 64),
-    _Entry("sm_90", 2, None, Settings(128, 128, 64, 8, 4), divisor=64),
+    _Entry("sm_90", 2, "sweep", _WIDE, 512, 8192, False, 64),
+    _Entry("sm_90", 2, "logit_gradient", _WIDE, 512, 2048, False, 64),
+    _Entry("sm_90", 2, None, _SQUARE, divisor=64),
     _Entry("sm_90", 2, None, Settings(64, 64, 32, 8, 3)),
+    _Entry("sm_90", 2, "sweep", _WIDE._replace(loads="descriptors"), 512, 8192, False, 8),
+    _Entry("sm_90", 2, "logit_gradient", _WIDE._replace(loads="descriptors"), 512, 2048, False, 8),
+    _Entry("sm_90", 2, None, _SQUARE._replace(loads="descriptors"), divisor=8),
+    _Entry("sm_90", 2, "sweep", _WIDE._replace(**_SPECIALIZED), 512, 8192, False, 8),
+    _Entry("sm_90", 2, "kept", _SQUARE._replace(**_SPECIALIZED), 0, 0, False, 8),
+    _Entry("sm_90", 2, "kept", _SQUARE._replace(rows=256, columns=64, **_SPECIALIZED), divisor=8),
+    _Entry("sm_90", 2, "logit_gradient", _TALL._replace(**_SPECIALIZED), 512, 2048, False, 8),
+    _Entry("sm_90", 2, None, _SQUARE._replace(**_SPECIALIZED), divisor=8),
     _Entry("sm_90", 4, "logit_gradient", Settings(64, 64, 16, 8, 3)),
     _Entry("sm_90", 4, None, Settings(64, 64, 32, 8, 3)),
     _Entry("sm_80", 2, "kept", Settings(128, 64, 64, 8, 4), divisor=64),
-    _Entry("sm_80", 2, None, Settings(128, 128, 64, 8, 4), divisor=64),
+    _Entry("sm_80", 2, None, _SQUARE, divisor=64),
     _Entry("sm_80", 2, None, Settings(64, 64, 32, 8, 3)),
+    _Entry("sm_80", 4, "kept", Settings(64, 32, 32, 8, 3)),
     _Entry("sm_80", 4, "logit_gradient", Settings(64, 64, 16, 8, 3)),
     _Entry("sm_80", 4, None, Settings(64, 64, 32, 8, 3)),
     _Entry("gfx942", 2, None, Settings(128, 128, 32, 8, 2), divisor=32),
@@ -118,7 +145,18 @@ _RELATIVES = {"sm_86": "sm_80", "sm_89": "sm_80", "sm_100": "sm_90", "gfx90a": "
 jit: Callable[[Callable[..., Any]], Any] = triton.jit
 """``triton.jit`` with a type, for the kernels of this package."""
 
-_overrides: ContextVar[dict[str, Settings] | None] = ContextVar("overrides", default=None)
+
+def jit_for_any(*sizes: str) -> Callable[[Callable[..., Any]], Any]:
+    """``triton.jit`` for a kernel whose code is the same for all values of some arguments.
+
+    Otherwise Triton compiles a number of rows that is 1, a multiple of 16, or neither, apart.
+    """
+    decorator: Callable[[Callable[..., Any]], Any] = triton.jit(do_not_specialize=[*sizes])
+    return decorator
+
+
+_overrides: dict[str, Any] = {}
+"""What :func:`use_settings` was given, for all threads: backward on a GPU runs in its own."""
 
 
 @jit
@@ -153,32 +191,32 @@ def require_runnable(*tensors: Tensor | None) -> None:
             )
 
 
+class Device(NamedTuple):
+    """What launches depend on."""
+
+    architecture: str
+    """``sm_90``, ``gfx942`` and so on, as in :data:`SHARED_MEMORY`; ``interpreter``."""
+    multiprocessors: int
+    """Programs that run at once when one fills a multiprocessor."""
+    cache: int
+    """Bytes of the L2 cache."""
+
+
 @functools.cache
-def _architecture(index: int) -> str:
-    """The name of one device's architecture, as in :data:`SHARED_MEMORY`."""
+def _device(index: int) -> Device:
+    """One GPU, from its driver."""
+    found = torch.cuda.get_device_properties(index)
+    name = f"sm_{found.major}{found.minor}"
     if torch.version.hip:
-        return str(torch.cuda.get_device_properties(index).gcnArchName).split(":")[0]
-    major, minor = torch.cuda.get_device_capability(index)
-    return f"sm_{major}{minor}"
+        name = str(found.gcnArchName).split(":")[0]
+    return Device(name, int(found.multi_processor_count), int(found.L2_cache_size))
 
 
-def architecture_of(device: torch.device) -> str:
-    """``sm_90``, ``gfx942`` and so on; ``interpreter`` where kernels are interpreted."""
+def device_of(device: torch.device) -> Device:
+    """The GPU of tensors, or the interpreter where kernels are interpreted."""
     if INTERPRETED:
-        return "interpreter"
-    return _architecture(torch.cuda.current_device() if device.index is None else device.index)
-
-
-@functools.cache
-def _multiprocessors(index: int) -> int:
-    return int(torch.cuda.get_device_properties(index).multi_processor_count)
-
-
-def multiprocessors_of(device: torch.device) -> int:
-    """Programs the device runs at once when one fills a multiprocessor; 1 if interpreted."""
-    if INTERPRETED:
-        return 1
-    return _multiprocessors(torch.cuda.current_device() if device.index is None else device.index)
+        return Device("interpreter", 1, 1 << 20)
+    return _device(torch.cuda.current_device() if device.index is None else device.index)
 
 
 def settings_for(
@@ -197,17 +235,17 @@ def settings_for(
         hidden_size: H.
         vocabulary: Vocabulary rows of the launch.
         dtype: dtype of ``hidden`` and ``weight``.
-        architecture: As :func:`architecture_of` names it; an unknown one gets the settings of
+        architecture: As :class:`Device` names it; an unknown one gets the settings of
             ``sm_80``, which need the least shared memory, or of ``gfx942`` on AMD.
         extras: Whether the head has a bias or a softcap, or statistics are asked for.
     """
-    override = (_overrides.get() or {}).get("sweep" if step == "kept" else step)
+    override: Settings | None = _overrides.get("sweep" if step == "kept" else step)
     if override is not None:
         return override
     family = _RELATIVES.get(architecture, architecture)
     if family not in {entry.architecture for entry in _TABLE}:
         family = "gfx942" if family.startswith("gfx") else "sm_80"
-    return next(
+    found = [
         entry.settings
         for entry in _TABLE
         if (entry.architecture, entry.width) == (family, WIDTHS[dtype])
@@ -216,41 +254,91 @@ def settings_for(
         and hidden_size >= entry.hidden_size
         and vocabulary >= entry.vocabulary
         and (entry.extras or not extras)
-    )
+    ]
+    usual = next(settings for settings in found if settings.loads == "pointers")
+    if architecture == "interpreter":
+        return usual._replace(loads=_overrides.get("loads", "pointers"))
+    wanted = _overrides.get("loads") if architecture == "sm_90" else None
+    return next((settings for settings in found if settings.loads == wanted), usual)
 
 
 @contextmanager
 def use_settings(
-    *, sweep: Settings | None = None, logit_gradient: Settings | None = None
+    *,
+    sweep: Settings | None = None,
+    logit_gradient: Settings | None = None,
+    loads: Loads | None = None,
 ) -> Iterator[None]:
-    """Launch with these settings inside the ``with``; None leaves a kernel's settings alone."""
-    given = {"sweep": sweep, "logit_gradient": logit_gradient}
-    merged = dict(_overrides.get() or {})
-    merged.update({step: settings for step, settings in given.items() if settings is not None})
-    token = _overrides.set(merged)
+    """Launch with these settings inside the ``with``; None leaves a setting alone.
+
+    Args:
+        sweep: Of the sweep, also of the one that keeps exponentials.
+        logit_gradient: Of the gradient of logits.
+        loads: Which entries of the table kernels take whose settings are not given; those without
+            one, and other architectures than sm_90, keep ``pointers``.
+
+    Raises:
+        ValueError: ``loads`` is unknown.
+    """
+    if loads not in (None, *get_args(Loads)):
+        raise ValueError(f"loads is {loads!r}; expected one of {', '.join(get_args(Loads))}")
+    given = {"sweep": sweep, "logit_gradient": logit_gradient, "loads": loads}
+    before = _overrides.copy()
+    _overrides.update({name: value for name, value in given.items() if value is not None})
     try:
         yield
     finally:
-        _overrides.reset(token)
+        _overrides.clear()
+        _overrides.update(before)
 
 
 @functools.lru_cache(maxsize=256)
-def choose_splits(row_blocks: int, tiles: int, multiprocessors: int) -> int:
-    """Parts of the vocabulary that leave the fewest multiprocessors idle at the end.
+def choose_splits(
+    row_blocks: int,
+    tiles: int,
+    settings: Settings,
+    row_bytes: int,
+    multiprocessors: int,
+    cache: int,
+) -> int:
+    """Parts of the vocabulary that keep multiprocessors busy and operands in the L2 cache.
 
     One program takes ``ceil(tiles / splits)`` tiles, and ``row_blocks * splits`` programs run in
-    waves of ``multiprocessors``; the chosen number is the smallest within 2% of the least
-    ``waves * tiles of a program``.
+    waves of ``multiprocessors``. Of the numbers within 2% of the least ``waves * tiles of a
+    program``, it is the smallest whose :func:`live_bytes` fit into :data:`CACHE_SHARE` of the
+    cache, or, where none does, the one with the fewest.
 
     Args:
         row_blocks: Blocks of rows.
         tiles: Vocabulary tiles in all.
+        settings: Of the launch.
+        row_bytes: Bytes of one row of hidden states or of the weight.
         multiprocessors: Programs that run at once.
+        cache: Bytes of the L2 cache.
     """
     most = min(tiles, max(1, 8 * multiprocessors // row_blocks))
-    costs = [
-        -(-row_blocks * splits // multiprocessors) * -(-tiles // splits)
+    costs = {
+        splits: -(-row_blocks * splits // multiprocessors) * -(-tiles // splits)
         for splits in range(1, most + 1)
-    ]
-    allowed = min(costs) * 1.02
-    return next(splits for splits, cost in enumerate(costs, start=1) if cost <= allowed)
+    }
+    live = {
+        splits: live_bytes(splits, row_blocks, settings, row_bytes, multiprocessors)
+        for splits, cost in costs.items()
+        if cost <= min(costs.values()) * 1.02
+    }
+    fitting = [splits for splits, size in live.items() if size <= CACHE_SHARE * cache]
+    return min(fitting, default=min(live, key=lambda splits: live[splits]))
+
+
+def live_bytes(
+    splits: int, row_blocks: int, settings: Settings, row_bytes: int, multiprocessors: int
+) -> float:
+    """Bytes that programs of one wave read again and again: their rows, and their weight tiles.
+
+    Programs are numbered group of row blocks by group and within one part by part, so that a wave
+    holds ``multiprocessors / splits`` row blocks, and no fewer than a group of them.
+    """
+    group = min(settings.group, row_blocks)
+    blocks = min(row_blocks, max(group, multiprocessors / splits))
+    parts = min(splits, multiprocessors / group)
+    return row_bytes * (blocks * settings.rows + parts * settings.columns)

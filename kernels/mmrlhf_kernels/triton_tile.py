@@ -1,7 +1,9 @@
 """What the Triton kernels share: operands as one tuple, a tile of logits, rounding, a launch.
 
 Kernels take their operands as named tuples, which Triton passes as separate arguments: a field
-that is None costs nothing and is decided at compile time. ``Tile`` is a constant of the kernel.
+that is None costs nothing and is decided at compile time. ``Tile`` is a constant of the kernel. The
+number of rows is an argument of its own that Triton does not specialise on, so that a batch of
+another size finds its kernels compiled.
 
 Offsets. A tile's base is reached by a 64-bit step from the start of the matrix, because ``V * H``
 and ``N * V`` pass 2^31 at real sizes; inside a tile 32 bits suffice and spare registers.
@@ -11,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -22,12 +25,16 @@ __all__ = [
     "Launch",
     "Tile",
     "check_output",
+    "flat_grid",
+    "flat_tile",
     "head_of",
     "hyperbolic_tangent",
     "local_target",
     "logits_tile",
     "narrowed",
     "on_device",
+    "operands_of",
+    "place_of",
     "settings_of",
     "targets_of",
     "tile_of",
@@ -37,6 +44,8 @@ LOWEST = tl.constexpr(-3.4028234663852886e38)
 """The lowest float32: a maximum that minus infinity can be subtracted from."""
 SMALLEST = tl.constexpr(1.1754943508222875e-38)
 """The smallest normal float32."""
+ROWS, COLUMNS = 4, 1024
+"""Entries per program of the kernels without a matrix product: 32 for each of 128 threads."""
 
 
 class Head(NamedTuple):
@@ -50,8 +59,6 @@ class Head(NamedTuple):
     """[V] or None."""
     target: Any
     """[N] int64 global ids."""
-    rows: Any
-    """N."""
     columns: Any
     """V."""
     inner: Any
@@ -81,6 +88,8 @@ class Tile(NamedTuple):
     """Widen bfloat16 operands first: the interpreter multiplies their raw bits."""
     precision: str
     """How float32 operands are multiplied: ``ieee`` or ``tf32``."""
+    loads: str = "pointers"
+    """As in ``Settings``."""
 
 
 class Launch(NamedTuple):
@@ -94,7 +103,21 @@ class Launch(NamedTuple):
 
     def run(self) -> None:
         """Launch on the current stream of the current device."""
+        tile = self.arguments.get("TILE")
+        if tile is not None and tile.loads != "pointers":  # the kernel writes its descriptors down
+            triton.set_allocator(_scratch)
         self.kernel[self.grid](**self.arguments, num_warps=self.warps, num_stages=self.stages)
+
+
+def _scratch(size: int, _alignment: int, _stream: int | None) -> Tensor:
+    """Memory of a kernel that is running; the allocator's blocks are aligned to 512 bytes."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+def _scales(options: HeadOptions) -> tuple[float | None, float | None]:
+    """The last two fields of a head."""
+    scale, cap = options.logit_scale, options.softcap
+    return None if scale == 1.0 else float(scale), None if cap is None else float(cap)
 
 
 def head_of(
@@ -127,44 +150,32 @@ def head_of(
         weight=weight,
         bias=None if bias is None else bias.contiguous(),
         target=target.contiguous(),
-        rows=rows,
         columns=weight.shape[0],
         inner=inner,
         hidden_stride=hidden.stride(0),
         weight_stride=weight.stride(0),
         first=first,
-        logit_scale=None if options.logit_scale == 1.0 else float(options.logit_scale),
-        softcap=None if options.softcap is None else float(options.softcap),
+        logit_scale=_scales(options)[0],
+        softcap=_scales(options)[1],
     )
 
 
-def targets_of(logits: Tensor, target: Tensor, options: HeadOptions, first: int) -> Head:
-    """A head whose product is not formed again: the targets and options of kept logits."""
-    rows, columns = logits.shape
-    scale, cap = options.logit_scale, options.softcap
-    return Head(
-        hidden=logits,
-        weight=None,
-        bias=None,
-        target=target.contiguous(),
-        rows=rows,
-        columns=columns,
-        inner=0,
-        hidden_stride=logits.stride(0),
-        weight_stride=0,
-        first=first,
-        logit_scale=None if scale == 1.0 else float(scale),
-        softcap=None if cap is None else float(cap),
-    )
+def targets_of(
+    target: Tensor, options: HeadOptions, first: int, columns: int, weight: Tensor | None = None
+) -> Head:
+    """A head whose product is not formed: targets, options, and the weight where it is read."""
+    inner, stride = (0, 0) if weight is None else (weight.shape[1], weight.stride(0))
+    operands = (None, weight, None, target.contiguous())
+    return Head(*operands, columns, inner, 0, stride, first, *_scales(options))
 
 
-def check_output(out: Tensor, head: Head) -> None:
+def check_output(out: Tensor, rows: int, columns: int, dtype: torch.dtype) -> None:
     """Refuse an output that is not [N, V] in float32 or the dtype of the hidden states, unbroken.
 
     Raises:
         ValueError: It is not.
     """
-    expected, dtype = (head.rows, head.columns), head.hidden.dtype
+    expected = (rows, columns)
     if out.shape != expected or out.dtype not in (dtype, torch.float32) or out.stride(1) != 1:
         raise ValueError(
             f"out {tuple(out.shape)} {out.dtype} with strides {out.stride()} must be "
@@ -185,8 +196,16 @@ def settings_of(head: Head, step: Step, architecture: str, *, extras: bool = Fal
 
 
 def tile_of(settings: Settings, head: Head) -> Tile:
-    """The compile-time half of a launch with ``settings``."""
+    """The compile-time half of a launch with ``settings``.
+
+    Descriptors need rows that begin at multiples of 16 bytes; others are read by pointers.
+    """
     exact = torch.get_float32_matmul_precision() == "highest"
+    aligned = all(
+        entries * matrix.element_size() % 16 == 0
+        for matrix in (head.hidden, head.weight)
+        for entries in (matrix.stride(0), matrix.storage_offset())
+    )
     return Tile(
         rows=settings.rows,
         columns=settings.columns,
@@ -195,7 +214,19 @@ def tile_of(settings: Settings, head: Head) -> Tile:
         even=head.inner % settings.inner == 0,
         widen=INTERPRETED and head.hidden.dtype == torch.bfloat16,
         precision="ieee" if exact or INTERPRETED else "tf32",
+        loads=settings.loads if aligned else "pointers",
     )
+
+
+def flat_tile(like: Tensor) -> Tile:
+    """The tile of the kernels without a matrix product."""
+    widen = INTERPRETED and like.dtype == torch.bfloat16
+    return Tile(ROWS, COLUMNS, 16, 1, even=True, widen=widen, precision="ieee")
+
+
+def flat_grid(rows: int, columns: int) -> tuple[int, int]:
+    """Programs of those kernels that cover a matrix."""
+    return triton.cdiv(rows, ROWS), triton.cdiv(columns, COLUMNS)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:
@@ -222,24 +253,60 @@ def hyperbolic_tangent(x: tl.tensor) -> tl.tensor:
 
 
 @jit
-def product_tile(
-    head: tl.tuple, first_row: tl.tensor, first_column: tl.tensor, TILE: tl.constexpr
-) -> tl.tensor:
-    """``hidden . weight^T`` of one tile, [rows, columns] float32.
+def place_of(rows: tl.tensor, TILE: tl.constexpr) -> tl.tuple:
+    """(row block, part of the vocabulary) of this program: groups of row blocks, part by part."""
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(rows, TILE.rows)
+    in_group = TILE.group * (tl.num_programs(0) // row_blocks)
+    first_block = program // in_group * TILE.group
+    size = tl.minimum(row_blocks - first_block, TILE.group)
+    inside = program % in_group
+    return first_block + inside % size, inside // size
 
-    Rows and columns past the end repeat the last one, so that no load of them needs a mask.
+
+@jit
+def operands_of(head: tl.tuple, rows: tl.tensor, TILE: tl.constexpr) -> tl.tuple:
+    """Hidden states and weight as :func:`logits_tile` takes them: pointers or descriptors."""
+    if TILE.loads == "pointers":
+        left = head.hidden
+        right = head.weight
+    else:
+        left = tl.make_tensor_descriptor(
+            head.hidden, [rows, head.inner], [head.hidden_stride, 1], [TILE.rows, TILE.inner]
+        )
+        right = tl.make_tensor_descriptor(
+            head.weight, [head.columns, head.inner], [head.weight_stride, 1],
+            [TILE.columns, TILE.inner],
+        )  # fmt: skip
+    return left, right
+
+
+@jit
+def logits_tile(
+    head: tl.tuple, operands: tl.tuple, rows: tl.tensor, first_row: tl.tensor,
+    first_column: tl.tensor, TILE: tl.constexpr, SPECIALIZE: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Z of one tile, [rows, columns] float32; entries past the end are not marked.
+
+    Pointers repeat the last row and column past the end, so that no load of them needs a mask;
+    descriptors read zeros there. ``SPECIALIZE``: warps of their own load within this tile.
     """
-    inner = tl.arange(0, TILE.inner)
-    row = tl.minimum(tl.arange(0, TILE.rows), head.rows - 1 - first_row)
-    column = tl.minimum(tl.arange(0, TILE.columns), head.columns - 1 - first_column)
-    left = head.hidden + tl.cast(first_row, tl.int64) * head.hidden_stride
-    right = head.weight + tl.cast(first_column, tl.int64) * head.weight_stride
-    left_offset = row[:, None] * head.hidden_stride + inner[None, :]
-    right_offset = column[None, :] * head.weight_stride + inner[:, None]
     # tl.zeros is a kernel of its own, and before Triton 3.8 those take no number of a launch tuple.
-    total = tl.full((TILE.rows, TILE.columns), 0.0, dtype=tl.float32)
-    for begin in range(0, head.inner, TILE.inner):
-        if TILE.even:
+    z = tl.full((TILE.rows, TILE.columns), 0.0, dtype=tl.float32)
+    left, right = operands
+    if TILE.loads == "pointers":
+        inner = tl.arange(0, TILE.inner)
+        row = tl.minimum(tl.arange(0, TILE.rows), rows - 1 - first_row)
+        column = tl.minimum(tl.arange(0, TILE.columns), head.columns - 1 - first_column)
+        left += tl.cast(first_row, tl.int64) * head.hidden_stride
+        right += tl.cast(first_column, tl.int64) * head.weight_stride
+        left_offset = row[:, None] * head.hidden_stride + inner[None, :]
+        right_offset = column[None, :] * head.weight_stride + inner[:, None]
+    for begin in tl.range(0, head.inner, TILE.inner, warp_specialize=SPECIALIZE):
+        if TILE.loads != "pointers":
+            a = left.load([first_row, begin])
+            b = right.load([first_column, begin]).T
+        elif TILE.even:
             a = tl.load(left + left_offset)
             b = tl.load(right + right_offset)
         else:
@@ -249,18 +316,10 @@ def product_tile(
         if TILE.widen:
             a = a.to(tl.float32)
             b = b.to(tl.float32)
-        total = tl.dot(a, b, total, input_precision=TILE.precision)
-        left += TILE.inner
-        right += TILE.inner
-    return total
-
-
-@jit
-def logits_tile(
-    head: tl.tuple, first_row: tl.tensor, first_column: tl.tensor, TILE: tl.constexpr
-) -> tl.tensor:
-    """Z of one tile, [rows, columns] float32; entries past the end are not marked."""
-    z = product_tile(head, first_row, first_column, TILE)
+        z = tl.dot(a, b, z, input_precision=TILE.precision)
+        if TILE.loads == "pointers":
+            left += TILE.inner
+            right += TILE.inner
     if head.bias is not None:
         column = first_column + tl.arange(0, TILE.columns)
         bias = tl.load(head.bias + column, mask=column < head.columns, other=0.0)
@@ -273,12 +332,12 @@ def logits_tile(
 
 
 @jit
-def local_target(head: tl.tuple, row: tl.tensor) -> tl.tensor:
+def local_target(head: tl.tuple, row: tl.tensor, inside: tl.tensor) -> tl.tensor:
     """Columns of the targets of rows within this shard, int32; -1 for targets outside it."""
-    target = tl.load(head.target + row, mask=row < head.rows, other=-1)
+    target = tl.load(head.target + row, mask=inside, other=-1)
     local = target - head.first
-    inside = (target >= 0) & (local >= 0) & (local < head.columns)
-    return tl.where(inside, local, -1).to(tl.int32)
+    held = (target >= 0) & (local >= 0) & (local < head.columns)
+    return tl.where(held, local, -1).to(tl.int32)
 
 
 @jit

@@ -57,8 +57,8 @@ def counted(monkeypatch):
     """``counted(call)`` -> (launches beyond products, products) of a call on fake CUDA tensors."""
     launches = collections.Counter()
     monkeypatch.delenv("MMRLHF_KERNELS", raising=False)
-    monkeypatch.setattr(triton_settings, "_architecture", lambda _: "sm_90")
-    monkeypatch.setattr(triton_settings, "_multiprocessors", lambda _: 132)
+    card = triton_settings.Device("sm_90", 132, 50 << 20)
+    monkeypatch.setattr(triton_settings, "_device", lambda _: card)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(Launch, "run", lambda launch: launches.update([launch.kernel.__name__]))

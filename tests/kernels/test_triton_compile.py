@@ -5,26 +5,41 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 import mmrlhf_kernels
-from kernels_support import compile_bench
+from kernels_support import bare_kernels, compile_bench
 from mm_dpo_problem import call_of
 from mmrlhf_kernels.backend import Block, Extras, HeadOptions, KeptBlock, LossGradient
 from mmrlhf_kernels.mm_dpo_kernel import evaluate
-from mmrlhf_kernels.triton_kept import gradient_of_kept, kept_exponentials
-from mmrlhf_kernels.triton_logit_gradient import logit_gradient
-from mmrlhf_kernels.triton_settings import INTERPRETED
-from mmrlhf_kernels.triton_sweep import sweep
+from mmrlhf_kernels.triton_gradient import gradient_of_kept, logit_gradient
+from mmrlhf_kernels.triton_settings import INTERPRETED, Loads
+from mmrlhf_kernels.triton_sweep import kept_exponentials, sweep
 from triton_worker import interpreted
 
 KERNELS = Path(mmrlhf_kernels.__file__).parents[1]
 BENCHES = Path(__file__).parents[2] / "benches"
 FIRST_KERNEL = """
 import json, kernel_compile
-print(json.dumps(next(kernel_compile.rows_of(fast=True))))
+print(json.dumps(next(kernel_compile.rows_of('fast'))))
+"""
+
+COUNT_VARIANTS = """
+import collections, itertools, json, torch, kernel_compile as bench
+bench.driver.set_active(bench.NoDevice(bench.TARGETS["sm_90"]))
+found = collections.defaultdict(set)
+for bench.ROWS, bench.PAIRS in ((1, 1), (16, 16), (17, 15)):
+    large = (bench.head_cases, bench.form_cases, bench.kept_cases)
+    cases = (part("sm_90", torch.bfloat16) for part in large)
+    for case in itertools.chain(*cases, bench.small_cases()):
+        *_, bind = case.launch.kernel.device_caches[0]
+        _, specialization, _ = bind(**case.launch.arguments)
+        name = case.kernel, case.variant, repr(case.launch.arguments.get("TILE"))
+        found[name].add(str(specialization))
+print(json.dumps([[*name, len(keys)] for name, keys in found.items()]))
 """
 
 
@@ -65,6 +80,14 @@ def test_the_sweep_does_not_spill_or_outgrow_shared_memory(tmp_path):
     assert [row["kernel"] for row in rows] == ["sweep"]
 
 
+def test_another_number_of_rows_or_pairs_compiles_no_kernel_again():
+    done = run("-c", COUNT_VARIANTS)
+    assert done.returncode == 0, done.stderr
+    variants = json.loads(done.stdout)
+    assert len(variants) > 60
+    assert [variant for variant in variants if variant[-1] != 1] == []
+
+
 def test_interpreted_kernels_are_not_compiled():
     code, stderr = interpreted(compile_bench)
     assert code == 2
@@ -98,6 +121,14 @@ def test_the_bench_for_cards_says_that_there_is_none(monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "gpu_kernels needs a GPU and found none; nothing was measured\n"
     )
+
+
+def test_every_kernel_of_the_bench_for_cards_runs():
+    rows = interpreted(bare_kernels)
+    names = {row["method"].removeprefix("kernel alone: ") for row in rows}
+    assert len(names) == len(rows) > 15
+    assert {f"logit_gradient, {loads}" for loads in get_args(Loads)} < names
+    assert [row for row in rows if "failed" in row or row["largest_difference"] > 1e-5] == []
 
 
 def test_the_tables_of_the_cost_model_are_those_of_its_page():

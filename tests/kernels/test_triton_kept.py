@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from mmrlhf_kernels import reference
 from mmrlhf_kernels.backend import Extras, KeptBlock, LossGradient, lift_of
-from triton_problem import error, hold_to_plain, logp_and_gradients, problem
+from triton_problem import error, hold_to_plain, logp_and_gradients, lora_and_widths, problem
 from triton_worker import InterpretedError, interpreted
 
 CASES = [(torch.float32, None), (torch.float16, 5.0), (torch.bfloat16, None), (torch.float16, None)]
@@ -14,7 +15,7 @@ def keep(p):
     """(sweep, kept exponentials) of the whole vocabulary."""
     out = torch.full((len(p.target), p.weight.shape[0]), float("nan"), dtype=p.hidden.dtype)
     return interpreted(
-        "triton_kept.kept_exponentials", p.block, Extras(entropy=True, argmax=True), out=out,
+        "triton_sweep.kept_exponentials", p.block, Extras(entropy=True, argmax=True), out=out,
         returning="out",
     )  # fmt: skip
 
@@ -41,7 +42,7 @@ def test_the_gradient_from_kept_exponentials_is_that_of_the_specification(dtype,
     sweep, kept = keep(p)
     lse = sweep.maximum + sweep.sum_exp.log()
     held = KeptBlock(kept, sweep.shift, p.target, p.options, 0, sweep.target_logit)
-    name, rows = "triton_kept.gradient_of_kept", LossGradient(lse, grad)
+    name, rows = "triton_gradient.gradient_of_kept", LossGradient(lse, grad)
     apart = interpreted(name, held, rows, torch.empty_like(kept))
     hold_to_plain(apart, p.gradient(grad), exact.gradient(grad.double()))
     assert torch.equal(apart, interpreted(name, held, rows, kept))
@@ -58,7 +59,7 @@ def test_minus_infinity_is_kept_as_nothing():
 def test_an_output_that_does_not_fit_is_named():
     p = problem(4, 16, 20, torch.float32)
     with pytest.raises(InterpretedError, match="adjacent entries"):
-        interpreted("triton_kept.kept_exponentials", p.block, Extras(), torch.empty(4, 19))
+        interpreted("triton_sweep.kept_exponentials", p.block, Extras(), torch.empty(4, 19))
 
 
 @pytest.mark.parametrize("schedule", ["recompute", "keep", "frozen"])
@@ -73,3 +74,22 @@ def test_every_schedule_runs_on_the_backend(schedule):
     assert (d_weight is None) == (schedule == "frozen")
     if d_weight is not None:
         assert error(d_weight, e.T @ exact.hidden) < 1e-5
+
+
+def test_lora_beside_the_head_is_padded_to_whole_tiles():
+    p = problem(9, 40, 67, torch.float32)
+    source = torch.Generator().manual_seed(4)
+    lora = (torch.randn(5, 40, generator=source), torch.randn(67, 5, generator=source), 0.3)
+    grad = torch.randn(9, generator=source)
+    logp, gradients, widths = interpreted(lora_and_widths, p, lora, grad)
+    assert widths == {64}
+    exact = p.to(torch.float64)
+    leaves = [t.double().requires_grad_() for t in (p.hidden, *lora[:2])]
+    truth = reference.linear_logp(
+        leaves[0], exact.weight, p.target, lora=(leaves[1], leaves[2], 0.3)
+    )
+    assert error(logp, truth) < 1e-5
+    for found, other in zip(
+        gradients, torch.autograd.grad(truth, leaves, grad.double()), strict=True
+    ):
+        assert error(found, other) < 2e-5

@@ -27,7 +27,7 @@ def gradient(p, lse, grad, **launch):
     """E over the whole vocabulary by the kernel."""
     out = torch.full((len(p.target), p.weight.shape[0]), float("nan"), dtype=p.hidden.dtype)
     return interpreted(
-        "triton_logit_gradient.logit_gradient",
+        "triton_gradient.logit_gradient",
         p.block,
         LossGradient(lse.float(), grad),
         **{"out": out, **launch},
@@ -61,7 +61,7 @@ def test_chunks_side_by_side_are_the_whole_and_neighbours_stay_untouched():
     for begin, end in ((0, 40), (40, 41), (41, 99)):
         wide = torch.full((20, 99), 7.0, dtype=torch.bfloat16)
         part = interpreted(
-            "triton_logit_gradient.logit_gradient", p.block.columns(begin, end),
+            "triton_gradient.logit_gradient", p.block.columns(begin, end),
             LossGradient(lse.float(), grad), wide[:, begin:end],
         )  # fmt: skip
         nearly_equal(part, whole[:, begin:end])
@@ -99,3 +99,14 @@ def test_an_output_that_does_not_fit_is_named():
     for out in (torch.empty(4, 19), torch.empty(4, 20).half(), torch.empty(20, 4).T):
         with pytest.raises(InterpretedError, match="adjacent entries"):
             gradient(p, torch.zeros(4), torch.zeros(4), out=out)
+
+
+@pytest.mark.parametrize("loads", ["descriptors", "specialized"])
+def test_how_operands_are_loaded_changes_no_bit(loads):
+    p = problem(19, 24, 67, torch.bfloat16, bias=True, cap=5.0)
+    lse, grad = own_lse(p), row_grad(p)
+    one, other = (
+        gradient(p, lse, grad, settings=OTHER._replace(loads=chosen))
+        for chosen in ("pointers", loads)
+    )
+    assert torch.equal(one, other)

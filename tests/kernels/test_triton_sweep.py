@@ -1,12 +1,21 @@
 """Pass 1 in Triton's interpreter against the specification in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrlhf_kernels.backend import Extras
-from mmrlhf_kernels.triton_settings import Settings
+from mmrlhf_kernels.triton_settings import (
+    CACHE_SHARE,
+    Settings,
+    choose_splits,
+    live_bytes,
+    settings_for,
+    use_settings,
+)
 from triton_problem import DTYPES, error, hold_to_plain, nearly_equal, problem
 from triton_worker import InterpretedError, interpreted
 
@@ -142,3 +151,69 @@ def test_operands_that_do_not_fit_are_named():
         sweep(p.block._replace(weight=p.weight.half()))
     with pytest.raises(InterpretedError, match="takes every dtype"):
         sweep(p.to(torch.float64).block)
+
+
+@pytest.mark.parametrize("loads", ["descriptors", "specialized"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((19, 24, 67), torch.bfloat16), ((5, 40, 131), torch.float32), ((3, 23, 20), torch.float16)],
+    ids=str,
+)
+def test_how_operands_are_loaded_changes_no_bit(shape, dtype, loads):
+    p = problem(*shape, dtype, bias=True, cap=5.0)
+    found = []
+    for chosen in ("pointers", loads):
+        out = torch.zeros(shape[0], shape[2], dtype=dtype)
+        found.append(
+            interpreted(
+                "triton_sweep.kept_exponentials", p.block, ALL, out=out, returning="out",
+                settings=SMALL._replace(loads=chosen),
+            )
+        )  # fmt: skip
+    (one, kept), (other, also) = found
+    assert torch.equal(kept, also)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_form_of_loading_is_taken_where_the_table_has_it():
+    def loads(inner, dtype=torch.bfloat16, architecture="sm_90"):
+        return settings_for("kept", inner, 8192, dtype, architecture, extras=True).loads
+
+    assert loads(3584) == "pointers"
+    with use_settings(loads="specialized"):
+        assert [loads(3584), loads(3592), loads(3585)] == ["specialized"] * 2 + ["pointers"]
+        assert loads(3584, torch.float32) == loads(3584, architecture="sm_80") == "pointers"
+        with use_settings(loads="descriptors"):
+            assert loads(3584) == "descriptors"
+        with ThreadPoolExecutor(1) as backward:
+            assert backward.submit(loads, 3584).result() == "specialized"
+    assert loads(3584) == "pointers"
+    with pytest.raises(ValueError, match="expected one of pointers"), use_settings(loads="tma"):
+        pass
+
+
+def test_parts_keep_operands_in_the_cache_of_the_card():
+    tile = Settings(128, 256, 64, 8, 4)
+    h100 = {"settings": tile, "row_bytes": 7168, "multiprocessors": 132}
+    assert choose_splits(64, 594, **h100, cache=1 << 60) == 2
+    assert choose_splits(64, 594, **h100, cache=50 << 20) == 6
+    assert live_bytes(2, 64, **h100) > 60e6
+    assert live_bytes(6, 64, **h100) < CACHE_SHARE * (50 << 20)
+
+
+@settings(max_examples=50, derandomize=True)
+@given(
+    blocks=st.integers(1, 600),
+    tiles=st.integers(1, 1200),
+    processors=st.integers(1, 150),
+    cache=st.integers(0, 1 << 27),
+)
+def test_parts_leave_no_more_processors_idle_than_they_may(blocks, tiles, processors, cache):
+    chosen = choose_splits(blocks, tiles, Settings(128, 256, 64, 8, 4), 7168, processors, cache)
+
+    def cost(parts):
+        return -(-blocks * parts // processors) * -(-tiles // parts)
+
+    most = min(tiles, max(1, 8 * processors // blocks))
+    assert 1 <= chosen <= most
+    assert cost(chosen) <= 1.02 * min(map(cost, range(1, most + 1)))
