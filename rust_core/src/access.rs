@@ -1,8 +1,8 @@
 //! How columns in mapped files are going to be read, told to the operating system.
 //!
-//! It reads ahead in a mapped file: 32 pages or more for one that is touched. In a pass from the first row
-//! to the last that is what makes it fast. Where rows are read here and there, nearly all of it is
-//! never looked at and drives out of the page cache what will be needed again. The advice changes no
+//! It reads ahead in a mapped file: from 32 pages to thousands for one that is touched. In a pass from the
+//! first row to the last that is what makes it fast. Where rows are read here and there, nearly all of it
+//! is never looked at and drives out of the page cache what will be needed again. The advice changes no
 //! content, and memory that is not mapped from a file is not affected by it.
 
 /// The order in which bytes will be read.
@@ -14,7 +14,8 @@ pub(crate) enum Access {
     Random,
 }
 
-/// Advise the system of how `bytes` will be read; the pages that they share with others are left out.
+/// Advise the system of how `bytes` will be read. The pages on which they begin and end are included:
+/// whoever touches these would have all that lies behind them read too.
 #[cfg(unix)]
 pub(crate) fn advise(bytes: &[u8], access: Access) {
     let advice = match access {
@@ -25,16 +26,16 @@ pub(crate) fn advise(bytes: &[u8], access: Access) {
     // SAFETY: sysconf has no preconditions.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let Ok(page) = usize::try_from(page) else { return };
-    let skipped = bytes.as_ptr().align_offset(page).min(bytes.len());
-    let whole = &bytes[skipped..];
-    let whole = &whole[..whole.len() / page * page];
-    if whole.is_empty() {
+    if bytes.is_empty() {
         return;
     }
+    let before = bytes.as_ptr().addr() % page;
+    let start = bytes.as_ptr().wrapping_sub(before).cast_mut();
+    let length = (before + bytes.len()).next_multiple_of(page);
     #[expect(unsafe_code, reason = "a system call without a safe form")]
-    // SAFETY: the range is that of a living slice, and these two kinds of advice change no content. An
-    // error says that the advice was not taken, which is no harm.
-    let _ = unsafe { libc::madvise(whole.as_ptr().cast_mut().cast(), whole.len(), advice) };
+    // SAFETY: the pages are those of a living slice, and these two kinds of advice change no content, not
+    // of their neighbours either. An error says that the advice was not taken, which is no harm.
+    let _ = unsafe { libc::madvise(start.cast(), length, advice) };
 }
 
 /// No advice on other systems.

@@ -56,6 +56,10 @@ impl Texts {
     pub(super) fn advise(&self, access: Access) {
         for part in &self.parts {
             advise(part.value_data(), access);
+            advise(bytemuck::cast_slice(part.value_offsets()), access);
+            if let Some(nulls) = part.nulls() {
+                advise(nulls.validity(), access);
+            }
         }
     }
 

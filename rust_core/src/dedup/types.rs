@@ -8,7 +8,7 @@ use super::measures::{TextMeasure, TextMeasures};
 use super::pictures::Closeness;
 use super::text_keys::TextKeys;
 use super::texts::Texts;
-use crate::access::Access;
+use crate::access::{Access, advise};
 use crate::error::Result;
 use crate::judge::text::{Lexicon, Rule};
 
@@ -94,10 +94,12 @@ impl Samples {
         &self.media[self.media_offsets[row] as usize..self.media_offsets[row + 1] as usize]
     }
 
-    /// Tell the system how prompts and answers will be read.
+    /// Tell the system how texts and media will be read.
     pub(super) fn advise(&self, access: Access) {
         self.prompts.advise(access);
         self.answers.advise(access);
+        advise(bytemuck::cast_slice(&self.media), access);
+        advise(bytemuck::cast_slice(&self.media_offsets), access);
     }
 
     pub(super) fn prompt(&self, row: u32) -> &str {
