@@ -63,18 +63,24 @@ pub fn find(
         let finder = Finder { samples, pictures, settings, text_keys, components, texts, gathered };
         let keys = finder.keys(room.share(90), interrupt)?;
         // Equal rows lie anywhere, and so do those that are compared; in between, one pass copies texts.
-        samples.advise(Access::Random);
+        let advise = |access| {
+            samples.advise(access);
+            if let Some(keys) = text_keys {
+                keys.advise(access);
+            }
+        };
+        advise(Access::Random);
         let mut duplicates = collapse(&finder, &keys.exact, interrupt)?;
         let order = keep_order(samples, &duplicates);
         let places = places_of(&order, samples.rank.len());
         let buckets = Buckets::new(&keys.near, &places, room.share(30), interrupt)?;
         drop(keys);
         let memory = room.share(20).memory;
-        samples.advise(Access::InOrder);
+        advise(Access::InOrder);
         let gathered = Gathered::new(&samples.prompts, &places, &buckets, memory, interrupt)?;
         let _ = finder.gathered.set(gathered);
         drop(places);
-        samples.advise(Access::Random);
+        advise(Access::Random);
         let memory = room.share(40).memory;
         let decisions = Decisions::new(&finder, judge, &buckets.sizes, measures, memory);
         let mut found = decisions.run(&order, &buckets, interrupt)?;
@@ -86,7 +92,7 @@ pub fn find(
         if let Some(texts) = &finder.texts {
             explain_misses(&finder, texts, &mut found);
         }
-        samples.advise(Access::InOrder);
+        advise(Access::InOrder);
         Ok(found)
     })?
 }

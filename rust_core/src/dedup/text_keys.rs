@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::frequencies::Frequencies;
 use super::propose::{self, Proposer};
 use super::types::Settings;
+use crate::access::{Access, advise};
 use crate::data_type::describe;
 use crate::error::{Error, Result};
 use crate::judge::text::Lexicon;
@@ -84,6 +85,14 @@ impl TextKeys {
             keys.starts.push(rows);
         }
         Ok(keys)
+    }
+
+    /// Tell the system how they will be read.
+    pub(super) fn advise(&self, access: Access) {
+        for (offsets, values) in &self.chunks {
+            advise(bytemuck::cast_slice(offsets), access);
+            advise(bytemuck::cast_slice(values), access);
+        }
     }
 
     /// How many texts there are keys of.
