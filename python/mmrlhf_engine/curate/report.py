@@ -309,11 +309,12 @@ def _curves(diversity: dict[str, Any] | None) -> dict[str, Any] | None:
     if not diversity or not diversity["compared"]:
         return None
     sides = {side: diversity[side] for side in ("chosen", "random")}
-    most = max(max(values) for values in sides.values()) or 1.0
+    # The one in twenty that is farthest would leave no height to the others.
+    most = max(values[-2] for values in sides.values()) or 1.0
     paths = {
         side: "M"
         + "L".join(
-            f"{1000 * at / (len(values) - 1):.1f} {300 - 300 * value / most:.1f}"
+            f"{1000 * at / (len(values) - 1):.1f} {300 - 300 * min(value / most, 1):.1f}"
             for at, value in enumerate(values)
         )
         for side, values in sides.items()
