@@ -46,9 +46,8 @@ pub use measures::{TextMeasure, TextMeasures};
 pub use near_texts::near_texts;
 pub use partitions::Room;
 pub use pictures::{Closeness, Pictures};
-pub use text_keys::{TextKeys, text_keys};
+pub use text_keys::{KnownTexts, TextKeys, text_keys};
 pub use texts::Texts;
 pub use types::{
-    Duplicate, Found, Kind, KnownTexts, NearMiss, PictureJudge, PictureVerdict, Policy, Samples,
-    Settings,
+    Duplicate, Found, Kind, NearMiss, PictureJudge, PictureVerdict, Policy, Samples, Settings,
 };

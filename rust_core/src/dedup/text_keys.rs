@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::frequencies::Frequencies;
+use super::measures::TextMeasures;
 use super::propose::{self, Proposer};
 use super::types::Settings;
 use crate::access::{Access, advise};
@@ -57,6 +58,15 @@ pub fn text_keys(
         let offsets = OffsetBuffer::from_lengths(lengths);
         Ok((offsets, chunks.into_iter().flat_map(|(_, values)| values).collect()))
     })?
+}
+
+/// What earlier runs have found out about the texts; it spares work, and changes no result.
+#[derive(Debug, Default)]
+pub struct KnownTexts {
+    /// The keys of all texts.
+    pub keys: Option<TextKeys>,
+    /// Of pairs of them; used where the keys are there.
+    pub measures: TextMeasures,
 }
 
 /// Columns that [`text_keys`] has made, one behind the other; not copied, as they may be mapped files.

@@ -4,9 +4,8 @@ use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::answers::ShortAnswer;
-use super::measures::{TextMeasure, TextMeasures};
+use super::measures::TextMeasure;
 use super::pictures::Closeness;
-use super::text_keys::TextKeys;
 use super::texts::Texts;
 use crate::access::{Access, advise};
 use crate::error::Result;
@@ -148,15 +147,6 @@ impl Samples {
     pub(super) fn has_override(&self, row: u32) -> bool {
         self.kept_apart_from(row).next().is_some()
     }
-}
-
-/// What earlier runs have found out about the texts; it spares work, and changes no result.
-#[derive(Debug, Default)]
-pub struct KnownTexts {
-    /// The keys of all texts.
-    pub keys: Option<TextKeys>,
-    /// Of pairs of them; used where the keys are there.
-    pub measures: TextMeasures,
 }
 
 /// Why a sample was removed.
