@@ -58,23 +58,22 @@ def semantic_duplicates(
         for row, other, cosine in _by_cluster(pictures, embeddings, threshold, order, stage)
     ]
     schema = {"row": pl.Int64, "other": pl.Int64, "cosine": pl.Float32}
-    twins = pl.concat([pl.DataFrame(schema=schema), *removed])
-    return _of_samples(samples, pictures, twins, threshold)
+    pairs = pl.concat([pl.DataFrame(schema=schema), *removed])
+    return _of_samples(samples, pictures, pairs)
 
 
-def _of_samples(
-    samples: pl.DataFrame, pictures: pl.DataFrame, twins: pl.DataFrame, threshold: float
-) -> pl.DataFrame:
+def _of_samples(samples: pl.DataFrame, pictures: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     """The samples of removed pictures, and all but the first of those that stay."""
     first = pictures.select(pl.col("row").cast(pl.Int64), close_to="candidate")
     rows = samples.select("candidate", pl.col("row").cast(pl.Int64))
-    rows = rows.join(twins, on="row", how="left", maintain_order="left")
+    rows = rows.join(pairs, on="row", how="left", maintain_order="left")
     rows = rows.with_columns(
         other=pl.coalesce("other", "row"), cosine=pl.col("cosine").fill_null(1.0)
     )
     rows = rows.join(first.rename({"row": "other"}), on="other", how="left", maintain_order="left")
-    gone = (pl.col("candidate") != pl.col("close_to")) & (pl.col("cosine") >= threshold)
-    return rows.filter(gone).select("candidate", "close_to", "cosine")
+    return rows.filter(pl.col("candidate") != pl.col("close_to")).select(
+        "candidate", "close_to", "cosine"
+    )
 
 
 def _by_cluster(
@@ -154,8 +153,7 @@ def near_earlier(vectors: np.ndarray, order: np.ndarray, threshold: float) -> Pa
         rest = np.flatnonzero(best < threshold)
         row, other, cosine = _close_within(block[rest], threshold)
         best[rest[row]], nearest[rest[row]] = cosine, places[rest[other]]
-        gone = nearest >= 0
-        gone &= best >= threshold
+        gone = best >= threshold
         removed.append((places[gone], nearest[gone], best[gone]))
         if not gone.all():
             staying.append(places[~gone])
