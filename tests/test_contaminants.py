@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import easy_vqa
 import polars as pl
@@ -205,16 +206,22 @@ def test_a_build_that_is_refused_leaves_the_index_as_it_was(place, tmp_path):
     done = engine("contaminants", "build", index, place / "absent.jsonl")
     assert done.returncode == 1
     assert check_index(index) == {"pope": 2}
-    done = engine("contaminants", "build", index, place / "mmbench.parquet", "--memory", "1M")
+    done = engine("contaminants", "build", index, place / "mmbench.parquet")
+    assert f"is an index of {place / 'pope.parquet'}" in done.stderr
+    assert "--against may be given several times" in done.stderr
+    os.utime(place / "pope.parquet")  # so that it is read again
+    done = engine("contaminants", "build", index, place / "pope.parquet", "--memory", "1M")
     assert done.returncode == 2
     assert check_index(index) == {"pope": 2}
 
 
 def test_an_index_whose_benchmarks_could_not_be_read_is_none(place, tmp_path):
-    index = tmp_path / "index"
-    engine("contaminants", "build", index, place / "pope.parquet")
-    lines(tmp_path / "bad.jsonl", {"nothing": 1})
-    done = engine("contaminants", "build", index, tmp_path / "bad.jsonl")
+    index, file = tmp_path / "index", tmp_path / "questions.jsonl"
+    lines(file, {"prompt": PROGRAM})
+    engine("contaminants", "build", index, file)
+    assert check_index(index) == {"questions": 1}
+    lines(file, {"nothing": 1})
+    done = engine("contaminants", "build", index, file)
     assert done.returncode == 1
     with pytest.raises(InputError, match="no index of benchmarks"):
         check_index(index)

@@ -8,10 +8,13 @@ import pytest
 
 from command import engine
 from intake import lines
+from mmrlhf_engine.api import run_curate
 from mmrlhf_engine.cli import cli
 from mmrlhf_engine.cli.curate import _SETTINGS
 from mmrlhf_engine.cli.curate import curate as command
-from mmrlhf_engine.pipeline import CurateConfig
+from mmrlhf_engine.pipeline import CurateConfig, settings_of
+from mmrlhf_engine.run.config import load_config
+from mmrlhf_engine.run.folder import Run
 
 OTHER = {
     "ingest.max_bad": "3%",
@@ -21,7 +24,7 @@ OTHER = {
     "dedup.text_rule": "auto",
     "dedup.text_threshold": 0.77,
     "dedup.hash": "exact",
-    "dedup.cache": "kept",
+    "dedup.cache": "/elsewhere/kept",
     "dedup.unverified_images": True,
     "dedup.image_radius": 3,
     "dedup.max_per_image": 7,
@@ -130,4 +133,30 @@ def test_adding_is_explained_where_it_is_offered(tmp_path):
     assert "--add extends this run by other sources" in refused.stderr
     assert engine(*command, "--add", "b.jsonl", cwd=tmp_path).returncode == 0
     told = " ".join(engine("curate", "--help").stdout.split())
-    assert "--add Extend the finished run by SOURCES." in told
+    assert "--add Extend the finished run by SOURCES, with its settings" in told
+
+
+def test_what_is_added_is_curated_as_the_run_was(tmp_path):
+    lines(tmp_path / "a.jsonl", *({"prompt": f"What is number {n}?"} for n in range(30)))
+    lines(tmp_path / "b.jsonl", *({"prompt": f"Where is number {n}?"} for n in range(30)))
+    chosen = ("--seed", "7", "--select", "9", "--text-rule", "documents", "--cache", "cache")
+    engine("curate", "a.jsonl", "--out", "run", *chosen, cwd=tmp_path)
+    run = Run(tmp_path / "run")
+    before = settings_of(run)
+    assert before["seed"] == 7
+    assert before["select"]["count"] == 9
+    assert before["dedup"]["cache"] == str(tmp_path / "cache")
+    again = ("curate", tmp_path / "b.jsonl", "--out", "run", "--add")
+    done = engine(*again, "--set", "select.order=farthest", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before["select"]["order"] = "farthest"
+    assert settings_of(run) == before
+    assert run.report("select")["rows_out"] == 9
+    # Another command begins with the defaults, as ever; from Python it is the same.
+    (tmp_path / "few.yaml").write_text("select: {count: 4}\n", encoding="utf-8")
+    for config in (tmp_path / "few.yaml", load_config(CurateConfig, tmp_path / "few.yaml")):
+        run_curate(tmp_path / "b.jsonl", tmp_path / "run", config=config, add=True)
+        assert settings_of(run) == before | {"select": {**before["select"], "count": 4}}
+    sources = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    run_curate(sources, tmp_path / "run", {"select.count": 5})
+    assert settings_of(run)["seed"] == 0

@@ -283,6 +283,8 @@ ROWS = np.ones((6, 3))
         (np.ones(6), None, "found float64 [6], expected an array of numbers [n, d]"),
         (np.full((6, 2), "x"), None, "found <U1 [6, 2]"),
         (ROWS, [*IDS[:5], IDS[0]], "the id a:000 has more than one row"),
+        (ROWS, [*IDS[:3], "", *IDS[4:]], "made.ids: line 4 is empty, expected the id of a row"),
+        (ROWS, [*IDS, ""], "made.ids: line 7 is empty"),
         (ROWS, [f"b:{n}" for n in range(6)], "none of its 6 ids is a kept sample"),
         (ROWS * np.arange(6)[:, None], None, "row 0 (a:000) is zero or not finite"),
         (np.where(np.eye(6) > 0, np.nan, 1.0), None, "so are 5 more"),

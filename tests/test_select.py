@@ -276,6 +276,8 @@ def selected(stage, rows: pl.DataFrame, config: SelectConfig, shuffled=False, **
     )
     random = np.random.default_rng(2).normal(size=(60, 12))
     embeddings = random / np.linalg.norm(random, axis=1, keepdims=True)
+    if (rows["cluster"] < 0).all():
+        embeddings = np.zeros((0, 0))  # as embed writes them where no sample has a picture
     embedded = rows.with_columns(row=pl.when(pl.col("cluster") >= 0).then("row"))
     if shuffled:
         rows = rows.sample(fraction=1, shuffle=True, seed=0)
@@ -373,6 +375,15 @@ def test_an_empty_corpus_gives_no_queries(stage):
     begun, queries = selected(stage, corpus(50).clear(), SelectConfig(count=80))
     assert queries.height == 0
     assert begun.run.report("select")["rows_in"] == 0
+
+
+@pytest.mark.parametrize("order", ["seeded", "farthest"])
+@pytest.mark.parametrize("keep", ["chosen", "hard"])
+def test_texts_alone_are_selected_under_any_rule_about_pictures(stage, order, keep):
+    texts = corpus(50).with_columns(cluster=pl.lit(-1, pl.Int64), modality=pl.lit("text"))
+    config = SelectConfig(count=80, order=order, semantic_threshold=0.9, semantic_keep=keep)
+    _, queries = selected(stage, texts, config)
+    assert queries.height == 50
 
 
 def test_shares_and_counts_bound_groups(stage):

@@ -6,8 +6,10 @@ import pytest
 from command import engine
 from mmrlhf_engine.curate import dedup, picture_hashes
 from mmrlhf_engine.curate.dedup import DedupConfig
+from mmrlhf_engine.curate.picture_hashes import HASH_NAMES
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.folder import Run
+from pack_data import write_lines
 from stages import RunForTests
 from test_dedup import corpus, picture
 
@@ -139,3 +141,14 @@ def test_a_cache_that_is_a_file_is_refused_before_anything_runs(tmp_path):
     assert "is not a folder" in done.stderr
     assert "another --cache" in done.stderr
     assert not (run / "01_ingest").exists()
+
+
+def test_a_damaged_cache_is_refused_before_anything_is_read(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [{"prompt": "What is in it?"}])
+    file = tmp_path / "cache" / HASH_NAMES["fast"] / "a.parquet"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"no table")
+    command = ("curate", "a.jsonl", "--out", "run", "--to", "dedup", "--cache", "cache")
+    done = engine(*command, cwd=tmp_path)
+    assert (done.returncode, f"{file}: cannot be read" in done.stderr) == (1, True), done.stderr
+    assert not (tmp_path / "run").exists()

@@ -11,12 +11,15 @@ from intake import lines, picture, take_in
 from mmrlhf_engine._core import hash_images
 from mmrlhf_engine.curate import dedup
 from mmrlhf_engine.curate.alarms import find_alarms
+from mmrlhf_engine.curate.contaminants import build_index
 from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.explain import explain
 from mmrlhf_engine.curate.explain_pair import explain_pair
+from mmrlhf_engine.curate.ingest import SourceConfig
 from mmrlhf_engine.curate.report import write
 from mmrlhf_engine.pipeline import CurateConfig, curate
 from mmrlhf_engine.run.config import load_config
+from mmrlhf_engine.run.stage import Resources
 from run_pipeline import tables
 
 HASH = 0x6A13EB42F2DFF270
@@ -143,6 +146,22 @@ def test_a_picture_and_its_hash_alone_are_not_verified(stage, tmp_path):
     assert (removed, report["unverified_pairs"]) == ({}, 1)
     _, removed, report = deduplicated(stage, tmp_path, rows, unverified_images=True)
     assert (removed, report["unverified_removals"]) == ({"hash": "near"}, 1)
+
+
+def test_matches_of_questions_by_hashes_alone_are_counted_and_told(stage, tmp_path):
+    (tmp_path / "bench").mkdir()
+    question = {"path": str(lines(tmp_path / "bench" / "q.jsonl", asked("q", stored(0))))}
+    index = tmp_path / "index"
+    build_index(index, [SourceConfig(**question)], Resources(threads=1))
+    given = {"against": [str(index)], "unverified_images": True}
+    rows = [asked("near", stored(1)), asked("equal", stored(0)), asked("far", stored(20))]
+    kept, removed, report = deduplicated(stage, tmp_path, rows, **given)
+    assert removed == {"near": "contaminated", "equal": "contaminated"}
+    assert (kept, report["unverified_removals"]) == ({"far"}, 1)
+    (alarm,) = (one for one in find_alarms(stage.run) if one.kind == "unverified_removals")
+    assert alarm.example == "rows:near was removed for q:q"
+    kept, removed, report = deduplicated(stage, tmp_path, rows, against=[str(index)])
+    assert (removed, report["unverified_removals"]) == ({"equal": "contaminated"}, 0)
 
 
 @pytest.fixture(scope="module")

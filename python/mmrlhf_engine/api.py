@@ -9,7 +9,7 @@ from mmrlhf_engine import pipeline
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.pack.pack import PackConfig
 from mmrlhf_engine.pipeline import CurateConfig
-from mmrlhf_engine.run.config import load_config
+from mmrlhf_engine.run.config import laid_over, load_config
 from mmrlhf_engine.run.folder import Run
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Stage
@@ -57,7 +57,8 @@ def run_curate(
         config: A YAML file, or settings that are read already; None is the defaults.
         first: The first stage to run.
         last: The last stage to run.
-        add: The run folder may hold a run of a part of these sources, which is extended.
+        add: The run folder may hold a run of other sources, which is extended: settings that are
+            not named are those of the run.
         reweigh: Dedup counts again how common shingles and words are, which it otherwise does once
             in a run.
         progress: What is written to stderr.
@@ -72,7 +73,8 @@ def run_curate(
         InputError: a source cannot be read, or too much of it is bad.
         MissingExtraError: a package that a stage needs is not installed.
     """
-    resolved = _resolve(CurateConfig, config, settings)
+    base = pipeline.settings_of(Run(Path(out))) if add else None
+    resolved = _resolve(CurateConfig, config, settings, base)
     several = [sources] if isinstance(sources, str | Path) else list(sources)
     resolved = pipeline.with_sources(resolved, several)  # as texts: a path has no s3://
     return pipeline.curate(
@@ -379,13 +381,18 @@ def _paths(sources: Path | str | Iterable[Path | str]) -> list[Path]:
     return [Path(path) for path in several]
 
 
-def _resolve(kind: type[Any], config: Any, settings: Mapping[str, Any] | None) -> Any:
-    """The settings of a file, or of a section, with single settings laid over them."""
+def _resolve(
+    kind: type[Any],
+    config: Any,
+    settings: Mapping[str, Any] | None,
+    base: Mapping[str, Any] | None = None,
+) -> Any:
+    """The settings of a file, or of a section, with single settings laid over them, and ``base``
+    under them."""  # noqa: D205, D209
     overrides = [
         f"{key}={json.dumps(value, default=str)}" for key, value in (settings or {}).items()
     ]
     if isinstance(config, kind):
-        given = config.model_dump(mode="json", exclude_unset=True)
-        overrides = [*(f"{key}={json.dumps(value)}" for key, value in given.items()), *overrides]
+        base = laid_over(base or {}, config.model_dump(mode="json", exclude_unset=True))
         config = None
-    return load_config(kind, None if config is None else Path(config), overrides)
+    return load_config(kind, None if config is None else Path(config), overrides, base=base)

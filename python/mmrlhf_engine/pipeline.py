@@ -7,7 +7,9 @@ and this file is the only one that knows which there are.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from pydantic import Field
 
 from mmrlhf_engine.curate import checks, cluster, dedup, embed, ingest, select
@@ -22,7 +24,7 @@ from mmrlhf_engine.errors import ConfigError, InputError, MmrlhfError
 from mmrlhf_engine.models.encoder_check import is_on_the_hub, missing_weights
 from mmrlhf_engine.pack import pack
 from mmrlhf_engine.run.config import MemorySize, Section, parse_bytes
-from mmrlhf_engine.run.folder import Run
+from mmrlhf_engine.run.folder import Run, read_json
 from mmrlhf_engine.run.memory import format_size
 from mmrlhf_engine.run.progress import Progress
 from mmrlhf_engine.run.stage import Resources, Stage, fingerprint, is_finished, run_stage
@@ -38,6 +40,7 @@ __all__ = [
     "curate",
     "describe_plan",
     "plan",
+    "settings_of",
     "stage_slice",
     "with_sources",
 ]
@@ -123,8 +126,22 @@ def with_sources(
     ]
     ingest = config.ingest.model_copy(update={"sources": sources})
     against = [str(checks.absolute(folder)) for folder in config.dedup.against]
-    dedup = config.dedup.model_copy(update={"against": against})
+    cache = config.dedup.cache and checks.absolute(config.dedup.cache)
+    dedup = config.dedup.model_copy(update={"against": against, "cache": cache})
     return config.model_copy(update={"ingest": ingest, "dedup": dedup})
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """What the stages of a run were last begun with, but for its sources, by section."""
+    found: dict[str, Any] = {}
+    for name in CURATE:
+        folder = run.stage_folder(name)
+        if (started := read_json(folder / "started.json")) is None:
+            continue
+        found["seed"] = started["seed"]
+        found[name] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        found[name].pop("sources", None)
+    return found
 
 
 def _with_all_sources(config: CurateConfig, run: Run, *, add: bool) -> CurateConfig:

@@ -148,7 +148,7 @@ def _named_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     *("--add",),
     group=_RUN,
     is_flag=True,
-    help="Extend the finished run by SOURCES.",
+    help="Extend the finished run by SOURCES, with its settings but for those named.",
 )
 @option("--dry-run", group=_RUN, is_flag=True, help="Check, and print what would run.")
 @option(
@@ -200,12 +200,14 @@ def curate(context: click.Context, /, sources: tuple[str, ...], out: Path, **opt
     from mmrlhf_engine.curate import report
     from mmrlhf_engine.curate.alarms import find_alarms
     from mmrlhf_engine.run.config import load_config
+    from mmrlhf_engine.run.folder import Run
     from mmrlhf_engine.run.progress import Progress
 
     assert isinstance(context.command, Grouped)
     named = {key: options[name] for name, key in context.command.settings.items()}
     overrides = [*options["overrides"], *as_overrides(named)]
-    config = load_config(pipeline.CurateConfig, options["config_file"], overrides)
+    base = pipeline.settings_of(Run(out)) if options["add"] else None
+    config = load_config(pipeline.CurateConfig, options["config_file"], overrides, base=base)
     config = pipeline.with_sources(config, sources, follow_links=options["follow_links"])
     stages = pipeline.stage_slice(options["first"], options["last"])
     flags = {"add": options["add"], "reweigh": options["reweigh"]}

@@ -203,12 +203,12 @@ def unverified_removals(
 
     Args:
         removals: How many there are; at least one.
-        duplicates: ``id, kept_id, kind, image_hamming``.
+        duplicates: ``id, kept_id, image_hamming``.
         samples: ``id, media``.
         media: ``hash, phash``.
     """
     by_hash = media.filter(pl.col("phash").is_not_null()).select(media="hash")
-    by_picture = pl.col("image_hamming").is_not_null() & (pl.col("kind") != "contaminated")
+    by_picture = pl.col("image_hamming").is_not_null()
     near = duplicates.filter(by_picture).select("id", "kept_id", "image_hamming")
     named = _named_in(near, samples)
     either = [

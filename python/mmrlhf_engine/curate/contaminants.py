@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine._core import find_contaminated, hash_images
-from mmrlhf_engine.curate import ingest
+from mmrlhf_engine.curate import checks, ingest
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.media_judge import MAX_PIXELS, MediaJudge
@@ -79,12 +79,13 @@ def build_index(
 
     Raises:
         InputError: a benchmark is missing, empty or of no known format; or the folder holds
-            something else.
+            something else, or an index of other benchmarks.
     """
     if folder.exists() and any(folder.iterdir()) and not hashes_of(folder).is_dir():
         raise InputError(f"{folder}: is not empty, and no index", hint="name a new folder")
     run = Run(folder)
     config = IngestConfig(sources=[_of_tests(source) for source in sources])
+    _check_benchmarks(run, config)
     ingest.external(config)  # Refuses benchmarks that are not there before anything is made.
     with run.locked():
         # Made first: it tells an index, even one that is not finished, from a run.
@@ -94,6 +95,17 @@ def build_index(
         counts = _questions_read(run)
         write_atomically(folder / _INDEX, json.dumps(counts, indent=2) + "\n")
     return counts or {}
+
+
+def _check_benchmarks(run: Run, config: IngestConfig) -> None:
+    """Refuse to make an index of others out of a finished one."""
+    before = sorted(checks.sources_of(run))
+    now = sorted(checks.absolute(source.path) for source in config.sources)
+    if before and before != now:
+        raise InputError(
+            f"{run.folder}: is an index of {', '.join(before)}; found {', '.join(now)}",
+            hint="name a new folder: curate --against may be given several times",
+        )
 
 
 def check_index(folder: Path) -> dict[str, int]:
@@ -184,7 +196,8 @@ def samples_matching(
 
     Returns:
         ``row`` (of the sample), ``question_id, benchmark, text_jaccard, contained`` (share of the
-        question's runs of words that the sample has), ``image_hamming, text_differences``.
+        question's runs of words that the sample has), ``image_hamming, text_differences,
+        question_media`` (by number).
     """
     questions = benchmarks.questions
     media = [[numbers[name] for name in names] for names in questions["media"].to_list()]
@@ -204,7 +217,11 @@ def samples_matching(
     )
     frame = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_struct_array(pa.array(found))))
     of = questions[frame["question"]]
-    return frame.drop("question").with_columns(question_id=of["id"], benchmark=of["benchmark"])
+    return frame.drop("question").with_columns(
+        question_id=of["id"],
+        benchmark=of["benchmark"],
+        question_media=pl.Series(media, dtype=pl.List(pl.UInt32)).gather(frame["question"]),
+    )
 
 
 def counts_by_benchmark(benchmarks: Benchmarks, found: pl.DataFrame) -> dict[str, dict[str, int]]:

@@ -38,6 +38,7 @@ from mmrlhf_engine.curate.contaminants import (
 )
 from mmrlhf_engine.curate.dedup_tables import (
     kept_rows,
+    media_of_pairs,
     named_pairs,
     page_pairs,
     places,
@@ -54,6 +55,7 @@ from mmrlhf_engine.curate.picture_hashes import (
     hash_pictures,
 )
 from mmrlhf_engine.curate.sample_columns import SampleColumns, read_media, read_samples
+from mmrlhf_engine.curate.signature_cache import check_cache
 from mmrlhf_engine.curate.signatures import PICTURES, SIGNATURES, Signatures
 from mmrlhf_engine.curate.tables import DUPLICATES, KEPT, NEAR_PAIRS
 from mmrlhf_engine.run.config import Section
@@ -192,7 +194,7 @@ def run(config: DedupConfig, stage: StageContext) -> None:
         pictures_judged=judge.asked,
         pictures_compared=judge.compared,
         unverified_pairs=judge.unverified_pairs,
-        unverified_removals=judge.unverified_removals(found.duplicates, samples.media),
+        unverified_removals=judge.unverified_removals(media_of_pairs(duplicates, samples)),
         samples_not_all_judged=found.counts["not_all_judged"],
         texts_without_word_lists=found.counts["without_word_lists"],
         conflicts=int(duplicates["conflict"].sum()),
@@ -278,9 +280,10 @@ def _find(
 
 
 def check(config: DedupConfig) -> None:
-    """Refuse a cache that cannot be written."""
+    """Refuse a cache that cannot be read or written."""
     if config.cache is not None:
         check_writable(Path(config.cache), "--cache")
+        check_cache(Path(config.cache), HASH_NAMES[config.hash])
 
 
 def external(config: DedupConfig) -> list[object]:

@@ -13,7 +13,7 @@ from mmrlhf_engine.curate.sample_columns import SampleColumns
 from mmrlhf_engine.curate.tables import NEAR_PAIRS
 from mmrlhf_engine.run.tables import ROWS_PER_PART
 
-__all__ = ["kept_rows", "named_pairs", "page_pairs", "places", "rejected_rows"]
+__all__ = ["kept_rows", "media_of_pairs", "named_pairs", "page_pairs", "places", "rejected_rows"]
 
 _PAGE_PAIRS = 200
 
@@ -96,6 +96,19 @@ def page_pairs(
     return pl.concat(chosen) if chosen else pl.DataFrame(schema=NEAR_PAIRS)
 
 
+def media_of_pairs(duplicates: pl.DataFrame, samples: SampleColumns) -> pl.DataFrame:
+    """``media`` and ``other_media``, lists of numbers, of pairs whose pictures were near.
+
+    ``duplicates`` have ``question_media`` where the other one is a question of a benchmark.
+    """
+    near = duplicates.filter(pl.col("image_hamming").is_not_null())
+    kept = _media(samples, near["kept"].to_numpy())
+    return near.select(
+        media=_media(samples, near["row"].to_numpy()),
+        other_media=pl.coalesce("question_media", kept),
+    )
+
+
 def rejected_rows(rejected: pl.DataFrame) -> pl.DataFrame:
     """Rejected samples in the form of that table."""
     source = pl.col("id").str.extract(r"^([^:]*):")
@@ -104,6 +117,10 @@ def rejected_rows(rejected: pl.DataFrame) -> pl.DataFrame:
 
 def _ids(samples: SampleColumns, rows: np.ndarray) -> pl.Series:
     return pl.Series(samples.ids.take(pa.array(rows)), dtype=pl.String)
+
+
+def _media(samples: SampleColumns, rows: np.ndarray) -> pl.Series:
+    return pl.Series(samples.media.take(pa.array(rows)), dtype=pl.List(pl.UInt32))
 
 
 def _offsets(lists: pa.LargeListArray) -> pa.Array:
@@ -115,12 +132,7 @@ def _differences(
     samples: SampleColumns, rows: np.ndarray, others: np.ndarray, evidence: pl.DataFrame
 ) -> pl.DataFrame:
     """By ``pair``, what was found of those media of two rows that differ most."""
-    media = pl.DataFrame(
-        {
-            name: pl.Series(samples.media.take(pa.array(of)), dtype=pl.List(pl.UInt32))
-            for name, of in (("a", rows), ("b", others))
-        }
-    )
+    media = pl.DataFrame({"a": _media(samples, rows), "b": _media(samples, others)})
     media = media.with_row_index("pair").filter(pl.col("a").list.len() == pl.col("b").list.len())
     return (
         media.explode("a", "b", empty_as_null=False)

@@ -125,24 +125,22 @@ class MediaJudge:
         """Whether two media cannot be compared, since the hash alone is known of one of them."""
         return bool(self._hash_alone[first] or self._hash_alone[second])
 
-    def unverified_removals(self, duplicates: pl.DataFrame, numbers: pa.LargeListArray) -> int:
-        """Removed samples whose pictures are near those of the kept one by a hash alone.
+    def unverified_removals(self, removed: pl.DataFrame) -> int:
+        """How many samples were removed for a near picture although one hash alone is known.
 
         Args:
-            duplicates: ``row, kept, image_hamming``, which is null where pictures played no part.
-            numbers: The media of each sample.
+            removed: ``media`` and ``other_media`` of each sample that was removed for its pictures:
+                its media by number, and those of the sample or question that it is near to.
         """
-        duplicates = duplicates.filter(pl.col("image_hamming").is_not_null())
-
-        def media_of(column: str) -> pl.Series:
-            lists = numbers.take(pa.array(duplicates[column].to_numpy()))
-            return pl.Series(lists, dtype=pl.List(pl.UInt32))
-
-        media = duplicates.select("row", a=media_of("row"), b=media_of("kept"))
-        media = media.filter(pl.col("a").list.len() == pl.col("b").list.len())
-        pairs = media.explode("a", "b", empty_as_null=False).filter(pl.col("a") != pl.col("b"))
-        alone = pl.Series(self._hash_alone)
-        return pairs.filter(alone.gather(pairs["a"]) | alone.gather(pairs["b"]))["row"].n_unique()
+        own, other = pl.col("media"), pl.col("other_media")
+        # Media with one number have one content.
+        apart = removed.select(
+            own=own.list.set_difference(other), other=other.list.set_difference(own)
+        )
+        apart = apart.filter(pl.col("other").list.len() > 0).with_row_index("row")
+        media = apart.select("row", number=pl.concat_list("own", "other")).explode("number")
+        alone = pl.Series(self._hash_alone).gather(media["number"])
+        return media.filter(alone)["row"].n_unique()
 
     @property
     def evidence(self) -> pl.DataFrame:

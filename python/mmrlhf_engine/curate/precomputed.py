@@ -149,7 +149,13 @@ def _listed_ids(file: Path) -> tuple[Path, pl.Series] | None:
     if path is None:
         return None
     if path.suffix != ".json":
-        return path, _read_lines(path)
+        ids = _read_lines(path)
+        if len(blank := (ids == "").arg_true()):
+            raise InputError(
+                f"{path}: line {blank[0] + 1} is empty, expected the id of a row",
+                hint="a line for each row, in their order; take out rows that have no sample",
+            )
+        return path, ids
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

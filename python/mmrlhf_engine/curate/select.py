@@ -194,7 +194,8 @@ def _embeddings(stage: StageContext) -> pa.Array:
     """``embeddings.npy`` as the bits of its rows, mapped, not read."""
     rows = stage.array("embeddings.npy")
     bits = pa.array(rows.view(np.uint16).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(bits, rows.shape[1])
+    # Without any picture there are no rows and no width, which Arrow refuses.
+    return pa.FixedSizeListArray.from_arrays(bits, max(1, rows.shape[1]))
 
 
 def _frame(result: Any) -> pl.DataFrame:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.files import appearing
 
-__all__ = ["SignatureCache"]
+__all__ = ["SignatureCache", "check_cache"]
 
 _SCHEMA: dict[str, pl.DataType] = {
     "hash": pl.String(),  # of MEDIA; a row for each picture of a medium, in their order
@@ -38,11 +38,9 @@ class SignatureCache:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
+        self._files = check_cache(folder, name)
         self._folder = folder / name
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._files = sorted(self._folder.glob("[!.]*.parquet"))
-        for file in self._files:
-            _check(file)
 
     def find(self, hashes: pl.Series) -> pl.DataFrame:
         """``hash, phash, colour`` of the pictures of media that are known, in their order.
@@ -80,6 +78,18 @@ class SignatureCache:
     def _unknown(self, part: pl.DataFrame) -> pl.DataFrame:
         known = self.find(part["hash"].unique().sort())
         return part.filter(~_are_in(part, known)).select(*_SCHEMA).cast(_SCHEMA)  # type: ignore[arg-type]
+
+
+def check_cache(folder: Path, name: str) -> list[Path]:
+    """The files of a cache, in the order of their names; none where it is not there.
+
+    Raises:
+        InputError: one of them cannot be read, or is no file of a cache.
+    """
+    files = sorted((folder / name).glob("[!.]*.parquet"))
+    for file in files:
+        _check(file)
+    return files
 
 
 def _are_in(rows: pl.DataFrame, others: pl.DataFrame) -> pl.Series:

@@ -8,7 +8,7 @@ default.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,7 +17,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from mmrlhf_engine.errors import ConfigError
 
-__all__ = ["MemorySize", "Section", "load_config", "parse_bytes", "parse_share", "to_yaml"]
+__all__ = [
+    "MemorySize",
+    "Section",
+    "laid_over",
+    "load_config",
+    "parse_bytes",
+    "parse_share",
+    "to_yaml",
+]
 
 
 class Section(BaseModel):
@@ -30,9 +38,15 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def load_config(
-    kind: type[SectionType], file: Path | None = None, overrides: Iterable[str] = ()
+    kind: type[SectionType],
+    file: Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    base: Mapping[str, Any] | None = None,
 ) -> SectionType:
     """Settings from a YAML file (or none) with ``dotted.key=value`` overrides laid over it.
+
+    What neither has is taken from ``base``, by section, and else is the default.
 
     Values of overrides are read as YAML, so ``dedup.max_per_image=null`` and
     ``select.question_types={long: 1, short: 1}`` mean what they say.
@@ -41,6 +55,7 @@ def load_config(
         ConfigError: the file is not a mapping, or a key or value is not one of ``kind``.
     """
     settings = _read_yaml(file) if file is not None else {}
+    settings = laid_over(base or {}, settings)
     for override in overrides:
         _apply_override(settings, override)
     try:
@@ -91,6 +106,15 @@ def parse_share(text: str, setting: str) -> float:
     if not 0 <= share <= 1:
         raise ConfigError(f"{setting}: found {text!r}, expected a share such as 1% or 0.01")
     return share
+
+
+def laid_over(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Both; a key of both is that of ``settings``, and where both are sections, both of them."""
+    merged = {**base, **settings}
+    for name in base.keys() & settings.keys():
+        if isinstance(base[name], dict) and isinstance(settings[name], dict):
+            merged[name] = laid_over(base[name], settings[name])
+    return merged
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
