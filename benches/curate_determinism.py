@@ -98,7 +98,7 @@ def outputs(run: Path) -> dict[str, Any]:
 
 
 def least_memory(folder: Path, corpus: Path, sources: list[str]) -> int:
-    """MiB from which no stage is refused: each refusal names what the stage needs."""
+    """MiB from which no stage is refused: each refusal says what would do, to a hundred MiB."""
     floor = 100
     while True:
         run = folder / "run"
@@ -106,14 +106,12 @@ def least_memory(folder: Path, corpus: Path, sources: list[str]) -> int:
         done = subprocess.run(
             command(run, corpus, sources, "--memory", f"{floor}M"), capture_output=True, text=True
         )
-        needed = re.search(r"needs up to ([\d.]+) ([MG])iB", done.stderr)
-        if done.returncode == 0 or needed is None:
+        enough = re.search(r"hint: --memory (\d+)M", done.stderr)
+        if done.returncode == 0 or enough is None:
             if done.returncode:
                 raise RuntimeError(done.stderr)
             return floor
-        # Sizes are rounded where they are told.
-        told_floor = int(float(needed[1]) * (1024 if needed[2] == "G" else 1)) + 2
-        floor = max(told_floor, floor + 16)
+        floor = int(enough[1])
 
 
 def killed(

@@ -89,10 +89,10 @@ def planted(corpus: Path, run: Path) -> dict[str, float]:
     """The share of the planted pairs of each kind that have come down to one sample."""
     number = pl.col("id", "kept_id").str.extract(r":r(\d+)$").cast(pl.Int64)
     removed = pl.scan_parquet(run / "02_dedup" / "duplicates" / "*.parquet").select(number)
-    tenths = (pl.col("jaccard") * 10).floor().cast(pl.Int64)
+    tenth = (pl.col("jaccard") * 10).floor() / 10
     by_kind = {
         "picture": pl.format("picture, {} bits", "hamming"),
-        "text": pl.format("text, Jaccard from .{}", tenths),
+        "text": pl.format("text, Jaccard from {}", tenth),
     }
     kind = pl.col("kind")
     named = pl.coalesce(pl.when(kind == name).then(text) for name, text in by_kind.items())

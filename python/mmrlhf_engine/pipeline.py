@@ -18,6 +18,7 @@ from mmrlhf_engine.curate.dedup import DedupConfig
 from mmrlhf_engine.curate.embed import EmbedConfig
 from mmrlhf_engine.curate.frequencies import forget
 from mmrlhf_engine.curate.ingest import IngestConfig, SourceConfig
+from mmrlhf_engine.curate.precomputed import width_of
 from mmrlhf_engine.curate.select import SelectConfig
 from mmrlhf_engine.curate.sizes import SourceSize, size_of_source, space_needed
 from mmrlhf_engine.errors import ConfigError, InputError, MmrlhfError
@@ -389,7 +390,7 @@ def _needs(config: CurateConfig, run: Run, planned: Plan) -> list[str]:
         rows = media = planned.size.rows if planned.size is not None else 0
         origin = "estimated from the sources; known once ingest has run"
     resources = config.resources()
-    inputs = _EstimatedInputs(rows, media)
+    inputs = _EstimatedInputs(rows, media, _width(config.embed.encoder))
     bounds = [
         (name, STAGES[name].memory(getattr(config, name), inputs, resources.cores))
         for name in CURATE
@@ -414,6 +415,7 @@ class _EstimatedInputs:
 
     samples: int
     media: int
+    embedding_width: int
 
     def rows(self, name: str) -> int:
         """Distinct media for what has a row for each of them, else samples."""
@@ -424,8 +426,13 @@ class _EstimatedInputs:
         return self.samples * _BYTES_PER_ROW
 
     def width(self, name: str) -> int:  # noqa: ARG002
-        """That of the widest encoder."""
-        return _WIDEST_EMBEDDING
+        return self.embedding_width
+
+
+def _width(encoder: str) -> int:
+    """Of an embedding: of rows that are there what they have, else that of the widest encoder."""
+    family, _, file = encoder.partition(":")
+    return width_of(Path(file)) if family == "precomputed" else _WIDEST_EMBEDDING
 
 
 def stage_slice(first: str, last: str) -> tuple[str, ...]:

@@ -56,6 +56,8 @@ invoices of one layout 0.992 and 0.09; pictures that all look black to it 1.0 an
 _MOST_ALARMS = 5
 """Of one kind."""
 _TEXT_LENGTH = 80
+_PAIRS_AT_ONCE = 1_000
+"""That are looked through for an example."""
 
 
 @dataclass(frozen=True)
@@ -207,28 +209,33 @@ def unverified_removals(
         samples: ``id, media``.
         media: ``hash, phash``.
     """
-    by_hash = media.filter(pl.col("phash").is_not_null()).select(media="hash")
-    by_picture = pl.col("image_hamming").is_not_null()
-    near = duplicates.filter(by_picture).select("id", "kept_id", "image_hamming")
-    named = _named_in(near, samples)
-    either = [
-        near.join(named.select(pl.col("id").alias(side), "media"), on=side)
-        .explode("media")
-        .join(by_hash, on="media", how="semi")
-        .select("id", "kept_id", "image_hamming")
-        for side in ("id", "kept_id")
-    ]
-    farthest = pl.concat(either).sort("image_hamming", "id", descending=[True, False]).first()
-    row = farthest.collect(engine="streaming")
-    example = [f"{id} was removed for {kept}" for id, kept in row.select("id", "kept_id").rows()]
+    near = duplicates.filter(pl.col("image_hamming").is_not_null())
+    near = near.select("id", "kept_id", "image_hamming")
+    farthest = near.sort("image_hamming", "id", descending=[True, False])
+    pairs = farthest.select("id", "kept_id").collect(engine="streaming")
+    # The first pairs nearly always have one: a join with all media would hold all of them.
+    parts = (_by_hash_alone(part, samples, media) for part in pairs.iter_slices(_PAIRS_AT_ONCE))
+    found = next((part.row(0) for part in parts if part.height), None)
+    example = "" if found is None else "{} was removed for {}".format(*found)
     yield Alarm(
         "unverified_removals",
         f"{_samples(removals)} {_were(removals)} removed for a near picture by hashes alone: the "
         "pictures could not be compared",
         removals,
-        "".join(example),
+        example,
         "set `--unverified-images off` to keep them, or give the pictures",
     )
+
+
+def _by_hash_alone(pairs: pl.DataFrame, samples: pl.LazyFrame, media: pl.LazyFrame) -> pl.DataFrame:
+    """Those of the pairs of which one sample has a picture that is known by its hash alone."""
+    media_of = _named_in(pairs.lazy(), samples).select("id", hash="media").explode("hash")
+    named = media_of.collect(engine="streaming")
+    of_these = pl.col("phash").is_not_null() & pl.col("hash").is_in(named["hash"].implode())
+    by_hash = media.filter(of_these).select("hash").collect(engine="streaming")
+    alone = named.join(by_hash, on="hash", how="semi")["id"]
+    either = [pl.col(side).is_in(alone.implode()) for side in ("id", "kept_id")]
+    return pairs.filter(pl.any_horizontal(either))
 
 
 def _named_in(pairs: pl.LazyFrame, samples: pl.LazyFrame) -> pl.LazyFrame:

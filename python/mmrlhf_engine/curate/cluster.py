@@ -117,19 +117,19 @@ def _write_clusters(
 
 
 def memory(config: ClusterConfig, inputs: Inputs, threads: int) -> int:
-    """The sample that centroids are found on, blocks of rows, and a label for each row."""
+    """The sample that centroids are found on, or blocks of rows, and a label for each row."""
     rows, width = inputs.rows("embeddings.npy"), inputs.width("embeddings.npy")
     clusters = min(config.clusters, rows)
     sample = min(rows, clusters * config.points_per_centroid)
-    blocks = min(rows, BLOCK * 2 * threads)
-    labels = 24
+    blocks = min(rows, BLOCK * threads)
+    labels = 12
     if config.method == "hierarchical":
         groups = math.isqrt(max(clusters - 1, 0)) + 1
         coarse = min(rows, groups * config.points_per_centroid)
         group = min(sample, max(LARGEST_GROUP * -(-sample // groups), clusters))
         sample = max(coarse, threads * group) + clusters
         labels = 40
-    return (512 << 20) + 3 * 4 * width * (sample + blocks) + rows * labels
+    return (128 << 20) + 4 * width * max(3 * sample, 2 * blocks) + rows * labels
 
 
 STAGE = Stage(

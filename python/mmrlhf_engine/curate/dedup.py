@@ -302,7 +302,7 @@ def memory(_config: DedupConfig, inputs: Inputs, threads: int) -> int:
 
 
 def _held(samples: int, media: int, threads: int) -> int:
-    return (192 << 20) + threads * (32 << 20) + samples * _SAMPLE_BYTES + media * _MEDIA_BYTES
+    return (96 << 20) + threads * (32 << 20) + samples * _SAMPLE_BYTES + media * _MEDIA_BYTES
 
 
 STAGE = Stage(

@@ -25,10 +25,12 @@ from pydantic import Field, field_validator
 from mmrlhf_engine._core import decode_images
 from mmrlhf_engine.curate.media import picture_batches
 from mmrlhf_engine.curate.precomputed import (
+    BLOCK,
     check_precomputed,
     files_of_precomputed,
     open_precomputed,
     unit_blocks,
+    width_of,
 )
 from mmrlhf_engine.curate.tables import EMBEDDING_IDS
 from mmrlhf_engine.models.encoder import Encoder, load_encoder
@@ -281,9 +283,11 @@ def _write_rows(path: Path, shape: tuple[int, int], blocks: Iterable[np.ndarray]
 
 
 def memory(config: EmbedConfig, inputs: Inputs, threads: int) -> int:
-    """Torch and an encoder, batches being decoded, and the ids of samples and media."""
+    """Torch and an encoder, batches being decoded, and the ids of samples and media; of rows made
+    elsewhere blocks, and the ids of all."""  # noqa: D205, D209
     if config.encoder.startswith("precomputed:"):
-        return (256 << 20) + threads * (256 << 20) + inputs.rows("kept") * 200
+        width = width_of(Path(config.encoder.removeprefix("precomputed:")))
+        return (64 << 20) + threads * BLOCK * width * 12 + inputs.rows("kept") * 130
     of_tables = inputs.rows("samples") * 300 + inputs.rows("media") * 400
     return (3 << 30) + (256 << 20) + threads * (128 << 20) + of_tables
 

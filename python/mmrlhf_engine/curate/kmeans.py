@@ -28,7 +28,7 @@ from mmrlhf_engine.run.ordered_map import ordered_map
 
 __all__ = ["BLOCK", "LARGEST_GROUP", "Clustering", "KMeans", "import_faiss", "on_gpu"]
 
-BLOCK = 65_536
+BLOCK = 16_384
 """Rows assigned at once."""
 LARGEST_GROUP = 4
 """The sample of a group at most, as a multiple of that of an even group."""

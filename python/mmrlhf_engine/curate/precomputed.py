@@ -17,7 +17,13 @@ import polars as pl
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.run.ordered_map import ordered_map
 
-__all__ = ["check_precomputed", "files_of_precomputed", "open_precomputed", "unit_blocks"]
+__all__ = [
+    "check_precomputed",
+    "files_of_precomputed",
+    "open_precomputed",
+    "unit_blocks",
+    "width_of",
+]
 
 BLOCK = 16_384
 _LISTS = (".ids", ".ids.txt", ".ids.json")
@@ -35,9 +41,19 @@ def check_precomputed(file: Path) -> None:
     Raises:
         InputError: as :func:`open_precomputed`.
     """
-    rows, listed = _map(file), _listed_ids(file)
-    if listed is not None:
-        _check_count(file, rows, listed[1], f"ids in {listed[0].name}")
+    rows, path = _map(file), _list_beside(file)
+    if path is not None:
+        count = len(_read_ids(path)) if path.suffix == ".json" else _count_lines(path)
+        _check_count(file, rows, count, f"ids in {path.name}")
+
+
+def width_of(file: Path) -> int:
+    """Values in a row, d of [n, d].
+
+    Raises:
+        InputError: the file is absent, or is no array of numbers [n, d].
+    """
+    return int(_map(file).shape[1])
 
 
 def open_precomputed(file: Path, kept: pl.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -48,13 +64,12 @@ def open_precomputed(file: Path, kept: pl.Series) -> tuple[np.ndarray, np.ndarra
     Raises:
         InputError: the file is absent, is no array of numbers [n, d], or does not fit its ids.
     """
-    rows = _map(file)
-    listed = _listed_ids(file)
-    if listed is None:
-        _check_count(file, rows, kept, "kept samples")
+    rows, path = _map(file), _list_beside(file)
+    if path is None:
+        _check_count(file, rows, len(kept), "kept samples")
         return rows, np.arange(len(kept))
-    path, ids = listed
-    _check_count(file, rows, ids, f"ids in {path.name}")
+    ids = _read_ids(path)
+    _check_count(file, rows, len(ids), f"ids in {path.name}")
     numbers = _numbers_of(file, ids, kept)
     if len(kept) and not (numbers >= 0).any():
         raise InputError(
@@ -88,10 +103,10 @@ def _numbers_of(file: Path, ids: pl.Series, kept: pl.Series) -> np.ndarray:
     return np.where(same, numbers, np.int64(-1))
 
 
-def _check_count(file: Path, rows: np.ndarray, ids: pl.Series, source: str) -> None:
-    if len(rows) != len(ids):
+def _check_count(file: Path, rows: np.ndarray, count: int, source: str) -> None:
+    if len(rows) != count:
         raise InputError(
-            f"{file}: found {len(rows)} rows, expected {len(ids)}, one for each of the {source}",
+            f"{file}: found {len(rows)} rows, expected {count}, one for each of the {source}",
             hint=f"list the sample ids of the rows in {file.with_suffix('.ids').name}, one a line",
         )
 
@@ -143,37 +158,51 @@ def _list_beside(file: Path) -> Path | None:
     return next((path for path in lists if path.is_file()), None)
 
 
-def _listed_ids(file: Path) -> tuple[Path, pl.Series] | None:
-    """That list and its ids."""
-    path = _list_beside(file)
-    if path is None:
-        return None
+def _read_ids(path: Path) -> pl.Series:
+    """The ids of a list."""
     if path.suffix != ".json":
-        ids = _read_lines(path)
-        if len(blank := (ids == "").arg_true()):
-            raise InputError(
-                f"{path}: line {blank[0] + 1} is empty, expected the id of a row",
-                hint="a line for each row, in their order; take out rows that have no sample",
-            )
-        return path, ids
+        return _read_lines(path)
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
         raise InputError(f"{path}: expected a list of sample ids")
-    return path, pl.Series(ids, dtype=pl.String)
+    return pl.Series(ids, dtype=pl.String)
 
 
 def _read_lines(path: Path) -> pl.Series:
     """The lines of a file; read by polars, which holds ten million of them in 300 MB."""
+    ids = _lines(path).collect()["id"]
+    if len(blank := (ids == "").arg_true()):
+        raise _blank_line(path, blank[0])
+    return ids
+
+
+def _count_lines(path: Path) -> int:
+    """How many lines a file has, without holding them."""
+    lines = _lines(path).with_row_index()
+    blank = lines.filter(pl.col("id") == "").select("index").first().collect(engine="streaming")
+    if blank.height:
+        raise _blank_line(path, blank.item())
+    return int(lines.select(pl.len()).collect(engine="streaming").item())
+
+
+def _blank_line(path: Path, index: int) -> InputError:
+    return InputError(
+        f"{path}: line {index + 1} is empty, expected the id of a row",
+        hint="a line for each row, in their order; take out rows that have no sample",
+    )
+
+
+def _lines(path: Path) -> pl.LazyFrame:
     if not path.stat().st_size:
-        return pl.Series(dtype=pl.String)
-    frame = pl.read_csv(
+        return pl.LazyFrame(schema={"id": pl.String()})
+    lines = pl.scan_csv(
         path,
         has_header=False,
         separator="\x01",
         quote_char=None,
         schema={"id": pl.String()},
     )
-    return frame["id"].fill_null("").str.strip_suffix("\r")
+    return lines.select(pl.col("id").fill_null("").str.strip_suffix("\r"))

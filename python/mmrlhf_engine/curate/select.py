@@ -230,7 +230,7 @@ def memory(config: SelectConfig, inputs: Inputs, threads: int) -> int:
     compared = 0
     if config.semantic_threshold is not None and config.semantic_keep != "chosen":
         compared = rows * 100 + threads * 8 * BLOCK * inputs.width("embeddings.npy") * 4
-    return (256 << 20) + rows * 120 + min(config.count, rows) * 8_000 + compared
+    return (96 << 20) + rows * 100 + min(config.count, rows) * 8_000 + compared
 
 
 STAGE = Stage(

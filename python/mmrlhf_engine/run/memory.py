@@ -1,9 +1,12 @@
 """How much memory there is, and how much of it was used."""
 
 import contextlib
+import ctypes
 import os
 import resource
 from pathlib import Path
+
+import pyarrow as pa
 
 __all__ = [
     "current_memory",
@@ -11,6 +14,7 @@ __all__ = [
     "format_size",
     "held_memory",
     "peak_memory",
+    "release_memory",
     "reset_peak_memory",
 ]
 
@@ -58,6 +62,13 @@ def held_memory() -> int:
     """What is resident now and cannot be taken back by reading a file again (Linux), in bytes."""
     anonymous, shared = _status("RssAnon"), _status("RssShmem")
     return current_memory() if anonymous is None else anonymous + (shared or 0)
+
+
+def release_memory() -> None:
+    """Give back what allocators keep for later: a stage is followed by one with other needs."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(field: str) -> int | None:

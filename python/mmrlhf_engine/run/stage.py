@@ -37,7 +37,9 @@ from mmrlhf_engine.run.memory import (
     current_memory,
     default_budget,
     format_size,
+    held_memory,
     peak_memory,
+    release_memory,
     reset_peak_memory,
 )
 from mmrlhf_engine.run.progress import Progress
@@ -328,6 +330,7 @@ def run_stage(
     context = StageContext(stage, config, folder, run, resources)
     for name in stage.reads:
         context.path(name)
+    release_memory()
     _check_memory(context)
     context.begin(made_from)
     progress.say(f"{stage.name}: running", stage=stage.name)
@@ -402,7 +405,7 @@ def _input_hashes(stage: Stage, run: Run) -> dict[str, str]:
 
 def _check_memory(context: StageContext) -> None:
     resources = context.resources
-    held = current_memory() + context.stage.memory(context.config, context, resources.cores)
+    held = held_memory() + context.stage.memory(context.config, context, resources.cores)
     budget = resources.memory_budget
     if held > budget:
         raise ConfigError(
