@@ -222,7 +222,9 @@ def check(
     size = None
     if "ingest" in pending:
         size = sum(map(size_of_source, sources), SourceSize(0, 0, 0))
-        checks.check_space(run.folder, space_needed(size.rows, size.rows))
+        width = _width(config.embed.encoder)
+        embedded = size.rows if "embed" in pending else 0
+        checks.check_space(run.folder, space_needed(size.rows, embedded, width))
     return Plan(states, size, notes, weights)
 
 
@@ -390,7 +392,8 @@ def _needs(config: CurateConfig, run: Run, planned: Plan) -> list[str]:
         rows = media = planned.size.rows if planned.size is not None else 0
         origin = "estimated from the sources; known once ingest has run"
     resources = config.resources()
-    inputs = _EstimatedInputs(rows, media, _width(config.embed.encoder))
+    width = _width(config.embed.encoder)
+    inputs = _EstimatedInputs(rows, media, width)
     bounds = [
         (name, STAGES[name].memory(getattr(config, name), inputs, resources.cores))
         for name in CURATE
@@ -399,7 +402,7 @@ def _needs(config: CurateConfig, run: Run, planned: Plan) -> list[str]:
     free = checks.free_space(run.folder)
     return [
         f"rows        about {rows:,} samples, {media:,} distinct media ({origin})",
-        f"disk        about {format_size(space_needed(rows, media))} in the run folder, "
+        f"disk        about {format_size(space_needed(rows, media, width))} in the run folder, "
         f"{format_size(free)} free",
         f"memory      {format_size(allowed)} allowed; at most, by stage",
         *(
@@ -432,7 +435,8 @@ class _EstimatedInputs:
 def _width(encoder: str) -> int:
     """Of an embedding: of rows that are there what they have, else that of the widest encoder."""
     family, _, file = encoder.partition(":")
-    return width_of(Path(file)) if family == "precomputed" else _WIDEST_EMBEDDING
+    is_there = family == "precomputed" and Path(file).is_file()
+    return width_of(Path(file)) if is_there else _WIDEST_EMBEDDING
 
 
 def stage_slice(first: str, last: str) -> tuple[str, ...]:

@@ -25,8 +25,6 @@ _COMPRESSED_TEXT = 4
 """Bytes of text that a byte of a compressed file stands for, roughly."""
 _DISK_PER_ROW = 1_300
 """Bytes of the tables of all five stages, and of what dedup keeps for later runs."""
-_DISK_PER_IMAGE = 2_600
-"""A float16 row of up to 1,280 values."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,15 @@ class SourceSize:
         )
 
 
-def space_needed(rows: int, media: int) -> int:
-    """Bytes in the run folder after all five stages, roughly."""
-    return rows * _DISK_PER_ROW + media * _DISK_PER_IMAGE
+def space_needed(rows: int, media: int, width: int) -> int:
+    """Bytes in the run folder after all five stages, roughly.
+
+    Args:
+        rows: Samples.
+        media: Those that get an embedding.
+        width: Float16 values of an embedding.
+    """
+    return rows * _DISK_PER_ROW + media * 2 * width
 
 
 def size_of_source(source: Source) -> SourceSize:
