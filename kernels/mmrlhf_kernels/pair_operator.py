@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions, logp_of
+from mmrlhf_kernels.dispatch import define_operator
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, PairCall
 from mmrlhf_kernels.pair_schedules import Batch, run_pairs
 from mmrlhf_kernels.plan import (
@@ -20,7 +21,6 @@ from mmrlhf_kernels.plan import (
     widest_chunk,
 )
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.registry import define_operator
 from mmrlhf_kernels.rows import place_answers
 from mmrlhf_kernels.schedules import Gradients, Head, Needs, Projection
 
@@ -70,12 +70,7 @@ def _split(arguments: tuple[Any, ...]) -> tuple[FusedRows, PairCall]:
 
 
 def batch_of(given: FusedRows, call: PairCall) -> Batch:
-    """The rows that count and their answers.
-
-    Raises:
-        IndexError: A target, a row's answer or a pair's lies outside its range.
-        ValueError: Bounds do not rise from 0 to the number of rows.
-    """
+    """The rows that count and their answers."""
     rows, answers = place_answers(
         given.target, given.ignore_index, given.head_weight.shape[0], given.counted_rows,
         given.bounds, given.sequence, given.pair_index, call.pairs,
@@ -143,17 +138,10 @@ def plan_batch(batch: Batch, given: FusedRows) -> PairPlan:
 
     def plan(*, shared: bool) -> PairPlan:
         return plan_pair_schedule(
-            rows_of_pair,
-            x.shape[1],
-            vocab,
-            x.dtype,
-            given.needs[1] or given.needs[2],
-            workspace_bytes,
-            shared=shared,
-            opposite=batch.call.opposite,
-            widest=widest_chunk(x.device),
-            forced=given.schedule,
-        )
+            rows_of_pair, x.shape[1], vocab, x.dtype, given.needs[1] or given.needs[2],
+            workspace_bytes, shared=shared, opposite=batch.call.opposite,
+            widest=widest_chunk(x.device), forced=given.schedule,
+        )  # fmt: skip
 
     chosen = plan(shared=together or (layout is not None and layout.shared()))
     if chosen.schedule == "two_sums" and layout is None and given.schedule is None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels.backend import LossGradient, logp_of, lse_of, raised_units
+from mmrlhf_kernels.dispatch import add_over, process_group
 from mmrlhf_kernels.mm_dpo_plain import (
     CHOSEN_LOGP,
     COLUMNS,
@@ -28,7 +29,6 @@ from mmrlhf_kernels.mm_dpo_plain import (
 from mmrlhf_kernels.pair import pair_objective
 from mmrlhf_kernels.plan import PairPlan, rows_per_block
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.registry import add_over, process_group
 from mmrlhf_kernels.rows import Answers, Rows, sequence_of_row, sequence_sums
 from mmrlhf_kernels.schedules import ChunkGradient, Gradients, Head, Needs, Projection
 

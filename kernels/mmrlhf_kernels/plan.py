@@ -42,6 +42,7 @@ __all__ = [
     "SCHEDULES",
     "PairPlan",
     "Plan",
+    "check_schedule",
     "chunk_width",
     "default_pair_workspace",
     "default_workspace",
@@ -169,6 +170,16 @@ def rows_per_block(rows: int, most: int) -> int:
     return -(-rows // blocks)
 
 
+def check_schedule(
+    schedule: str | None, known: tuple[str, ...], head: str, *, trained: bool
+) -> None:
+    """Raise unless a forced schedule is known and gives the gradients that ``head`` needs."""
+    if schedule not in (None, *known):
+        raise ValueError(f"unknown schedule {schedule!r}; expected one of {', '.join(known)}")
+    if schedule == "frozen" and trained:
+        raise ValueError(f"schedule 'frozen' was forced, but {head} needs a gradient")
+
+
 def group_pairs(rows_of_pair: Sequence[int], most: int) -> tuple[tuple[int, int], ...] | None:
     """Fewest runs of consecutive pairs of at most ``most`` rows each; None if a pair has more."""
     groups, begin, held = [], 0, 0
@@ -226,11 +237,7 @@ def plan_pair_schedule(
 
 
 def _check_forced(schedule: str, pairs: int, *, shared: bool, opposite: bool) -> None:
-    """Raise where a forced schedule cannot give the gradients of these pairs.
-
-    Raises:
-        ValueError: It cannot.
-    """
+    """Raise where a forced schedule cannot give the gradients of these pairs."""
     if schedule == "two_sums" and shared:
         raise ValueError("schedule 'two_sums' needs each answer to belong to one pair")
     if schedule == "one_sum" and (shared or pairs != 1 or not opposite):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 __all__ = [
     "accumulate_product",
-    "as_operand",
     "gradient_dtype",
     "operand_dtype",
     "product_into",
@@ -53,11 +52,6 @@ def operand_dtype(like: Tensor) -> torch.dtype:
     """
     narrow = like.dtype == torch.bfloat16 and has_bfloat16_unit()
     return like.dtype if like.device.type != "cpu" or narrow else statistics_dtype(like.dtype)
-
-
-def as_operand(like: Tensor) -> Tensor:
-    """The tensor in its :func:`operand_dtype`."""
-    return like.to(operand_dtype(like))
 
 
 def widened(operand: Tensor) -> Tensor:

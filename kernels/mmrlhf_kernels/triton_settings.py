@@ -169,12 +169,7 @@ INTERPRETED: bool = not isinstance(_probe, triton.runtime.JITFunction)
 
 
 def require_runnable(*tensors: Tensor | None) -> None:
-    """Refuse tensors that the kernels cannot run on, in words instead of a driver's traceback.
-
-    Raises:
-        RuntimeError: A tensor is not on a GPU, and the kernels are not interpreted.
-        TypeError: A floating tensor is none of float32, float16 and bfloat16.
-    """
+    """Refuse tensors that the kernels cannot run on, in words instead of a driver's traceback."""
     for tensor in tensors:
         if tensor is None:
             continue

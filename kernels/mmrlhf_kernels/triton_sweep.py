@@ -350,7 +350,7 @@ def sweep(
         ValueError: Shapes or strides that do not fit together.
     """
     require_runnable(*block[:4], out)
-    head = head_of(*block)
+    head = head_of(block)
     if out is not None:
         check_output(out, len(block.hidden), head.columns, block.hidden.dtype)
     device, asked = device_of(block.hidden.device), any(extras)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import Block, HeadOptions
 from mmrlhf_kernels.triton_settings import INTERPRETED, Settings, Step, jit, settings_for
 
 __all__ = [
@@ -120,19 +120,9 @@ def _scales(options: HeadOptions) -> tuple[float | None, float | None]:
     return None if scale == 1.0 else float(scale), None if cap is None else float(cap)
 
 
-def head_of(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    options: HeadOptions,
-    first: int,
-) -> Head:
-    """Check the operands of a head and gather them; a row that is not contiguous is copied.
-
-    Raises:
-        ValueError: Shapes or dtypes do not fit together.
-    """
+def head_of(block: Block) -> Head:
+    """Check the operands of a head and gather them; a row that is not contiguous is copied."""
+    hidden, weight, bias, target, options, first = block
     rows, inner = hidden.shape
     if weight.shape[1] != inner or weight.dtype != hidden.dtype:
         raise ValueError(
@@ -145,24 +135,15 @@ def head_of(
         )
     hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
-    return Head(
-        hidden=hidden,
-        weight=weight,
-        bias=None if bias is None else bias.contiguous(),
-        target=target.contiguous(),
-        columns=weight.shape[0],
-        inner=inner,
-        hidden_stride=hidden.stride(0),
-        weight_stride=weight.stride(0),
-        first=first,
-        logit_scale=_scales(options)[0],
-        softcap=_scales(options)[1],
-    )
+    bias = None if bias is None else bias.contiguous()
+    sizes = (weight.shape[0], inner, hidden.stride(0), weight.stride(0))
+    return Head(hidden, weight, bias, target.contiguous(), *sizes, first, *_scales(options))
 
 
 def targets_of(
-    target: Tensor, options: HeadOptions, first: int, columns: int, weight: Tensor | None = None
-) -> Head:
+    target: Tensor, options: HeadOptions, first: int = 0, columns: int = 0,
+    weight: Tensor | None = None,
+) -> Head:  # fmt: skip
     """A head whose product is not formed: targets, options, and the weight where it is read."""
     inner, stride = (0, 0) if weight is None else (weight.shape[1], weight.stride(0))
     operands = (None, weight, None, target.contiguous())
@@ -170,11 +151,7 @@ def targets_of(
 
 
 def check_output(out: Tensor, rows: int, columns: int, dtype: torch.dtype) -> None:
-    """Refuse an output that is not [N, V] in float32 or the dtype of the hidden states, unbroken.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Raise unless an output is [N, V], adjacent, in float32 or the dtype of the hidden states."""
     expected = (rows, columns)
     if out.shape != expected or out.dtype not in (dtype, torch.float32) or out.stride(1) != 1:
         raise ValueError(
