@@ -51,7 +51,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmrlhf_kernels import dispatch
-from mmrlhf_kernels.checks import LinearInputs, check_shape, head_options, linear_inputs
+from mmrlhf_kernels.checks import check_shape, head_options, linear_inputs
 from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, PairCall, output_of
 from mmrlhf_kernels.pair import Beta, Logp, call_of, check_answers, check_rule
@@ -105,18 +105,17 @@ def fused_linear_mm_dpo(
     shape, inputs = hidden.shape, linear_inputs(hidden, weight, target, bias)
     if cu_seqlens is None and sequence_of_row is None and len(shape) == 3:
         cu_seqlens = torch.arange(shape[0] + 1) * shape[1]
-    _check_answers(cu_seqlens, sequence_of_row, pair_index, inputs, ref_chosen_logps)
+    states = inputs.hidden
+    _check_answers(cu_seqlens, sequence_of_row, pair_index, states.shape[0], ref_chosen_logps)
     check_rule(beta_rule, beta)
-    like = inputs.hidden.new_empty(
-        ref_chosen_logps.shape[0], dtype=statistics_dtype(inputs.hidden.dtype)
-    )
+    like = states.new_empty(ref_chosen_logps.shape[0], dtype=statistics_dtype(states.dtype))
     call = call_of(
         Logp(like, None), (ref_chosen_logps, ref_rejected_logps), Beta(beta, None, 0.0, 0.0),
         counted=True, loss_type=loss_type, label_smoothing=label_smoothing, tie=tie,
         weight=pair_weight, sft_weight=sft_weight, sft=sft, reward_shift=reward_shift,
         num_pairs=num_pairs, num_tokens=num_tokens,
     )  # fmt: skip
-    leaves = inputs.hidden, inputs.weight, inputs.bias
+    leaves = states, inputs.weight, inputs.bias
     needs = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in leaves]
     check_schedule(schedule, PAIR_SCHEDULES, "weight or bias", trained=needs[1] or needs[2])
     rows = FusedRows(
@@ -124,7 +123,7 @@ def fused_linear_mm_dpo(
         counted_rows, schedule, workspace_bytes, None if group is None else group.group_name,
         needs,
     )  # fmt: skip
-    if beta_rule == "released" or dispatch.choose(inputs.hidden) == "reference":
+    if beta_rule == "released" or dispatch.choose(states) == "reference":
         return _compose(rows, call, beta_rule)
     data = (None if leaf is None else leaf.detach() for leaf in leaves)
     loss, figures, values, *gradients = linear_mm_dpo(*data, *rows[3:], *call)
@@ -134,33 +133,24 @@ def fused_linear_mm_dpo(
 
 
 def _check_answers(
-    cu_seqlens: Tensor | None,
-    sequence: Tensor | None,
-    pair_index: Tensor | None,
-    inputs: LinearInputs,
-    ref_chosen_logps: Tensor,
-) -> None:
+    cu_seqlens: Tensor | None, sequence: Tensor | None, pair_index: Tensor | None, rows: int,
+    reference: Tensor,
+) -> None:  # fmt: skip
     """Raise unless the answers of rows and pairs are given once and fit."""
-    if ref_chosen_logps.dim() != 1:
-        raise ValueError(
-            f"ref_chosen_logps has shape {tuple(ref_chosen_logps.shape)}; expected [P]"
-        )
-    pairs = ref_chosen_logps.shape[0]
-    if pair_index is not None:
-        check_shape("pair_index", pair_index, (pairs, 2))
+    if reference.dim() != 1:
+        raise ValueError(f"ref_chosen_logps has shape {tuple(reference.shape)}; expected [P]")
+    check_answers(cu_seqlens, pair_index, reference.shape[0])
     if (cu_seqlens is None) == (sequence is None):
         raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
     if sequence is not None:
-        check_shape("sequence_of_row", sequence, (inputs.hidden.shape[0],))
-    elif cu_seqlens is not None:
-        check_answers(cu_seqlens, pair_index, pairs)
+        check_shape("sequence_of_row", sequence, (rows,))
 
 
 def _compose(rows: FusedRows, call: PairCall, beta_rule: str) -> MMDPOOutput:
     """The same loss from its parts, for calls whose gradients are not taken in forward."""
     batch = batch_of(rows, call)
     logp = fused_linear_logp(
-        batch.x, rows.head_weight, batch.target, bias=rows.bias, softcap=rows.softcap,
+        batch.x.hidden, rows.head_weight, batch.x.target, bias=rows.bias, softcap=rows.softcap,
         logit_scale=rows.logit_scale, ignore_index=rows.ignore_index,
         counted_rows=rows.counted_rows, workspace_bytes=rows.workspace_bytes,
     )  # fmt: skip

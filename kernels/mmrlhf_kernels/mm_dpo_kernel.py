@@ -130,12 +130,6 @@ def _of_both_sides(
         loss = good * good + bad * bad
         up = 2.0 * good
         down = 2.0 * bad
-    elif FORM.loss_type == "bco_pair":
-        good = beta * chosen - shift
-        bad = beta * rejected - shift
-        loss = softplus(-good) + softplus(bad)
-        up = -beta * logistic(-good)
-        down = beta * logistic(bad)
     elif FORM.loss_type == "apo_down":
         good = beta * chosen
         lead = beta * (chosen - rejected)
@@ -145,12 +139,17 @@ def _of_both_sides(
     else:
         good = beta * chosen
         bad = beta * rejected
-        if FORM.loss_type == "kto_pair":
+        if FORM.loss_type != "apo_zero":
             good -= shift
             bad -= shift
-        loss = logistic(-good) + logistic(bad)
-        up = -beta * logistic(good) * logistic(-good)
-        down = beta * logistic(bad) * logistic(-bad)
+        if FORM.loss_type == "bco_pair":
+            loss = softplus(-good) + softplus(bad)
+            up = -beta * logistic(-good)
+            down = beta * logistic(bad)
+        else:
+            loss = logistic(-good) + logistic(bad)
+            up = -beta * logistic(good) * logistic(-good)
+            down = beta * logistic(bad) * logistic(-bad)
     return loss, up, down
 
 

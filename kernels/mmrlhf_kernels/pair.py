@@ -136,14 +136,16 @@ class Logp(NamedTuple):
         check_answers(self.cu_seqlens, self.pair_index, pairs)
 
 
-def check_answers(cu_seqlens: Tensor, pair_index: Tensor | None, pairs: int) -> None:
+def check_answers(cu_seqlens: Tensor | None, pair_index: Tensor | None, pairs: int) -> None:
     """Raise unless bounds [S + 1] and answers of pairs [P, 2] fit P pairs."""
+    if pair_index is not None:
+        check_shape("pair_index", pair_index, (pairs, 2))
+    if cu_seqlens is None:
+        return
     if cu_seqlens.dim() != 1 or not cu_seqlens.numel():
         raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
     sequences = cu_seqlens.numel() - 1
-    if pair_index is not None:
-        check_shape("pair_index", pair_index, (pairs, 2))
-    elif sequences != 2 * pairs:
+    if pair_index is None and sequences != 2 * pairs:
         raise ValueError(
             f"{sequences} answers for {pairs} pairs; expected {2 * pairs}, all chosen ones first "
             "(or a pair_index)"

@@ -49,26 +49,20 @@ ROWS, COLUMNS = 4, 1024
 
 
 class Head(NamedTuple):
-    """A language model head and the rows it meets, as the kernels take them."""
+    """A :class:`mmrlhf_kernels.backend.Block` as the kernels take it: entries of a row adjacent."""
 
     hidden: Any
-    """[N, H], entries of a row adjacent."""
     weight: Any
-    """[V, H], entries of a row adjacent."""
     bias: Any
-    """[V] or None."""
     target: Any
-    """[N] int64 global ids."""
     columns: Any
-    """V."""
+    """V, rows of the weight."""
     inner: Any
     """H."""
     hidden_stride: Any
-    """Entries from one row of ``hidden`` to the next."""
+    """Entries from one row of ``hidden`` to the next, and likewise of ``weight``."""
     weight_stride: Any
-    """Entries from one row of ``weight`` to the next."""
     first: Any
-    """Global id of the first vocabulary row."""
     logit_scale: Any
     """Factor of the raw logits, or None for 1."""
     softcap: Any
