@@ -331,8 +331,9 @@ def _two_sums(batch: Batch, plan: PairPlan, needs: Needs) -> tuple[Found, Gradie
             "hint: pass cu_seqlens (and pair_index) as CPU tensors"
         )
     batch = batch.with_tokens()
-    into, columns = batch.x.new_gradients(needs, batch.dtype), []
+    into = batch.x.new_gradients(Needs(needs.hidden, weight=False, bias=False), batch.dtype)
     _clear(into)
+    columns = []
     for pair in range(batch.call.pairs):
         sides = [batch.rows_of([side[pair]]) for side in (layout.chosen, layout.rejected)]
         units = [_unit_sums(batch.select(index), plan, needs) for index in sides]
@@ -340,7 +341,7 @@ def _two_sums(batch: Batch, plan: PairPlan, needs: Needs) -> tuple[Found, Gradie
         found = batch.of_sides(sums[:1], sums[1:], slice(pair, pair + 1))
         grads = found.columns[CHOSEN_GRADIENT:, 0]
         for index, (_, unit, raised), grad in zip(sides, units, grads.unbind(), strict=True):
-            _add_scaled(into, unit, grad / raised, index)
+            into = _add_scaled(into, unit, grad / raised, index)
         columns.append(found.columns)
     return batch.of_parts(columns), into
 
@@ -379,10 +380,14 @@ def _add_units(batch: Batch, grad: Tensor, plan: PairPlan, into: Gradients) -> t
     return (found[0] if len(found) == 1 else torch.cat([grad[:0], *found])), raised
 
 
-def _add_scaled(into: Gradients, unit: Gradients, grad: Tensor, rows: Tensor) -> None:
-    """Add ``grad`` times the unit gradients of one side."""
+def _add_scaled(into: Gradients, unit: Gradients, grad: Tensor, rows: Tensor) -> Gradients:
+    """Add ``grad`` times the unit gradients of one side; the head's first are taken over."""
+    _multiply(unit, grad)
     if into.hidden is not None and unit.hidden is not None:
-        into.hidden.index_copy_(0, rows, unit.hidden * grad)
+        into.hidden.index_copy_(0, rows, unit.hidden)
+    if into.weight is None and into.bias is None:
+        return unit._replace(hidden=into.hidden)
     for total, part in ((into.weight, unit.weight), (into.bias, unit.bias)):
         if total is not None and part is not None:
-            total.add_(part.mul_(grad))
+            total.add_(part)
+    return into
