@@ -65,10 +65,7 @@ def widened(operand: Tensor) -> Tensor:
 def product_into(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Write ``left @ right``, accumulated in statistics precision, into ``out``.
 
-    Args:
-        out: [M, N] in the dtype of the operands, or wider on CUDA, or any on the CPU.
-        left: [M, K].
-        right: [K, N], dtype of ``left``.
+    The dtype of ``out`` is that of both operands, or wider on CUDA, or any on the CPU.
     """
     if left.dtype == out.dtype:
         return torch.mm(left, right, out=out)

@@ -232,13 +232,7 @@ def check_launch(
 ) -> Launch:
     """The launch with fresh outputs in its arguments ``counted`` and ``fits``.
 
-    Args:
-        target: [N] int64.
-        ignore_index: The target of ignored rows.
-        vocab: V.
-        bounds: [S + 1] bounds of answers within the rows, or None.
-        pair_index: [P, 2] answers of pairs among those, or None.
-        answers: S.
+    The operands are those of :func:`mmrlhf_kernels.rows.rows_that_count`.
     """
     sides = (None, None) if pair_index is None else pair_index.unbind(1)
     found = {"cu_seqlens": bounds, "chosen": sides[0], "rejected": sides[1]}
