@@ -43,7 +43,7 @@ from mmrlhf_kernels.triton_rows import (
     sum_rows,
 )
 from mmrlhf_kernels.triton_settings import jit, jit_for_any, require_runnable
-from mmrlhf_kernels.triton_tile import Launch, on_device
+from mmrlhf_kernels.triton_tile import Launch, logistic, on_device, softplus
 
 __all__ = ["evaluate", "mm_dpo_launch"]
 
@@ -75,26 +75,6 @@ class Form(NamedTuple):
     count_tokens: bool
     """Whether the divisor of the supervised term is the sum of ``chosen_tokens``."""
     average: bool
-
-
-@jit
-def softplus(x: tl.tensor) -> tl.tensor:
-    """``log(1 + exp(x))`` without overflow, and without losing the far tail.
-
-    ``log(1 + e)`` forgets an e below 6e-8; multiplying by ``e / ((1 + e) - 1)`` puts it back.
-    """
-    small = tl.exp(-tl.abs(x))
-    one_more = 1.0 + small
-    kept = one_more - 1.0
-    scaled = tl.log(one_more) * (small / tl.where(kept == 0.0, 1.0, kept))
-    return tl.maximum(x, 0.0) + tl.where(kept == 0.0, small, scaled)
-
-
-@jit
-def logistic(x: tl.tensor) -> tl.tensor:
-    """``1 / (1 + exp(-x))`` without overflow."""
-    small = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 @jit
@@ -396,8 +376,7 @@ def mm_dpo_launch(call: PairCall) -> Launch:
         empty(call.answers, dtype=torch.float64) if rows else None,
         None if call.counted is None else empty(call.answers, dtype=torch.int32),
     )  # fmt: skip
-    two_sided = call.loss_type in TWO_SIDED_LOSS_TYPES
-    form = Form(call.loss_type, two_sided, sft, count, call.average)
+    form = Form(call.loss_type, call.loss_type in TWO_SIDED_LOSS_TYPES, sft, count, call.average)
     arguments = {
         "pointers": pointers_of(call._asdict()), "count": pairs, "answers": call.answers,
         "rows": like.shape[0] if rows else 0, "label": (probability, 1.0 - probability),

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: operands as one tuple, a tile of logits, rounding, a launch.
+"""What the Triton kernels share: operands, a tile of logits, functions, rounding, a launch.
 
 Kernels take their operands as named tuples, which Triton passes as separate arguments: a field
 that is None costs nothing and is decided at compile time. ``Tile`` is a constant of the kernel. The
@@ -30,12 +30,14 @@ __all__ = [
     "head_of",
     "hyperbolic_tangent",
     "local_target",
+    "logistic",
     "logits_tile",
     "narrowed",
     "on_device",
     "operands_of",
     "place_of",
     "settings_of",
+    "softplus",
     "targets_of",
     "tile_of",
 ]
@@ -221,6 +223,26 @@ def hyperbolic_tangent(x: tl.tensor) -> tl.tensor:
     near = size * (1.0 - square * (1.0 / 3.0 - square * series))
     value = tl.where(size < 0.25, near, far)
     return tl.where(x < 0, -value, value)
+
+
+@jit
+def softplus(x: tl.tensor) -> tl.tensor:
+    """``log(1 + exp(x))`` without overflow, and without losing the far tail.
+
+    ``log(1 + e)`` forgets an e below 6e-8; multiplying by ``e / ((1 + e) - 1)`` puts it back.
+    """
+    small = tl.exp(-tl.abs(x))
+    one_more = 1.0 + small
+    kept = one_more - 1.0
+    scaled = tl.log(one_more) * (small / tl.where(kept == 0.0, 1.0, kept))
+    return tl.maximum(x, 0.0) + tl.where(kept == 0.0, small, scaled)
+
+
+@jit
+def logistic(x: tl.tensor) -> tl.tensor:
+    """``1 / (1 + exp(-x))`` without overflow."""
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 @jit
