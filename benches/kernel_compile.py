@@ -34,7 +34,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 
-from mmrlhf_kernels.backend import HeadOptions, Sweep
+from mmrlhf_kernels.backend import Block, HeadOptions, KeptBlock, LossGradient, Sweep
 from mmrlhf_kernels.mm_dpo_kernel import mm_dpo_launch
 from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
 from mmrlhf_kernels.pair import LOSS_TYPES
@@ -42,12 +42,11 @@ from mmrlhf_kernels.triton_gradient import (
     finish_unit_launch,
     kept_gradient_launch,
     logit_gradient_launch,
-    row_gradient,
 )
 from mmrlhf_kernels.triton_rows import check_launch
 from mmrlhf_kernels.triton_settings import INTERPRETED, SHARED_MEMORY, Device, use_settings
 from mmrlhf_kernels.triton_sweep import combine_launch, rebase_launch, sweep_launch
-from mmrlhf_kernels.triton_tile import Head, Launch, head_of, settings_of, targets_of
+from mmrlhf_kernels.triton_tile import Head, Launch, head_of, settings_of
 from record import write_record
 
 TARGETS = {
@@ -111,9 +110,8 @@ def head(dtype: torch.dtype, columns: int, options: HeadOptions, inner: int, *, 
     """A head of production size."""
     target = empty(ROWS, dtype=torch.int64)
     hidden, weight = empty(ROWS, inner, dtype=dtype), empty(columns, inner, dtype=dtype)
-    return head_of(
-        hidden, weight, empty(columns, dtype=dtype) if bias else None, target, options, 0
-    )
+    row = empty(columns, dtype=dtype) if bias else None
+    return head_of(Block(hidden, weight, row, target, options))
 
 
 def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
@@ -131,7 +129,7 @@ def head_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
         settings = settings_of(h, "sweep", architecture, extras=bias)
         yield Case("sweep", variant, sweep_launch(h, settings, DEVICE, **asked))
         h = head(dtype, CHUNK, options, inner, bias=bias)
-        rows = row_gradient(row, row, (row, row) if asked else None)
+        rows = LossGradient(row, row, *((row, row) if asked else ()))
         settings = settings_of(h, "logit_gradient", architecture, extras=bias)
         yield Case("logit_gradient", variant, logit_gradient_launch(h, rows, out, settings))
         if variant in {"plain", "softcap, statistics"}:
@@ -157,16 +155,19 @@ def kept_cases(architecture: str, dtype: torch.dtype) -> Iterator[Case]:
     width = launch.arguments["TILE"].columns
     yield Case("rebase", "", rebase_launch(launch.arguments["written"], row, width))
     for variant, options in (("plain", PLAIN), ("softcap", CAPPED)):
-        kept_head = targets_of(h.target, options, 0, CHUNK)
-        launch = kept_gradient_launch(kept_head, kept, row, row, row_gradient(row, row, None), kept)
+        block = KeptBlock(kept, row, h.target, options, 0, row)
+        launch = kept_gradient_launch(block, LossGradient(row, row), kept)
         yield Case("kept_gradient", variant, launch)
-        unit = row_gradient(row, None, None, 1.0)
-        launch = kept_gradient_launch(kept_head, kept, row, None, unit, kept)
+        block, unit = block._replace(target_logit=None), LossGradient(row, None, unit=1.0)
+        launch = kept_gradient_launch(block, unit, kept)
         yield Case("kept_gradient", f"unit, {variant}", launch)
         sweep = Sweep(row, row, row, logp=row)
-        weight, total = empty(VOCABULARY, HIDDEN, dtype=dtype), empty(ROWS, HIDDEN)
-        launch = finish_unit_launch(total, sweep, weight, h.target, row, options, 1.0, dtype)
-        yield Case("finish_unit", variant, launch)
+        hidden, weight = (empty(n, HIDDEN, dtype=dtype) for n in (ROWS, VOCABULARY))
+        whole, total = Block(hidden, weight, None, h.target, options), empty(ROWS, HIDDEN)
+        yield Case("finish_unit", variant, finish_unit_launch(whole, sweep, total, row))
+        named = whole._replace(weight=hidden)  # with LoRA: the rows of targets alone
+        launch = finish_unit_launch(named, sweep, total, row)
+        yield Case("finish_unit", f"rows of targets, {variant}", launch)
 
 
 def small_cases() -> Iterator[Case]:

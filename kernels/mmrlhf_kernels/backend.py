@@ -17,7 +17,7 @@ Sums and statistics are float32, or float64 where ``hidden`` is float64 and the 
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,6 @@ __all__ = [
     "HeadOptions",
     "KeptBlock",
     "LossGradient",
-    "Spread",
     "Sweep",
     "lift_of",
     "logp_of",
@@ -124,10 +123,6 @@ def logp_of(sweep: Sweep) -> Tensor:
     return sweep.target_logit - lse_of(sweep) if sweep.logp is None else sweep.logp
 
 
-Spread = tuple[Tensor, Tensor] | None
-"""(gradient with respect to the entropy, entropy), [N] each; None where it carries none."""
-
-
 class LossGradient(NamedTuple):
     """The gradient of the loss by row, as far as logits are concerned, in statistics precision."""
 
@@ -135,16 +130,18 @@ class LossGradient(NamedTuple):
     """[N] log-normalisers over the whole vocabulary."""
     grad: Tensor | None
     """[N] gradient of the loss with respect to ``logp``; None with ``unit``."""
-    spread: Spread = None
+    of_entropy: Tensor | None = None
+    """[N] gradient with respect to the entropy; None where it carries none."""
+    entropy: Tensor | None = None
+    """[N], with ``of_entropy``."""
     unit: float | None = None
     """A number: the result is ``unit * exp(z - lse) dz/draw``, and 0 at targets, for any ``lse``.
     """
 
-    def at(self, rows: slice) -> "LossGradient":
-        """Those of some rows."""
-        grad = None if self.grad is None else self.grad[rows]
-        spread = None if self.spread is None else (self.spread[0][rows], self.spread[1][rows])
-        return LossGradient(self.lse[rows], grad, spread, self.unit)
+    def map(self, function: Callable[[Tensor], Tensor]) -> "LossGradient":
+        """The same with ``function`` of each column."""
+        parts: list[Any] = [function(part) if isinstance(part, Tensor) else part for part in self]
+        return LossGradient(*parts)
 
 
 class KeptBlock(NamedTuple):
@@ -176,7 +173,7 @@ class Backend(NamedTuple):
     ``hidden`` or of the statistics:
 
     ``E[n, c] = dz/draw[n, c] * (grad[n] * (1[target[n] == first + c] - p) - dH[n] p (log p + H))``
-    with ``p = exp(z[n, c] - lse[n])`` and dH, H the two parts of ``spread``.
+    with ``p = exp(z[n, c] - lse[n])``, dH = ``of_entropy`` and H = ``entropy``.
     """
 
     kept_exponentials: Callable[[Block, Extras, Tensor], Sweep]

@@ -12,21 +12,13 @@ __all__ = ["LinearInputs", "check_pairs", "check_shape", "head_options", "linear
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise unless a tensor has exactly this shape; nothing is broadcast.
-
-    Raises:
-        ValueError: The shape differs.
-    """
+    """Raise unless a tensor has exactly this shape; nothing is broadcast."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {shape}")
 
 
 def check_pairs(pairs: int, device: torch.device, **columns: Tensor | None) -> None:
-    """Raise unless every column that is given is [pairs] on the device.
-
-    Raises:
-        ValueError: A column has another shape or lies elsewhere.
-    """
+    """Raise unless every column that is given is [pairs] on the device."""
     for name, column in columns.items():
         if column is None:
             continue
@@ -36,11 +28,7 @@ def check_pairs(pairs: int, device: torch.device, **columns: Tensor | None) -> N
 
 
 def head_options(softcap: float | None, logit_scale: float, temperature: float) -> HeadOptions:
-    """The options of a head whose logits are divided by a temperature.
-
-    Raises:
-        ValueError: The temperature is not above 0.
-    """
+    """The options of a head whose logits are divided by a temperature."""
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number above 0")
     # (c / t) tanh(s / c) = c' tanh(s' / c') with c' = c / t and s' = s / t.

@@ -7,7 +7,10 @@ order in each run, so results are equal bit by bit from run to run.
 """
 
 import math
+import operator
 from collections.abc import Iterator
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,13 +74,6 @@ def _row_blocks(rows: int, columns: int, device: torch.device) -> Iterator[slice
         yield slice(begin, min(rows, begin + step))
 
 
-def _sweep_step(rows: int, device: torch.device) -> int:
-    """Vocabulary rows per step: one block of logits, within the bounds of SWEEP_COLUMNS."""
-    fewest, most = SWEEP_COLUMNS
-    wanted = BLOCK_ELEMENTS.get(device.type, 1 << 26) // max(1, rows)
-    return max(fewest, min(most, wanted // fewest * fewest))
-
-
 class _Logits:
     """Forms the logits of blocks of rows in one buffer, or in ``out`` where its dtype allows.
 
@@ -138,13 +134,9 @@ def _reduce_block(z: Tensor, target: Tensor, first: int, extras: Extras, scratch
 
 def _stack(parts: list[Sweep]) -> Sweep:
     """Join the sweeps of consecutive row blocks."""
-    maximum, sum_exp, target_logit, *others = (
-        None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
-    )
-    assert maximum is not None
-    assert sum_exp is not None
-    assert target_logit is not None
-    return Sweep(maximum, sum_exp, target_logit, *others)
+    columns = zip(*parts, strict=True)
+    joined: list[Any] = [None if c[0] is None else torch.cat(c) for c in columns]
+    return Sweep(*joined)
 
 
 def _sweep_chunk(block: Block, extras: Extras, out: Tensor | None) -> Sweep:
@@ -164,13 +156,11 @@ def _sweep_chunk(block: Block, extras: Extras, out: Tensor | None) -> Sweep:
 
 def sweep(block: Block, extras: Extras) -> Sweep:
     """One pass over the vocabulary; see :class:`mmrlhf_kernels.backend.Backend`."""
-    step = _sweep_step(block.hidden.shape[0], block.hidden.device)
-    merged: Sweep | None = None
-    for begin in range(0, block.weight.shape[0], step):
-        part = _sweep_chunk(block.columns(begin, begin + step), extras, None)
-        merged = part if merged is None else merge_sweeps(merged, part)
-    assert merged is not None
-    return merged
+    (fewest, most), rows = SWEEP_COLUMNS, block.hidden.shape[0]
+    wanted = BLOCK_ELEMENTS.get(block.hidden.device.type, 1 << 26) // max(1, rows)
+    step = max(fewest, min(most, wanted // fewest * fewest))
+    chunks = (block.columns(b, b + step) for b in range(0, block.weight.shape[0], step))
+    return reduce(merge_sweeps, (_sweep_chunk(chunk, extras, None) for chunk in chunks))
 
 
 def kept_exponentials(block: Block, extras: Extras, out: Tensor) -> Sweep:
@@ -197,8 +187,8 @@ def _finish_gradient(
     slope = None
     if z is not None and options.softcap is not None:
         slope = (z / options.softcap).clamp_(-1.0, 1.0).square_().neg_().add_(1.0)
-    if z is not None and rows.spread is not None:
-        of_entropy, entropy = (column.unsqueeze(1) for column in rows.spread)
+    if z is not None and rows.of_entropy is not None and rows.entropy is not None:
+        of_entropy, entropy = rows.of_entropy.unsqueeze(1), rows.entropy.unsqueeze(1)
         # Minus infinity times a probability of 0 would be no number.
         log_p = z.sub_(rows.lse.unsqueeze(1)).clamp_(min=torch.finfo(z.dtype).min)
         p.mul_(log_p.add_(entropy).mul_(of_entropy).add_(grad).neg_())
@@ -216,8 +206,8 @@ def logit_gradient(block: Block, rows: LossGradient, out: Tensor) -> Tensor:
     """E of one chunk; see :class:`mmrlhf_kernels.backend.Backend`."""
     logits, options = _Logits(block, out), block.options
     for some in _row_blocks(block.hidden.shape[0], block.weight.shape[0], out.device):
-        p, part = logits.of(some), rows.at(some)
-        z = None if options.softcap is None and rows.spread is None else p.clone()
+        p, part = logits.of(some), rows.map(operator.itemgetter(some))
+        z = None if options.softcap is None and rows.of_entropy is None else p.clone()
         p.sub_(part.lse.unsqueeze(1)).exp_()
         _finish_gradient(p, z, block.target[some], part, options, block.first)
         _store(p, out[some])
@@ -233,14 +223,14 @@ def gradient_of_kept(kept: KeptBlock, rows: LossGradient, out: Tensor) -> Tensor
         target = torch.full_like(target, -1)
     in_place = held.data_ptr() == out.data_ptr() or out.dtype != shift.dtype
     for some in _row_blocks(held.shape[0], held.shape[1], held.device):
-        part = rows.at(some)
+        part = rows.map(operator.itemgetter(some))
         p = held[some].to(shift.dtype) if in_place else out[some].copy_(held[some])
         z = None
-        if options.softcap is not None or part.spread is not None:
+        if options.softcap is not None or part.of_entropy is not None:
             z = _logits_of_kept(p, kept, some)
         assert part.grad is not None
         factor = torch.exp(shift[some] - part.lse)
-        ready = part.spread is None  # one pass instead of two
+        ready = part.of_entropy is None  # one pass instead of two
         p.mul_((factor * -part.grad if ready else factor).unsqueeze(1))
         _finish_gradient(p, z, target[some], part, options, first, ready=ready)
         _store(p, out[some])

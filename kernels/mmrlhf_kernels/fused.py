@@ -44,22 +44,21 @@ Where ``beta_rule`` is ``released``, which needs the whole batch before it knows
 is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
 """
 
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmrlhf_kernels import dispatch
-from mmrlhf_kernels.checks import LinearInputs, check_shape, head_options, linear_inputs
+from mmrlhf_kernels.checks import check_shape, head_options, linear_inputs
 from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, PairCall, output_of
 from mmrlhf_kernels.pair import Beta, Logp, call_of, check_answers, check_rule
 from mmrlhf_kernels.pair_operator import FusedRows, batch_of, linear_mm_dpo
-from mmrlhf_kernels.plan import PAIR_SCHEDULES
+from mmrlhf_kernels.plan import PAIR_SCHEDULES, check_schedule
 from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.preference import differentiable, dynamic_beta
-from mmrlhf_kernels.registry import Context
 
 __all__ = ["FusedLinearMMDPOLoss", "fused_linear_mm_dpo"]
 
@@ -106,26 +105,25 @@ def fused_linear_mm_dpo(
     shape, inputs = hidden.shape, linear_inputs(hidden, weight, target, bias)
     if cu_seqlens is None and sequence_of_row is None and len(shape) == 3:
         cu_seqlens = torch.arange(shape[0] + 1) * shape[1]
-    _check_answers(cu_seqlens, sequence_of_row, pair_index, inputs, ref_chosen_logps)
+    states = inputs.hidden
+    _check_answers(cu_seqlens, sequence_of_row, pair_index, states.shape[0], ref_chosen_logps)
     check_rule(beta_rule, beta)
-    like = inputs.hidden.new_empty(
-        ref_chosen_logps.shape[0], dtype=statistics_dtype(inputs.hidden.dtype)
-    )
+    like = states.new_empty(ref_chosen_logps.shape[0], dtype=statistics_dtype(states.dtype))
     call = call_of(
         Logp(like, None), (ref_chosen_logps, ref_rejected_logps), Beta(beta, None, 0.0, 0.0),
         counted=True, loss_type=loss_type, label_smoothing=label_smoothing, tie=tie,
         weight=pair_weight, sft_weight=sft_weight, sft=sft, reward_shift=reward_shift,
         num_pairs=num_pairs, num_tokens=num_tokens,
     )  # fmt: skip
-    leaves = inputs.hidden, inputs.weight, inputs.bias
+    leaves = states, inputs.weight, inputs.bias
     needs = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in leaves]
-    _check_schedule(schedule, needs)
+    check_schedule(schedule, PAIR_SCHEDULES, "weight or bias", trained=needs[1] or needs[2])
     rows = FusedRows(
         *leaves, inputs.target, cu_seqlens, sequence_of_row, pair_index, *head, ignore_index,
         counted_rows, schedule, workspace_bytes, None if group is None else group.group_name,
         needs,
     )  # fmt: skip
-    if beta_rule == "released" or dispatch.choose(inputs.hidden) == "reference":
+    if beta_rule == "released" or dispatch.choose(states) == "reference":
         return _compose(rows, call, beta_rule)
     data = (None if leaf is None else leaf.detach() for leaf in leaves)
     loss, figures, values, *gradients = linear_mm_dpo(*data, *rows[3:], *call)
@@ -135,50 +133,24 @@ def fused_linear_mm_dpo(
 
 
 def _check_answers(
-    cu_seqlens: Tensor | None,
-    sequence: Tensor | None,
-    pair_index: Tensor | None,
-    inputs: LinearInputs,
-    ref_chosen_logps: Tensor,
-) -> None:
-    """Raise unless the answers of rows and pairs are given once and fit.
-
-    Raises:
-        ValueError: They are not, or do not.
-    """
-    if ref_chosen_logps.dim() != 1:
-        raise ValueError(
-            f"ref_chosen_logps has shape {tuple(ref_chosen_logps.shape)}; expected [P]"
-        )
-    pairs = ref_chosen_logps.shape[0]
-    if pair_index is not None:
-        check_shape("pair_index", pair_index, (pairs, 2))
+    cu_seqlens: Tensor | None, sequence: Tensor | None, pair_index: Tensor | None, rows: int,
+    reference: Tensor,
+) -> None:  # fmt: skip
+    """Raise unless the answers of rows and pairs are given once and fit."""
+    if reference.dim() != 1:
+        raise ValueError(f"ref_chosen_logps has shape {tuple(reference.shape)}; expected [P]")
+    check_answers(cu_seqlens, pair_index, reference.shape[0])
     if (cu_seqlens is None) == (sequence is None):
         raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
     if sequence is not None:
-        check_shape("sequence_of_row", sequence, (inputs.hidden.shape[0],))
-    elif cu_seqlens is not None:
-        check_answers(cu_seqlens, pair_index, pairs)
-
-
-def _check_schedule(schedule: str | None, needs: list[bool]) -> None:
-    """Raise unless the schedule is known and can give the gradients.
-
-    Raises:
-        ValueError: It is not, or cannot.
-    """
-    if schedule is not None and schedule not in PAIR_SCHEDULES:
-        names = ", ".join(PAIR_SCHEDULES)
-        raise ValueError(f"unknown schedule {schedule!r}; expected one of {names}")
-    if schedule == "frozen" and (needs[1] or needs[2]):
-        raise ValueError("schedule 'frozen' was forced, but weight or bias needs a gradient")
+        check_shape("sequence_of_row", sequence, (rows,))
 
 
 def _compose(rows: FusedRows, call: PairCall, beta_rule: str) -> MMDPOOutput:
     """The same loss from its parts, for calls whose gradients are not taken in forward."""
     batch = batch_of(rows, call)
     logp = fused_linear_logp(
-        batch.x, rows.head_weight, batch.target, bias=rows.bias, softcap=rows.softcap,
+        batch.x.hidden, rows.head_weight, batch.x.target, bias=rows.bias, softcap=rows.softcap,
         logit_scale=rows.logit_scale, ignore_index=rows.ignore_index,
         counted_rows=rows.counted_rows, workspace_bytes=rows.workspace_bytes,
     )  # fmt: skip
@@ -186,19 +158,12 @@ def _compose(rows: FusedRows, call: PairCall, beta_rule: str) -> MMDPOOutput:
     return differentiable(batch.objective_of(logp), beta_rule)
 
 
-class _PrecomputedGradientContext(Context, Protocol):
-    saved_tensors: tuple[Tensor, Tensor, Tensor]
-    compiled: bool
-    gradients: list[Tensor]
-    dtypes: tuple[torch.dtype, ...]
-
-
 class _PrecomputedGradient(torch.autograd.Function):
     """A loss with the gradients computed along with it; empty ones mean none."""
 
     @staticmethod
     def forward(
-        ctx: _PrecomputedGradientContext,
+        ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -216,7 +181,7 @@ class _PrecomputedGradient(torch.autograd.Function):
         return loss.detach()
 
     @staticmethod
-    def backward(ctx: _PrecomputedGradientContext, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.compiled:
             found = [part * grad for part in ctx.saved_tensors]
         elif ctx.gradients:
@@ -239,8 +204,8 @@ class _PrecomputedGradient(torch.autograd.Function):
 
 
 SETTINGS = (
-    "beta", "w", "k", "loss_type", "label_smoothing", "sft_weight", "sft", "reward_shift",
-    "softcap", "logit_scale", "ignore_index",
+    "loss_type", "label_smoothing", "sft_weight", "sft", "reward_shift", "softcap", "logit_scale",
+    "ignore_index",
 )  # fmt: skip
 
 
@@ -299,19 +264,9 @@ class FusedLinearMMDPOLoss(nn.Module):
         ref_chosen_logps: Tensor,
         ref_rejected_logps: Tensor,
         margin: Tensor | None = None,
-        *,
-        cu_seqlens: Tensor | None = None,
-        sequence_of_row: Tensor | None = None,
-        pair_index: Tensor | None = None,
-        bias: Tensor | None = None,
-        tie: Tensor | None = None,
-        pair_weight: Tensor | None = None,
-        num_pairs: float | Tensor | None = None,
-        num_tokens: float | Tensor | None = None,
+        **operands: Any,
     ) -> MMDPOOutput:
         """The loss of P pairs, with the figures to log; raises what the function raises.
-
-        Operands are those of :func:`fused_linear_mm_dpo`, with margins instead of betas.
 
         Args:
             hidden: [N, H] or [S, T, H].
@@ -320,27 +275,20 @@ class FusedLinearMMDPOLoss(nn.Module):
             ref_chosen_logps: [P].
             ref_rejected_logps: [P].
             margin: [P] reward margins; None gives every pair ``beta``.
-            cu_seqlens: [S + 1] on the CPU or beside the rows; this or ``sequence_of_row``.
-            sequence_of_row: [N].
-            pair_index: [P, 2]; None: chosen answers first.
-            bias: [V].
-            tie: [P] bool.
-            pair_weight: [P].
-            num_pairs: Of the whole batch; None: P.
-            num_tokens: Chosen tokens of the whole batch; None: these.
+            operands: Others of :func:`fused_linear_mm_dpo`, by name: ``cu_seqlens`` or
+                ``sequence_of_row``, and ``pair_index``, ``bias``, ``tie``, ``pair_weight``,
+                ``num_pairs``, ``num_tokens``, ``temperature``, ``counted_rows``, ``group``,
+                ``schedule``, ``workspace_bytes`` where they are needed.
         """
         beta = self.beta if margin is None else dynamic_beta(margin, self.beta, self.w, self.k)
+        settings: dict[str, Any] = {name: getattr(self, name) for name in SETTINGS}
         return fused_linear_mm_dpo(
-            hidden, weight, target, ref_chosen_logps, ref_rejected_logps, beta,
-            cu_seqlens=cu_seqlens, sequence_of_row=sequence_of_row, pair_index=pair_index,
-            bias=bias, softcap=self.softcap, logit_scale=self.logit_scale,
-            ignore_index=self.ignore_index, loss_type=self.loss_type,
-            label_smoothing=self.label_smoothing, tie=tie, pair_weight=pair_weight,
-            sft_weight=self.sft_weight, sft=self.sft, reward_shift=self.reward_shift,
-            num_pairs=num_pairs, num_tokens=num_tokens,
+            hidden, weight, target, ref_chosen_logps, ref_rejected_logps, beta, **operands,
+            **settings,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
         """The settings, as ``print`` shows them."""
-        settings = {name: value for name, value in vars(self).items() if name in SETTINGS}
-        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        return ", ".join(
+            f"{name}={getattr(self, name)!r}" for name in ("beta", "w", "k", *SETTINGS)
+        )

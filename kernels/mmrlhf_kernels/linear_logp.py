@@ -45,6 +45,7 @@ from mmrlhf_kernels.operators import Request, linear_logp_forward, sharded_logp_
 from mmrlhf_kernels.plan import (
     SCHEDULES,
     WHOLE_TILES,
+    check_schedule,
     chunk_width,
     default_workspace,
     plan_schedule,
@@ -148,20 +149,11 @@ def _side(inputs: LinearInputs, scale: float) -> tuple[Tensor | None, Tensor | N
 def _planned(
     request: Request, schedule: str | None, workspace_bytes: int | None, *, of_entropy: bool
 ) -> Request:
-    """The request with its schedule and chunk; a call that needs no gradient is a plain sweep.
-
-    Raises:
-        ValueError: The schedule is unknown, or does not support the options.
-    """
-    if schedule is not None and schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}; expected one of {', '.join(SCHEDULES)}")
+    """The request with its schedule and chunk; a call that needs no gradient is a plain sweep."""
     hidden = request.hidden
     head = _need_grad(request.weight, request.bias, request.side)
     anything = head or _need_grad(hidden, request.side_hidden)
-    if schedule == "frozen" and head:
-        raise ValueError(
-            "schedule 'frozen' was forced, but weight, bias or LoRA's B needs a gradient"
-        )
+    check_schedule(schedule, SCHEDULES, "weight, bias or LoRA's B", trained=head)
     if schedule == "frozen" and of_entropy:
         raise ValueError("schedule 'frozen' was forced, but it gives no gradient of the entropy")
     workspace = default_workspace(hidden.device) if workspace_bytes is None else workspace_bytes
@@ -257,11 +249,7 @@ class Shards(NamedTuple):
 
 
 def shards_of(weight: Tensor, bias: Tensor | None) -> Shards | None:
-    """This process's rows of a head that is a DTensor; None for a plain tensor.
-
-    Raises:
-        ValueError: Its placement is not ``Shard(0)`` over one mesh dimension.
-    """
+    """This process's rows of a head that is a DTensor; None for a plain tensor."""
     if not dist.is_available() or not dist.is_initialized():
         return None  # without process groups there are no DTensors, whose import is slow
     from torch.distributed.tensor import DTensor, Shard

@@ -12,7 +12,9 @@ answers or of both sides, reference sums and margins, and leaves
 without a graph and without a host that reads: the derivative of a pair falls out of its loss for a
 few more instructions, so backward is one multiplication by the incoming scalar. Formulas are those
 of :mod:`mmrlhf_kernels.reference`; :func:`mmrlhf_kernels.mm_dpo_plain.evaluate_plain` gives the
-same results in plain PyTorch, and :mod:`mmrlhf_kernels.mm_dpo_cost` has the losses.
+same results in plain PyTorch. A pair whose label holds with probability q costs
+``q l(chosen, rejected) + (1 - q) l(rejected, chosen)``, except under ``exo_pair``, whose target is
+the label's probability itself.
 
 **One program** does all of it, block of pairs after block of pairs, so that one launch suffices and
 every sum has one order: no atomics, no counter to be zeroed. An answer's sum depends on its rows
@@ -29,67 +31,25 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.mm_dpo_cost import pair_cost
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, Numbers, PairCall, Result
 from mmrlhf_kernels.reference import TWO_SIDED_LOSS_TYPES, label_probability
-from mmrlhf_kernels.triton_rows import answers_of, defect_of, length_of, spread, sum_rows
+from mmrlhf_kernels.triton_rows import (
+    Operands,
+    answers_of,
+    defect_of,
+    length_of,
+    pointers_of,
+    spread,
+    sum_rows,
+)
 from mmrlhf_kernels.triton_settings import jit, jit_for_any, require_runnable
-from mmrlhf_kernels.triton_tile import Launch, on_device
+from mmrlhf_kernels.triton_tile import Launch, logistic, on_device, softplus
 
 __all__ = ["evaluate", "mm_dpo_launch"]
 
 LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 PAIRS = tl.constexpr(128)
 """Pairs that are taken at once."""
-
-
-class _Operands(NamedTuple):
-    """The pointers of a call, as :class:`PairCall` has them, and its sizes.
-
-    The host passes sizes apart, for kernels that fit every size.
-    """
-
-    logp: Any
-    rejected_logp: Any
-    bounds: Any
-    counted: Any
-    chosen: Any
-    rejected: Any
-    ref_chosen_logps: Any
-    ref_rejected_logps: Any
-    beta: Any
-    margin: Any
-    tie: Any
-    weight: Any
-    chosen_tokens: Any
-    num_pairs: Any
-    num_tokens: Any
-    chosen_stride: Any
-    rejected_stride: Any
-    count: Any
-    """P."""
-    answers: Any
-    """S."""
-    rows: Any
-    """N."""
-
-
-class _Numbers(NamedTuple):
-    """The numbers of a call, resolved."""
-
-    holds: Any
-    """q of a pair that is no tie."""
-    fails: Any
-    """1 - q."""
-    sft_weight: Any
-    shift: Any
-    beta: Any
-    w: Any
-    k: Any
-    num_pairs: Any
-    num_tokens: Any
-    count: Any
-    """P as a float."""
 
 
 class _Outputs(NamedTuple):
@@ -115,6 +75,96 @@ class Form(NamedTuple):
     count_tokens: bool
     """Whether the divisor of the supervised term is the sum of ``chosen_tokens``."""
     average: bool
+
+
+@jit
+def _of_difference(
+    delta: tl.tensor, beta: tl.tensor, shift: tl.tensor, FORM: tl.constexpr
+) -> tl.tuple:
+    """(l, dl/ddelta) of the losses that see a pair through its difference alone."""
+    x = beta * delta
+    if FORM.loss_type == "ipo":
+        distance = delta - 0.5 / beta
+        loss = distance * distance
+        slope = 2.0 * distance
+    elif FORM.loss_type == "hinge":
+        loss = tl.maximum(1.0 - x, 0.0)
+        slope = tl.where(x < 1.0, -beta, 0.0)
+    else:
+        if FORM.loss_type == "simpo":
+            x -= shift
+        loss = softplus(-x)
+        slope = -beta * logistic(-x)
+    return loss, slope
+
+
+@jit
+def _of_both_sides(
+    chosen: tl.tensor, rejected: tl.tensor, beta: tl.tensor, shift: tl.tensor,
+    FORM: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """(l, dl/dchosen, dl/drejected) of the other losses."""
+    if FORM.loss_type == "sppo_hard":
+        good = chosen - 0.5 / beta
+        bad = rejected + 0.5 / beta
+        loss = good * good + bad * bad
+        up = 2.0 * good
+        down = 2.0 * bad
+    elif FORM.loss_type == "apo_down":
+        good = beta * chosen
+        lead = beta * (chosen - rejected)
+        loss = logistic(good) + logistic(-lead)
+        down = beta * logistic(lead) * logistic(-lead)
+        up = beta * logistic(good) * logistic(-good) - down
+    else:
+        good = beta * chosen
+        bad = beta * rejected
+        if FORM.loss_type != "apo_zero":
+            good -= shift
+            bad -= shift
+        if FORM.loss_type == "bco_pair":
+            loss = softplus(-good) + softplus(bad)
+            up = -beta * logistic(-good)
+            down = beta * logistic(bad)
+        else:
+            loss = logistic(-good) + logistic(bad)
+            up = -beta * logistic(good) * logistic(-good)
+            down = beta * logistic(bad) * logistic(-bad)
+    return loss, up, down
+
+
+@jit
+def pair_cost(
+    chosen: tl.tensor, rejected: tl.tensor, beta: tl.tensor, shift: tl.tensor, holds: tl.tensor,
+    fails: tl.tensor, FORM: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """(loss, d loss / d chosen, d loss / d rejected) of pairs from their two log-ratios.
+
+    ``holds`` and ``fails`` are q and 1 - q: a small 1 - q is lost in float32 once q is formed.
+    """
+    if FORM.two_sided:
+        ahead, up, down = _of_both_sides(chosen, rejected, beta, shift, FORM)
+        behind, turned_down, turned_up = _of_both_sides(rejected, chosen, beta, shift, FORM)
+        loss = holds * ahead + fails * behind
+        up = holds * up + fails * turned_up
+        down = holds * down + fails * turned_down
+    elif FORM.loss_type == "exo_pair":
+        x = beta * (chosen - rejected)
+        wins = logistic(x)
+        loses = logistic(-x)
+        log_holds = tl.log(holds)
+        log_fails = tl.log(fails)
+        loss = wins * (-softplus(-x) - log_holds) + loses * (-softplus(x) - log_fails)
+        up = beta * wins * loses * (x - log_holds + log_fails)
+        down = -up
+    else:
+        delta = chosen - rejected
+        ahead, slope_ahead = _of_difference(delta, beta, shift, FORM)
+        behind, slope_behind = _of_difference(-delta, beta, shift, FORM)
+        loss = holds * ahead + fails * behind
+        up = holds * slope_ahead - fails * slope_behind
+        down = -up
+    return loss, up, down
 
 
 @jit
@@ -167,7 +217,7 @@ def _divisors(call: tl.tuple, number: tl.tuple, out: tl.tuple, FORM: tl.constexp
 
 
 @jit
-def _labels(call: tl.tuple, number: tl.tuple, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
+def _labels(call: tl.tuple, label: tl.tuple, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
     """(1 for a tie, else 0; the label's q; 1 - q; the weight) of each pair."""
     tie = tl.full(place.shape, 0.0, dtype=tl.float32)
     weight = tie + 1.0
@@ -175,8 +225,8 @@ def _labels(call: tl.tuple, number: tl.tuple, place: tl.tensor, mask: tl.tensor)
         tie = tl.load(call.tie + place, mask=mask, other=0).to(tl.float32)
     if call.weight is not None:
         weight = tl.load(call.weight + place, mask=mask, other=0.0).to(tl.float32)
-    holds = tl.where(tie != 0.0, 0.5, number.holds)
-    return tie, holds, tl.where(tie != 0.0, 0.5, number.fails), weight
+    holds = tl.where(tie != 0.0, 0.5, label[0])
+    return tie, holds, tl.where(tie != 0.0, 0.5, label[1]), weight
 
 
 @jit
@@ -215,7 +265,7 @@ def _values(call: tl.tuple, out: tl.tuple) -> tl.tuple:
     rejected_values = call.logp
     if call.rejected_logp is not None:
         rejected_values = call.rejected_logp
-    if call.bounds is not None:
+    if call.cu_seqlens is not None:
         sum_rows(call, out)
         chosen_values = out.sums
         rejected_values = out.sums
@@ -224,11 +274,15 @@ def _values(call: tl.tuple, out: tl.tuple) -> tl.tuple:
 
 @jit_for_any("count", "answers", "rows")
 def _mm_dpo_kernel(
-    pointers: tl.tuple, count: tl.tensor, answers: tl.tensor, rows: tl.tensor, number: tl.tuple,
-    out: tl.tuple, FORM: tl.constexpr,
+    pointers: tl.tuple, count: tl.tensor, answers: tl.tensor, rows: tl.tensor, label: tl.tuple,
+    number: tl.tuple, out: tl.tuple, FORM: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The whole objective; see the module docstring."""
-    call = _Operands(*pointers, count, answers, rows)  # type: ignore[call-arg]  # of unknown length
+    """The whole objective; see the module docstring.
+
+    ``label`` is q of a pair that is no tie and 1 - q, ``number`` the other :class:`Numbers` with
+    those of pairs and tokens filled in.
+    """
+    call = Operands(*pointers, count, answers, rows)
     lane = tl.arange(0, PAIRS)
     zero = tl.full((PAIRS,), 0.0, dtype=tl.float32)
     losses = zero
@@ -238,8 +292,8 @@ def _mm_dpo_kernel(
     highest = zero - LARGEST
     ties = zero
     weights = zero
-    defect = defect_of(call, PAIRS)
-    shift = zero + number.shift
+    defect = defect_of(call)
+    shift = zero + number.reward_shift
     chosen_values, rejected_values = _values(call, out)
     num_pairs, num_tokens = _divisors(call, number, out, FORM)
     of_pairs = out.columns + 7 * call.count
@@ -256,7 +310,7 @@ def _mm_dpo_kernel(
             call, out, rejected_sum, call.ref_rejected_logps, rejected_at, place, mask, FORM
         )
         beta = _beta(call, number, place, mask)
-        tie, holds, fails, weight = _labels(call, number, place, mask)
+        tie, holds, fails, weight = _labels(call, label, place, mask)
         loss, up, down = pair_cost(chosen, rejected, beta, shift, holds, fails, FORM)
         chosen_logp = chosen_sum.to(tl.float32)
         share = _share(call, out, place, mask, num_pairs, num_tokens, FORM)
@@ -293,19 +347,11 @@ def _mm_dpo_kernel(
     tl.store(out.loss, preference_loss + number.sft_weight * sft_loss)
     tl.store(out.figures, preference_loss)
     tl.store(out.figures + 1, sft_loss)
-    tl.store(out.figures + 2, tl.sum(betas, axis=0) / number.count)
+    tl.store(out.figures + 2, tl.sum(betas, axis=0) / call.count)
     tl.store(out.figures + 3, tl.min(lowest, axis=0))
     tl.store(out.figures + 4, tl.max(highest, axis=0))
     tl.store(out.figures + 5, tl.sum(ties, axis=0))
     tl.store(out.figures + 6, tl.sum(weights, axis=0))
-
-
-def _flat(tensor: Any) -> Tensor | None:
-    """The tensor with adjacent entries; bools as bytes."""
-    if tensor is None:
-        return None
-    flat: Tensor = tensor.contiguous()
-    return flat.view(torch.int8) if flat.dtype == torch.bool else flat
 
 
 def mm_dpo_launch(call: PairCall) -> Launch:
@@ -313,21 +359,13 @@ def mm_dpo_launch(call: PairCall) -> Launch:
     numbers, pairs = Numbers._make(call.numbers), call.pairs
     like = call.logp
     apart, rows = call.rejected_logp is not None, call.cu_seqlens is not None
-    answers = (call.chosen, call.rejected)
-    pointers = (
-        *(_flat(tensor) for tensor in call[:4]),
-        *answers,
-        *(_flat(tensor) for tensor in call[6:15]),
-        *(0 if column is None else column.stride(0) for column in answers),
-    )
     probability = label_probability(numbers.label_smoothing, call.loss_type)
     sft = call.sft if numbers.sft_weight else "none"
     count = numbers.num_tokens < 0 and sft == "token" and call.num_tokens is None
-    resolved = _Numbers(
-        probability, 1.0 - probability, numbers.sft_weight, numbers.reward_shift, numbers.beta,
-        numbers.w, numbers.k, float(pairs) if numbers.num_pairs < 0 else numbers.num_pairs,
-        max(0.0, numbers.num_tokens), float(pairs),
-    )  # fmt: skip
+    resolved = numbers._replace(
+        num_pairs=float(pairs) if numbers.num_pairs < 0 else numbers.num_pairs,
+        num_tokens=max(0.0, numbers.num_tokens),
+    )
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=like.device)
@@ -338,11 +376,11 @@ def mm_dpo_launch(call: PairCall) -> Launch:
         empty(call.answers, dtype=torch.float64) if rows else None,
         None if call.counted is None else empty(call.answers, dtype=torch.int32),
     )  # fmt: skip
-    two_sided = call.loss_type in TWO_SIDED_LOSS_TYPES
-    form = Form(call.loss_type, two_sided, sft, count, call.average)
+    form = Form(call.loss_type, call.loss_type in TWO_SIDED_LOSS_TYPES, sft, count, call.average)
     arguments = {
-        "pointers": pointers, "count": pairs, "answers": call.answers,
-        "rows": like.shape[0] if rows else 0, "number": resolved, "out": out, "FORM": form,
+        "pointers": pointers_of(call._asdict()), "count": pairs, "answers": call.answers,
+        "rows": like.shape[0] if rows else 0, "label": (probability, 1.0 - probability),
+        "number": resolved, "out": out, "FORM": form,
     }  # fmt: skip
     return Launch(_mm_dpo_kernel, (1,), arguments, warps=4 if apart else 8)
 

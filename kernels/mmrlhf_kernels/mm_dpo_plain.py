@@ -77,7 +77,9 @@ respect to S_c and S_r, and that with respect to the log-probabilities: [2, P], 
 """
 
 
-PAIR_COLUMNS = ("beta", "margin", "tie", "weight", "chosen_tokens")
+PAIR_COLUMNS = (
+    "ref_chosen_logps", "ref_rejected_logps", "beta", "margin", "tie", "weight", "chosen_tokens",
+)  # fmt: skip
 """Fields of :class:`PairCall` that are [P] or None."""
 
 
@@ -152,12 +154,9 @@ class PairCall(NamedTuple):
 
     def map_columns(self, function: Callable[[Tensor], Tensor]) -> "PairCall":
         """The call with ``function`` of each column that is given."""
-        columns = self.ref_chosen_logps, self.ref_rejected_logps
-        others: dict[str, Any] = {name: getattr(self, name) for name in PAIR_COLUMNS}
-        others = {name: None if c is None else function(c) for name, c in others.items()}
-        return self._replace(
-            ref_chosen_logps=function(columns[0]), ref_rejected_logps=function(columns[1]), **others
-        )
+        found: dict[str, Any] = {name: getattr(self, name) for name in PAIR_COLUMNS}
+        found = {name: None if c is None else function(c) for name, c in found.items()}
+        return self._replace(**found)
 
     def gradient_shape(self) -> tuple[int, ...]:
         """The shape of the gradient."""
@@ -170,11 +169,7 @@ def output_of(loss: Tensor, figures: Tensor, columns: Tensor) -> MMDPOOutput:
 
 
 def evaluate_plain(call: PairCall) -> Result:
-    """Loss, figures, columns and gradient of a call.
-
-    Raises:
-        ValueError: ``cu_seqlens`` does not rise from 0 to N.
-    """
+    """Loss, figures, columns and gradient of a call."""
     dtype, numbers = statistics_dtype(call.logp.dtype), Numbers._make(call.numbers)
     sums, lengths = _sums(call, dtype)
     chosen, rejected = _answers(call)

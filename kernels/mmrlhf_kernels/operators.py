@@ -13,15 +13,15 @@ own weight rows without communication; the gradients of the hidden states are ad
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mmrlhf_kernels.backend import Extras, HeadOptions, LossGradient, Sweep, logp_of, lse_of
+from mmrlhf_kernels.dispatch import add_over, define_operator, process_group
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.registry import Context, add_over, define_operator, process_group
 from mmrlhf_kernels.rows import Rows, rows_that_count
 from mmrlhf_kernels.schedules import Gradients, Head, Kept, Needs, Projection
 
@@ -193,15 +193,16 @@ def _backward(*arguments: Any) -> BackwardResult:
         for tensor in zeros:
             tensor.zero_()
         return zeros
-    x, normaliser, spread = request.projection(rows), rows.gather(lse), None
+    x, normaliser = request.projection(rows), rows.gather(lse)
     grad, of_entropy = (
         None if part is None else rows.gather(rows.masked(part.to(lse)))
         for part in (saved.grad, saved.grad_entropy)
     )
-    if of_entropy is not None:
-        spread = of_entropy, rows.gather(saved.entropies)
     of_rows = LossGradient(
-        normaliser, torch.zeros_like(normaliser) if grad is None else grad, spread
+        normaliser,
+        torch.zeros_like(normaliser) if grad is None else grad,
+        of_entropy,
+        None if of_entropy is None else rows.gather(saved.entropies),
     )
     if request.schedule == "keep":
         height, shifts = x.hidden.shape[0], saved.shifts
@@ -258,26 +259,12 @@ def _empty_gradients(*arguments: Any) -> BackwardResult:
     return hidden, weight, bias, side_hidden, side
 
 
-class _LogpContext(Context, Protocol):
-    saved_tensors: tuple[Tensor | None, ...]
-    """logp, lse, entropy, kept and shifts, then the operator's tensors; ``frozen``: kept alone."""
-    options: tuple[Any, ...]
-    """The operator's other arguments."""
-    entropy: bool
-    schedule: str
-    sharded: bool
-    width: int
-    dtype: torch.dtype
-
-
-def _save(ctx: _LogpContext, inputs: tuple[Any, ...], output: ForwardResult) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: ForwardResult) -> None:
     """Keep the inputs and what the schedule kept; ``frozen`` keeps its unit gradient alone."""
     request = Request(*inputs)
     logp, entropy, _, lse, kept, shifts = output
     ctx.set_materialize_grads(False)
     ctx.options = inputs[TENSORS:]
-    ctx.entropy, ctx.schedule = request.entropy, request.schedule
-    ctx.sharded = request.group is not None
     ctx.width, ctx.dtype = request.hidden.shape[1], request.hidden.dtype
     if request.schedule == "frozen":
         ctx.save_for_backward(kept)
@@ -286,21 +273,22 @@ def _save(ctx: _LogpContext, inputs: tuple[Any, ...], output: ForwardResult) -> 
 
 
 def _differentiate(
-    ctx: _LogpContext, grad: Tensor | None, grad_entropy: Tensor | None, *_: Tensor | None
+    ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the forward operator's arguments."""
-    nothing = (None,) * len(Request._fields)
+    nothing: tuple[Any, ...] = (None,) * len(Request._fields)
+    request = Request(*nothing[:TENSORS], *ctx.options)
     # The entropy of schedule "frozen" is a figure: its caller detaches it.
-    if not ctx.entropy or ctx.schedule == "frozen":
+    if not request.entropy or request.schedule == "frozen":
         grad_entropy = None
     if grad is None and grad_entropy is None:
         return nothing
     needed = ctx.needs_input_grad
     needs = [needed[0], needed[1], needed[3], needed[4], needed[5]]
-    if ctx.schedule == "frozen" and grad is not None:
+    if request.schedule == "frozen" and grad is not None:
         return (*_from_unit(ctx, grad, needs), *nothing[TENSORS:])
     saved = ctx.saved_tensors  # read once: checkpointing recomputes them at each read
-    backward = sharded_logp_backward if ctx.sharded else linear_logp_backward
+    backward = linear_logp_backward if request.group is None else sharded_logp_backward
     found = backward(grad, grad_entropy, *saved[:5], needs, *saved[5:], *ctx.options)
     hidden, weight, bias, side_hidden, side = (
         part if need else None for part, need in zip(found, needs, strict=True)
@@ -308,7 +296,7 @@ def _differentiate(
     return (hidden, weight, None, bias, side_hidden, side, *nothing[TENSORS:])
 
 
-def _from_unit(ctx: _LogpContext, grad: Tensor, needs: list[bool]) -> tuple[Tensor | None, ...]:
+def _from_unit(ctx: Any, grad: Tensor, needs: list[bool]) -> tuple[Tensor | None, ...]:
     """Schedule ``frozen``: each row's unit gradient times its number."""
     if needs[1] or needs[2] or needs[4]:
         raise RuntimeError("schedule 'frozen' was run, but the head needs a gradient")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmrlhf_kernels import dispatch
 from mmrlhf_kernels.checks import check_pairs, check_shape
+from mmrlhf_kernels.dispatch import define_operator
 from mmrlhf_kernels.mm_dpo_plain import (
     COLUMNS,
     FIGURES,
@@ -25,7 +26,6 @@ from mmrlhf_kernels.mm_dpo_plain import (
 )
 from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.reference import PAIR_LOSS_TYPES, TWO_SIDED_LOSS_TYPES
-from mmrlhf_kernels.registry import define_operator
 
 __all__ = [
     "BETA_RULES",
@@ -49,11 +49,7 @@ BETA_RULES = ("fixed", "released")
 
 
 def check_options(call: PairCall, *, counted: bool) -> None:
-    """Raise unless the options make sense together; ``counted``: chosen tokens are known.
-
-    Raises:
-        ValueError: They do not.
-    """
+    """Raise unless the options make sense together; ``counted``: chosen tokens are known."""
     numbers = Numbers._make(call.numbers)
     if call.loss_type not in LOSS_TYPES:
         names = ", ".join(LOSS_TYPES)
@@ -74,9 +70,6 @@ def check_count(
     """``num_pairs`` or ``num_tokens`` as a scalar tensor or a number; -1 where it is not a number.
 
     A tensor is not read: on a GPU the host would wait for it.
-
-    Raises:
-        ValueError: A number is negative or not finite; a tensor is no scalar or lies elsewhere.
     """
     if value is None:
         return None, -1.0
@@ -91,11 +84,7 @@ def check_count(
 
 
 def scalar_of(name: str, value: float | Tensor | None, like: Tensor) -> Tensor | None:
-    """``num_pairs`` or ``num_tokens`` as a scalar beside ``like``, in its statistics precision.
-
-    Raises:
-        ValueError: As :func:`check_count` does.
-    """
+    """``num_pairs`` or ``num_tokens`` as a scalar beside ``like``, in its statistics precision."""
     tensor, number = check_count(name, value, like)
     dtype = statistics_dtype(like.dtype)
     if tensor is not None:
@@ -134,12 +123,7 @@ class Logp(NamedTuple):
         return self.pair_index[:, 0], self.pair_index[:, 1]
 
     def check(self, pairs: int) -> None:
-        """Raise unless shapes and dtypes fit P pairs.
-
-        Raises:
-            TypeError: Bounds or answers are no integers.
-            ValueError: A shape or a device does not fit.
-        """
+        """Raise unless shapes and dtypes fit P pairs."""
         if self.cu_seqlens is None:
             check_pairs(pairs, self.logp.device, rejected_logp=self.rejected_logp)
             return
@@ -152,18 +136,16 @@ class Logp(NamedTuple):
         check_answers(self.cu_seqlens, self.pair_index, pairs)
 
 
-def check_answers(cu_seqlens: Tensor, pair_index: Tensor | None, pairs: int) -> None:
-    """Raise unless bounds [S + 1] and answers of pairs [P, 2] fit P pairs.
-
-    Raises:
-        ValueError: They do not.
-    """
+def check_answers(cu_seqlens: Tensor | None, pair_index: Tensor | None, pairs: int) -> None:
+    """Raise unless bounds [S + 1] and answers of pairs [P, 2] fit P pairs."""
+    if pair_index is not None:
+        check_shape("pair_index", pair_index, (pairs, 2))
+    if cu_seqlens is None:
+        return
     if cu_seqlens.dim() != 1 or not cu_seqlens.numel():
         raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
     sequences = cu_seqlens.numel() - 1
-    if pair_index is not None:
-        check_shape("pair_index", pair_index, (pairs, 2))
-    elif sequences != 2 * pairs:
+    if pair_index is None and sequences != 2 * pairs:
         raise ValueError(
             f"{sequences} answers for {pairs} pairs; expected {2 * pairs}, all chosen ones first "
             "(or a pair_index)"
@@ -179,11 +161,7 @@ class Beta(NamedTuple):
     k: float
 
     def check(self) -> None:
-        """Raise unless the betas can be made.
-
-        Raises:
-            ValueError: They cannot.
-        """
+        """Raise unless the betas can be made."""
         if isinstance(self.beta, Tensor):
             if self.margin is not None:
                 raise ValueError("margin was given, so beta is one number; got a tensor")
@@ -196,11 +174,7 @@ class Beta(NamedTuple):
 
 
 def check_map(beta: float, w: float, k: float) -> None:
-    """Raise unless these are numbers of the paper's map.
-
-    Raises:
-        ValueError: One is out of its range.
-    """
+    """Raise unless these are numbers of the paper's map."""
     if not (beta > 0 and w >= 0 and k >= 0):
         raise ValueError(f"beta {beta}, w {w}, k {k}; expected beta > 0, w >= 0 and k >= 0")
 
@@ -225,10 +199,6 @@ def call_of(
     """The checked operands of the objective; nothing is copied, converted or read.
 
     ``counted`` says that the caller will count the chosen tokens; the rest is :class:`LossOptions`.
-
-    Raises:
-        TypeError: A dtype does not fit, or an option does not exist.
-        ValueError: A shape or an option does not fit.
     """
     logp = found.logp
     sums = "logp" if found.rejected_logp is None else "chosen_logp"
@@ -267,11 +237,7 @@ def call_of(
 
 
 def check_rule(beta_rule: str, beta: float | Tensor) -> None:
-    """Raise unless the rule is known and beta fits it.
-
-    Raises:
-        ValueError: The rule is unknown, or it is ``released`` and beta is not one number.
-    """
+    """Raise unless the rule is known and beta fits it."""
     if beta_rule not in BETA_RULES:
         raise ValueError(
             f"unknown beta_rule {beta_rule!r}; expected one of {', '.join(BETA_RULES)}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels.backend import HeadOptions, logp_of
+from mmrlhf_kernels.dispatch import define_operator
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, PairCall
 from mmrlhf_kernels.pair_schedules import Batch, run_pairs
 from mmrlhf_kernels.plan import (
@@ -20,7 +21,6 @@ from mmrlhf_kernels.plan import (
     widest_chunk,
 )
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.registry import define_operator
 from mmrlhf_kernels.rows import place_answers
 from mmrlhf_kernels.schedules import Gradients, Head, Needs, Projection
 
@@ -70,38 +70,31 @@ def _split(arguments: tuple[Any, ...]) -> tuple[FusedRows, PairCall]:
 
 
 def batch_of(given: FusedRows, call: PairCall) -> Batch:
-    """The rows that count and their answers.
-
-    Raises:
-        IndexError: A target, a row's answer or a pair's lies outside its range.
-        ValueError: Bounds do not rise from 0 to the number of rows.
-    """
+    """The rows that count and their answers."""
     rows, answers = place_answers(
         given.target, given.ignore_index, given.head_weight.shape[0], given.counted_rows,
         given.bounds, given.sequence, given.pair_index, call.pairs,
     )  # fmt: skip
-    x, target = rows.gather(given.hidden), rows.gather(given.target)
-    return Batch(x, target, rows, answers, call, given.group)
+    options = HeadOptions(given.softcap, given.logit_scale)
+    head = Head(given.head_weight.contiguous(), given.bias, None, options)
+    hidden, target = rows.gather(given.hidden), rows.gather(given.target)
+    x = Projection(hidden, target, head, head.weight.shape[0])
+    return Batch(x, rows, answers, call, given.group)
 
 
 def _linear_mm_dpo(*arguments: Any) -> Result:
     """The operator: rows that count, their answers, a plan, and what it gives."""
     given, call = _split(arguments)
-    weight, needs = given.head_weight.contiguous(), given.needs
-    head = Head(weight, given.bias, None, HeadOptions(given.softcap, given.logit_scale))
-    batch = batch_of(given, call)
-    rows, x = batch.rows, batch.x
-    if x.shape[0] == 0 or call.pairs == 0:
-        found = batch.evaluate(x.new_zeros(x.shape[0], dtype=batch.dtype))
-        return (*found[:3], *_zeros(given))
+    batch, needs = batch_of(given, call), given.needs
+    rows = batch.rows
+    if batch.height == 0 or call.pairs == 0:
+        return (*batch.evaluate(batch.full(batch.height))[:3], *_zeros(given))
     if not any(needs):
-        sweep = Projection(x, batch.target, head, weight.shape[0]).sweep()
-        return (*batch.evaluate(logp_of(sweep))[:3], *_zeros(given))
-    plan = plan_batch(batch, given)
-    found, gradients = run_pairs(batch, head, plan, Needs(*needs))
+        return (*batch.evaluate(logp_of(batch.x.sweep()))[:3], *_zeros(given))
+    found, gradients = run_pairs(batch, plan_batch(batch, given), Needs(*needs))
     of_hidden = gradients.hidden
     if of_hidden is not None and needs[0]:
-        narrow = of_hidden.to(gradient_dtype(x.dtype))
+        narrow = of_hidden.to(gradient_dtype(given.hidden.dtype))
         of_hidden = narrow if rows.taken is None else rows.scatter(narrow, given.hidden.shape[0])
     gradients = gradients._replace(hidden=of_hidden if needs[0] else None)
     return (*found[:3], *_rounded(gradients, given))
@@ -133,7 +126,7 @@ def plan_batch(batch: Batch, given: FusedRows) -> PairPlan:
     Where the host does not know its lengths, the pairs are taken together, as they are where
     other processes hold rows of them: all have to add up their sums at the same time.
     """
-    x, vocab, layout = batch.x, given.head_weight.shape[0], batch.answers.layout
+    x, vocab, layout = batch.x.hidden, given.head_weight.shape[0], batch.answers.layout
     workspace_bytes = given.workspace_bytes
     if workspace_bytes is None:
         workspace_bytes = default_pair_workspace(x.shape[0], vocab, x.dtype, x.device)
@@ -143,17 +136,10 @@ def plan_batch(batch: Batch, given: FusedRows) -> PairPlan:
 
     def plan(*, shared: bool) -> PairPlan:
         return plan_pair_schedule(
-            rows_of_pair,
-            x.shape[1],
-            vocab,
-            x.dtype,
-            given.needs[1] or given.needs[2],
-            workspace_bytes,
-            shared=shared,
-            opposite=batch.call.opposite,
-            widest=widest_chunk(x.device),
-            forced=given.schedule,
-        )
+            rows_of_pair, x.shape[1], vocab, x.dtype, given.needs[1] or given.needs[2],
+            workspace_bytes, shared=shared, opposite=batch.call.opposite,
+            widest=widest_chunk(x.device), forced=given.schedule,
+        )  # fmt: skip
 
     chosen = plan(shared=together or (layout is not None and layout.shared()))
     if chosen.schedule == "two_sums" and layout is None and given.schedule is None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels.backend import LossGradient, logp_of, lse_of, raised_units
+from mmrlhf_kernels.dispatch import add_over, process_group
 from mmrlhf_kernels.mm_dpo_plain import (
     CHOSEN_LOGP,
     COLUMNS,
@@ -28,9 +29,8 @@ from mmrlhf_kernels.mm_dpo_plain import (
 from mmrlhf_kernels.pair import pair_objective
 from mmrlhf_kernels.plan import PairPlan, rows_per_block
 from mmrlhf_kernels.precision import gradient_dtype, statistics_dtype
-from mmrlhf_kernels.registry import add_over, process_group
 from mmrlhf_kernels.rows import Answers, Rows, sequence_of_row, sequence_sums
-from mmrlhf_kernels.schedules import ChunkGradient, Gradients, Head, Needs, Projection
+from mmrlhf_kernels.schedules import ChunkGradient, Gradients, Needs, Projection
 
 __all__ = ["Batch", "Found", "run_pairs"]
 
@@ -51,10 +51,8 @@ class Found(NamedTuple):
 class Batch(NamedTuple):
     """Compacted rows, the answers and pairs they belong to, and the objective."""
 
-    x: Tensor
-    """[M, H]."""
-    target: Tensor
-    """[M] int64."""
+    x: Projection
+    """The M rows under the head."""
     rows: Rows
     answers: Answers
     call: PairCall
@@ -65,15 +63,20 @@ class Batch(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         """Of the statistics."""
-        return statistics_dtype(self.x.dtype)
+        return statistics_dtype(self.x.hidden.dtype)
 
-    def under(self, head: Head, plan: PairPlan) -> Projection:
-        """The rows under a head."""
-        return Projection(self.x, self.target, head, plan.chunk)
+    @property
+    def height(self) -> int:
+        """M."""
+        return self.x.hidden.shape[0]
 
-    def new_sums(self, head: Head, plan: PairPlan, needs: Needs) -> Gradients:
-        """Gradients to add up in, not initialised."""
-        return self.under(head, plan).new_gradients(needs, self.dtype)
+    def room(self, rows: int) -> Tensor:
+        """Room for the logits of some rows, [rows * V], uninitialised."""
+        return self.x.hidden.new_empty(rows * self.x.head.weight.shape[0])
+
+    def full(self, rows: int, number: float = 0.0) -> Tensor:
+        """[rows] of one number, in the dtype of the statistics."""
+        return self.x.hidden.new_full((rows,), number, dtype=self.dtype)
 
     def objective_of(self, row_logp: Tensor) -> PairCall:
         """The objective of the log-probabilities [M] of all rows.
@@ -96,7 +99,7 @@ class Batch(NamedTuple):
 
     def _answer_of_row(self) -> Tensor:
         """[M], answer by answer."""
-        return sequence_of_row(self.answers.bounds, self.x.shape[0])
+        return sequence_of_row(self.answers.bounds, self.height)
 
     def evaluate(self, row_logp: Tensor) -> Found:
         """The objective and its gradient, in the order of the rows."""
@@ -147,8 +150,9 @@ class Batch(NamedTuple):
     def select(self, index: Tensor) -> "Batch":
         """The batch with some of its rows, whose answers are left as they are."""
         mask = None if self.rows.mask is None else self.rows.mask[index]
-        x, target = self.x.index_select(0, index), self.target.index_select(0, index)
-        return self._replace(x=x, target=target, rows=Rows(None, mask))
+        hidden, target = (part.index_select(0, index) for part in (self.x.hidden, self.x.target))
+        x = self.x._replace(hidden=hidden, target=target)
+        return self._replace(x=x, rows=Rows(None, mask))
 
     def take(self, pairs: slice) -> tuple["Batch", Tensor]:
         """Some pairs of :meth:`with_tokens` with their rows, and the places of these rows."""
@@ -157,7 +161,7 @@ class Batch(NamedTuple):
         answers = [*layout.chosen[pairs], *layout.rejected[pairs]]
         index = self.rows_of(answers)
         lengths = torch.tensor([0, *(layout.lengths[answer] for answer in answers)])
-        bounds = lengths.cumsum(0).to(self.x.device, non_blocking=True)
+        bounds = lengths.cumsum(0).to(self.x.hidden.device, non_blocking=True)
         call = self.call.map_columns(lambda column: column[pairs])
         part = self.select(index)._replace(
             call=call, answers=Answers(bounds, None, None, None, None)
@@ -168,11 +172,11 @@ class Batch(NamedTuple):
         """Places [m] of the rows of some answers."""
         layout, order = self.answers.layout, self.answers.order
         assert layout is not None
-        places = layout.rows(answers).to(self.x.device, non_blocking=True)
+        places = layout.rows(answers).to(self.x.hidden.device, non_blocking=True)
         return places if order is None else order[places]
 
 
-def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+def run_pairs(batch: Batch, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     """Run the planned schedule; gradients are those of the objective itself."""
     run = {
         "keep": _keep,
@@ -181,7 +185,7 @@ def run_pairs(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[F
         "one_sum": _one_sum,
         "two_sums": _two_sums,
     }[plan.schedule]
-    return run(batch, head, plan, needs)
+    return run(batch._replace(x=batch.x._replace(chunk=plan.chunk)), plan, needs)
 
 
 def _raised(x: Projection, grad: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -224,55 +228,50 @@ def _all_at_once(
     return into
 
 
-def _recompute(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
-    x = batch.under(head, plan)
-    sweep = x.sweep()
+def _recompute(batch: Batch, _: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+    x, sweep = batch.x, batch.x.sweep()
     found = batch.evaluate(logp_of(sweep))
     grad, factor = _raised(x, found.gradient)
     chunk_gradient = x.recomputed(LossGradient(lse_of(sweep), grad))
     return found, _all_at_once(x, chunk_gradient, needs, factor)
 
 
-def _frozen(batch: Batch, head: Head, plan: PairPlan, _: Needs) -> tuple[Found, Gradients]:
-    x = batch.under(head, plan)
-    sums = x.unit_sums()
+def _frozen(batch: Batch, _: PairPlan, __: Needs) -> tuple[Found, Gradients]:
+    sums = batch.x.unit_sums()
     found = batch.evaluate(logp_of(sums[0]))
-    return found, Gradients(x.finish_unit(sums, found.gradient), None, None, None)
+    return found, Gradients(batch.x.finish_unit(sums, found.gradient), None, None, None)
 
 
-def _keep(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+def _keep(batch: Batch, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     if len(plan.groups) > 1:
-        return _keep_groups(batch.with_tokens(), head, plan, needs)
-    x = batch.under(head, plan)
-    buffer = batch.x.new_empty(batch.x.shape[0] * head.weight.shape[0])
-    found, chunk_gradient, factor = _keep_group(batch, x, buffer)
-    return found, _all_at_once(x, chunk_gradient, needs, factor)
+        return _keep_groups(batch.with_tokens(), plan, needs)
+    found, chunk_gradient, factor = _keep_group(batch, batch.room(batch.height))
+    return found, _all_at_once(batch.x, chunk_gradient, needs, factor)
 
 
-def _keep_groups(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+def _keep_groups(batch: Batch, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     """Group after group of whole pairs; rows of no pair get no gradient."""
     layout = batch.answers.layout
     assert layout is not None
-    into = batch.new_sums(head, plan, needs)
+    into = batch.x.new_gradients(needs, batch.dtype)
     if into.hidden is not None:
         into.hidden.zero_()
     most = max(sum(layout.rows_of_pair()[slice(*group)]) for group in plan.groups)
-    buffer = batch.x.new_empty(most * head.weight.shape[0])
+    buffer = batch.room(most)
     scale: Tensor | None = None
     begun, columns = False, []
     for group in plan.groups:
         part, index = batch.take(slice(*group))
         if index.shape[0] == 0:
-            columns.append(part.evaluate(part.x.new_zeros(0, dtype=batch.dtype)).columns)
+            columns.append(part.evaluate(part.full(0)).columns)
             continue
-        x = part.under(head, plan)
-        found, chunk_gradient, factor = _keep_group(part, x, buffer)
+        found, chunk_gradient, factor = _keep_group(part, buffer)
         if factor is not None and scale is not None:
             _multiply(into, factor / scale)
         local = into
         if into.hidden is not None:
-            local = into._replace(hidden=torch.empty_like(part.x, dtype=into.hidden.dtype))
-        x.add_gradients(local, chunk_gradient, accumulate=begun)
+            local = into._replace(hidden=torch.empty_like(part.x.hidden, dtype=batch.dtype))
+        part.x.add_gradients(local, chunk_gradient, accumulate=begun)
         if into.hidden is not None and local.hidden is not None:
             into.hidden.index_copy_(0, index, local.hidden)
         columns.append(found.columns)
@@ -284,23 +283,21 @@ def _keep_groups(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tupl
     return batch.of_parts(columns), into
 
 
-def _keep_group(
-    batch: Batch, x: Projection, buffer: Tensor
-) -> tuple[Found, ChunkGradient, Tensor | None]:
+def _keep_group(batch: Batch, buffer: Tensor) -> tuple[Found, ChunkGradient, Tensor | None]:
     """(objective, E of each chunk, what E is multiplied by) of pairs whose logits are kept."""
-    sweep, kept = x.keep(buffer)
+    x, (sweep, kept) = batch.x, batch.x.keep(buffer)
     found = batch.evaluate(logp_of(sweep))
     grad, factor = _raised(x, found.gradient)
     return found, x.from_kept(kept, LossGradient(lse_of(sweep), grad), in_place=True), factor
 
 
-def _one_sum(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
-    into = batch.new_sums(head, plan, needs)
-    row_logp, raised = _add_units(batch, head, _signs(batch), plan, into)
+def _one_sum(batch: Batch, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+    into = batch.x.new_gradients(needs, batch.dtype)
+    row_logp, raised = _add_units(batch, _signs(batch), plan, into)
     found = batch.evaluate(row_logp)
     factor = found.columns[REJECTED_GRADIENT, 0]
     factor = factor if raised == 1.0 else factor / raised
-    dtype = gradient_dtype(batch.x.dtype)
+    dtype = gradient_dtype(batch.x.hidden.dtype)
     return found, Gradients(*(None if p is None else _times(p, factor, dtype) for p in into))
 
 
@@ -309,7 +306,7 @@ def _signs(batch: Batch) -> Tensor:
 
     That is the gradient of the hinge loss of log-probabilities that are all 0.
     """
-    zeros = batch.x.new_zeros(batch.x.shape[0], dtype=batch.dtype)
+    zeros = batch.full(batch.height)
     numbers = Numbers(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0)
     hinge = batch.call._replace(
         beta=None, margin=None, tie=None, weight=None, num_pairs=None, num_tokens=None,
@@ -326,7 +323,7 @@ def _times(part: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.mul(part, factor, out=torch.empty_like(part, dtype=dtype))
 
 
-def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
+def _two_sums(batch: Batch, plan: PairPlan, needs: Needs) -> tuple[Found, Gradients]:
     layout = batch.answers.layout
     if layout is None:
         raise ValueError(
@@ -334,45 +331,41 @@ def _two_sums(batch: Batch, head: Head, plan: PairPlan, needs: Needs) -> tuple[F
             "hint: pass cu_seqlens (and pair_index) as CPU tensors"
         )
     batch = batch.with_tokens()
-    into, columns = batch.new_sums(head, plan, needs), []
+    into = batch.x.new_gradients(Needs(needs.hidden, weight=False, bias=False), batch.dtype)
     _clear(into)
+    columns = []
     for pair in range(batch.call.pairs):
         sides = [batch.rows_of([side[pair]]) for side in (layout.chosen, layout.rejected)]
-        units = [_unit_sums(batch, head, plan, index, needs) for index in sides]
+        units = [_unit_sums(batch.select(index), plan, needs) for index in sides]
         sums = add_over(torch.stack([row_logp.sum() for row_logp, _, _ in units]), batch.group)
         found = batch.of_sides(sums[:1], sums[1:], slice(pair, pair + 1))
         grads = found.columns[CHOSEN_GRADIENT:, 0]
         for index, (_, unit, raised), grad in zip(sides, units, grads.unbind(), strict=True):
-            _add_scaled(into, unit, grad / raised, index)
+            into = _add_scaled(into, unit, grad / raised, index)
         columns.append(found.columns)
     return batch.of_parts(columns), into
 
 
-def _unit_sums(
-    batch: Batch, head: Head, plan: PairPlan, index: Tensor, needs: Needs
-) -> tuple[Tensor, Gradients, float]:
+def _unit_sums(part: Batch, plan: PairPlan, needs: Needs) -> tuple[Tensor, Gradients, float]:
     """(logp of these rows, gradients for dL/dlogp = the last of these three)."""
-    part = batch.select(index)
-    sums = part.new_sums(head, plan, needs)
-    if index.shape[0] == 0:
+    sums = part.x.new_gradients(needs, part.dtype)
+    if part.height == 0:
         _clear(sums)
-    ones = part.x.new_ones(part.x.shape[0], dtype=batch.dtype)
-    row_logp, raised = _add_units(part, head, part.rows.masked(ones), plan, sums)
+    ones = part.rows.masked(part.full(part.height, 1.0))
+    row_logp, raised = _add_units(part, ones, plan, sums)
     return part.rows.masked(row_logp), sums, raised
 
 
-def _add_units(
-    batch: Batch, head: Head, grad: Tensor, plan: PairPlan, into: Gradients
-) -> tuple[Tensor, float]:
+def _add_units(batch: Batch, grad: Tensor, plan: PairPlan, into: Gradients) -> tuple[Tensor, float]:
     """Add the gradients for dL/dlogp = ``grad`` times a number, block of rows after block.
 
     Returns:
         (logp of the rows, the number). The first block writes, the others add.
     """
-    x, count = batch.under(head, plan), batch.x.shape[0]
+    x, count = batch.x, batch.height
     block = max(1, rows_per_block(count, plan.rows))
-    buffer = batch.x.new_empty(block * head.weight.shape[0])
-    raised = raised_units(batch.x.dtype, head.options)
+    buffer = batch.room(block)
+    raised = raised_units(x.hidden.dtype, x.head.options)
     grad = grad if raised == 1.0 else grad * raised
     found = []
     for begin in range(0, count, block):
@@ -387,10 +380,14 @@ def _add_units(
     return (found[0] if len(found) == 1 else torch.cat([grad[:0], *found])), raised
 
 
-def _add_scaled(into: Gradients, unit: Gradients, grad: Tensor, rows: Tensor) -> None:
-    """Add ``grad`` times the unit gradients of one side."""
+def _add_scaled(into: Gradients, unit: Gradients, grad: Tensor, rows: Tensor) -> Gradients:
+    """Add ``grad`` times the unit gradients of one side; the head's first are taken over."""
+    _multiply(unit, grad)
     if into.hidden is not None and unit.hidden is not None:
-        into.hidden.index_copy_(0, rows, unit.hidden * grad)
+        into.hidden.index_copy_(0, rows, unit.hidden)
+    if into.weight is None and into.bias is None:
+        return unit._replace(hidden=into.hidden)
     for total, part in ((into.weight, unit.weight), (into.bias, unit.bias)):
         if total is not None and part is not None:
-            total.add_(part.mul_(grad))
+            total.add_(part)
+    return into

@@ -23,8 +23,8 @@ schedule       when it is chosen                              products  memory b
 ``keep``       groups of whole pairs fit the workspace        6NHV      logits of one group
 ``frozen``     the head needs no gradient                     4NHV      N H
 ``one_sum``    one pair, dL/dS_r = -dL/dS_c: no supervised    6NHV      logits of one block
-               term, not ``bco_pair``
-``two_sums``   one pair, and 2 S fit the workspace            6NHV      logits of one block, 2 S
+               term, a loss of the difference
+``two_sums``   one pair, and a second S fits the workspace    6NHV      logits of one block, S
 ``recompute``  otherwise                                      8NHV      N C logits of one chunk
 =============  =============================================  ========  ==========================
 
@@ -42,6 +42,7 @@ __all__ = [
     "SCHEDULES",
     "PairPlan",
     "Plan",
+    "check_schedule",
     "chunk_width",
     "default_pair_workspace",
     "default_workspace",
@@ -169,6 +170,16 @@ def rows_per_block(rows: int, most: int) -> int:
     return -(-rows // blocks)
 
 
+def check_schedule(
+    schedule: str | None, known: tuple[str, ...], head: str, *, trained: bool
+) -> None:
+    """Raise unless a forced schedule is known and gives the gradients that ``head`` needs."""
+    if schedule not in (None, *known):
+        raise ValueError(f"unknown schedule {schedule!r}; expected one of {', '.join(known)}")
+    if schedule == "frozen" and trained:
+        raise ValueError(f"schedule 'frozen' was forced, but {head} needs a gradient")
+
+
 def group_pairs(rows_of_pair: Sequence[int], most: int) -> tuple[tuple[int, int], ...] | None:
     """Fewest runs of consecutive pairs of at most ``most`` rows each; None if a pair has more."""
     groups, begin, held = [], 0, 0
@@ -226,17 +237,13 @@ def plan_pair_schedule(
 
 
 def _check_forced(schedule: str, pairs: int, *, shared: bool, opposite: bool) -> None:
-    """Raise where a forced schedule cannot give the gradients of these pairs.
-
-    Raises:
-        ValueError: It cannot.
-    """
+    """Raise where a forced schedule cannot give the gradients of these pairs."""
     if schedule == "two_sums" and shared:
         raise ValueError("schedule 'two_sums' needs each answer to belong to one pair")
     if schedule == "one_sum" and (shared or pairs != 1 or not opposite):
         raise ValueError(
             "schedule 'one_sum' needs a single pair of two answers, no supervised term and a loss "
-            "other than 'bco_pair'"
+            "of the difference of both sides alone"
         )
 
 
@@ -245,7 +252,7 @@ def _rows_with_sums(
 ) -> dict[str, int]:
     """Rows whose logits fit next to the sums of a schedule; below 1 where the sums alone do not."""
     half = dtype.itemsize < 4
-    sums = {"one_sum": 1 if half else 0, "two_sums": 3 if half else 2}
+    sums = {"one_sum": 1 if half else 0, "two_sums": 2 if half else 1}
     size = vocab * hidden * max(4, dtype.itemsize)
     return {
         name: (workspace_bytes - count * size) // (vocab * dtype.itemsize)

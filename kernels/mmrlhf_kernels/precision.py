@@ -13,7 +13,6 @@ from torch import Tensor
 
 __all__ = [
     "accumulate_product",
-    "as_operand",
     "gradient_dtype",
     "operand_dtype",
     "product_into",
@@ -55,11 +54,6 @@ def operand_dtype(like: Tensor) -> torch.dtype:
     return like.dtype if like.device.type != "cpu" or narrow else statistics_dtype(like.dtype)
 
 
-def as_operand(like: Tensor) -> Tensor:
-    """The tensor in its :func:`operand_dtype`."""
-    return like.to(operand_dtype(like))
-
-
 def widened(operand: Tensor) -> Tensor:
     """The operand in a dtype whose products the device can write in statistics precision.
 
@@ -71,10 +65,7 @@ def widened(operand: Tensor) -> Tensor:
 def product_into(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Write ``left @ right``, accumulated in statistics precision, into ``out``.
 
-    Args:
-        out: [M, N] in the dtype of the operands, or wider on CUDA, or any on the CPU.
-        left: [M, K].
-        right: [K, N], dtype of ``left``.
+    The dtype of ``out`` is that of both operands, or wider on CUDA, or any on the CPU.
     """
     if left.dtype == out.dtype:
         return torch.mm(left, right, out=out)

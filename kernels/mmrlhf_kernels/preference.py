@@ -52,7 +52,7 @@ saturated margins because every logistic is taken in its stable form. On a GPU a
 the kernel of :mod:`mmrlhf_kernels.mm_dpo_kernel`, and reads nothing back.
 """
 
-from typing import Any, Protocol, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -75,7 +75,6 @@ from mmrlhf_kernels.pair import (
     check_rule,
     pair_objective,
 )
-from mmrlhf_kernels.registry import Context
 
 __all__ = [
     "LossOptions",
@@ -286,20 +285,12 @@ def differentiable(
     return output_of(*_PairObjective.apply(*call))
 
 
-class _PairObjectiveContext(Context, Protocol):
-    saved_tensors: tuple[Tensor]
-    dtypes: tuple[torch.dtype, torch.dtype | None]
-    operands: int
-
-    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
-
-
 class _PairObjective(torch.autograd.Function):
     """The objective with its gradient taken along: backward multiplies it by the scalar."""
 
     @staticmethod
     def forward(
-        ctx: _PairObjectiveContext, logp: Tensor, rejected_logp: Tensor | None, *rest: Any
+        ctx: Any, logp: Tensor, rejected_logp: Tensor | None, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         loss, figures, columns, gradient = pair_objective(logp, rejected_logp, *rest)
         ctx.save_for_backward(gradient)
@@ -310,9 +301,7 @@ class _PairObjective(torch.autograd.Function):
         return loss, figures, columns
 
     @staticmethod
-    def backward(
-        ctx: _PairObjectiveContext, grad: Tensor | None, *_: object
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
         nothing = (None,) * ctx.operands
         if grad is None:
             return (None, None, *nothing)

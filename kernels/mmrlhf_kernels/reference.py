@@ -111,20 +111,10 @@ def linear_logp(
     ignore_index: int = -100,
     lora: tuple[Tensor, Tensor, float] | None = None,
 ) -> Tensor:
-    """Log-probability of each target, ``log softmax(z)[target]``; see :func:`logits` for z.
+    """Log-probability of each target, ``log softmax(z)[target]``: [N] in the dtype of ``hidden``.
 
-    Args:
-        hidden: [N, H].
-        weight: [V, H].
-        target: [N] int64; rows that hold ``ignore_index`` give 0 and take no part.
-        bias: [V] or None.
-        softcap: See :func:`logits`.
-        logit_scale: See :func:`logits`.
-        ignore_index: The target that marks an ignored row.
-        lora: See :func:`logits`.
-
-    Returns:
-        [N], dtype of ``hidden``.
+    ``target`` is [N] int64; rows that hold ``ignore_index`` give 0 and take no part. The other
+    arguments are those of :func:`logits`.
     """
     z = logits(hidden, weight, bias=bias, softcap=softcap, logit_scale=logit_scale, lora=lora)
     return select_logp(z, target, ignore_index)
@@ -147,16 +137,11 @@ def entropy(z: Tensor) -> Tensor:
 
 
 def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) -> Tensor:
-    """MM-DPO's beta of a pair: ``beta * (1 + w * (1 - exp(-k * margin)))``, clamped.
+    """MM-DPO's beta of each pair: ``beta * (1 + w * (1 - exp(-k * margin)))``, clamped.
 
-    Args:
-        margin: [P] reward of the chosen answer minus reward of the rejected one.
-        beta: The paper's beta_ori.
-        w: Largest relative increase.
-        k: How fast the increase is reached.
-
-    Returns:
-        [P] in ``[beta, (1 + w) * beta]``, float64 for a float64 margin, float32 for any other.
+    ``margin`` [P] is the reward of the chosen answer minus that of the rejected one, ``beta`` the
+    paper's beta_ori, ``w`` the largest relative increase and ``k`` how fast it is reached. The
+    result, [P] in ``[beta, (1 + w) * beta]``, is float64 for a float64 margin, else float32.
     """
     # A margin below 0 gives beta like 0 does, and an infinite one would turn 0 * inf into NaN.
     margin = margin.to(statistics_dtype(margin.dtype))
@@ -243,19 +228,9 @@ def mm_dpo_loss(
 ) -> Tensor:
     """Preference part of the MM-DPO objective, ``1/num_pairs sum_j weight_j l_j``, pair by pair.
 
-    Args:
-        chosen_ratio: [P] S_c - ref_c.
-        rejected_ratio: [P] S_r - ref_r.
-        beta: [P].
-        loss_type: One of :data:`PAIR_LOSS_TYPES` or :data:`TWO_SIDED_LOSS_TYPES`.
-        label_smoothing: Probability that a label is flipped.
-        tie: [P] bool or None.
-        weight: [P] or None.
-        reward_shift: The shift of ``bco_pair``, ``kto_pair`` and ``simpo``.
-        num_pairs: Pairs of the batch that these are a part of, or the sum of its weights; None: P.
-
-    Returns:
-        The loss, a scalar.
+    ``chosen_ratio`` and ``rejected_ratio`` are S_c - ref_c and S_r - ref_r, [P] like ``beta``,
+    ``tie`` (bool) and ``weight``; ``loss_type`` is one of the losses of the module and
+    ``reward_shift`` their shift. The loss is a scalar.
     """
     pairs = chosen_ratio.numel()
     divisor = _divisor(num_pairs, pairs)
@@ -278,19 +253,10 @@ def supervised_loss(
     num_pairs: float | Tensor | None = None,
     num_tokens: float | Tensor | None = None,
 ) -> Tensor:
-    """The supervised term, the mean over tokens or over sequences.
+    """The supervised term, a scalar: the mean over tokens or over sequences.
 
-    ``-1/num_tokens sum_j S_c,j`` or ``-1/num_pairs sum_j S_c,j / max(1, n_j)``.
-
-    Args:
-        chosen_logp: [P] summed log-probabilities S_c.
-        chosen_tokens: [P] number of tokens n_j of each chosen answer.
-        sft: ``token`` for the first form, ``sequence`` for the second.
-        num_pairs: Pairs of the batch that these are a part of; None: P.
-        num_tokens: Chosen tokens of that batch; None: ``sum_j n_j``.
-
-    Returns:
-        The loss, a scalar.
+    ``-1/num_tokens sum_j S_c,j`` for ``sft="token"``, and for ``"sequence"``
+    ``-1/num_pairs sum_j S_c,j / max(1, n_j)``, of sums S_c [P] and numbers of tokens n_j [P].
     """
     if sft == "token":
         return -chosen_logp.sum() / _divisor(num_tokens, float(chosen_tokens.sum()))
@@ -324,20 +290,17 @@ def mm_dpo_row_loss(
         cu_seqlens: [S + 1] bounds of the answers within the rows.
         ref_chosen_logps: [P] sums under the reference model, or means with ``average``.
         ref_rejected_logps: [P].
-        margin: [P] reward margins.
+        margin: [P], like ``beta``, ``w`` and ``k`` for :func:`dynamic_beta`.
         beta: The paper's beta_ori.
-        w: See :func:`dynamic_beta`.
-        k: See :func:`dynamic_beta`.
+        w: Largest relative increase.
+        k: How fast it is reached.
         pair_index: [P, 2] answers of each pair; None: chosen ones first, then rejected ones.
         average: Whether the pair losses see the mean over an answer's rows instead of the sum.
-        sft_weight: Factor of the supervised term.
-        sft: See :func:`supervised_loss`.
-        num_pairs: See :func:`mm_dpo_loss`.
-        num_tokens: See :func:`supervised_loss`.
+        sft_weight: Factor of :func:`supervised_loss`.
+        sft: As there, with ``num_pairs`` and ``num_tokens``.
+        num_pairs: As there and for :func:`mm_dpo_loss`.
+        num_tokens: As there.
         options: The others of :func:`mm_dpo_loss`.
-
-    Returns:
-        The loss, a scalar.
     """
     lengths = cu_seqlens.diff()
     sums = torch.stack([part.sum() for part in torch.split(logp, lengths.tolist())])
@@ -373,25 +336,12 @@ def pairwise_reward_loss(
     num_ranked: float | None = None,
     num_ties: float | None = None,
 ) -> Tensor:
-    """Loss of a reward model: Bradley-Terry for ranked pairs, squared difference for ties.
+    """Loss of a reward model, a scalar: Bradley-Terry for ranked pairs, squares for ties.
 
     ``mean over ranked of -log sigmoid(r_c - r_r - margin) + tie_weight * mean over ties of
     (r_c - r_r)^2 + centring * mean over all of (r_c + r_r)^2``; an empty mean is 0, and a weight
-    multiplies the terms of its pair.
-
-    Args:
-        chosen_reward: [P].
-        rejected_reward: [P].
-        tie: [P] bool or None.
-        tie_weight: Factor of the ties.
-        margin: [P] or None; a tie has none.
-        centring: Factor of the centring term.
-        weight: [P] or None.
-        num_ranked: Pairs of the batch that are no ties; None counts these.
-        num_ties: Ties of the batch, likewise.
-
-    Returns:
-        The loss, a scalar.
+    multiplies the terms of its pair. Columns are [P], ``tie`` is bool. ``num_ranked`` and
+    ``num_ties`` are those of a larger batch; None counts these pairs.
     """
     zero = chosen_reward.new_zeros(())
     ranked, tied, centre = [], [], []

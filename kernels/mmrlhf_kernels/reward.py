@@ -83,27 +83,14 @@ def pairwise_reward_loss(
     ties = torch.zeros_like(chosen, dtype=torch.bool) if tie is None else tie
     ranked = (~ties).to(dtype) if weight is None else (~ties) * weight.to(dtype)
     tied = ties.to(dtype) if weight is None else ties * weight.to(dtype)
-    counted = (~ties).sum().to(dtype), ties.sum().to(dtype)
-    given = (scalar_of("num_ranked", num_ranked, chosen), scalar_of("num_ties", num_ties, chosen))
-    counts = (
-        counted[0] if given[0] is None else given[0],
-        counted[1] if given[1] is None else given[1],
-    )
-    return _evaluate(chosen, rejected, ties, (ranked, tied), counts, tie_weight, margin, centring)
-
-
-def _evaluate(
-    chosen: Tensor,
-    rejected: Tensor,
-    ties: Tensor,
-    weights: tuple[Tensor, Tensor],
-    counts: tuple[Tensor, Tensor],
-    tie_weight: float,
-    margin: Tensor | None,
-    centring: float,
-) -> RewardOutput:
-    """The three means, masked rather than indexed, so that no shape depends on data."""
-    ranked, tied = weights
+    counts = [
+        here.sum().to(dtype) if given is None else given
+        for here, given in (
+            (~ties, scalar_of("num_ranked", num_ranked, chosen)),
+            (ties, scalar_of("num_ties", num_ties, chosen)),
+        )
+    ]
+    # Pairs are masked rather than indexed, so that no shape depends on data.
     difference = chosen - rejected
     lead = difference if margin is None else difference - margin.to(difference.dtype)
     # A margin that is not a number is nobody's where the pair is a tie.

@@ -1,13 +1,12 @@
 """Rows: which of them count, and sums of rows that belong to one sequence."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from mmrlhf_kernels import dispatch
-from mmrlhf_kernels.registry import Context
 
 __all__ = [
     "Answers",
@@ -15,7 +14,6 @@ __all__ = [
     "Rows",
     "check_bounds",
     "place_answers",
-    "row_lengths",
     "rows_that_count",
     "sequence_of_row",
     "sequence_sums",
@@ -178,13 +176,6 @@ def check_bounds(cu_seqlens: Tensor, rows: int) -> None:
     verify(rises, message)
 
 
-def row_lengths(sequence: Tensor, sequences: int) -> Tensor:
-    """[S] int64 rows of each sequence; ids past the last sequence are not counted."""
-    # Whole numbers, so the order of these additions does not show.
-    lengths = torch.zeros(sequences, dtype=torch.int64, device=sequence.device)
-    return lengths.scatter_add(0, sequence, torch.ones_like(sequence))
-
-
 def sequence_sums(
     values: Tensor,
     sequence: Tensor,
@@ -213,10 +204,11 @@ def sequence_sums(
         return values[:0]
     order = torch.argsort(sequence, stable=True)
     wide = values if values.device.type == "mps" else values.double()
+    # Whole numbers, so the order of these additions does not show.
+    lengths = torch.zeros(sequences, dtype=torch.int64, device=sequence.device)
+    lengths = lengths.scatter_add(0, sequence, torch.ones_like(sequence))
     # "unsafe" leaves out a check of the lengths that the host would wait for; they add up to N.
-    sums = torch.segment_reduce(
-        wide[order], "sum", lengths=row_lengths(sequence, sequences), initial=0.0, unsafe=True
-    )
+    sums = torch.segment_reduce(wide[order], "sum", lengths=lengths, initial=0.0, unsafe=True)
     if group is not None:
         sums = _AddedOver.apply(sums, group)
     return sums.to(values.dtype)
@@ -226,13 +218,13 @@ class _AddedOver(torch.autograd.Function):
     """The sum over processes; in backward each process gets the gradient of the sum."""
 
     @staticmethod
-    def forward(_ctx: Context, values: Tensor, group: "dist.ProcessGroup") -> Tensor:
+    def forward(_ctx: Any, values: Tensor, group: "dist.ProcessGroup") -> Tensor:
         total = values.clone()
         dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(_ctx: Context, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(_ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -343,11 +335,7 @@ def _layout(bounds: Tensor, pair_index: Tensor | None, pairs: int) -> Layout | N
 
 
 def _check_ids(name: str, ids: Tensor, sequences: int) -> None:
-    """Raise, or let the device raise, where an answer does not exist.
-
-    Raises:
-        IndexError: On a CPU.
-    """
+    """Raise, or let the device raise, where an answer does not exist."""
     if ids.device.type != "cpu":
         fits = (ids.clamp(0, max(0, sequences - 1)) == ids).all()
         verify(fits, f"a {name} names a sequence that is not there")

@@ -19,6 +19,7 @@ hidden states [h, u] under the weight [W, B], whose chunks are put together as t
 """
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,6 @@ from mmrlhf_kernels.chunked import merge_sweeps
 from mmrlhf_kernels.dispatch import row_backend
 from mmrlhf_kernels.precision import (
     accumulate_product,
-    as_operand,
     operand_dtype,
     product_into,
     statistics_dtype,
@@ -135,26 +135,18 @@ class Projection(NamedTuple):
 
     def sweep(self, extras: Extras = NO_EXTRAS) -> Sweep:
         """One pass over the vocabulary; with LoRA chunk by chunk, otherwise left to the backend."""
-        vocab = self.head.weight.shape[0]
-        merged: Sweep | None = None
-        for block in self.chunks(vocab if self.head.side is None else None):
-            part = self.backend.sweep(block, extras)
-            merged = part if merged is None else merge_sweeps(merged, part)
-        assert merged is not None
-        return merged
+        chunks = self.chunks(self.head.weight.shape[0] if self.head.side is None else None)
+        return reduce(merge_sweeps, (self.backend.sweep(block, extras) for block in chunks))
 
     def keep(self, out: Tensor, extras: Extras = NO_EXTRAS) -> tuple[Sweep, Kept]:
         """The sweep of schedule ``keep``, writing exponentials to ``out`` [at least N * V]."""
-        merged: Sweep | None = None
-        shifts = []
+        parts = []
         for block in self.chunks():
             place = self._room(out, block, block.first - self.head.first)
-            part = self.backend.kept_exponentials(block, extras, place)
-            assert part.shift is not None
-            shifts.append(part.shift)
-            merged = part if merged is None else merge_sweeps(merged, part)
-        assert merged is not None
+            parts.append(self.backend.kept_exponentials(block, extras, place))
+        shifts = [part.shift for part in parts if part.shift is not None]
         joined = shifts[0].unsqueeze(0) if len(shifts) == 1 else torch.stack(shifts)
+        merged = reduce(merge_sweeps, parts)
         return merged, Kept(out, joined, merged.target_logit)
 
     def _room(self, flat: Tensor, block: Block, behind: int = 0) -> Tensor:
@@ -184,7 +176,7 @@ class Projection(NamedTuple):
             joined = part if merged is None else merge_sweeps(merged, part)
             # exp(z - largest) dz/draw, 0 at the target, in place.
             kept = KeptBlock(z, part.shift, self.target, self.head.options, block.first)
-            self.backend.gradient_of_kept(kept, LossGradient(joined.maximum, None, None, raised), z)
+            self.backend.gradient_of_kept(kept, LossGradient(joined.maximum, None, unit=raised), z)
             if merged is None:
                 product_into(total, z, block.weight.to(dtype))
             else:
@@ -219,24 +211,16 @@ class Projection(NamedTuple):
 
         def compute(block: Block, place: Callable[[Block], Tensor]) -> Tensor:
             begin = block.first - self.head.first
-            held, shift = (
-                self._room(kept.exponentials, block, begin),
-                kept.shifts[begin // self.chunk],
-            )
-            chunk = KeptBlock(
-                held, shift, self.target, block.options, block.first, kept.target_logit
-            )
+            held = self._room(kept.exponentials, block, begin)
+            shift = kept.shifts[begin // self.chunk]
+            of_block = (self.target, block.options, block.first, kept.target_logit)
+            chunk = KeptBlock(held, shift, *of_block)
             return self.backend.gradient_of_kept(chunk, rows, held if in_place else place(block))
 
         return compute
 
     def new_gradients(self, needs: Needs, dtype: torch.dtype | None = None) -> Gradients:
-        """Allocate the gradients that are needed, not initialised.
-
-        Args:
-            needs: Which gradients are needed.
-            dtype: Of the head's gradients; None for their own.
-        """
+        """Allocate the gradients that are needed; ``dtype``: of the head's, None for their own."""
 
         def allocate(like: Tensor) -> Tensor:
             return torch.empty_like(like, dtype=dtype or like.dtype)
@@ -258,7 +242,7 @@ class Projection(NamedTuple):
         ``accumulate`` adds to the head's gradients instead of filling them; those of the hidden
         states are always filled.
         """
-        operand, buffer = as_operand(self.hidden), None
+        operand, buffer = self.hidden.to(operand_dtype(self.hidden)), None
 
         def place(block: Block) -> Tensor:
             nonlocal buffer

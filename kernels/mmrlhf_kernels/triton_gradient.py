@@ -13,8 +13,6 @@ product. The two products that consume E (``dX += E W_c`` and ``dW_c = E^T X``) 
 belong to the schedules.
 """
 
-from typing import Any, NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -22,10 +20,8 @@ from torch import Tensor
 
 from mmrlhf_kernels.backend import (
     Block,
-    HeadOptions,
     KeptBlock,
     LossGradient,
-    Spread,
     Sweep,
     logp_of,
     raised_units,
@@ -54,39 +50,13 @@ from mmrlhf_kernels.triton_tile import (
 )
 
 __all__ = [
-    "RowGradient",
     "finish_unit",
     "finish_unit_launch",
     "gradient_of_kept",
     "kept_gradient_launch",
     "logit_gradient",
     "logit_gradient_launch",
-    "row_gradient",
 ]
-
-
-class RowGradient(NamedTuple):
-    """What E takes from each row, [N] float32."""
-
-    lse: Any
-    grad: Any
-    """Of the loss with respect to logp."""
-    of_entropy: Any
-    """Of the loss with respect to the entropy, or None."""
-    entropy: Any
-    """The entropy, or None."""
-    unit: Any = None
-    """A number: write it times p instead of the gradient, and 0 at targets; ``grad`` is None."""
-
-
-def row_gradient(
-    lse: Tensor, grad: Tensor | None, spread: Spread, unit: float | None = None
-) -> RowGradient:
-    """The columns as the kernels take them."""
-    of_entropy, entropy = (None, None) if spread is None else spread
-    given = (lse, grad, of_entropy, entropy)
-    columns = (None if column is None else column.contiguous() for column in given)
-    return RowGradient(*columns)._replace(unit=unit)
 
 
 @jit
@@ -183,12 +153,15 @@ def _kept_gradient_kernel(
     tl.store(out + far * out_stride + column[None, :], value, mask=mask)
 
 
-@jit_for_any("rows")
+@jit_for_any("rows", "vocabulary")
 def _finish_unit_kernel(
     head: tl.tuple, total: tl.tensor, sweep: tl.tuple, grad: tl.tensor, rows: tl.tensor,
-    raised: tl.tensor, out: tl.tensor, TILE: tl.constexpr,
+    vocabulary: tl.tensor, raised: tl.tensor, out: tl.tensor, TILE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """``grad ((1 - p_y) W_y dz_y/draw - total / (raised * sum_exp))`` of one tile."""
+    """``grad ((1 - p_y) W_y dz_y/draw - total / (raised * sum_exp))`` of one tile.
+
+    ``vocabulary`` is apart from the head: with LoRA it is the number of rows.
+    """
     row = tl.program_id(0) * TILE.rows + tl.arange(0, TILE.rows)
     column = tl.program_id(1) * TILE.columns + tl.arange(0, TILE.columns)
     inside = row < rows
@@ -202,9 +175,10 @@ def _finish_unit_kernel(
         share *= 1.0 - bounded * bounded
     if head.logit_scale is not None:
         share *= head.logit_scale
-    token = local_target(head, row, inside)[:, None].to(tl.int64)
+    token = tl.load(head.target + row, mask=inside, other=-1)[:, None]
+    held = mask & (token >= 0) & (token < vocabulary)
     own = head.weight + token * head.weight_stride + column[None, :]
-    own = tl.load(own, mask=mask & (token >= 0), other=0.0).to(tl.float32)
+    own = tl.load(own, mask=held, other=0.0).to(tl.float32)
     below = -raised * tl.load(sweep.sum_exp + row, mask=inside, other=1.0)
     value = tl.load(total + place, mask=mask, other=0.0) / below[:, None] + own * share[:, None]
     if grad is not None:
@@ -213,14 +187,16 @@ def _finish_unit_kernel(
     tl.store(out + place, narrowed(value, out.dtype.element_ty, TILE), mask=mask)
 
 
-def logit_gradient_launch(head: Head, rows: RowGradient, out: Tensor, settings: Settings) -> Launch:
+def logit_gradient_launch(
+    head: Head, rows: LossGradient, out: Tensor, settings: Settings
+) -> Launch:
     """The launch of the gradient kernel; operands as in :func:`logit_gradient`."""
     tile, count = tile_of(settings, head), head.target.shape[0]
     blocks = triton.cdiv(count, tile.rows) * triton.cdiv(head.columns, tile.columns)
     arguments = {
         "head": head,
         "count": count,
-        "rows": rows,
+        "rows": rows.map(torch.Tensor.contiguous),
         "out": out,
         "out_stride": out.stride(0),
         "TILE": tile,
@@ -242,75 +218,55 @@ def logit_gradient(
         ValueError: Shapes or strides that do not fit together.
     """
     require_runnable(*block[:4], rows.lse, rows.grad, out)
-    head = head_of(*block)
+    head = head_of(block)
     check_output(out, len(block.hidden), head.columns, block.hidden.dtype)
-    architecture, spreads = device_of(out.device).architecture, rows.spread is not None
-    settings = settings or settings_of(head, "logit_gradient", architecture, extras=spreads)
+    architecture, asked = device_of(out.device).architecture, rows.of_entropy is not None
+    settings = settings or settings_of(head, "logit_gradient", architecture, extras=asked)
     with on_device(out.device):
-        logit_gradient_launch(head, row_gradient(*rows), out, settings).run()
+        logit_gradient_launch(head, rows, out, settings).run()
     return out
 
 
-def kept_gradient_launch(
-    head: Head,
-    kept: Tensor,
-    shift: Tensor,
-    target_logit: Tensor | None,
-    rows: RowGradient,
-    out: Tensor,
-) -> Launch:
-    """The launch of the gradient from kept exponentials; of ``head`` only the targets are read."""
+def kept_gradient_launch(kept: KeptBlock, rows: LossGradient, out: Tensor) -> Launch:
+    """The launch of the gradient from kept exponentials."""
+    held, shift, target, options, first, target_logit = kept
     arguments = {
-        "head": head,
-        "count": kept.shape[0],
-        "kept": kept,
-        "kept_stride": kept.stride(0),
+        "head": targets_of(target, options, first, held.shape[1]),
+        "count": held.shape[0],
+        "kept": held,
+        "kept_stride": held.stride(0),
         "shift": shift.contiguous(),
-        "target_logit": None if head.softcap is None else target_logit,
-        "rows": rows,
+        "target_logit": None if options.softcap is None else target_logit,
+        "rows": rows.map(torch.Tensor.contiguous),
         "out": out,
         "out_stride": out.stride(0),
         "TILE": flat_tile(out),
     }
-    return Launch(_kept_gradient_kernel, flat_grid(*kept.shape), arguments)
+    return Launch(_kept_gradient_kernel, flat_grid(*held.shape), arguments)
 
 
 def gradient_of_kept(kept: KeptBlock, rows: LossGradient, out: Tensor) -> Tensor:
-    """:func:`logit_gradient` from kept exponentials.
-
-    Raises:
-        RuntimeError: No GPU and no interpreter.
-        TypeError: A dtype the kernels do not take.
-        ValueError: Shapes or strides that do not fit together.
-    """
-    held, shift, target, options, first, target_logit = kept
-    require_runnable(held, shift, target, rows.lse, rows.grad, out)
-    head = targets_of(target, options, first, held.shape[1])
+    """:func:`logit_gradient` from kept exponentials."""
+    held = kept.exponentials
+    require_runnable(held, kept.shift, kept.target, rows.lse, rows.grad, out)
     check_output(out, held.shape[0], held.shape[1], held.dtype)
     with on_device(out.device):
-        kept_gradient_launch(head, held, shift, target_logit, row_gradient(*rows), out).run()
+        kept_gradient_launch(kept, rows, out).run()
     return out
 
 
-def finish_unit_launch(
-    total: Tensor,
-    sweep: Sweep,
-    weight: Tensor,
-    target: Tensor,
-    grad: Tensor | None,
-    options: HeadOptions,
-    raised: float,
-    dtype: torch.dtype,
-) -> Launch:
+def finish_unit_launch(block: Block, sweep: Sweep, total: Tensor, grad: Tensor | None) -> Launch:
     """The launch that finishes gradients of frozen heads; ``arguments["out"]`` receives them."""
-    out = torch.empty(total.shape, dtype=dtype, device=total.device)
+    hidden, weight, _, target, options, _ = block
+    out = torch.empty_like(total, dtype=gradient_dtype(hidden.dtype))
     arguments = {
-        "head": targets_of(target, options, 0, weight.shape[0], weight),
-        "rows": total.shape[0],
+        "head": targets_of(target, options, weight=weight),
         "total": total,
-        "sweep": sweep,
+        "sweep": sweep._replace(logp=logp_of(sweep)),
         "grad": grad,
-        "raised": raised,
+        "rows": total.shape[0],
+        "vocabulary": weight.shape[0],
+        "raised": raised_units(operand_dtype(hidden), options),
         "out": out,
         "TILE": flat_tile(out),
     }
@@ -318,17 +274,9 @@ def finish_unit_launch(
 
 
 def finish_unit(block: Block, sweep: Sweep, total: Tensor, grad: Tensor | None) -> Tensor:
-    """The gradient of frozen heads; see :class:`mmrlhf_kernels.backend.Backend`.
-
-    Raises:
-        RuntimeError: No GPU and no interpreter.
-        TypeError: A dtype the kernels do not take.
-    """
+    """The gradient of frozen heads; see :class:`mmrlhf_kernels.backend.Backend`."""
     require_runnable(total, block.weight)
-    hidden, weight, _, target, options, _ = block
-    raised, dtype = raised_units(operand_dtype(hidden), options), gradient_dtype(hidden.dtype)
-    known = sweep._replace(logp=logp_of(sweep))
-    launch = finish_unit_launch(total, known, weight, target, grad, options, raised, dtype)
+    launch = finish_unit_launch(block, sweep, total, grad)
     with on_device(total.device):
         launch.run()
     finished: Tensor = launch.arguments["out"]

@@ -10,30 +10,44 @@ of one program: 65,536 targets are 512 KiB. The host reads nothing; a device ass
 written raises later.
 """
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from mmrlhf_kernels.mm_dpo_plain import PairCall
 from mmrlhf_kernels.triton_settings import jit, jit_for_any, require_runnable
 from mmrlhf_kernels.triton_tile import Launch, on_device
 
 __all__ = [
+    "Operands",
     "answers_of",
     "check_launch",
     "checked_rows",
     "defect_of",
     "length_of",
-    "rows_of",
+    "pointers_of",
     "spread",
     "sum_rows",
 ]
 
+
+def _named_tuple(name: str, fields: tuple[str, ...]) -> Any:
+    """A type whose fields are known at run time alone."""
+    return namedtuple(name, fields)
+
+
+TENSORS = PairCall._fields[: PairCall._fields.index("loss_type")]
+SIZES = ("chosen_stride", "rejected_stride", "count", "answers", "rows")
+Operands: Any = _named_tuple("Operands", (*TENSORS, *SIZES))
+"""The tensors of a :class:`PairCall`, entries from one of its answers to the next, and P, S and N,
+which the host passes apart, for kernels that fit every size.
+"""
+
 BLOCK = tl.constexpr(1024)
 """Rows that are read at once."""
-
-
 ANSWERS = tl.constexpr(8)
 """Answers that are taken at once; a power of two."""
 ROWS = tl.constexpr(128)
@@ -58,27 +72,27 @@ def answers_of(call: tl.tuple, place: tl.tensor, mask: tl.tensor) -> tl.tuple:
 @jit
 def rows_of(call: tl.tuple, answer: tl.tensor, mask: tl.tensor) -> tl.tuple:
     """(first row, past the last row) of each answer, in range."""
-    begin = tl.load(call.bounds + answer, mask=mask, other=0)
-    end = tl.load(call.bounds + answer + 1, mask=mask, other=0)
+    begin = tl.load(call.cu_seqlens + answer, mask=mask, other=0)
+    end = tl.load(call.cu_seqlens + answer + 1, mask=mask, other=0)
     begin = tl.minimum(tl.maximum(begin, 0), call.rows).to(tl.int32)
     return begin, tl.maximum(tl.minimum(tl.maximum(end, 0), call.rows).to(tl.int32), begin)
 
 
 @jit
-def defect_of(call: tl.tuple, LANES: tl.constexpr) -> tl.tensor:
+def defect_of(call: tl.tuple) -> tl.tensor:
     """NaN where bounds fall, do not cover the rows, or an answer does not exist; else 0."""
-    lane = tl.arange(0, LANES)
-    wrong = tl.full((LANES,), 0, dtype=tl.int32)
-    if call.bounds is not None:
-        wrong += (tl.load(call.bounds) != 0).to(tl.int32)
-        wrong += (tl.load(call.bounds + call.answers) != call.rows).to(tl.int32)
-        for first in range(0, call.answers, LANES):
+    lane = tl.arange(0, ROWS)
+    wrong = tl.full((ROWS,), 0, dtype=tl.int32)
+    if call.cu_seqlens is not None:
+        wrong += (tl.load(call.cu_seqlens) != 0).to(tl.int32)
+        wrong += (tl.load(call.cu_seqlens + call.answers) != call.rows).to(tl.int32)
+        for first in range(0, call.answers, ROWS):
             at = first + lane
-            begin = tl.load(call.bounds + at, mask=at < call.answers, other=0)
-            end = tl.load(call.bounds + at + 1, mask=at < call.answers, other=0)
+            begin = tl.load(call.cu_seqlens + at, mask=at < call.answers, other=0)
+            end = tl.load(call.cu_seqlens + at + 1, mask=at < call.answers, other=0)
             wrong += (begin > end).to(tl.int32)
     if call.chosen is not None:
-        for first in range(0, call.count, LANES):
+        for first in range(0, call.count, ROWS):
             at = first + lane
             mask = at < call.count
             chosen = tl.load(call.chosen + at * call.chosen_stride, mask=mask, other=0)
@@ -140,7 +154,7 @@ def spread(call: tl.tuple, of_pairs: tl.tensor, gradient: tl.tensor) -> None:
             total = _shared(call, of_pairs, answer)
         else:  # chosen answers come first, as in of_pairs
             total = tl.load(of_pairs + answer, mask=mask, other=0.0)
-        if call.bounds is None:
+        if call.cu_seqlens is None:
             tl.store(gradient + answer, total, mask=mask)
         else:
             begin, end = rows_of(call, answer, mask)
@@ -171,26 +185,13 @@ def _shared(call: tl.tuple, of_pairs: tl.tensor, answer: tl.tensor) -> tl.tensor
     return tl.sum(total, axis=1)
 
 
-class _Layout(NamedTuple):
-    """What :func:`defect_of` looks at."""
-
-    bounds: Any
-    chosen: Any
-    rejected: Any
-    chosen_stride: Any
-    rejected_stride: Any
-    count: Any
-    answers: Any
-    rows: Any
-
-
 @jit_for_any("count", "answers", "rows")
 def _check_kernel(
     pointers: tl.tuple, count: tl.tensor, answers: tl.tensor, rows: tl.tensor, target: tl.tensor,
     counted: tl.tensor, fits: tl.tensor, ignored: tl.tensor, vocab: tl.tensor,
 ) -> None:  # fmt: skip
     """Write which rows count, and two flags: targets fit, bounds and pairs fit."""
-    call = _Layout(*pointers, count, answers, rows)  # type: ignore[call-arg]  # of unknown length
+    call = Operands(*pointers, count, answers, rows)
     lane = tl.arange(0, BLOCK)
     wrong = tl.full((BLOCK,), 0, dtype=tl.int32)
     for first in range(0, call.rows, BLOCK):
@@ -202,8 +203,23 @@ def _check_kernel(
         outside = (found < 0) | (found >= vocab)
         wrong += (mask & counts & outside).to(tl.int32)
     tl.store(fits, (tl.sum(wrong, axis=0) == 0).to(tl.int8))
-    defect = defect_of(call, 128)
+    defect = defect_of(call)
     tl.store(fits + 1, (defect == defect).to(tl.int8))
+
+
+def pointers_of(found: dict[str, Any]) -> tuple[Any, ...]:
+    """:data:`Operands` but for the sizes, of the tensors that are there; bools as bytes."""
+    sides = {"chosen": found.get("chosen"), "rejected": found.get("rejected")}
+    flat = (sides[name] if name in sides else _flat(found.get(name)) for name in TENSORS)
+    return (*flat, *(0 if side is None else side.stride(0) for side in sides.values()))
+
+
+def _flat(tensor: Tensor | None) -> Tensor | None:
+    """The tensor with adjacent entries; bools as bytes."""
+    if tensor is None:
+        return None
+    flat = tensor.contiguous()
+    return flat.view(torch.int8) if flat.dtype == torch.bool else flat
 
 
 def check_launch(
@@ -216,18 +232,12 @@ def check_launch(
 ) -> Launch:
     """The launch with fresh outputs in its arguments ``counted`` and ``fits``.
 
-    Args:
-        target: [N] int64.
-        ignore_index: The target of ignored rows.
-        vocab: V.
-        bounds: [S + 1] bounds of answers within the rows, or None.
-        pair_index: [P, 2] answers of pairs among those, or None.
-        answers: S.
+    The operands are those of :func:`mmrlhf_kernels.rows.rows_that_count`.
     """
     sides = (None, None) if pair_index is None else pair_index.unbind(1)
-    bounds = None if bounds is None else bounds.contiguous()
+    found = {"cu_seqlens": bounds, "chosen": sides[0], "rejected": sides[1]}
     arguments = {
-        "pointers": (bounds, *sides, *(0 if side is None else side.stride(0) for side in sides)),
+        "pointers": pointers_of(found),
         "count": 0 if pair_index is None else pair_index.shape[0],
         "answers": answers,
         "rows": target.shape[0],

@@ -169,12 +169,7 @@ INTERPRETED: bool = not isinstance(_probe, triton.runtime.JITFunction)
 
 
 def require_runnable(*tensors: Tensor | None) -> None:
-    """Refuse tensors that the kernels cannot run on, in words instead of a driver's traceback.
-
-    Raises:
-        RuntimeError: A tensor is not on a GPU, and the kernels are not interpreted.
-        TypeError: A floating tensor is none of float32, float16 and bfloat16.
-    """
+    """Refuse tensors that the kernels cannot run on, in words instead of a driver's traceback."""
     for tensor in tensors:
         if tensor is None:
             continue
@@ -230,14 +225,9 @@ def settings_for(
 ) -> Settings:
     """The settings of a launch: the override in force, else the first matching table entry.
 
-    Args:
-        step: Which kernel.
-        hidden_size: H.
-        vocabulary: Vocabulary rows of the launch.
-        dtype: dtype of ``hidden`` and ``weight``.
-        architecture: As :class:`Device` names it; an unknown one gets the settings of
-            ``sm_80``, which need the least shared memory, or of ``gfx942`` on AMD.
-        extras: Whether the head has a bias or a softcap, or statistics are asked for.
+    An unknown ``architecture`` gets the settings of ``sm_80``, which need the least shared memory,
+    or of ``gfx942`` on AMD. ``extras``: the head has a bias or a softcap, or statistics are asked
+    for.
     """
     override: Settings | None = _overrides.get("sweep" if step == "kept" else step)
     if override is not None:
@@ -306,15 +296,8 @@ def choose_splits(
     One program takes ``ceil(tiles / splits)`` tiles, and ``row_blocks * splits`` programs run in
     waves of ``multiprocessors``. Of the numbers within 2% of the least ``waves * tiles of a
     program``, it is the smallest whose :func:`live_bytes` fit into :data:`CACHE_SHARE` of the
-    cache, or, where none does, the one with the fewest.
-
-    Args:
-        row_blocks: Blocks of rows.
-        tiles: Vocabulary tiles in all.
-        settings: Of the launch.
-        row_bytes: Bytes of one row of hidden states or of the weight.
-        multiprocessors: Programs that run at once.
-        cache: Bytes of the L2 cache.
+    ``cache``, or, where none does, the one with the fewest. ``row_bytes`` are those of one row of
+    hidden states or of the weight.
     """
     most = min(tiles, max(1, 8 * multiprocessors // row_blocks))
     costs = {

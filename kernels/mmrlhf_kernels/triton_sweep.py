@@ -150,24 +150,23 @@ def sweep_kernel(
             here = tl.where(z == tallest[:, None], column[None, :], 0x7FFFFFFF)
             best = tl.where(tallest > maximum, tl.min(here, axis=1), best)
         maximum, sum_exp, sum_z_exp = _absorb_sums(parts, z, tallest, maximum, sum_exp, sum_z_exp)
-    _store_part(parts, rows, part, row, maximum, sum_exp, target_logit, sum_z_exp, best)
+    place = part.to(tl.int64) * rows + row
+    _store(parts, place, row < rows, maximum, sum_exp, target_logit, sum_z_exp, best)
 
 
 @jit
-def _store_part(
-    parts: tl.tuple, rows: tl.tensor, part: tl.tensor, row: tl.tensor, maximum: tl.tensor,
-    sum_exp: tl.tensor, target_logit: tl.tensor, sum_z_exp: tl.tensor, best: tl.tensor,
+def _store(
+    out: tl.tuple, place: tl.tensor, mask: tl.tensor, maximum: tl.tensor, sum_exp: tl.tensor,
+    target_logit: tl.tensor, sum_z_exp: tl.tensor, best: tl.tensor,
 ) -> None:  # fmt: skip
-    """Write the statistics of one row block over one part."""
-    place = part.to(tl.int64) * rows + row
-    mask = row < rows
-    tl.store(parts.maximum + place, maximum, mask=mask)
-    tl.store(parts.sum_exp + place, sum_exp, mask=mask)
-    tl.store(parts.target_logit + place, target_logit, mask=mask)
-    if parts.sum_z_exp is not None:
-        tl.store(parts.sum_z_exp + place, sum_z_exp, mask=mask)
-    if parts.argmax is not None:
-        tl.store(parts.argmax + place, best, mask=mask)
+    """Write the statistics of some rows."""
+    tl.store(out.maximum + place, maximum, mask=mask)
+    tl.store(out.sum_exp + place, sum_exp, mask=mask)
+    tl.store(out.target_logit + place, target_logit, mask=mask)
+    if out.sum_z_exp is not None:
+        tl.store(out.sum_z_exp + place, sum_z_exp, mask=mask)
+    if out.argmax is not None:
+        tl.store(out.argmax + place, best, mask=mask)
 
 
 @jit_for_any("rows", "count")
@@ -202,15 +201,10 @@ def combine_kernel(
         place += rows
     # A sum is 0 past the last row, and where all logits are minus infinity.
     lse = maximum + tl.log(tl.maximum(sum_exp, SMALLEST))
-    tl.store(out.maximum + row, maximum, mask=mask)
-    tl.store(out.sum_exp + row, sum_exp, mask=mask)
-    tl.store(out.target_logit + row, target_logit, mask=mask)
     tl.store(out.lse + row, lse, mask=mask)
     tl.store(out.logp + row, target_logit - lse, mask=mask)
-    if parts.sum_z_exp is not None:
-        tl.store(out.sum_z_exp + row, sum_z_exp, mask=mask)
-    if parts.argmax is not None:
-        tl.store(out.argmax + row, best.to(tl.int64) + first, mask=mask)
+    best = best.to(tl.int64) + first
+    _store(out, row, mask, maximum, sum_exp, target_logit, sum_z_exp, best)
 
 
 @jit_for_any("rows")
@@ -254,15 +248,8 @@ def sweep_launch(
 ) -> Launch:
     """The launch of the sweep with fresh buffers; ``arguments["parts"]`` receives the result.
 
-    That is a :class:`Sweep` of [parts, N], with int32 columns within the shard as ``argmax``.
-
-    Args:
-        head: Operands.
-        settings: Tiles.
-        device: Where it will run, for the choice of parts.
-        out: [N, V] that receives exponentials as ``arguments["written"]`` describes.
-        entropy: See :class:`mmrlhf_kernels.backend.Extras`.
-        argmax: As there.
+    That is a :class:`Sweep` of [parts, N], with int32 columns within the shard as ``argmax``. Parts
+    are chosen for ``device``; ``out`` [N, V] receives what ``arguments["written"]`` describes.
     """
     rows = head.target.shape[0]
     tiles = triton.cdiv(head.columns, settings.columns)
@@ -350,7 +337,7 @@ def sweep(
         ValueError: Shapes or strides that do not fit together.
     """
     require_runnable(*block[:4], out)
-    head = head_of(*block)
+    head = head_of(block)
     if out is not None:
         check_output(out, len(block.hidden), head.columns, block.hidden.dtype)
     device, asked = device_of(block.hidden.device), any(extras)

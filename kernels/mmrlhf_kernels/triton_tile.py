@@ -1,4 +1,4 @@
-"""What the Triton kernels share: operands as one tuple, a tile of logits, rounding, a launch.
+"""What the Triton kernels share: operands, a tile of logits, functions, rounding, a launch.
 
 Kernels take their operands as named tuples, which Triton passes as separate arguments: a field
 that is None costs nothing and is decided at compile time. ``Tile`` is a constant of the kernel. The
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmrlhf_kernels.backend import HeadOptions
+from mmrlhf_kernels.backend import Block, HeadOptions
 from mmrlhf_kernels.triton_settings import INTERPRETED, Settings, Step, jit, settings_for
 
 __all__ = [
@@ -30,12 +30,14 @@ __all__ = [
     "head_of",
     "hyperbolic_tangent",
     "local_target",
+    "logistic",
     "logits_tile",
     "narrowed",
     "on_device",
     "operands_of",
     "place_of",
     "settings_of",
+    "softplus",
     "targets_of",
     "tile_of",
 ]
@@ -49,26 +51,20 @@ ROWS, COLUMNS = 4, 1024
 
 
 class Head(NamedTuple):
-    """A language model head and the rows it meets, as the kernels take them."""
+    """A :class:`mmrlhf_kernels.backend.Block` as the kernels take it: entries of a row adjacent."""
 
     hidden: Any
-    """[N, H], entries of a row adjacent."""
     weight: Any
-    """[V, H], entries of a row adjacent."""
     bias: Any
-    """[V] or None."""
     target: Any
-    """[N] int64 global ids."""
     columns: Any
-    """V."""
+    """V, rows of the weight."""
     inner: Any
     """H."""
     hidden_stride: Any
-    """Entries from one row of ``hidden`` to the next."""
+    """Entries from one row of ``hidden`` to the next, and likewise of ``weight``."""
     weight_stride: Any
-    """Entries from one row of ``weight`` to the next."""
     first: Any
-    """Global id of the first vocabulary row."""
     logit_scale: Any
     """Factor of the raw logits, or None for 1."""
     softcap: Any
@@ -120,19 +116,9 @@ def _scales(options: HeadOptions) -> tuple[float | None, float | None]:
     return None if scale == 1.0 else float(scale), None if cap is None else float(cap)
 
 
-def head_of(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    options: HeadOptions,
-    first: int,
-) -> Head:
-    """Check the operands of a head and gather them; a row that is not contiguous is copied.
-
-    Raises:
-        ValueError: Shapes or dtypes do not fit together.
-    """
+def head_of(block: Block) -> Head:
+    """Check the operands of a head and gather them; a row that is not contiguous is copied."""
+    hidden, weight, bias, target, options, first = block
     rows, inner = hidden.shape
     if weight.shape[1] != inner or weight.dtype != hidden.dtype:
         raise ValueError(
@@ -145,24 +131,15 @@ def head_of(
         )
     hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
-    return Head(
-        hidden=hidden,
-        weight=weight,
-        bias=None if bias is None else bias.contiguous(),
-        target=target.contiguous(),
-        columns=weight.shape[0],
-        inner=inner,
-        hidden_stride=hidden.stride(0),
-        weight_stride=weight.stride(0),
-        first=first,
-        logit_scale=_scales(options)[0],
-        softcap=_scales(options)[1],
-    )
+    bias = None if bias is None else bias.contiguous()
+    sizes = (weight.shape[0], inner, hidden.stride(0), weight.stride(0))
+    return Head(hidden, weight, bias, target.contiguous(), *sizes, first, *_scales(options))
 
 
 def targets_of(
-    target: Tensor, options: HeadOptions, first: int, columns: int, weight: Tensor | None = None
-) -> Head:
+    target: Tensor, options: HeadOptions, first: int = 0, columns: int = 0,
+    weight: Tensor | None = None,
+) -> Head:  # fmt: skip
     """A head whose product is not formed: targets, options, and the weight where it is read."""
     inner, stride = (0, 0) if weight is None else (weight.shape[1], weight.stride(0))
     operands = (None, weight, None, target.contiguous())
@@ -170,11 +147,7 @@ def targets_of(
 
 
 def check_output(out: Tensor, rows: int, columns: int, dtype: torch.dtype) -> None:
-    """Refuse an output that is not [N, V] in float32 or the dtype of the hidden states, unbroken.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Raise unless an output is [N, V], adjacent, in float32 or the dtype of the hidden states."""
     expected = (rows, columns)
     if out.shape != expected or out.dtype not in (dtype, torch.float32) or out.stride(1) != 1:
         raise ValueError(
@@ -250,6 +223,26 @@ def hyperbolic_tangent(x: tl.tensor) -> tl.tensor:
     near = size * (1.0 - square * (1.0 / 3.0 - square * series))
     value = tl.where(size < 0.25, near, far)
     return tl.where(x < 0, -value, value)
+
+
+@jit
+def softplus(x: tl.tensor) -> tl.tensor:
+    """``log(1 + exp(x))`` without overflow, and without losing the far tail.
+
+    ``log(1 + e)`` forgets an e below 6e-8; multiplying by ``e / ((1 + e) - 1)`` puts it back.
+    """
+    small = tl.exp(-tl.abs(x))
+    one_more = 1.0 + small
+    kept = one_more - 1.0
+    scaled = tl.log(one_more) * (small / tl.where(kept == 0.0, 1.0, kept))
+    return tl.maximum(x, 0.0) + tl.where(kept == 0.0, small, scaled)
+
+
+@jit
+def logistic(x: tl.tensor) -> tl.tensor:
+    """``1 / (1 + exp(-x))`` without overflow."""
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 @jit

@@ -76,6 +76,19 @@ def test_one_sum_holds_one_block_of_logits_and_no_other_sum_than_the_gradient(ca
     assert ours <= 1.1 * WORKSPACE
 
 
+def test_two_sums_hold_one_block_of_logits_and_one_sum_beside_the_gradient(case):
+    zero, workspace = torch.zeros(1), WORKSPACE + case.weight.nbytes
+    ours = peak(
+        lambda: fused_linear_mm_dpo(
+            case.hidden, case.weight, case.target, zero, zero, 0.1, sft_weight=0.25,
+            cu_seqlens=torch.tensor([0, ROWS // 2, ROWS]), schedule="two_sums",
+            workspace_bytes=workspace,
+        ).loss,
+        case.leaves(),
+    )  # fmt: skip
+    assert ours <= 1.1 * workspace
+
+
 def test_keep_holds_the_logits_once(case):
     ours = peak(
         lambda: fused_linear_logp(

@@ -83,9 +83,13 @@ def test_many_rows_get_a_workspace_for_their_pairs_by_default():
 
 
 def test_sums_are_for_one_long_pair():
-    # The sum [151936, 896] in float32 is 545 MB: two of them fit 3 GiB, not 1 GiB.
-    assert pair_plan([8192], workspace=3 * GIB).schedule == "two_sums"
-    assert pair_plan([8192]).schedule == "recompute"
+    # The sum [151936, 896] in float32 is 545 MB. One of the two is dW itself, but in half width.
+    plan = pair_plan([8192])
+    assert (plan.schedule, plan.rows) == ("two_sums", 870), "(1 GiB - 545 MB) / 608 kB"
+    assert pair_plan([8192], workspace=GIB // 2).schedule == "recompute"
+    half = {"dtype": torch.bfloat16}
+    assert pair_plan([8192], **half).schedule == "recompute"
+    assert pair_plan([8192], workspace=2 * GIB, **half).schedule == "two_sums"
     plan = pair_plan([8192], opposite=True)
     assert (plan.schedule, plan.rows) == ("one_sum", 1766), "the sum is dW itself"
     assert pair_plan([8192] * 2, opposite=True).schedule == "recompute"
