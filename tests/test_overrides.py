@@ -125,7 +125,8 @@ def test_what_a_person_kept_stays_where_a_new_sample_becomes_the_kept_one(place)
     # The same question, with an answer: it comes first in keep order.
     row = {"id": "new", "image": "a.png", "prompt": "What colour is the sky?", "answer": "Blue."}
     write_lines(place / "more.jsonl", [row])
-    done = engine("curate", "in.jsonl", "more.jsonl", *OPTIONS, "--add", cwd=place)
+    options = (*OPTIONS, "--add", "--max-per-image", 32)
+    done = engine("curate", "in.jsonl", "more.jsonl", *options, cwd=place)
     assert done.returncode == 0, done.stderr
     rows = pl.read_parquet(place / "RUN" / "02_dedup" / "duplicates" / "*.parquet")
     assert rows.select("id", "kept_id").rows() == [(kept, "more:new")]

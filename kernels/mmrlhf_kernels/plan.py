@@ -251,13 +251,18 @@ def _rows_with_sums(
     hidden: int, vocab: int, dtype: torch.dtype, workspace_bytes: int
 ) -> dict[str, int]:
     """Rows whose logits fit next to the sums of a schedule; below 1 where the sums alone do not."""
-    half = dtype.itemsize < 4
-    sums = {"one_sum": 1 if half else 0, "two_sums": 2 if half else 1}
     size = vocab * hidden * max(4, dtype.itemsize)
     return {
         name: (workspace_bytes - count * size) // (vocab * dtype.itemsize)
-        for name, count in sums.items()
+        for name, count in sums_held(dtype).items()
     }
+
+
+def sums_held(dtype: torch.dtype) -> dict[str, int]:
+    """Sums [V, H] in statistics precision beside the gradient, by schedule; a sum of the dtype of
+    the gradient is its place."""  # noqa: D205, D209
+    half = dtype.itemsize < 4
+    return {"one_sum": 1 if half else 0, "two_sums": 2 if half else 1}
 
 
 def _choose(

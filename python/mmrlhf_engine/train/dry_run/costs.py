@@ -151,7 +151,7 @@ def _pair_plan(
     import torch
 
     from mmrlhf_kernels import plan_pair_schedule
-    from mmrlhf_kernels.plan import default_pair_workspace
+    from mmrlhf_kernels.plan import default_pair_workspace, sums_held
 
     hidden, vocabulary = sizes.text.hidden, sizes.text.vocabulary
     plan = plan_pair_schedule(
@@ -164,14 +164,15 @@ def _pair_plan(
         shared=shares_answers,
         opposite=settings.loss_type != "bco_pair" and not settings.sft_weight,
     )
-    size, sums = dtype.itemsize, vocabulary * hidden * max(4, dtype.itemsize)
+    size = dtype.itemsize
+    sums = {name: count * vocabulary * hidden * 4 for name, count in sums_held(dtype).items()}
     kept = max((sum(pair_rows[begin:end]) for begin, end in plan.groups), default=0)
     workspace = {
         "keep": min(rows, kept) * vocabulary * size,
         "frozen": rows * (plan.chunk + hidden) * size,
         "recompute": rows * (plan.chunk * size + hidden * max(4, size)),
-        "one_sum": min(rows, plan.rows) * vocabulary * size + sums,
-        "two_sums": min(rows, plan.rows) * vocabulary * size + 3 * sums,
+        "one_sum": min(rows, plan.rows) * vocabulary * size + sums["one_sum"],
+        "two_sums": min(rows, plan.rows) * vocabulary * size + sums["two_sums"],
     }[plan.schedule]
     return HeadPlan(plan.schedule, rows, workspace)
 
