@@ -89,4 +89,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    # DeepSpeed leaves threads of C++ behind, which may abort an interpreter that ends in order.
+    os._exit(code)
