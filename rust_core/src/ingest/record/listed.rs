@@ -1,5 +1,6 @@
 //! Whether a question lists its options already.
 
+use super::json::Text;
 use super::options::{LETTER_ENDS, flat, letter};
 
 /// What may stand behind an option of a list.
@@ -11,7 +12,7 @@ const ORDERS: [&str; 9] =
 
 /// Whether a question lists these options already, in their order: each behind its letter or
 /// number, or each on lines of its own. Words of a sentence are no list.
-pub(super) fn are_in(question: &str, options: &[String]) -> bool {
+pub(super) fn are_in(question: &str, options: &[Text<'_>]) -> bool {
     let lines = question.lines().map(flat).filter(|line| !line.is_empty());
     let question = lines.collect::<Vec<_>>().join("\n").to_lowercase();
     let held = options.iter().enumerate().map(|(index, option)| {
@@ -118,7 +119,9 @@ mod tests {
 
     #[test]
     fn options_within_a_question_are_found() {
-        let texts = |options: &[&str]| options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>();
+        let texts = |options: &[&'static str]| -> Vec<Text<'static>> {
+            options.iter().map(|&option| Text::Borrowed(option)).collect()
+        };
         for text in [
             "Which?\nA. cat\nB. dog",
             "Which? (A) cat (B) dog",

@@ -1,9 +1,8 @@
 //! The complete question: what it is about, the question, what it is asked of, and its options.
 
-use serde_json::Value;
-
 use super::super::Rejection;
 use super::fields::{Fields, Names, is_empty, plain_text, wrong_type};
+use super::json::{Text, Value};
 use super::listed;
 use super::marks::{self, Marks};
 use super::options::{self, flat};
@@ -25,20 +24,20 @@ const SHORTEST_STATED: usize = 12;
 
 /// What a record has besides the question.
 #[derive(Debug, Default)]
-pub(super) struct Extra {
-    context: Vec<String>,
-    input: Option<String>,
-    options: Vec<String>,
+pub(super) struct Extra<'j> {
+    context: Vec<Text<'j>>,
+    input: Option<Text<'j>>,
+    options: Vec<Text<'j>>,
     /// Of all of these.
     pub marks: Marks,
     /// The record has one turn, whose question they belong to.
     apply: bool,
 }
 
-impl Extra {
+impl<'j> Extra<'j> {
     /// The fields that belong to the question. Of several turns nobody can tell which they belong
     /// to, and a conversation has its context within; there they stay unread.
-    pub(super) fn read(fields: &Fields<'_>, talk: &Talk) -> Result<Self, Rejection> {
+    pub(super) fn read(fields: &Fields<'_, 'j>, talk: &Talk<'j>) -> Result<Self, Rejection> {
         if talk.turns.len() != 1 {
             return Ok(Self::default());
         }
@@ -73,7 +72,7 @@ impl Extra {
     }
 
     /// The question with everything that belongs to it and does not stand in it, and the options.
-    pub(super) fn complete(&mut self, question: String) -> (String, Vec<String>) {
+    pub(super) fn complete(&mut self, question: Text<'j>) -> (Text<'j>, Vec<Text<'j>>) {
         if !self.apply
             || (self.options.is_empty() && self.context.is_empty() && self.input.is_none())
         {
@@ -83,28 +82,29 @@ impl Extra {
         let is_new = |text: &&str| !text.is_empty() && !states(&question, text);
         let listed = self.options.is_empty() || listed::are_in(&question, &self.options);
         let lines = if listed { String::new() } else { options::as_lines(&self.options) };
-        let before = self.context.iter().map(String::as_str).filter(is_new);
+        let before = self.context.iter().map(|text| &**text).filter(is_new);
         let after = self.input.as_deref().filter(is_new);
-        let parts: Vec<&str> = before.chain([question.as_str()]).chain(after).collect();
+        let parts: Vec<&str> = before.chain([&*question]).chain(after).collect();
         let mut prompt = parts.join("\n");
         if !lines.is_empty() {
             prompt = format!("{prompt}\n{lines}");
         }
         let options = std::mem::take(&mut self.options);
-        (prompt, if options.is_empty() { options::in_text(&question) } else { options })
+        (prompt.into(), if options.is_empty() { options::in_text(&question) } else { options })
     }
 }
 
 /// A text, or the texts of a list as lines; neither names of pictures nor nothing.
-fn paragraph(value: &Value) -> Option<String> {
+fn paragraph<'j>(value: &Value<'j>) -> Option<Text<'j>> {
     let text = match value {
         Value::Array(items) => {
-            items.iter().map(plain_text).collect::<Option<Vec<_>>>()?.join("\n").into()
+            let texts = items.iter().map(plain_text).collect::<Option<Vec<_>>>()?;
+            texts.iter().map(|text| &**text).collect::<Vec<_>>().join("\n").into()
         }
         other => plain_text(other)?,
     };
-    let text = text.trim();
-    (!text.is_empty() && !names_media(text)).then(|| text.to_owned())
+    let text = text.part(str::trim);
+    (!text.is_empty() && !names_media(&text)).then_some(text)
 }
 
 /// Whether a question has this text already: as lines of its own, or, where it is long, as whole
