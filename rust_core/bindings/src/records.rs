@@ -18,7 +18,7 @@ use arrow_schema::{ArrowError, DataType, Field};
 use mmrlhf_core::ingest::{
     ColumnMap, MediaReference, ROLE_NAMES, Record, Rejection, Sample, UnreadField, read_record,
 };
-use mmrlhf_core::{Error, Interrupt, Result, parallel};
+use mmrlhf_core::{Error, Interrupt, parallel};
 use pyo3::prelude::*;
 
 use crate::arrow::{ArrowArray, ArrowIn};
