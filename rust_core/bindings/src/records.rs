@@ -71,7 +71,8 @@ pub(crate) fn read_records(
         .into_iter();
         let mut all = tables.next().transpose()?.unwrap_or_default();
         for later in tables {
-            all.add(later?).map_err(|e| Error::invalid("records", e, "texts that fit in memory"))?;
+            all.add(later?)
+                .map_err(|e| Error::invalid("records", e, "texts that fit in memory"))?;
         }
         Ok(all.finish())
     })
@@ -119,7 +120,12 @@ impl Tables {
             Ok(record) => {
                 let several = record.turns.len() > 1;
                 for (turn, sample) in (1..).zip(&record.turns) {
-                    self.samples.append(row, several.then_some(turn), Some(record), sample.as_ref());
+                    self.samples.append(
+                        row,
+                        several.then_some(turn),
+                        Some(record),
+                        sample.as_ref(),
+                    );
                 }
                 for reference in &record.media {
                     self.references.append(row, reference);

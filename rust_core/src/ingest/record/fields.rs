@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::super::Rejection;
 use super::json::{Map, Text, Value};
+use super::parse;
 
 /// Which field of a record holds what, where the user said so: `prompt -> "q"`.
 pub type ColumnMap = HashMap<String, String>;
@@ -63,11 +64,12 @@ const SHOWN: usize = 60;
 pub(super) fn parse(json: &[u8]) -> Result<Map<'_>, Rejection> {
     let text =
         std::str::from_utf8(json).map_err(|error| broken(json, &format!("not UTF-8: {error}")))?;
-    let value = serde_json::from_str(text).or_else(|error| {
-        without_nan(text)
-            .and_then(|text| serde_json::from_str(&text).ok().map(Value::into_owned))
-            .ok_or_else(|| broken(json, &error.to_string()))
-    })?;
+    let value =
+        parse::parse(text).map_or_else(|| serde_json::from_str(text), Ok).or_else(|error| {
+            without_nan(text)
+                .and_then(|text| serde_json::from_str(&text).ok().map(Value::into_owned))
+                .ok_or_else(|| broken(json, &error.to_string()))
+        })?;
     match value {
         Value::Object(fields) => Ok(fields),
         other => Err(wrong_type("the record", &other, "an object")),

@@ -152,7 +152,8 @@ impl<'j> Value<'j> {
             Self::String(text) => Value::String(text.into_owned()),
             Self::Array(items) => Value::Array(items.into_iter().map(Self::into_owned).collect()),
             Self::Object(Map(fields)) => {
-                let owned = |(name, value): (Text<'_>, Self)| (name.into_owned(), value.into_owned());
+                let owned =
+                    |(name, value): (Text<'_>, Self)| (name.into_owned(), value.into_owned());
                 Value::Object(Map(fields.into_iter().map(owned).collect()))
             }
         }
@@ -193,11 +194,9 @@ impl<'j> Map<'j> {
     pub(super) fn values(&self) -> impl Iterator<Item = &Value<'j>> {
         self.0.iter().map(|(_, value)| value)
     }
-}
 
-impl<'j> FromIterator<(Text<'j>, Value<'j>)> for Map<'j> {
-    fn from_iter<I: IntoIterator<Item = (Text<'j>, Value<'j>)>>(fields: I) -> Self {
-        let mut fields: Vec<_> = fields.into_iter().collect();
+    /// An object of these fields, in any order.
+    pub(super) fn of(mut fields: Vec<(Text<'j>, Value<'j>)>) -> Self {
         // Stable, so that of one name the last is the last.
         fields.sort_by(|(one, _), (other, _)| (**one).cmp(&**other));
         fields.dedup_by(|later, earlier| {
@@ -313,7 +312,7 @@ impl<'j> Visitor<'j> for ValueVisitor {
         while let Some(field) = fields.next_entry()? {
             all.push(field);
         }
-        Ok(Value::Object(all.into_iter().collect()))
+        Ok(Value::Object(Map::of(all)))
     }
 }
 
@@ -328,6 +327,7 @@ impl From<serde_json::Value> for Value<'static> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::parse::parse;
     use super::*;
 
     /// JSON texts of any form: escapes, names that repeat, numbers of every kind, damage.
@@ -356,6 +356,9 @@ mod tests {
         #[test]
         fn a_text_is_what_serde_json_makes_of_it(text in text()) {
             let expected = serde_json::from_str::<serde_json::Value>(&text);
+            if let Some(found) = parse(&text) {
+                prop_assert_eq!(Ok(found), serde_json::from_str(&text).map_err(|e| e.to_string()));
+            }
             match (serde_json::from_str::<Value<'_>>(&text), expected) {
                 (Ok(found), Ok(expected)) => {
                     prop_assert_eq!(serde_json::Value::from(&found), expected.clone());

@@ -2,7 +2,7 @@
 //!
 //! Tables without nested types hold `["a", "b"]`, `['a', 'b']`, `{'A': 'a'}` or numpy's `['a' 'b']`.
 
-use super::json::{Text, Value};
+use super::json::{Map, Text, Value};
 
 /// Levels of lists within lists that are followed.
 const DEEPEST: usize = 16;
@@ -80,7 +80,7 @@ impl Parser<'_> {
             fields.push((name, self.value(depth + 1)?));
             let _ = self.take(b',');
         }
-        Some(Value::Object(fields.into_iter().collect()))
+        Some(Value::Object(Map::of(fields)))
     }
 
     fn string(&mut self, quote: u8) -> Option<String> {

@@ -30,6 +30,7 @@ mod listed;
 mod literal;
 mod marks;
 mod options;
+mod parse;
 mod pictures;
 mod plain;
 mod prompt;

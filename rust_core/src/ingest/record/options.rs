@@ -65,11 +65,7 @@ pub(super) fn read<'j>(fields: &Fields<'_, 'j>) -> Result<Vec<Text<'j>>, Rejecti
 
 /// The options of columns with this stem; an empty column is an empty option, so that those after
 /// it keep their letters. None without the first column, or with fewer than two options.
-fn of_columns<'j>(
-    fields: &Fields<'_, 'j>,
-    stem: &str,
-    suffix: fn(u8) -> String,
-) -> Vec<Text<'j>> {
+fn of_columns<'j>(fields: &Fields<'_, 'j>, stem: &str, suffix: fn(u8) -> String) -> Vec<Text<'j>> {
     let (mut names, mut options, mut absent) = (Vec::new(), Vec::new(), 0);
     for index in 0..MOST_COLUMNS {
         match fields.all.get_key_value(&format!("{stem}{}", suffix(index))) {
@@ -420,13 +416,15 @@ mod tests {
         ] {
             let record = names.iter().zip(["cat", "dog", "cow"]);
             let text = |text| Value::String(Text::Borrowed(text));
-            let record = record.map(|(name, value)| (Text::Borrowed(*name), text(value))).collect();
+            let record = record.map(|(name, value)| (Text::Borrowed(*name), text(value)));
+            let record = Map::of(record.collect());
             let found = read(&Fields::new(&record, &columns)).expect("options");
             assert_eq!(as_lines(&found), expected, "{names:?}");
         }
         let letters = (b'A'..=b'Z').map(|letter| char::from(letter).to_string());
-        let record = letters.map(|letter| (Text::from(letter.clone()), Value::String(letter.into())));
-        let record = record.collect();
+        let record =
+            letters.map(|letter| (Text::from(letter.clone()), Value::String(letter.into())));
+        let record = Map::of(record.collect());
         assert_eq!(read(&Fields::new(&record, &columns)).expect("options").len(), 26);
     }
 }

@@ -135,8 +135,9 @@ fn mark_names_read(fields: &Fields<'_, '_>) {
 /// A list of lists, or of the names of pictures, is of videos by their frames.
 fn video_count(value: &Value<'_>) -> usize {
     let Value::Array(items) = value else { return 1 };
-    let is_frame =
-        |item: &Value<'_>| item.as_str().is_some_and(|name| !is_video_name(name) && names_media(name));
+    let is_frame = |item: &Value<'_>| {
+        item.as_str().is_some_and(|name| !is_video_name(name) && names_media(name))
+    };
     if !items.is_empty() && items.iter().all(is_frame) { 1 } else { items.len() }
 }
 

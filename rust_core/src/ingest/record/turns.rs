@@ -166,11 +166,7 @@ impl<'j> Talk<'j> {
         Ok(())
     }
 
-    fn read_message(
-        &mut self,
-        what: Place<'_>,
-        message: &Map<'j>,
-    ) -> Result<(), Rejection> {
+    fn read_message(&mut self, what: Place<'_>, message: &Map<'j>) -> Result<(), Rejection> {
         let Some((speaker, role)) = speaker_of(message) else { return Ok(()) };
         let content = ["value", "content", "text"]
             .iter()
@@ -295,7 +291,7 @@ fn transposed<'j>(columns: &Map<'j>) -> Option<Vec<Value<'j>>> {
         let cells = columns.iter().filter_map(|(name, values)| {
             Some((Text::copy_of(name), values.as_array()?.get(index)?.clone()))
         });
-        Value::Object(cells.collect())
+        Value::Object(Map::of(cells.collect()))
     };
     Some((0..first.len()).map(row).collect())
 }
