@@ -16,7 +16,7 @@ use arrow_array::{Array, ArrayRef, LargeBinaryArray, ListArray, StructArray, UIn
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer};
 use arrow_schema::{ArrowError, DataType, Field};
 use mmrlhf_core::ingest::{
-    ColumnMap, MediaReference, ROLE_NAMES, Record, Rejection, Sample, UnreadField, read_record,
+    ColumnMap, MediaReference, ROLE_NAMES, Record, RecordReader, Rejection, Sample, UnreadField,
 };
 use mmrlhf_core::{Error, Interrupt, parallel};
 use pyo3::prelude::*;
@@ -50,10 +50,11 @@ pub(crate) fn read_records(
     }
     let read = |rows: Range<usize>, interrupt: &Interrupt| {
         let mut tables = Tables::with_room(&records, &rows);
+        let mut reader = RecordReader::new(&columns);
         for row in rows {
             interrupt.check()?;
             let attached = attached.as_ref().map_or(0, |counts| counts.value(row) as usize);
-            let record = read_record(records.value(row), &columns, attached);
+            let record = reader.read(records.value(row), attached);
             tables.append(row as u32, &record);
         }
         Ok(tables)

@@ -167,7 +167,12 @@ impl<'j> Map<'j> {
         } else {
             self.0.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?
         };
-        self.0.get(at).map(|(name, value)| (&**name, value))
+        self.at(at)
+    }
+
+    /// The field of this number, by name.
+    pub(super) fn at(&self, place: usize) -> Option<(&str, &Value<'j>)> {
+        self.0.get(place).map(|(name, value)| (&**name, value))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Value<'j>> {

@@ -13,6 +13,7 @@
 //!
 //! - [`fields`] knows the names of fields and which were read, [`literal`] lists that are texts;
 //! - [`pictures`] finds media, [`marks`] the places of a text where they belong;
+//! - [`single`] reads the records that most tables hold by their names alone;
 //! - [`turns`] reads conversations and [`plain`] rows of columns, both as a talk of single turns;
 //! - [`options`] finds the options of a question, [`listed`] whether it lists them already, and
 //!   [`prompt`] puts a question together;
@@ -34,6 +35,7 @@ mod parse;
 mod pictures;
 mod plain;
 mod prompt;
+mod single;
 mod stored_hash;
 mod turns;
 mod unread;
@@ -47,7 +49,9 @@ pub use turns::Message;
 pub use unread::UnreadField;
 
 use self::fields::Fields;
+use self::json::Map;
 use self::marks::{Marks, MediaCount};
+use self::single::Shape;
 use self::turns::Talk;
 use super::Rejection;
 use super::role::Role;
@@ -106,8 +110,46 @@ pub fn read_record<'j>(
     columns: &ColumnMap,
     attached: usize,
 ) -> Result<Record<'j>, Rejection> {
-    let all = fields::parse(json)?;
-    let fields = Fields::new(&all, columns);
+    RecordReader::new(columns).read(json, attached)
+}
+
+/// Reads records one after another; those of the same field names are known by them.
+#[derive(Debug)]
+pub struct RecordReader<'c> {
+    columns: &'c ColumnMap,
+    shape: Option<Shape>,
+}
+
+impl<'c> RecordReader<'c> {
+    /// A reader that knows these names of the user's.
+    pub fn new(columns: &'c ColumnMap) -> Self {
+        Self { columns, shape: None }
+    }
+
+    /// The next record, as [`read_record`] reads it.
+    pub fn read<'j>(&mut self, json: &'j [u8], attached: usize) -> Result<Record<'j>, Rejection> {
+        let fields = fields::parse(json)?;
+        if self.columns.is_empty() {
+            let shape = match self.shape.take() {
+                Some(shape) if shape.fits(&fields) => shape,
+                _ => Shape::of(&fields),
+            };
+            let read = single::read(&fields, self.shape.insert(shape), attached);
+            if let Some(outcome) = read {
+                return outcome;
+            }
+        }
+        read_any(&fields, self.columns, attached)
+    }
+}
+
+/// What a record of any layout means.
+fn read_any<'j>(
+    all: &Map<'j>,
+    columns: &ColumnMap,
+    attached: usize,
+) -> Result<Record<'j>, Rejection> {
+    let fields = Fields::new(all, columns);
     let id = fields.id()?;
     let is_pair = all.contains_key("chosen") && all.contains_key("rejected");
     let (mut media, mut count) = pictures::collect(&fields)?;

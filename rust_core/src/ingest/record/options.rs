@@ -1,5 +1,7 @@
 //! The options of a multiple-choice question, in every form they are kept in.
 
+use std::borrow::Cow;
+
 use super::super::Rejection;
 use super::fields::{Fields, Names, is_empty, plain_text, wrong_type};
 use super::json::{Map, Text, Value};
@@ -101,11 +103,11 @@ fn without_empty_end(mut options: Vec<Text<'_>>) -> Vec<Text<'_>> {
 
 /// Every field name under which options are looked for, but for those with a stem.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    OPTIONS.all.iter().copied().chain((0..letters.len()).filter_map(|at| letters.get(at..=at)))
+    OPTIONS.all.iter().copied().chain((0..LETTERS.len()).filter_map(|at| LETTERS.get(at..=at)))
 }
 
-fn of_value<'j>(name: &str, value: &Value<'j>) -> Result<Vec<Text<'j>>, Rejection> {
+/// The options that a value holds; empty where it lists none.
+pub(super) fn of_value<'j>(name: &str, value: &Value<'j>) -> Result<Vec<Text<'j>>, Rejection> {
     let options = match value {
         Value::Array(items) => of_list(name, items)?,
         Value::Object(fields) => of_object(name, fields)?,
@@ -218,11 +220,13 @@ fn of_text(text: &str) -> Vec<Text<'static>> {
     if parts.len() > 2 { parts } else { Vec::new() }
 }
 
+const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
 /// The letter of an option, `A` for the first; a number after `Z`.
-pub(super) fn letter(index: usize) -> String {
-    match u8::try_from(index) {
-        Ok(index @ 0..26) => char::from(b'A' + index).to_string(),
-        _ => (index + 1).to_string(),
+pub(super) fn letter(index: usize) -> Cow<'static, str> {
+    match LETTERS.get(index..=index) {
+        Some(letter) => letter.into(),
+        None => (index + 1).to_string().into(),
     }
 }
 
@@ -232,22 +236,29 @@ pub(super) const LETTER_ENDS: [char; 6] = ['.', ')', ':', '\u{ff0e}', '\u{ff1a}'
 /// The options as lines: `A. cat`. One of several lines stays as it is, for its indentation may
 /// matter; an empty one has no line, and the others keep their letters.
 pub(super) fn as_lines(options: &[Text<'_>]) -> String {
-    let held = options.iter().enumerate().filter(|(_, option)| !option.trim().is_empty());
-    let lines = held.map(|(index, option)| {
+    let mut lines = String::new();
+    for (index, option) in options.iter().enumerate() {
         let option = option.trim();
-        let text = if option.contains('\n') { option.to_owned() } else { flat(option) };
-        format!("{}. {text}", letter(index))
-    });
-    lines.collect::<Vec<_>>().join("\n")
+        if option.is_empty() {
+            continue;
+        }
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        lines.push_str(&letter(index));
+        lines.push_str(". ");
+        lines.push_str(&if option.contains('\n') { option.into() } else { flat(option) });
+    }
+    lines
 }
 
 /// A text with one blank in the place of each stretch of white space.
-pub(super) fn flat(text: &str) -> String {
+pub(super) fn flat(text: &str) -> Cow<'_, str> {
     let is_flat = |pair: &[u8]| !matches!(pair, [_, b'\t'..=b'\r'] | [b' ', b' ']);
     if text.is_ascii() && text.as_bytes().windows(2).all(is_flat) {
-        return text.trim().to_owned();
+        return text.trim().into();
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").into()
 }
 
 /// The options without the letters they begin with, if each begins with its own.
@@ -260,7 +271,7 @@ fn without_letters(options: Vec<Text<'_>>) -> Vec<Text<'_>> {
                 return Some(Text::default());
             }
             let own = letter(index);
-            let own = own.as_str();
+            let own = &*own;
             let between =
                 |open, close| option.strip_prefix(open)?.strip_prefix(own)?.strip_prefix(close);
             let rest = between('(', ')')

@@ -9,7 +9,7 @@ use super::stored_hash::StoredHash;
 use crate::image::from_base64;
 
 /// Fields of pictures; the first that holds something is read, the others name it again.
-const IMAGE: Names = Names::of(&["image", "images", "image_path", "file_name"]);
+pub(super) const IMAGE: Names = Names::of(&["image", "images", "image_path", "file_name"]);
 const MORE_IMAGE: Names = Names::of(&[
     "decoded_image", // MathVista: the picture itself, beside its name in `image`
     "img",

@@ -73,11 +73,8 @@ impl<'j> Extra<'j> {
 
     /// The question with everything that belongs to it and does not stand in it, and the options.
     pub(super) fn complete(&mut self, question: Text<'j>) -> (Text<'j>, Vec<Text<'j>>) {
-        if !self.apply
-            || (self.options.is_empty() && self.context.is_empty() && self.input.is_none())
-        {
-            let options = options::in_text(&question);
-            return (question, options);
+        if !self.apply || (self.context.is_empty() && self.input.is_none()) {
+            return with_options(question, std::mem::take(&mut self.options));
         }
         let is_new = |text: &&str| !text.is_empty() && !states(&question, text);
         let listed = self.options.is_empty() || listed::are_in(&question, &self.options);
@@ -92,6 +89,24 @@ impl<'j> Extra<'j> {
         let options = std::mem::take(&mut self.options);
         (prompt.into(), if options.is_empty() { options::in_text(&question) } else { options })
     }
+}
+
+/// A question with the options that it does not list, and its options.
+pub(super) fn with_options<'j>(
+    question: Text<'j>,
+    options: Vec<Text<'j>>,
+) -> (Text<'j>, Vec<Text<'j>>) {
+    if options.is_empty() {
+        let options = options::in_text(&question);
+        return (question, options);
+    }
+    if listed::are_in(&question, &options) {
+        return (question, options);
+    }
+    let lines = options::as_lines(&options);
+    let prompt =
+        if lines.is_empty() { question } else { [&question, "\n", lines.as_str()].concat().into() };
+    (prompt, options)
 }
 
 /// A text, or the texts of a list as lines; neither names of pictures nor nothing.
@@ -126,7 +141,7 @@ pub(super) fn states(question: &str, text: &str) -> bool {
     let joined = |left: Option<char>, right: Option<char>| {
         left.is_some_and(char::is_alphanumeric) && right.is_some_and(char::is_alphanumeric)
     };
-    question.match_indices(&text).any(|(at, _)| {
+    question.match_indices(&*text).any(|(at, _)| {
         let before = question.get(..at).and_then(|before| before.chars().next_back());
         let after = question.get(at + text.len()..).and_then(|after| after.chars().next());
         !joined(before, text.chars().next()) && !joined(text.chars().next_back(), after)
