@@ -167,10 +167,10 @@ const fn bit_of(byte: u8) -> u64 {
 impl<'a, 'j> Fields<'a, 'j> {
     pub(super) fn new(all: &'a Map<'j>, columns: &'a ColumnMap) -> Self {
         let has_capitals =
-            all.keys().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
-        let marks = all.keys().fold(0, |marks, name| marks | mark_of(name));
+            all.names().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
+        let marks = all.names().fold(0, |marks, name| marks | mark_of(name));
         let first = |name: &str| name.as_bytes().first().map_or(0, |&byte| bit_of(byte));
-        let firsts = all.keys().fold(0, |firsts, name| firsts | first(name));
+        let firsts = all.names().fold(0, |firsts, name| firsts | first(name));
         let read = RefCell::new(Vec::with_capacity(all.len()));
         Self { all, columns, read, has_capitals, marks, firsts }
     }
@@ -233,7 +233,7 @@ impl<'a, 'j> Fields<'a, 'j> {
     /// Whether a name begins like this, so that what may follow is worth looking for.
     pub(super) fn any_begins(&self, stem: &str) -> bool {
         stem.as_bytes().first().is_none_or(|&byte| self.firsts & bit_of(byte) != 0)
-            && self.all.keys().any(|name| name.starts_with(stem))
+            && self.all.names().any(|name| name.starts_with(stem))
     }
 
     pub(super) fn mark_read(&self, name: &'a str) {

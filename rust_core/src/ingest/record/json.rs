@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
-/// Fields from which on an object is searched by halves.
+/// Fields from which on an object is sorted by name, and searched by halves.
 const SEARCHED: usize = 12;
 
 /// A text of a record, or one made of it.
@@ -103,7 +103,7 @@ pub(super) enum Value<'j> {
 }
 
 /// The fields of an object, by name; of those of one name, the last.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Map<'j>(Vec<(Text<'j>, Value<'j>)>);
 
 impl<'j> Value<'j> {
@@ -170,7 +170,7 @@ impl<'j> Map<'j> {
         self.at(at)
     }
 
-    /// The field of this number, by name.
+    /// The field of this number, in the order of [`Self::names`].
     pub(super) fn at(&self, place: usize) -> Option<(&str, &Value<'j>)> {
         self.0.get(place).map(|(name, value)| (&**name, value))
     }
@@ -189,19 +189,35 @@ impl<'j> Map<'j> {
 
     /// Names and values, by name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value<'j>)> {
-        self.0.iter().map(|(name, value)| (&**name, value))
+        let mut fields: Vec<_> = self.0.iter().map(|(name, value)| (&**name, value)).collect();
+        fields.sort_unstable_by_key(|(name, _)| *name);
+        fields.into_iter()
     }
 
+    /// The names, by name.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| name)
+    }
+
+    /// The names, in no order that means anything.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| &**name)
     }
 
+    /// The values, in that of [`Self::names`].
     pub(super) fn values(&self) -> impl Iterator<Item = &Value<'j>> {
         self.0.iter().map(|(_, value)| value)
     }
 
     /// An object of these fields, in any order.
     pub(super) fn of(mut fields: Vec<(Text<'j>, Value<'j>)>) -> Self {
+        let is_repeated = |at: usize| {
+            let (before, from) = fields.split_at(at);
+            from.first().is_some_and(|(name, _)| before.iter().any(|(known, _)| known == name))
+        };
+        if fields.len() < SEARCHED && !(1..fields.len()).any(is_repeated) {
+            return Self(fields);
+        }
         // Stable, so that of one name the last is the last.
         fields.sort_by(|(one, _), (other, _)| (**one).cmp(&**other));
         fields.dedup_by(|later, earlier| {
@@ -212,6 +228,12 @@ impl<'j> Map<'j> {
             same
         });
         Self(fields)
+    }
+}
+
+impl PartialEq for Map<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
     }
 }
 
@@ -373,6 +395,9 @@ mod tests {
                         let found = found.get(name).map(serde_json::Value::from);
                         prop_assert_eq!(found.as_ref(), Some(value));
                     }
+                    let names = expected.as_object().into_iter().flat_map(|fields| fields.keys());
+                    let found_names = found.as_object().into_iter().flat_map(Map::keys);
+                    prop_assert!(found_names.eq(names));
                     prop_assert_eq!(found.get("none"), None);
                     prop_assert_eq!(found.clone().into_owned(), found);
                 }

@@ -35,6 +35,11 @@ pub(super) struct Marks {
 }
 
 impl Marks {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.images + self.videos == 0 && self.numbers.is_empty() && self.named.is_empty()
+    }
+
     /// These and those of another text of the same turn.
     pub(super) fn add(&mut self, other: Self) {
         self.images += other.images;

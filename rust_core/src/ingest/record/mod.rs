@@ -79,6 +79,9 @@ pub struct Sample<'j> {
     pub needs_history: bool,
 }
 
+/// The most lists of field names that are remembered.
+const MOST_SHAPES: usize = 8;
+
 /// What a record holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record<'j> {
@@ -117,24 +120,28 @@ pub fn read_record<'j>(
 #[derive(Debug)]
 pub struct RecordReader<'c> {
     columns: &'c ColumnMap,
-    shape: Option<Shape>,
+    shapes: Vec<Shape>,
 }
 
 impl<'c> RecordReader<'c> {
     /// A reader that knows these names of the user's.
     pub fn new(columns: &'c ColumnMap) -> Self {
-        Self { columns, shape: None }
+        Self { columns, shapes: Vec::new() }
     }
 
     /// The next record, as [`read_record`] reads it.
     pub fn read<'j>(&mut self, json: &'j [u8], attached: usize) -> Result<Record<'j>, Rejection> {
         let fields = fields::parse(json)?;
         if self.columns.is_empty() {
-            let shape = match self.shape.take() {
-                Some(shape) if shape.fits(&fields) => shape,
-                _ => Shape::of(&fields),
-            };
-            let read = single::read(&fields, self.shape.insert(shape), attached);
+            let known = self.shapes.iter().position(|shape| shape.fits(&fields));
+            let at = known.unwrap_or_else(|| {
+                if self.shapes.len() == MOST_SHAPES {
+                    self.shapes.clear();
+                }
+                self.shapes.push(Shape::of(&fields));
+                self.shapes.len() - 1
+            });
+            let read = self.shapes.get(at).and_then(|shape| single::read(&fields, shape, attached));
             if let Some(outcome) = read {
                 return outcome;
             }

@@ -144,7 +144,7 @@ fn of_object<'j>(name: &str, fields: &Map<'j>) -> Result<Vec<Text<'j>>, Rejectio
     {
         return of_list(name, items);
     }
-    if !fields.keys().all(is_letter) {
+    if !fields.names().all(is_letter) {
         return Ok(Vec::new()); // settings, say
     }
     let mut entries: Vec<(&str, &Value<'j>)> = fields.iter().collect();

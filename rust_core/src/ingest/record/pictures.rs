@@ -121,7 +121,7 @@ fn numbered_fields<'a, 'j>(fields: &Fields<'a, 'j>) -> Vec<(&'a str, &'a Value<'
 fn mark_names_read(fields: &Fields<'_, '_>) {
     if [IMAGE, MORE_IMAGE, VIDEO].iter().any(|names| fields.may_have(names)) {
         let is_name = |name: &&str| names().any(|known| name.eq_ignore_ascii_case(known));
-        for name in fields.all.keys().filter(is_name) {
+        for name in fields.all.names().filter(is_name) {
             fields.mark_read(name);
         }
     }

@@ -157,11 +157,16 @@ pub(super) fn empty() -> Rejection {
 pub fn question_type(prompt: &str, answer: Option<&str>) -> &'static str {
     if options::are_offered(prompt) {
         "mcq"
-    } else if answer.is_some_and(|answer| answer.chars().count() > LONG_ANSWER) {
+    } else if answer.is_some_and(|answer| is_longer(answer, LONG_ANSWER)) {
         "long"
     } else {
         "short"
     }
+}
+
+/// Whether a text has more characters than these.
+fn is_longer(text: &str, characters: usize) -> bool {
+    text.len() > characters && text.chars().count() > characters
 }
 
 #[cfg(test)]

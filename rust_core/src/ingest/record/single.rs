@@ -8,7 +8,7 @@
 use super::super::Rejection;
 use super::fields::{ANSWER, ID, Names, PROMPT, is_empty};
 use super::json::{Map, Text, Value};
-use super::marks::{self, Marks};
+use super::marks;
 use super::options::{self, OPTIONS};
 use super::pictures::{IMAGE, collect_value};
 use super::prompt::{self, question_type};
@@ -34,13 +34,13 @@ struct Places {
 impl Shape {
     /// The shape of a record.
     pub(super) fn of(fields: &Map<'_>) -> Self {
-        let names = fields.keys().map(str::to_owned).collect();
+        let names = fields.names().map(str::to_owned).collect();
         Self { names, places: Places::of(fields) }
     }
 
     /// Whether a record has the same names.
     pub(super) fn fits(&self, fields: &Map<'_>) -> bool {
-        self.names.len() == fields.len() && fields.keys().zip(&self.names).all(|(a, b)| a == b)
+        self.names.len() == fields.len() && fields.names().zip(&self.names).all(|(a, b)| a == b)
     }
 }
 
@@ -48,7 +48,7 @@ impl Places {
     /// `None` if a name is none of these, or two mean the same.
     fn of(fields: &Map<'_>) -> Option<Self> {
         let mut places = Self::default();
-        for (at, name) in fields.keys().enumerate() {
+        for (at, name) in fields.names().enumerate() {
             let is_of = |names: &Names| names.all.contains(&name);
             let place = match () {
                 () if is_of(&ID) => &mut places.id,
@@ -101,8 +101,8 @@ pub(super) fn read<'j>(
         },
         None => Vec::new(),
     };
-    let has_marks = |option: &Text<'_>| marks::strip(option, false).1 != Marks::default();
-    if marked != Marks::default() || options.iter().any(has_marks) {
+    let is_marked = |option: &Text<'_>| !marks::strip(option, false).1.is_empty();
+    if !marked.is_empty() || options.iter().any(is_marked) {
         return None;
     }
     let count = if attached > 0 { attached } else { media.len() };

@@ -286,7 +286,7 @@ pub(super) fn is_talk(items: &[Value<'_>]) -> bool {
 
 /// `{"question": [..], "answer": [..]}` as a list of objects.
 fn transposed<'j>(columns: &Map<'j>) -> Option<Vec<Value<'j>>> {
-    let first = columns.values().find_map(Value::as_array)?;
+    let first = columns.iter().find_map(|(_, values)| values.as_array())?;
     let row = |index: usize| {
         let cells = columns.iter().filter_map(|(name, values)| {
             Some((Text::copy_of(name), values.as_array()?.get(index)?.clone()))
