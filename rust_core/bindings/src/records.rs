@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use arrow_array::builder::{
     BooleanBuilder, GenericByteBuilder, LargeBinaryBuilder, LargeStringBuilder, PrimitiveBuilder,
-    UInt32Builder, UInt64Builder,
+    UInt64Builder,
 };
-use arrow_array::types::{ArrowPrimitiveType, ByteArrayType};
+use arrow_array::types::{ArrowPrimitiveType, ByteArrayType, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, LargeBinaryArray, ListArray, StructArray, UInt32Array};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer};
 use arrow_schema::{ArrowError, DataType, Field};
@@ -108,9 +108,10 @@ impl Tables {
         let offsets = records.value_offsets();
         let at = |row: usize| offsets.get(row).copied().unwrap_or_default();
         let bytes = usize::try_from(at(rows.end) - at(rows.start)).unwrap_or_default();
+        let texts = || LargeStringBuilder::with_capacity(rows.len(), bytes / 2);
         let samples = Samples {
-            prompt: LargeStringBuilder::with_capacity(rows.len(), bytes / 2),
-            answer: LargeStringBuilder::with_capacity(rows.len(), bytes / 2),
+            prompt: Column { values: texts(), nulls: 0 },
+            answer: Column { values: texts(), nulls: 0 },
             ..Samples::default()
         };
         Self { samples, ..Self::default() }
@@ -151,37 +152,83 @@ impl Tables {
     }
 }
 
-fn add_bytes<T: ByteArrayType>(
-    column: &mut GenericByteBuilder<T>,
-    mut later: GenericByteBuilder<T>,
-) -> Added {
-    column.append_array(&later.finish())
+type Texts = Column<LargeStringBuilder>;
+type Bytes = Column<LargeBinaryBuilder>;
+type Numbers<T> = Column<PrimitiveBuilder<T>>;
+
+/// A column that is null in most rows, or in none: nulls are added many at a time.
+#[derive(Default)]
+struct Column<B> {
+    values: B,
+    /// Nulls that follow the values.
+    nulls: usize,
 }
 
-fn add_numbers<T: ArrowPrimitiveType>(
-    column: &mut PrimitiveBuilder<T>,
-    mut later: PrimitiveBuilder<T>,
-) {
-    column.append_array(&later.finish());
+impl<T: ByteArrayType> Column<GenericByteBuilder<T>> {
+    fn append(&mut self, value: Option<impl AsRef<T::Native>>) {
+        match value {
+            Some(value) => self.filled().append_value(value),
+            None => self.nulls += 1,
+        }
+    }
+
+    fn filled(&mut self) -> &mut GenericByteBuilder<T> {
+        if self.nulls > 0 {
+            self.values.append_nulls(std::mem::take(&mut self.nulls));
+        }
+        &mut self.values
+    }
+
+    fn add(&mut self, mut later: Self) -> Added {
+        self.filled().append_array(&later.filled().finish())
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.filled().finish())
+    }
+}
+
+impl<T: ArrowPrimitiveType> Numbers<T> {
+    fn append(&mut self, value: Option<T::Native>) {
+        match value {
+            Some(value) => self.filled().append_value(value),
+            None => self.nulls += 1,
+        }
+    }
+
+    fn filled(&mut self) -> &mut PrimitiveBuilder<T> {
+        if self.nulls > 0 {
+            self.values.append_nulls(std::mem::take(&mut self.nulls));
+        }
+        &mut self.values
+    }
+
+    fn add(&mut self, mut later: Self) {
+        self.filled().append_array(&later.filled().finish());
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.filled().finish())
+    }
 }
 
 /// A row a turn, or a rejected record.
 #[derive(Default)]
 struct Samples {
-    record: UInt32Builder,
-    turn: UInt32Builder,
-    source_id: LargeStringBuilder,
-    pair: LargeStringBuilder,
-    prompt: LargeStringBuilder,
-    answer: LargeStringBuilder,
-    question_type: LargeStringBuilder,
-    reason: LargeStringBuilder,
-    detail: LargeStringBuilder,
+    record: Numbers<UInt32Type>,
+    turn: Numbers<UInt32Type>,
+    source_id: Texts,
+    pair: Texts,
+    prompt: Texts,
+    answer: Texts,
+    question_type: Texts,
+    reason: Texts,
+    detail: Texts,
     options: Lists,
-    option: LargeStringBuilder,
+    option: Texts,
     history: Lists,
-    role: LargeStringBuilder,
-    text: LargeStringBuilder,
+    role: Texts,
+    text: Texts,
     needs_history: BooleanBuilder,
 }
 
@@ -193,32 +240,32 @@ impl Samples {
         record: Option<&Record<'_>>,
         sample: std::result::Result<&Sample<'_>, &Rejection>,
     ) {
-        self.record.append_value(row);
-        self.turn.append_option(turn);
-        self.source_id.append_option(record.and_then(|record| record.id.as_deref()));
-        self.pair.append_option(record.filter(|record| record.is_pair).map(|_| "pair"));
+        self.record.append(Some(row));
+        self.turn.append(turn);
+        self.source_id.append(record.and_then(|record| record.id.as_deref()));
+        self.pair.append(record.filter(|record| record.is_pair).map(|_| "pair"));
         let rejection = sample.err();
-        self.reason.append_option(rejection.map(|rejection| rejection.reason));
-        self.detail.append_option(rejection.map(|rejection| &rejection.detail));
+        self.reason.append(rejection.map(|rejection| rejection.reason));
+        self.detail.append(rejection.map(|rejection| &rejection.detail));
         let sample = sample.ok();
-        self.prompt.append_option(sample.map(|sample| &*sample.prompt));
-        self.answer.append_option(sample.and_then(|sample| sample.answer.as_deref()));
-        self.question_type.append_option(sample.map(|sample| sample.question_type));
+        self.prompt.append(sample.map(|sample| &*sample.prompt));
+        self.answer.append(sample.and_then(|sample| sample.answer.as_deref()));
+        self.question_type.append(sample.map(|sample| sample.question_type));
         self.needs_history.append_option(sample.map(|sample| sample.needs_history));
         for option in sample.map_or(&[][..], |sample| &sample.options) {
-            self.option.append_value(&**option);
+            self.option.append(Some(&**option));
         }
         for message in sample.map_or(&[][..], |sample| &sample.history) {
-            self.role.append_value(message.role.name());
-            self.text.append_value(&*message.text);
+            self.role.append(Some(message.role.name()));
+            self.text.append(Some(&*message.text));
         }
         self.options.append(sample.map(|sample| sample.options.len()));
         self.history.append(sample.map(|sample| sample.history.len()));
     }
 
     fn add(&mut self, later: Self) -> Added {
-        add_numbers(&mut self.record, later.record);
-        add_numbers(&mut self.turn, later.turn);
+        self.record.add(later.record);
+        self.turn.add(later.turn);
         for (column, later) in [
             (&mut self.source_id, later.source_id),
             (&mut self.pair, later.pair),
@@ -231,7 +278,7 @@ impl Samples {
             (&mut self.role, later.role),
             (&mut self.text, later.text),
         ] {
-            add_bytes(column, later)?;
+            column.add(later)?;
         }
         self.options.add(later.options);
         self.history.add(later.history);
@@ -241,21 +288,20 @@ impl Samples {
     }
 
     fn finish(mut self) -> ArrowArray {
-        let (role, text): (ArrayRef, ArrayRef) =
-            (Arc::new(self.role.finish()), Arc::new(self.text.finish()));
+        let (role, text) = (self.role.finish(), self.text.finish());
         let field = |name| Arc::new(Field::new(name, DataType::LargeUtf8, true));
         let messages = StructArray::from(vec![(field("role"), role), (field("text"), text)]);
         ArrowArray::table(vec![
-            ("record", Arc::new(self.record.finish())),
-            ("turn", Arc::new(self.turn.finish())),
-            ("source_id", Arc::new(self.source_id.finish())),
-            ("pair", Arc::new(self.pair.finish())),
-            ("prompt", Arc::new(self.prompt.finish())),
-            ("answer", Arc::new(self.answer.finish())),
-            ("question_type", Arc::new(self.question_type.finish())),
-            ("reason", Arc::new(self.reason.finish())),
-            ("detail", Arc::new(self.detail.finish())),
-            ("options", self.options.finish(Arc::new(self.option.finish()))),
+            ("record", self.record.finish()),
+            ("turn", self.turn.finish()),
+            ("source_id", self.source_id.finish()),
+            ("pair", self.pair.finish()),
+            ("prompt", self.prompt.finish()),
+            ("answer", self.answer.finish()),
+            ("question_type", self.question_type.finish()),
+            ("reason", self.reason.finish()),
+            ("detail", self.detail.finish()),
+            ("options", self.options.finish(self.option.finish())),
             ("history", self.history.finish(Arc::new(messages))),
             ("needs_history", Arc::new(self.needs_history.finish())),
         ])
@@ -303,15 +349,15 @@ impl Lists {
 /// A row a media reference.
 #[derive(Default)]
 struct References {
-    record: UInt32Builder,
-    name: LargeStringBuilder,
-    cell: UInt32Builder,
-    content: LargeBinaryBuilder,
-    hash: LargeStringBuilder,
-    phash: UInt64Builder,
-    colour: LargeBinaryBuilder,
-    width: UInt32Builder,
-    height: UInt32Builder,
+    record: Numbers<UInt32Type>,
+    name: Texts,
+    cell: Numbers<UInt32Type>,
+    content: Bytes,
+    hash: Texts,
+    phash: Numbers<UInt64Type>,
+    colour: Bytes,
+    width: Numbers<UInt32Type>,
+    height: Numbers<UInt32Type>,
 }
 
 impl References {
@@ -322,41 +368,41 @@ impl References {
             MediaReference::Content(content) => (None, None, Some(content), None),
             MediaReference::Hash(stored) => (None, None, None, Some(stored)),
         };
-        self.record.append_value(row);
-        self.name.append_option(name);
-        self.cell.append_option(cell);
-        self.content.append_option(content);
-        self.hash.append_option(stored.map(|stored| &stored.content));
-        self.phash.append_option(stored.map(|stored| stored.phash));
-        self.colour.append_option(stored.and_then(|stored| stored.colour.as_deref()));
-        self.width.append_option(stored.and_then(|stored| stored.width));
-        self.height.append_option(stored.and_then(|stored| stored.height));
+        self.record.append(Some(row));
+        self.name.append(name);
+        self.cell.append(cell);
+        self.content.append(content);
+        self.hash.append(stored.map(|stored| &stored.content));
+        self.phash.append(stored.map(|stored| stored.phash));
+        self.colour.append(stored.and_then(|stored| stored.colour.as_deref()));
+        self.width.append(stored.and_then(|stored| stored.width));
+        self.height.append(stored.and_then(|stored| stored.height));
     }
 
     fn add(&mut self, later: Self) -> Added {
-        add_numbers(&mut self.record, later.record);
-        add_bytes(&mut self.name, later.name)?;
-        add_numbers(&mut self.cell, later.cell);
-        add_bytes(&mut self.content, later.content)?;
-        add_bytes(&mut self.hash, later.hash)?;
-        add_numbers(&mut self.phash, later.phash);
-        add_bytes(&mut self.colour, later.colour)?;
-        add_numbers(&mut self.width, later.width);
-        add_numbers(&mut self.height, later.height);
+        self.record.add(later.record);
+        self.name.add(later.name)?;
+        self.cell.add(later.cell);
+        self.content.add(later.content)?;
+        self.hash.add(later.hash)?;
+        self.phash.add(later.phash);
+        self.colour.add(later.colour)?;
+        self.width.add(later.width);
+        self.height.add(later.height);
         Ok(())
     }
 
     fn finish(mut self) -> ArrowArray {
         ArrowArray::table(vec![
-            ("record", Arc::new(self.record.finish())),
-            ("name", Arc::new(self.name.finish())),
-            ("cell", Arc::new(self.cell.finish())),
-            ("content", Arc::new(self.content.finish())),
-            ("hash", Arc::new(self.hash.finish())),
-            ("phash", Arc::new(self.phash.finish())),
-            ("colour", Arc::new(self.colour.finish())),
-            ("width", Arc::new(self.width.finish())),
-            ("height", Arc::new(self.height.finish())),
+            ("record", self.record.finish()),
+            ("name", self.name.finish()),
+            ("cell", self.cell.finish()),
+            ("content", self.content.finish()),
+            ("hash", self.hash.finish()),
+            ("phash", self.phash.finish()),
+            ("colour", self.colour.finish()),
+            ("width", self.width.finish()),
+            ("height", self.height.finish()),
         ])
     }
 }
