@@ -135,7 +135,7 @@ pub(super) fn plain_text<'j>(value: &Value<'j>) -> Option<Text<'j>> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string().into()),
-        Value::Bool(truth) => Some(truth.to_string().into()),
+        Value::Bool(word) => Some(Text::Borrowed(word)),
         _ => None,
     }
 }

@@ -95,7 +95,8 @@ impl fmt::Debug for Text<'_> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value<'j> {
     Null,
-    Bool(bool),
+    /// By its word, which stands where a text does: a value is moved in whole words then.
+    Bool(&'static str),
     Number(Number),
     String(Text<'j>),
     Array(Vec<Self>),
@@ -241,7 +242,7 @@ impl From<&Value<'_>> for serde_json::Value {
     fn from(value: &Value<'_>) -> Self {
         match value {
             Value::Null => Self::Null,
-            Value::Bool(truth) => Self::Bool(*truth),
+            Value::Bool(word) => Self::Bool(*word == "true"),
             Value::Number(number) => Self::Number(number.clone()),
             Value::String(text) => Self::String(text.to_string()),
             Value::Array(items) => Self::Array(items.iter().map(Self::from).collect()),
@@ -303,7 +304,7 @@ impl<'j> Visitor<'j> for ValueVisitor {
     }
 
     fn visit_bool<E: Error>(self, truth: bool) -> Result<Value<'j>, E> {
-        Ok(Value::Bool(truth))
+        Ok(Value::Bool(if truth { "true" } else { "false" }))
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Value<'j>, E> {

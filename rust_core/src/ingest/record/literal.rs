@@ -113,8 +113,8 @@ impl Parser<'_> {
         self.at += end;
         match word {
             "None" | "nan" => Some(Value::Null),
-            "True" => Some(Value::Bool(true)),
-            "False" => Some(Value::Bool(false)),
+            "True" => Some(Value::Bool("true")),
+            "False" => Some(Value::Bool("false")),
             number => serde_json::from_str::<serde_json::Number>(number).ok().map(Value::Number),
         }
     }

@@ -55,8 +55,8 @@ impl<'j> Parser<'j> {
             b'[' => self.array(depth),
             b'-' | b'0'..=b'9' => self.number().map(Value::Number),
             b'n' => self.word("null", Value::Null),
-            b't' => self.word("true", Value::Bool(true)),
-            b'f' => self.word("false", Value::Bool(false)),
+            b't' => self.word("true", Value::Bool("true")),
+            b'f' => self.word("false", Value::Bool("false")),
             _ => None,
         }
     }
@@ -74,12 +74,22 @@ impl<'j> Parser<'j> {
             if parser.next()? != b'"' {
                 return None;
             }
-            let name = parser.string()?;
+            let name = match parser.plain() {
+                Some(name) => Text::Borrowed(name),
+                None => parser.string()?,
+            };
             if parser.next()? != b':' {
                 return None;
             }
             parser.at += 1;
-            fields.push((name, parser.value(depth + 1)?));
+            // Most values: passed in registers, where any other goes through memory.
+            if parser.next()? == b'"'
+                && let Some(text) = parser.plain()
+            {
+                fields.push((name, Value::String(Text::Borrowed(text))));
+            } else {
+                fields.push((name, parser.value(depth + 1)?));
+            }
             Some(())
         })?;
         Some(Value::Object(Map::of(fields)))
@@ -137,6 +147,17 @@ impl<'j> Parser<'j> {
             return Some(digits.iter().fold(0, add).into());
         }
         serde_json::from_str(number).ok()
+    }
+
+    /// The string that begins here, if it has no escapes; else nothing is passed.
+    fn plain(&mut self) -> Option<&'j str> {
+        let start = self.at + 1;
+        let end = start + special(self.text.as_bytes().get(start..)?)?;
+        if self.text.as_bytes().get(end) != Some(&b'"') {
+            return None;
+        }
+        self.at = end + 1;
+        self.text.get(start..end)
     }
 
     /// The string that begins here.
