@@ -35,11 +35,6 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.images + self.videos == 0 && self.numbers.is_empty() && self.named.is_empty()
-    }
-
     /// These and those of another text of the same turn.
     pub(super) fn add(&mut self, other: Self) {
         self.images += other.images;
@@ -64,7 +59,7 @@ enum Mark<'a> {
 /// a tag has words before it. (At the end, nothing follows that would make it one spoken of.)
 pub(super) fn strip<'j>(text: &Text<'j>, has_media: bool) -> (Text<'j>, Marks) {
     let mut marks = Marks::default();
-    if memchr::memchr(b'<', text.as_bytes()).is_none() {
+    if !are_in(text) {
         return (text.part(str::trim), marks);
     }
     let closed = Closed { image: text.contains("</image>"), video: text.contains("</video>") };
@@ -102,6 +97,11 @@ pub(super) fn strip<'j>(text: &Text<'j>, has_media: bool) -> (Text<'j>, Marks) {
     marks.numbers.sort_unstable();
     marks.numbers.dedup();
     (Text::copy_of(stripped.trim()), marks)
+}
+
+/// Whether a text may have marks, or something around them that [`strip`] takes out.
+pub(super) fn are_in(text: &Text<'_>) -> bool {
+    memchr::memchr(b'<', text.as_bytes()).is_some()
 }
 
 /// A text without the numbered marks at its beginning and end: for a record of one picture.

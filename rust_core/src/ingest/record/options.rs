@@ -123,18 +123,21 @@ pub(super) fn of_value<'j>(name: &str, value: &Value<'j>) -> Result<Vec<Text<'j>
 fn of_list<'j>(name: &str, items: &[Value<'j>]) -> Result<Vec<Text<'j>>, Rejection> {
     // Rows of a table have as many options as the longest; the rest is empty.
     let end = items.iter().rposition(|item| !is_empty(item)).map_or(0, |last| last + 1);
-    let held = items.iter().take(end);
-    held.map(|item| {
-        if item.is_null() {
-            return Ok(Text::default()); // those after it keep their letters
-        }
-        let inner = item.as_object().and_then(|fields| {
-            ["text", "value", "content", "option"].iter().find_map(|key| fields.get(*key))
+    let mut options = Vec::with_capacity(end);
+    for item in items.iter().take(end) {
+        options.push(match item {
+            Value::String(text) => text.part(str::trim),
+            Value::Null => Text::default(), // those after it keep their letters
+            _ => {
+                let inner = item.as_object().and_then(|fields| {
+                    ["text", "value", "content", "option"].iter().find_map(|key| fields.get(key))
+                });
+                let text = plain_text(inner.unwrap_or(item)).map(|text| text.part(str::trim));
+                text.ok_or_else(|| wrong_type(&format!("an item of {name}"), item, "a text"))?
+            }
         });
-        let text = plain_text(inner.unwrap_or(item)).map(|text| text.part(str::trim));
-        text.ok_or_else(|| wrong_type(&format!("an item of {name}"), item, "a text"))
-    })
-    .collect()
+    }
+    Ok(options)
 }
 
 /// `{"A": .., "B": ..}`, `{"0": ..}`, or `{"text": [..], "label": [..]}` (ARC).
@@ -236,7 +239,9 @@ pub(super) const LETTER_ENDS: [char; 6] = ['.', ')', ':', '\u{ff0e}', '\u{ff1a}'
 /// The options as lines: `A. cat`. One of several lines stays as it is, for its indentation may
 /// matter; an empty one has no line, and the others keep their letters.
 pub(super) fn as_lines(options: &[Text<'_>]) -> String {
-    let mut lines = String::new();
+    // A letter, its mark and the end of the line.
+    let room = options.iter().map(|option| option.len() + 4).sum();
+    let mut lines = String::with_capacity(room);
     for (index, option) in options.iter().enumerate() {
         let option = option.trim();
         if option.is_empty() {

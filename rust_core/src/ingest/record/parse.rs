@@ -98,7 +98,13 @@ impl<'j> Parser<'j> {
     fn array(&mut self, depth: usize) -> Option<Value<'j>> {
         let mut items = Vec::with_capacity(USUAL);
         self.items(b']', depth, |parser| {
-            items.push(parser.value(depth + 1)?);
+            if parser.next()? == b'"'
+                && let Some(text) = parser.plain()
+            {
+                items.push(Value::String(Text::Borrowed(text)));
+            } else {
+                items.push(parser.value(depth + 1)?);
+            }
             Some(())
         })?;
         Some(Value::Array(items))

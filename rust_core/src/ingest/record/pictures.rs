@@ -188,8 +188,7 @@ pub(super) fn collect_value<'j>(
 /// A name, or the content where the text is a `data:` address or bare base64 of a picture.
 fn of_text<'j>(field: &str, text: &Text<'j>) -> Result<MediaReference<'j>, Rejection> {
     let Some(encoded) = base64_of(text.trim()) else {
-        let name = text.part(str::trim).part(|text| text.strip_prefix("file://").unwrap_or(text));
-        return Ok(MediaReference::Named(name));
+        return Ok(MediaReference::Named(text.part(without_scheme)));
     };
     match from_base64(encoded.as_bytes()) {
         Ok(content) => Ok(MediaReference::Content(content)),
@@ -197,6 +196,11 @@ fn of_text<'j>(field: &str, text: &Text<'j>) -> Result<MediaReference<'j>, Rejec
             Err(Rejection::new("unreadable_media", format!("{field}: not base64: {error}")))
         }
     }
+}
+
+fn without_scheme(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix("file://").unwrap_or(text)
 }
 
 /// Beginnings of pictures and videos in base64: JPEG, PNG, GIF, RIFF (WebP), BMP is too short to

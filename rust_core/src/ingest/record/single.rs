@@ -7,7 +7,7 @@
 
 use super::super::Rejection;
 use super::fields::{ANSWER, ID, Names, PROMPT, is_empty};
-use super::json::{Map, Text, Value};
+use super::json::{Map, Value};
 use super::marks;
 use super::options::{self, OPTIONS};
 use super::pictures::{IMAGE, collect_value};
@@ -75,13 +75,13 @@ pub(super) fn read<'j>(
     let places = shape.places.as_ref()?;
     let field = |place: Option<usize>| fields.at(place?);
     let text = |place| match field(place) {
-        Some((_, Value::String(text))) => (!text.is_empty()).then(|| Some(text.clone())),
+        Some((_, Value::String(text))) => (!text.is_empty()).then_some(Some(text)),
         Some(_) => None,
         None => Some(None),
     };
     let id = match field(places.id) {
         Some((_, Value::Number(id))) => Some(id.to_string().into()),
-        _ => text(places.id)?,
+        _ => text(places.id)?.cloned(),
     };
     let (question, answer) = (text(places.question)??, text(places.answer)?);
     let mut media = Vec::new();
@@ -93,7 +93,6 @@ pub(super) fn read<'j>(
             return Some(Err(rejection));
         }
     }
-    let (question, marked) = marks::strip(&question, attached > 0 || !media.is_empty());
     let options = match field(places.options) {
         Some((name, value)) => match options::of_value(name, value) {
             Ok(options) => Some(options).filter(|options| !options.is_empty())?,
@@ -101,12 +100,12 @@ pub(super) fn read<'j>(
         },
         None => Vec::new(),
     };
-    let is_marked = |option: &Text<'_>| !marks::strip(option, false).1.is_empty();
-    if !marked.is_empty() || options.iter().any(is_marked) {
+    if marks::are_in(question) || options.iter().any(marks::are_in) {
         return None;
     }
     let count = if attached > 0 { attached } else { media.len() };
-    let question = if count > 1 { question } else { question.part(marks::strip_numbered) };
+    let question =
+        if count > 1 { question.part(str::trim) } else { question.part(marks::strip_numbered) };
     if question.is_empty() {
         return None;
     }
