@@ -129,7 +129,7 @@ mod tests {
         let names = [ID.all, IMAGE.all, PROMPT.all, OPTIONS.all, ANSWER.all];
         let name = move |group: usize| prop::sample::select(names[group]).prop_map(str::to_owned);
         let others = ["A", "B", "context", "Prompt", "rejected", "image_1", "img", "note", "label"];
-        let text = "(<image>|<image 1>|<img>a.png</img>|Picture 1:|a|B|A\\. |B\\. |\\\\n| |é|x\\.png){0,6}";
+        let text = "(<image>|<image 1>|<img>a\\.png</img>|Picture 1:|a|B|A\\. |B\\. |\\\\n| |é|x\\.png){0,6}";
         let text = text.prop_map(|text: String| format!("\"{text}\""));
         let value = prop_oneof![
             8 => text.clone(),
