@@ -91,7 +91,10 @@ def test_pictures_and_tables_of_one_folder_are_read_by_the_stage_that_takes_them
     assert batches_of(tmp_path)[0].keys.to_list() == ["0", "1", "2", "3", "4"]
     assert [row for _, row in rows_of(tmp_path)] == ROWS
     (tmp_path / "a.txt").write_text("question 0")
-    assert [batch.keys.to_list() for batch in batches_of(tmp_path)] == [["0", "1", "2", "3", "4"], ["a.png"]]
+    assert [batch.keys.to_list() for batch in batches_of(tmp_path)] == [
+        ["0", "1", "2", "3", "4"],
+        ["a.png"],
+    ]
     assert [row for _, row in rows_of(tmp_path)] == ROWS
 
 

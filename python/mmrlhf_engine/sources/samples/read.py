@@ -24,7 +24,7 @@ from mmrlhf_engine.sources.text import read_text_records
 
 __all__ = ["read"]
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 8 << 20
 # An object of columns, or of one record, is parsed as a whole.
 _LARGEST_OBJECT = 1 << 30
 
