@@ -1,4 +1,4 @@
-"""Frames of ingest, compared with loops over rows, where batches are plain and where they are not."""
+"""Frames of ingest, compared with loops over rows; plain batches take other ways than the rest."""
 
 from pathlib import Path
 

@@ -212,7 +212,9 @@ mod tests {
 
     use super::*;
 
-    fn split(layout: Layout, content: &[u8], block: usize) -> Vec<(u64, Vec<u8>)> {
+    type Numbered = (u64, Vec<u8>);
+
+    fn split(layout: Layout, content: &[u8], block: usize) -> Vec<Numbered> {
         let mut splitter = RecordSplitter::new(layout);
         let mut records = Vec::new();
         let mut take = |number, bytes: &[u8]| records.push((number, bytes.to_vec()));
@@ -256,7 +258,7 @@ mod tests {
             let found = split(Layout::Array, text.as_bytes(), block);
             prop_assert_eq!(member.len(), found.len());
             let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
-            let same = |(a, b): (&(u64, Vec<u8>), &(u64, Vec<u8>))| {
+            let same = |(a, b): (&Numbered, &Numbered)| {
                 (a.0, parse(&a.1)) == (b.0, parse(&b.1))
             };
             prop_assert!(member.iter().zip(&found).all(same));

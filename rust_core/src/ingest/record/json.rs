@@ -220,7 +220,7 @@ impl<'j> Map<'j> {
             return Self(fields);
         }
         // Stable, so that of one name the last is the last.
-        fields.sort_by(|(one, _), (other, _)| (**one).cmp(&**other));
+        fields.sort_by(|(one, _), (other, _)| str::cmp(one, other));
         fields.dedup_by(|later, earlier| {
             let same = later.0 == earlier.0;
             if same {

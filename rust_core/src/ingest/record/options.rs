@@ -143,7 +143,7 @@ fn of_list<'j>(name: &str, items: &[Value<'j>]) -> Result<Vec<Text<'j>>, Rejecti
 /// `{"A": .., "B": ..}`, `{"0": ..}`, or `{"text": [..], "label": [..]}` (ARC).
 fn of_object<'j>(name: &str, fields: &Map<'j>) -> Result<Vec<Text<'j>>, Rejection> {
     if let Some(Value::Array(items)) =
-        ["text", "choices", "options"].iter().find_map(|k| fields.get(*k))
+        ["text", "choices", "options"].iter().find_map(|key| fields.get(key))
     {
         return of_list(name, items);
     }
@@ -432,7 +432,7 @@ mod tests {
         ] {
             let record = names.iter().zip(["cat", "dog", "cow"]);
             let text = |text| Value::String(Text::Borrowed(text));
-            let record = record.map(|(name, value)| (Text::Borrowed(*name), text(value)));
+            let record = record.map(|(name, value)| (Text::Borrowed(name), text(value)));
             let record = Map::of(record.collect());
             let found = read(&Fields::new(&record, &columns)).expect("options");
             assert_eq!(as_lines(&found), expected, "{names:?}");
