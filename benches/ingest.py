@@ -34,7 +34,7 @@ from record import write_record
 
 ROWS = 100_000
 ROUNDS = 7
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 
 
 def main() -> None:

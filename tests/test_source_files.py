@@ -88,10 +88,13 @@ def test_a_format_is_read_or_refused_by_its_name(tmp_path, name):
 def test_pictures_and_tables_of_one_folder_are_read_by_the_stage_that_takes_them(tmp_path):
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
     picture(tmp_path, "a.png")
-    assert batches_of(tmp_path)[0].keys == ["0", "1", "2", "3", "4"]
+    assert batches_of(tmp_path)[0].keys.to_list() == ["0", "1", "2", "3", "4"]
     assert [row for _, row in rows_of(tmp_path)] == ROWS
     (tmp_path / "a.txt").write_text("question 0")
-    assert [batch.keys for batch in batches_of(tmp_path)] == [["0", "1", "2", "3", "4"], ["a.png"]]
+    assert [batch.keys.to_list() for batch in batches_of(tmp_path)] == [
+        ["0", "1", "2", "3", "4"],
+        ["a.png"],
+    ]
     assert [row for _, row in rows_of(tmp_path)] == ROWS
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "media_by_record",
     "name_rows",
     "to_frame",
+    "with_media",
     "with_unique_ids",
 ]
 
@@ -44,40 +45,35 @@ def attached_counts(batch: RawBatch) -> pa.Array:
 
 def name_rows(source: Source, batch: RawBatch, turns: pl.DataFrame) -> pl.DataFrame:
     """The turns with position, source id and the id of their record."""
-    records = pl.DataFrame(
-        {
-            "record": pl.arange(len(batch.keys), dtype=pl.UInt32, eager=True),
-            "key": pl.Series(batch.keys, dtype=pl.String),
-            "position": pl.Series(batch.positions, dtype=pl.String),
-        }
-    )
-    rows = turns.join(records, on="record", how="left", maintain_order="left")
+    key, position = (names.rename("") for names in (batch.keys, batch.positions))
+    if turns.height != len(key):  # a record may have several turns, and has one at least
+        key, position = key.gather(turns["record"]), position.gather(turns["record"])
     # The pairs of one query share its id by design; the row tells them apart.
     pair = pl.col("pair").is_not_null() & pl.col("source_id").is_not_null()
-    source_id = (
-        pl.when(pair)
-        .then(pl.format("{}@{}", "source_id", "key"))
-        .otherwise(pl.coalesce("source_id", "key"))
+    source_id = pl.coalesce("source_id", "key")
+    if turns["pair"].null_count() < turns.height:
+        source_id = pl.when(pair).then(pl.format("{}@{}", "source_id", "key")).otherwise(source_id)
+    return turns.with_columns(key=key, position=position).with_columns(
+        source_id=source_id,
+        record_id=pl.lit(f"{source.name}:") + source_id,
     )
-    rows = rows.with_columns(source_id=source_id)
-    return rows.with_columns(record_id=pl.format(f"{_literal(source.name)}:{{}}", "source_id"))
 
 
 def with_unique_ids(rows: pl.DataFrame, ids: UniqueIds) -> pl.DataFrame:
     """Good rows with ``id``: the id of their record, ``#2`` where it repeats, and the turn."""
     numbers = ids.claim(
         rows["record"].to_arrow(),
-        rows["record_id"].to_arrow().cast(pa.large_string()),
+        rows["record_id"].to_arrow(compat_level=pl.CompatLevel.oldest()),
         rows["turn"].fill_null(0).to_arrow(),
     )
-    rows = rows.with_columns(repeat=pl.Series(pl.from_arrow(pa.array(numbers)), dtype=pl.UInt32))
-    repeat = pl.when(pl.col("repeat") > 1).then(pl.format("#{}", "repeat")).otherwise(pl.lit(""))
-    return rows.with_columns(id=pl.col("record_id") + repeat + _turn_mark())
-
-
-def _literal(text: str) -> str:
-    """Text as a part of a polars format string."""
-    return text.replace("{", "{{").replace("}", "}}")
+    repeat = pl.Series(pl.from_arrow(pa.array(numbers)), dtype=pl.UInt32)
+    mark: list[pl.Expr] = []
+    if (repeat > 1).any():
+        repeats = pl.when(pl.col("repeat") > 1).then(pl.format("#{}", "repeat"))
+        mark.append(repeats.otherwise(pl.lit("")))
+    if rows["turn"].null_count() < rows.height:
+        mark.append(_turn_mark())
+    return rows.with_columns(repeat=repeat).with_columns(id=sum(mark, pl.col("record_id")))
 
 
 def _turn_mark() -> pl.Expr:
@@ -87,6 +83,8 @@ def _turn_mark() -> pl.Expr:
 
 def bad_rows(rows: pl.DataFrame, unreadable: pl.DataFrame) -> pl.DataFrame:
     """What goes into `rejected`: a defect of the whole record is one row, of a turn one each."""
+    if rows["reason"].null_count() == rows.height:
+        return unreadable
     bad = rows.filter(pl.col("reason").is_not_null())
     whole = bad.filter("whole").unique("record", keep="first", maintain_order=True)
     turns = bad.filter(~pl.col("whole")).with_columns(position=pl.col("position") + _turn_mark())
@@ -96,10 +94,18 @@ def bad_rows(rows: pl.DataFrame, unreadable: pl.DataFrame) -> pl.DataFrame:
 
 def media_by_record(media: pl.DataFrame) -> pl.DataFrame:
     """Per record: the hashes in order, the modality, and what is wrong with the first bad one."""
+    is_video = pl.col("kind").is_in(["video", "frames"])
+    if media["record"].is_unique().all():
+        return media.select(
+            "record",
+            pl.col("hash").reshape((-1, 1)).arr.to_list().alias("media"),
+            pl.when(is_video).then(pl.lit("video")).otherwise(pl.lit("image")).alias("modality"),
+            pl.col("reason").alias("media_reason"),
+            pl.col("detail").alias("media_detail"),
+        )
     bad = pl.col("reason").is_not_null()
-    video = pl.col("kind").is_in(["video", "frames"]).any()
     modality = (
-        pl.when(video)
+        pl.when(is_video.any())
         .then(pl.lit("video"))
         .when(pl.len() > 1)
         .then(pl.lit("multi_image"))
@@ -110,4 +116,27 @@ def media_by_record(media: pl.DataFrame) -> pl.DataFrame:
         modality.alias("modality"),
         pl.col("reason").filter(bad).first().alias("media_reason"),
         pl.col("detail").filter(bad).first().alias("media_detail"),
+    )
+
+
+def with_media(rows: pl.DataFrame, media: pl.DataFrame, records: int) -> pl.DataFrame:
+    """The turns with the media of their record; what is wrong with those is wrong with the turns.
+
+    Args:
+        rows: A row a turn.
+        media: As :func:`media_by_record` returns it.
+        records: How many records there are.
+    """
+    # A join, where the number of a record is its place.
+    places = np.full(records, -1)
+    places[media["record"].to_numpy()] = np.arange(media.height)
+    places = places[rows["record"].to_numpy()]
+    known = pl.Series(pl.from_arrow(pa.array(places, mask=places < 0)))
+    found = media.drop("record").select(pl.all().gather(known))
+    return rows.with_columns(found.get_columns()).with_columns(
+        pl.col("modality").fill_null("text"),
+        pl.col("media").fill_null([]),
+        pl.coalesce("media_reason", "reason").alias("reason"),
+        pl.coalesce("media_detail", "detail").alias("detail"),
+        whole=pl.col("media_reason").is_not_null(),
     )

@@ -1,8 +1,9 @@
 """Records of one source to rows of the three tables of ingest."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -23,6 +24,7 @@ from mmrlhf_engine.curate.ingest_frames import (
     media_by_record,
     name_rows,
     to_frame,
+    with_media,
     with_unique_ids,
 )
 from mmrlhf_engine.curate.tables import MEDIA
@@ -101,45 +103,52 @@ class SourceReader:
         rows = name_rows(self.source, batch, turns)
         media = self._inspect(batch, references)
         self.pictured += media.height
-        rows = rows.join(media_by_record(media), on="record", how="left", maintain_order="left")
-        rows = rows.with_columns(
-            pl.col("modality").fill_null("text"),
-            pl.col("media").fill_null([]),
-            pl.coalesce("media_reason", "reason").alias("reason"),
-            pl.coalesce("media_detail", "detail").alias("detail"),
-            whole=pl.col("media_reason").is_not_null(),
-        )
+        rows = with_media(rows, media_by_record(media), len(batch.keys))
         bad = bad_rows(rows, batch.unreadable)
-        good = with_unique_ids(rows.filter(pl.col("reason").is_null()), self.ids)
-        self._write(good, bad)
-        self._write_media(media.filter(pl.col("record").is_in(good["record"].implode())))
+        good = rows
+        if bad.height:
+            good = rows.filter(pl.col("reason").is_null())
+            media = media.filter(pl.col("record").is_in(good["record"].implode()))
+        self._write(with_unique_ids(good, self.ids), bad)
+        self._write_media(media)
 
     def _inspect(self, batch: RawBatch, references: pl.DataFrame) -> pl.DataFrame:
         """What each reference points to: the columns of MEDIA, or reason and detail."""
-        own = references.filter(~pl.col("record").is_in(batch.attached["record"].implode()))
-        references = pl.concat([own, batch.attached], how="diagonal")
-        references = references.sort("record", maintain_order=True).with_row_index("order")
-        stored = references.filter(pl.col("phash").is_not_null())
-        references = references.drop(STORED)
-        named = references.filter(pl.col("name").is_not_null())
-        celled = references.filter(pl.col("cell").is_not_null())
-        names = self._inspect_names(batch.places or NOWHERE, named["name"])
+        if batch.attached.height:
+            own = references.filter(~pl.col("record").is_in(batch.attached["record"].implode()))
+            references = pl.concat([own, batch.attached], how="diagonal")
+            references = references.sort("record", maintain_order=True)
+        references = references.with_row_index("order")
+        inspect: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
+            "name": partial(self._inspect_named, batch.places or NOWHERE),
+            "cell": partial(self._inspect_celled, batch),
+            "content": self._inspect_contents,
+            "phash": _inspect_stored,
+        }
+        found: list[pl.DataFrame] = []
+        for column, of_kind in inspect.items():
+            # Most batches hold references of one kind.
+            if count := references.height - references[column].null_count():
+                rows = references
+                if count < rows.height:
+                    rows = rows.filter(pl.col(column).is_not_null())
+                found.append(of_kind(rows))
+        schema = {**references.schema, **INSPECTED}
+        found = found or [pl.DataFrame(schema=schema)]
+        return pl.concat(found, how="diagonal_relaxed").sort("order")
+
+    def _inspect_named(self, places: MediaPlaces, named: pl.DataFrame) -> pl.DataFrame:
+        names = self._inspect_names(places, named["name"])
+        return named.drop(STORED).join(names, on="name", how="left")
+
+    def _inspect_celled(self, batch: RawBatch, celled: pl.DataFrame) -> pl.DataFrame:
         cells = self._inspect_cells(batch)
-        found = pl.concat(
-            [
-                named.join(names, on="name", how="left"),
-                celled.join(cells, on=["record", "cell"], how="left"),
-                self._inspect_contents(references.filter(pl.col("content").is_not_null())),
-                stored.with_columns(kind=pl.lit("image")),
-            ],
-            how="diagonal_relaxed",
-        )
+        found = celled.drop(STORED).join(cells, on=["record", "cell"], how="left")
         nowhere = pl.col("hash").is_null() & pl.col("reason").is_null()
-        return found.sort("order").with_columns(
+        detail = pl.lit("the record points to a cell that is not its own")
+        return found.with_columns(
             reason=pl.when(nowhere).then(pl.lit("wrong_type")).otherwise("reason"),
-            detail=pl.when(nowhere)
-            .then(pl.lit("the record points to a cell that is not its own"))
-            .otherwise("detail"),
+            detail=pl.when(nowhere).then(detail).otherwise("detail"),
         )
 
     def _inspect_names(self, places: MediaPlaces, names: pl.Series) -> pl.DataFrame:
@@ -180,7 +189,7 @@ class SourceReader:
             max_pixels=self.max_pixels,
             threads=self.threads,
         )
-        return pl.concat([references, to_frame(inspected)], how="horizontal")
+        return pl.concat([references.drop(STORED), to_frame(inspected)], how="horizontal")
 
     def _write(self, good: pl.DataFrame, bad: pl.DataFrame) -> None:
         source = self.source
@@ -191,8 +200,14 @@ class SourceReader:
         self.rows += good.height + bad.height
 
     def _write_media(self, media: pl.DataFrame) -> None:
-        media = media.unique("hash", keep="first", maintain_order=True)
-        new = pa.array(self.contents.insert(media["hash"].to_arrow().cast(pa.large_string())))
-        rows = media.filter(pl.Series(pl.from_arrow(new), dtype=pl.Boolean))
+        hashes = media["hash"].to_arrow(compat_level=pl.CompatLevel.oldest())
+        new = pl.Series(pl.from_arrow(pa.array(self.contents.insert(hashes))), dtype=pl.Boolean)
+        rows = media.filter(new)
         missing = [name for name in (*MEDIA, "content") if name not in rows.columns]
         self.media.write(self.embedded.place(rows.with_columns(**dict.fromkeys(missing))))
+
+
+def _inspect_stored(stored: pl.DataFrame) -> pl.DataFrame:
+    """Pictures of which the record says itself what is known of them."""
+    nothing = pl.lit(None, pl.String())
+    return stored.with_columns(kind=pl.lit("image"), reason=nothing, detail=nothing)

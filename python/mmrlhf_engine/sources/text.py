@@ -11,7 +11,7 @@ from typing import Literal
 import pyarrow as pa
 
 from mmrlhf_engine._core import RecordSplitter
-from mmrlhf_engine.sources.files import Damage, open_stream
+from mmrlhf_engine.sources.files import Damage, is_compressed, open_stream
 
 __all__ = ["read_text_records"]
 
@@ -35,22 +35,23 @@ def read_text_records(
     layouts: dict[str, Literal["lines", "array", "member"]]
     layouts = {"jsonl": "lines", "json": "array", "json_object": "member"}
     splitter = RecordSplitter(layouts[format], member)
+    piece_bytes = _PIECE_BYTES if is_compressed(path) else block_bytes
     with open_stream(path) as stream:
         last = False
         while not last:
-            block, error = _read_block(stream, block_bytes)
+            block, error = _read_block(stream, block_bytes, piece_bytes)
             last = not block or error is not None
             yield pa.array(splitter.feed(block, last))
             if error is not None:
                 yield Damage("end", f"the compressed data cannot be read further: {error}")
 
 
-def _read_block(stream: pa.NativeFile, size: int) -> tuple[bytes, OSError | None]:
+def _read_block(stream: pa.NativeFile, size: int, piece_bytes: int) -> tuple[bytes, OSError | None]:
     """The next ``size`` bytes, in pieces, so that damage costs no more than the piece it is in."""
     pieces: list[bytes] = []
     try:
-        for _ in range(size // _PIECE_BYTES):
-            piece = stream.read(_PIECE_BYTES)
+        for _ in range(size // piece_bytes):
+            piece = stream.read(piece_bytes)
             if not piece:
                 break
             pieces.append(piece)

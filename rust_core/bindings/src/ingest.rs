@@ -1,19 +1,13 @@
 //! Translates `mmrlhf_core::ingest`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_array::builder::{
-    BooleanBuilder, LargeBinaryBuilder, LargeStringBuilder, ListBuilder, StructBuilder,
-    UInt32Builder, UInt64Builder,
-};
-use arrow_array::{Array, ArrayRef, BooleanArray, LargeBinaryArray, LargeStringArray, UInt32Array};
-use arrow_schema::{DataType, Field, Fields};
+use arrow_array::builder::{LargeBinaryBuilder, LargeStringBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::{Array, ArrayRef, BooleanArray, LargeStringArray, UInt32Array};
 use mmrlhf_core::image::Locations;
 use mmrlhf_core::ingest::{
-    ColumnMap, FirstSeen, Layout, MediaFile, MediaPlaces, MediaReference, MediaSource, Member,
-    ROLE_NAMES, Record, Rejection, Sample, inspect_media, read_record,
+    FirstSeen, Layout, MediaFile, MediaPlaces, MediaSource, Member, Rejection, inspect_media,
 };
 use pyo3::prelude::*;
 
@@ -46,13 +40,14 @@ impl RecordSplitter {
 
     /// The records that end in `block` as `struct{number, record}`; with `last`, also the rest.
     fn feed(&mut self, py: Python<'_>, block: &[u8], last: bool) -> PyResult<ArrowArray> {
-        let records = detached(py, || self.0.feed(block, last))?;
         let mut numbers = UInt64Builder::new();
-        let mut contents = LargeBinaryBuilder::new();
-        for record in &records {
-            numbers.append_value(record.number);
-            contents.append_value(&record.bytes);
-        }
+        let mut contents = LargeBinaryBuilder::with_capacity(0, block.len());
+        detached(py, || {
+            self.0.feed(block, last, &mut |number, bytes| {
+                numbers.append_value(number);
+                contents.append_value(bytes);
+            });
+        })?;
         Ok(ArrowArray::table(vec![
             ("number", Arc::new(numbers.finish())),
             ("record", Arc::new(contents.finish())),
@@ -60,191 +55,7 @@ impl RecordSplitter {
     }
 }
 
-/// Samples and media references of JSON records.
-///
-/// `attached` is the number of media each record has by file names; none where it is left out.
-/// Returns three struct arrays: one row a turn (or one rejected record), one row a media reference,
-/// one row a field that no record was read from.
-#[pyfunction]
-#[pyo3(signature = (records, columns, threads, *, attached=None))]
-pub(crate) fn read_records(
-    py: Python<'_>,
-    records: ArrowIn,
-    columns: ColumnMap,
-    threads: usize,
-    attached: Option<ArrowIn>,
-) -> PyResult<(ArrowArray, ArrowArray, ArrowArray)> {
-    let records: LargeBinaryArray = records.typed("records")?;
-    let attached: Option<UInt32Array> =
-        attached.map(|counts| counts.typed("attached")).transpose()?;
-    if attached.as_ref().is_some_and(|counts| counts.len() != records.len()) {
-        return Err(InputError::new_err("attached: expected one number a record"));
-    }
-    enter(py, |interrupt| {
-        let outcomes = mmrlhf_core::parallel::map_rows(records.len(), threads, interrupt, |row| {
-            let attached = attached.as_ref().map_or(0, |counts| counts.value(row) as usize);
-            read_record(records.value(row), &columns, attached)
-        })?;
-        Ok((sample_table(&outcomes), reference_table(&outcomes), unread_table(&outcomes)))
-    })
-}
-
-/// Every field name a record may hold something under.
-#[pyfunction]
-pub(crate) fn record_fields() -> Vec<&'static str> {
-    mmrlhf_core::ingest::record::fields()
-}
-
-/// Every name of a conversation role with the role it means, as the chat templates call it.
-#[pyfunction]
-pub(crate) fn role_names() -> Vec<(&'static str, &'static str)> {
-    ROLE_NAMES.iter().map(|&(name, role)| (name, role.name())).collect()
-}
-
 type Outcome<T> = std::result::Result<T, Rejection>;
-
-fn sample_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
-    let (mut records, mut turns) = (UInt32Builder::new(), UInt32Builder::new());
-    let mut texts: [LargeStringBuilder; 7] = std::array::from_fn(|_| LargeStringBuilder::new());
-    let mut context = ContextColumns::new();
-    for (index, outcome) in outcomes.iter().enumerate() {
-        let rejected = outcome.as_ref().err().cloned().map(Err);
-        let record = outcome.as_ref().ok();
-        let rows = record.map_or(rejected.as_slice(), |record| &record.turns);
-        for (turn, row) in rows.iter().enumerate() {
-            records.append_value(index as u32);
-            turns.append_option((rows.len() > 1).then_some(turn as u32 + 1));
-            let (sample, rejection) = (row.as_ref().ok(), row.as_ref().err());
-            let pair = record.filter(|record| record.is_pair).map(|_| "pair");
-            let values = [
-                record.and_then(|record| record.id.as_deref()),
-                pair,
-                sample.map(|sample| sample.prompt.as_str()),
-                sample.and_then(|sample| sample.answer.as_deref()),
-                sample.map(|sample| sample.question_type),
-                rejection.map(|rejection| rejection.reason),
-                rejection.map(|rejection| rejection.detail.as_str()),
-            ];
-            for (column, value) in texts.iter_mut().zip(values) {
-                column.append_option(value);
-            }
-            context.append(sample);
-        }
-    }
-    let names = ["source_id", "pair", "prompt", "answer", "question_type", "reason", "detail"];
-    let mut columns: Vec<(&str, ArrayRef)> =
-        vec![("record", Arc::new(records.finish())), ("turn", Arc::new(turns.finish()))];
-    for (name, mut column) in names.into_iter().zip(texts) {
-        columns.push((name, Arc::new(column.finish())));
-    }
-    columns.extend(context.finish());
-    ArrowArray::table(columns)
-}
-
-/// The columns `options`, `history` and `needs_history`, null where there is no sample.
-struct ContextColumns {
-    options: ListBuilder<LargeStringBuilder>,
-    history: ListBuilder<StructBuilder>,
-    needs: BooleanBuilder,
-}
-
-impl ContextColumns {
-    fn new() -> Self {
-        let names = ["role", "text"];
-        let fields: Fields =
-            names.into_iter().map(|name| Field::new(name, DataType::LargeUtf8, true)).collect();
-        Self {
-            options: ListBuilder::new(LargeStringBuilder::new()),
-            history: ListBuilder::new(StructBuilder::from_fields(fields, 0)),
-            needs: BooleanBuilder::new(),
-        }
-    }
-
-    fn append(&mut self, sample: Option<&Sample>) {
-        for option in sample.map_or(&[][..], |sample| &sample.options) {
-            self.options.values().append_value(option);
-        }
-        self.options.append(sample.is_some());
-        for message in sample.map_or(&[][..], |sample| &sample.history) {
-            let row = self.history.values();
-            for (column, value) in [message.role.name(), &message.text].into_iter().enumerate() {
-                if let Some(texts) = row.field_builder::<LargeStringBuilder>(column) {
-                    texts.append_value(value);
-                }
-            }
-            row.append(true);
-        }
-        self.history.append(sample.is_some());
-        self.needs.append_option(sample.map(|sample| sample.needs_history));
-    }
-
-    fn finish(mut self) -> [(&'static str, ArrayRef); 3] {
-        [
-            ("options", Arc::new(self.options.finish())),
-            ("history", Arc::new(self.history.finish())),
-            ("needs_history", Arc::new(self.needs.finish())),
-        ]
-    }
-}
-
-fn reference_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
-    let (mut records, mut cells) = (UInt32Builder::new(), UInt32Builder::new());
-    let (mut names, mut contents) = (LargeStringBuilder::new(), LargeBinaryBuilder::new());
-    let (mut hashes, mut phashes) = (LargeStringBuilder::new(), UInt64Builder::new());
-    let mut colours = LargeBinaryBuilder::new();
-    let (mut widths, mut heights) = (UInt32Builder::new(), UInt32Builder::new());
-    for (index, record) in outcomes.iter().enumerate() {
-        for reference in record.as_ref().map_or(&[][..], |record| &record.media) {
-            let (name, cell, content, stored) = match reference {
-                MediaReference::Named(name) => (Some(name), None, None, None),
-                MediaReference::Cell(cell) => (None, Some(*cell), None, None),
-                MediaReference::Content(content) => (None, None, Some(content), None),
-                MediaReference::Hash(stored) => (None, None, None, Some(stored)),
-            };
-            hashes.append_option(stored.map(|stored| &stored.content));
-            phashes.append_option(stored.map(|stored| stored.phash));
-            colours.append_option(stored.and_then(|stored| stored.colour.as_deref()));
-            widths.append_option(stored.and_then(|stored| stored.width));
-            heights.append_option(stored.and_then(|stored| stored.height));
-            records.append_value(index as u32);
-            names.append_option(name);
-            cells.append_option(cell);
-            contents.append_option(content);
-        }
-    }
-    ArrowArray::table(vec![
-        ("record", Arc::new(records.finish())),
-        ("name", Arc::new(names.finish())),
-        ("cell", Arc::new(cells.finish())),
-        ("content", Arc::new(contents.finish())),
-        ("hash", Arc::new(hashes.finish())),
-        ("phash", Arc::new(phashes.finish())),
-        ("colour", Arc::new(colours.finish())),
-        ("width", Arc::new(widths.finish())),
-        ("height", Arc::new(heights.finish())),
-    ])
-}
-
-/// How many records have each field that is not read, with the first example of each.
-fn unread_table(outcomes: &[Outcome<Record>]) -> ArrowArray {
-    let mut found: BTreeMap<(&str, &str), (u64, &str)> = BTreeMap::new();
-    for field in outcomes.iter().flatten().flat_map(|record| &record.unread) {
-        found.entry((&field.name, field.kind)).or_insert((0, &field.example)).0 += 1;
-    }
-    let mut rows = UInt64Builder::new();
-    let mut texts: [LargeStringBuilder; 3] = std::array::from_fn(|_| LargeStringBuilder::new());
-    for ((name, kind), (count, example)) in found {
-        rows.append_value(count);
-        for (column, value) in texts.iter_mut().zip([name, kind, example]) {
-            column.append_value(value);
-        }
-    }
-    let mut columns: Vec<(&str, ArrayRef)> = vec![("rows", Arc::new(rows.finish()))];
-    for (name, mut column) in ["name", "kind", "example"].into_iter().zip(texts) {
-        columns.push((name, Arc::new(column.finish())));
-    }
-    ArrowArray::table(columns)
-}
 
 /// What the files of these names are: hash, kind, format, size; or reason and detail.
 ///

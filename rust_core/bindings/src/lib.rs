@@ -19,6 +19,7 @@ mod judge_picture;
 mod judge_text;
 mod load;
 mod order;
+mod records;
 mod rule;
 mod select;
 mod shard;
@@ -47,7 +48,7 @@ mod _core {
     #[pymodule_export]
     use crate::ingest::{
         FirstSeenTexts, RecordSplitter, TarReader, UniqueIds, inspect_located_media,
-        inspect_named_media, read_records, record_fields, role_names,
+        inspect_named_media,
     };
     #[pymodule_export]
     use crate::judge_picture::judge_pictures;
@@ -59,6 +60,8 @@ mod _core {
     };
     #[pymodule_export]
     use crate::order::{Order, Steps, invert, permute, plan_differences, plan_hash, plan_windows};
+    #[pymodule_export]
+    use crate::records::{read_records, record_fields, role_names};
     #[pymodule_export]
     use crate::rule::{image_shapes, image_tokens, video_shapes};
     #[pymodule_export]

@@ -2,14 +2,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mmrlhf_core::ingest::{ColumnMap, Layout, RecordSplitter, read_record, split::RawRecord};
+use mmrlhf_core::ingest::{ColumnMap, Layout, RecordSplitter, read_record};
 
-fn split(layout: Layout, content: &[u8], block: usize) -> Vec<RawRecord> {
+fn split(layout: Layout, content: &[u8], block: usize) -> Vec<(u64, Vec<u8>)> {
     let mut splitter = RecordSplitter::new(layout);
-    let blocks = content.chunks(block);
-    let mut records: Vec<RawRecord> =
-        blocks.flat_map(|block| splitter.feed(block, false)).collect();
-    records.extend(splitter.feed(b"", true));
+    let mut records = Vec::new();
+    let mut take = |number, bytes: &[u8]| records.push((number, bytes.to_vec()));
+    for block in content.chunks(block) {
+        splitter.feed(block, false, &mut take);
+    }
+    splitter.feed(b"", true, &mut take);
     records
 }
 
@@ -21,9 +23,9 @@ fuzz_target!(|bytes: &[u8]| {
     for layout in [Layout::Lines, Layout::Array, Layout::Member("a".into())] {
         let records = split(layout.clone(), content, content.len().max(1));
         assert_eq!(split(layout, content, usize::from(*block) + 1), records);
-        for record in &records {
+        for (_, record) in &records {
             for columns in [&ColumnMap::new(), &named] {
-                match read_record(&record.bytes, columns, usize::from(*block) % 3) {
+                match read_record(record, columns, usize::from(*block) % 3) {
                     Ok(read) => assert!(!read.turns.is_empty()),
                     Err(rejection) => assert!(!rejection.detail.is_empty()),
                 }

@@ -20,7 +20,8 @@ pub mod tar;
 
 pub use media::{MediaFile, MediaPlaces, MediaSource, inspect_media};
 pub use record::{
-    ColumnMap, MediaReference, Message, Record, Sample, StoredHash, UnreadField, read_record,
+    ColumnMap, MediaReference, Message, Record, RecordReader, Sample, StoredHash, Text,
+    UnreadField, read_record,
 };
 pub use role::{ROLE_NAMES, Role};
 pub use seen::{FirstSeen, UniqueIds};

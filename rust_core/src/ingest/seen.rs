@@ -1,14 +1,35 @@
 //! Which texts were seen before, and ids that are unique, in 16 bytes each.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use xxhash_rust::xxh3::xxh3_128;
+
+/// The hash of a text as that of a table: it is one already.
+#[derive(Debug, Default)]
+struct LowBits(u64);
+
+impl Hasher for LowBits {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |sum, byte| sum.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+}
+
+type OfHashes = BuildHasherDefault<LowBits>;
 
 /// A set of texts, known by their 128-bit hashes.
 ///
 /// Among ten million texts the chance that any two share a hash is about 10^-25.
 #[derive(Debug, Default)]
-pub struct FirstSeen(HashSet<u128>);
+pub struct FirstSeen(HashSet<u128, OfHashes>);
 
 impl FirstSeen {
     /// Whether `text` is new; from now on it is not.
@@ -24,9 +45,9 @@ impl FirstSeen {
 /// depends on the records before it alone.
 #[derive(Debug, Default)]
 pub struct UniqueIds {
-    taken: HashSet<u128>,
+    taken: HashSet<u128, OfHashes>,
     /// For an id that came more than once, the number to try next.
-    next: HashMap<u128, u32>,
+    next: HashMap<u128, u32, OfHashes>,
 }
 
 impl UniqueIds {
@@ -35,6 +56,10 @@ impl UniqueIds {
     pub fn claim(&mut self, id: &str, turns: &[u32]) -> u32 {
         let hash = |text: &str| xxh3_128(text.as_bytes());
         let key = hash(id);
+        // Most ids come once, and of one turn.
+        if turns.is_empty() && !self.next.contains_key(&key) && self.taken.insert(key) {
+            return 1;
+        }
         let first = self.next.get(&key).copied().unwrap_or(1);
         let mut number = first;
         loop {

@@ -17,15 +17,6 @@ pub enum Layout {
     Member(String),
 }
 
-/// A record as it is in the file, and its number: the line from 1, or the element from 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawRecord {
-    /// Line from 1, element from 0.
-    pub number: u64,
-    /// Its bytes, without surrounding white space.
-    pub bytes: Vec<u8>,
-}
-
 /// Replaces what follows the array; it is no JSON.
 const AFTER_ARRAY: &[u8] = b"(more data after the end of the array)";
 
@@ -80,37 +71,43 @@ impl RecordSplitter {
         Self { layout, waiting: Vec::new(), number, scan, object, in_member: false }
     }
 
-    /// The records that end in `block`; with `last`, also what is left.
-    pub fn feed(&mut self, block: &[u8], last: bool) -> Vec<RawRecord> {
-        let mut records = Vec::new();
+    /// Hand `take` the records that end in `block`; with `last`, also what is left.
+    ///
+    /// A record is its number, the line from 1 or the element from 0, and its bytes as they are in
+    /// the file, without surrounding white space.
+    pub fn feed(&mut self, block: &[u8], last: bool, take: &mut impl FnMut(u64, &[u8])) {
         match &self.layout {
-            Layout::Lines => self.feed_lines(block, &mut records),
-            Layout::Array => self.feed_array(block, &mut records),
+            Layout::Lines => self.feed_lines(block, take),
+            Layout::Array => self.feed_array(block, take),
             Layout::Member(name) => {
                 let name = serde_json::to_vec(name).unwrap_or_default();
-                self.feed_member(&name, block, &mut records);
+                self.feed_member(&name, block, take);
             }
         }
         if last {
             if self.scan.progress == Progress::Followed {
                 self.waiting.extend_from_slice(AFTER_ARRAY);
             }
-            self.end_record(&mut records);
+            self.end_waiting(take);
         }
-        records
     }
 
-    fn feed_lines(&mut self, block: &[u8], records: &mut Vec<RawRecord>) {
+    fn feed_lines(&mut self, block: &[u8], take: &mut impl FnMut(u64, &[u8])) {
         let mut start = 0;
         for end in memchr::memchr_iter(b'\n', block) {
-            self.waiting.extend_from_slice(&block[start..end]);
-            self.end_record(records);
+            let line = &block[start..end];
+            if self.waiting.is_empty() {
+                self.end_record(line, take);
+            } else {
+                self.waiting.extend_from_slice(line);
+                self.end_waiting(take);
+            }
             start = end + 1;
         }
         self.waiting.extend_from_slice(&block[start..]);
     }
 
-    fn feed_array(&mut self, block: &[u8], records: &mut Vec<RawRecord>) {
+    fn feed_array(&mut self, block: &[u8], take: &mut impl FnMut(u64, &[u8])) {
         for &byte in block {
             if self.scan.progress != Progress::Open {
                 if !byte.is_ascii_whitespace() {
@@ -135,7 +132,7 @@ impl RecordSplitter {
                 if !between {
                     self.scan.progress = Progress::Closed;
                 }
-                self.end_record(records);
+                self.end_waiting(take);
             } else if self.scan.depth > 1 || !matches!(byte, b'[') {
                 self.waiting.push(byte);
             }
@@ -144,32 +141,38 @@ impl RecordSplitter {
 
     /// Bytes outside of the array only tell where it begins. A second array of the same name is read
     /// like the first, as a parser that keeps both would.
-    fn feed_member(&mut self, name: &[u8], block: &[u8], records: &mut Vec<RawRecord>) {
+    fn feed_member(&mut self, name: &[u8], block: &[u8], take: &mut impl FnMut(u64, &[u8])) {
         for &byte in block {
             if self.in_member {
-                self.feed_array(&[byte], records);
+                self.feed_array(&[byte], take);
                 if self.scan.progress == Progress::Closed {
                     self.in_member = false;
                     self.scan = Scan::default();
                 }
             } else if self.object.take(byte, name) {
                 self.in_member = true;
-                self.feed_array(&[byte], records);
+                self.feed_array(&[byte], take);
             }
         }
     }
 
-    fn end_record(&mut self, records: &mut Vec<RawRecord>) {
-        let bytes = self.waiting.trim_ascii();
+    fn end_waiting(&mut self, take: &mut impl FnMut(u64, &[u8])) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.end_record(&waiting, take);
+        waiting.clear();
+        self.waiting = waiting;
+    }
+
+    fn end_record(&mut self, bytes: &[u8], take: &mut impl FnMut(u64, &[u8])) {
+        let bytes = bytes.trim_ascii();
         // A byte order mark may open the file; it is no part of the first record.
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
         let empty = bytes.is_empty();
         if !empty {
-            records.push(RawRecord { number: self.number, bytes: bytes.to_vec() });
+            take(self.number, bytes);
         }
         // A blank line is no record but still a line; an array has no blank elements.
         self.number += u64::from(self.layout == Layout::Lines || !empty);
-        self.waiting.clear();
     }
 }
 
@@ -209,13 +212,16 @@ mod tests {
 
     use super::*;
 
-    fn split(layout: Layout, content: &[u8], block: usize) -> Vec<RawRecord> {
+    type Numbered = (u64, Vec<u8>);
+
+    fn split(layout: Layout, content: &[u8], block: usize) -> Vec<Numbered> {
         let mut splitter = RecordSplitter::new(layout);
         let mut records = Vec::new();
+        let mut take = |number, bytes: &[u8]| records.push((number, bytes.to_vec()));
         for block in content.chunks(block) {
-            records.extend(splitter.feed(block, false));
+            splitter.feed(block, false, &mut take);
         }
-        records.extend(splitter.feed(b"", true));
+        splitter.feed(b"", true, &mut take);
         records
     }
 
@@ -251,15 +257,15 @@ mod tests {
             let member = split(Layout::Member("rows".into()), member.as_bytes(), block);
             let found = split(Layout::Array, text.as_bytes(), block);
             prop_assert_eq!(member.len(), found.len());
-            let same = |(a, b): (&RawRecord, &RawRecord)| {
-                let parse = |record: &RawRecord| serde_json::from_slice::<Value>(&record.bytes).ok();
-                (a.number, parse(a)) == (b.number, parse(b))
+            let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+            let same = |(a, b): (&Numbered, &Numbered)| {
+                (a.0, parse(&a.1)) == (b.0, parse(&b.1))
             };
             prop_assert!(member.iter().zip(&found).all(same));
             let parsed: Vec<Value> =
-                found.iter().map(|r| serde_json::from_slice(&r.bytes).expect("an element")).collect();
+                found.iter().map(|r| serde_json::from_slice(&r.1).expect("an element")).collect();
             prop_assert_eq!(parsed, values);
-            let numbers: Vec<u64> = found.iter().map(|r| r.number).collect();
+            let numbers: Vec<u64> = found.iter().map(|r| r.0).collect();
             prop_assert_eq!(numbers, (0..found.len() as u64).collect::<Vec<_>>());
         }
 
@@ -276,7 +282,7 @@ mod tests {
             let found = split(Layout::Lines, text.as_bytes(), block);
             let found: Vec<(u64, &str)> = found
                 .iter()
-                .map(|r| (r.number, std::str::from_utf8(&r.bytes).expect("ASCII")))
+                .map(|(number, bytes)| (*number, std::str::from_utf8(bytes).expect("ASCII")))
                 .collect();
             prop_assert_eq!(found, naive);
         }

@@ -4,7 +4,7 @@ A reader only knows where records and their media lie. What a record means is de
 for every format, in the core (``ingest/record.rs``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,16 @@ from mmrlhf_engine.sources.files import Damage, SourceFormat
 from mmrlhf_engine.sources.places import MediaPlaces
 from mmrlhf_engine.sources.splits import Split
 
-__all__ = ["ATTACHED", "CELLS", "RECORDS_PER_BATCH", "UNREADABLE", "Part", "RawBatch", "Source"]
+__all__ = [
+    "ATTACHED",
+    "CELLS",
+    "RECORDS_PER_BATCH",
+    "UNREADABLE",
+    "Part",
+    "RawBatch",
+    "Source",
+    "text_column",
+]
 
 RECORDS_PER_BATCH = 8_192
 
@@ -89,10 +98,10 @@ class Source:
 class RawBatch:
     """Records of one source, in its order."""
 
-    positions: list[str]
-    """Where to look, for people: ``A.jsonl:17``."""
-    keys: list[str]
-    """The id of a record that names none: line, row or stem."""
+    positions: pl.Series
+    """String: where to look, for people: ``A.jsonl:17``."""
+    keys: pl.Series
+    """String: the id of a record that names none: line, row or stem."""
     records: pa.Array
     """large_binary [n], JSON text."""
     cells: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CELLS))
@@ -118,8 +127,13 @@ class RawBatch:
     def without_record(cls, position: str, reason: str, detail: str) -> "RawBatch":
         """A batch of one place that cannot be read."""
         return cls(
-            positions=[],
-            keys=[],
+            positions=text_column([]),
+            keys=text_column([]),
             records=pa.array([], pa.large_binary()),
             unreadable=pl.DataFrame([(position, reason, detail)], schema=UNREADABLE, orient="row"),
         )
+
+
+def text_column(values: Iterable[str]) -> pl.Series:
+    """Positions or keys as a column."""
+    return pl.Series(list(values), dtype=pl.String)

@@ -31,6 +31,7 @@ from mmrlhf_engine.sources.samples.batch import (
     UNREADABLE,
     Part,
     RawBatch,
+    text_column,
 )
 
 __all__ = ["read"]
@@ -213,8 +214,8 @@ class _Table:
             records.append(json.dumps(record).encode())
             keys.append(str(row.line))
         return RawBatch(
-            positions=[f"{self.part.label}:{key}" for key in keys],
-            keys=keys,
+            positions=text_column(f"{self.part.label}:{key}" for key in keys),
+            keys=text_column(keys),
             records=pa.array(records, pa.large_binary()),
             cells=pl.DataFrame(cells, schema=CELLS),
             unreadable=pl.DataFrame(unreadable, schema=UNREADABLE, orient="row"),

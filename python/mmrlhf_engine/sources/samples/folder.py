@@ -25,6 +25,7 @@ from mmrlhf_engine.sources.samples.batch import (
     UNREADABLE,
     Part,
     RawBatch,
+    text_column,
 )
 from mmrlhf_engine.sources.samples.texts import prompt_for, record_of_texts
 
@@ -65,7 +66,7 @@ def _texts_by_stem(listing: Listing) -> dict[str, dict[str, str]]:
 
 
 def _to_records(part: Part, files: list[str], texts: dict[str, dict[str, str]]) -> RawBatch:
-    names, records, unreadable = [], [], []
+    pictures, records, unreadable = [], [], []
     passed_over: Counter[str] = Counter()
     for name in files:
         if not _is_text(name):
@@ -74,14 +75,18 @@ def _to_records(part: Part, files: list[str], texts: dict[str, dict[str, str]]) 
             continue
         record = _record_of(part, name, texts.get(stem_of(name), {}), passed_over)
         if isinstance(record, bytes):
-            names.append(name)
+            pictures.append(name)
             records.append(record)
         else:
             unreadable.append((f"{part.label}/{name}", *record))
-    attached = {"record": range(len(names)), "name": names, "cell": [None] * len(names)}
+    attached = {
+        "record": range(len(pictures)),
+        "name": pictures,
+        "cell": [None] * len(pictures),
+    }
     return RawBatch(
-        positions=[f"{part.label}/{name}" for name in names],
-        keys=names,
+        positions=text_column(f"{part.label}/{picture}" for picture in pictures),
+        keys=text_column(pictures),
         records=pa.array(records, pa.large_binary()),
         attached=pl.DataFrame(attached, schema=ATTACHED),
         unreadable=pl.DataFrame(unreadable, schema=UNREADABLE, orient="row"),

@@ -7,6 +7,7 @@ as in Hugging Face's image folders. Pictures that no row names are counted.
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -39,7 +40,7 @@ def count_unnamed(part: Part, batches: Iterator[RawBatch]) -> Iterator[RawBatch]
     if counts:
         empty = pl.DataFrame(schema=UNREADABLE)
         last = RawBatch.without_record("", "", "")
-        yield RawBatch([], [], last.records, unreadable=empty, passed_over=counts)
+        yield replace(last, unreadable=empty, passed_over=counts)
 
 
 def _names_in(record: bytes) -> set[str]:

@@ -19,7 +19,13 @@ from mmrlhf_engine._core import record_fields
 from mmrlhf_engine.sources.base64_text import begins_as_picture, from_base64, picture_text
 from mmrlhf_engine.sources.columnar import read_parquet
 from mmrlhf_engine.sources.files import Damage
-from mmrlhf_engine.sources.samples.batch import CELLS, RECORDS_PER_BATCH, Part, RawBatch
+from mmrlhf_engine.sources.samples.batch import (
+    CELLS,
+    RECORDS_PER_BATCH,
+    Part,
+    RawBatch,
+    text_column,
+)
 
 __all__ = ["read"]
 
@@ -100,8 +106,8 @@ def _to_records(part: Part, batch: pa.RecordBatch, first: int) -> RawBatch:
     text = pl.DataFrame(columns).select(pl.struct(pl.all()).struct.json_encode()).to_series()
     keys = [str(first + index) for index in range(batch.num_rows)]
     return RawBatch(
-        positions=[f"{part.label}:{key}" for key in keys],
-        keys=keys,
+        positions=text_column(f"{part.label}:{key}" for key in keys),
+        keys=text_column(keys),
         records=text.to_arrow().cast(pa.large_binary()),
         cells=cells,
         contents=pa.concat_arrays(contents),

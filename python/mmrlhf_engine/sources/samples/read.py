@@ -6,18 +6,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+import polars as pl
 import pyarrow as pa
 
 from mmrlhf_engine.errors import InputError
 from mmrlhf_engine.sources.files import Damage, open_stream, start_of
 from mmrlhf_engine.sources.json_object import as_records, read_opening
 from mmrlhf_engine.sources.samples import csv, folder, index, parquet, webdataset
-from mmrlhf_engine.sources.samples.batch import RECORDS_PER_BATCH, Part, RawBatch, Source
+from mmrlhf_engine.sources.samples.batch import (
+    RECORDS_PER_BATCH,
+    Part,
+    RawBatch,
+    Source,
+    text_column,
+)
 from mmrlhf_engine.sources.text import read_text_records
 
 __all__ = ["read"]
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 8 << 20
 # An object of columns, or of one record, is parsed as a whole.
 _LARGEST_OBJECT = 1 << 30
 
@@ -32,7 +39,11 @@ def read(source: Source) -> Iterator[RawBatch]:
     """
     for part in source.parts:
         for batch in _batches(part, alone=len(source.parts) == 1):
-            keys = [part.prefix + key for key in batch.keys] if part.prefix else batch.keys
+            keys = (
+                pl.select(pl.lit(part.prefix) + batch.keys).to_series()
+                if part.prefix
+                else batch.keys
+            )
             yield replace(batch, keys=keys, places=part.places)
 
 
@@ -78,8 +89,9 @@ def _read_text(
             continue
         for start in range(0, len(found), RECORDS_PER_BATCH):
             block = found[start : start + RECORDS_PER_BATCH]
-            keys = [str(number) for number in block.field("number").to_pylist()]
-            yield RawBatch([f"{part.label}:{key}" for key in keys], keys, block.field("record"))
+            keys = pl.Series(pl.from_arrow(block.field("number"))).cast(pl.String)
+            positions = pl.select(pl.lit(f"{part.label}:") + keys).to_series()
+            yield RawBatch(positions, keys, block.field("record"))
 
 
 def _read_object(part: Part) -> Iterator[RawBatch]:
@@ -105,6 +117,6 @@ def _read_object(part: Part) -> Iterator[RawBatch]:
         raise InputError(f"{part.path}: not a JSON object of records: {error}") from None
     for start in range(0, len(records), RECORDS_PER_BATCH):
         texts = [json.dumps(record).encode() for record in records[start:][:RECORDS_PER_BATCH]]
-        keys = [str(start + number) for number in range(len(texts))]
-        positions = [f"{part.label}:{key}" for key in keys]
+        keys = text_column(str(start + number) for number in range(len(texts)))
+        positions = text_column(f"{part.label}:{key}" for key in keys)
         yield RawBatch(positions, keys, pa.array(texts, pa.large_binary()))

@@ -29,6 +29,7 @@ from mmrlhf_engine.sources.samples.batch import (
     UNREADABLE,
     Part,
     RawBatch,
+    text_column,
 )
 from mmrlhf_engine.sources.samples.texts import prompt_for, record_of_texts
 
@@ -211,8 +212,8 @@ def _to_records(tar: _Tar, groups: list[_Group]) -> RawBatch:
     frame = pl.DataFrame(cells, schema=CELLS)
     passed_over, tar.passed_over = tar.passed_over, Counter()
     return RawBatch(
-        positions=[f"{part.label}:{key}" for key in keys],
-        keys=keys,
+        positions=text_column(f"{part.label}:{key}" for key in keys),
+        keys=text_column(keys),
         records=pa.array(records, pa.large_binary()),
         cells=frame,
         attached=frame.select("record", "cell", name=pl.lit(None, pl.String())).select(*ATTACHED),

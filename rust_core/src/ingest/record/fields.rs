@@ -1,12 +1,11 @@
 //! The fields of a record: found by the user's names or the usual ones, and which were read.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use serde_json::{Map, Value};
-
 use super::super::Rejection;
+use super::json::{Map, Text, Value};
+use super::parse;
 
 /// Which field of a record holds what, where the user said so: `prompt -> "q"`.
 pub type ColumnMap = HashMap<String, String>;
@@ -62,14 +61,15 @@ const SHOWN: usize = 60;
 
 /// The object that a record is. Numbers that are none (`NaN`, `Infinity`), which Python writes and
 /// JSON does not have, count as absent.
-pub(super) fn parse(json: &[u8]) -> Result<Map<String, Value>, Rejection> {
+pub(super) fn parse(json: &[u8]) -> Result<Map<'_>, Rejection> {
     let text =
         std::str::from_utf8(json).map_err(|error| broken(json, &format!("not UTF-8: {error}")))?;
-    let value = serde_json::from_str(text).or_else(|error| {
-        without_nan(text)
-            .and_then(|text| serde_json::from_str(&text).ok())
-            .ok_or_else(|| broken(json, &error.to_string()))
-    })?;
+    let value =
+        parse::parse(text).map_or_else(|| serde_json::from_str(text), Ok).or_else(|error| {
+            without_nan(text)
+                .and_then(|text| serde_json::from_str(&text).ok().map(Value::into_owned))
+                .ok_or_else(|| broken(json, &error.to_string()))
+        })?;
     match value {
         Value::Object(fields) => Ok(fields),
         other => Err(wrong_type("the record", &other, "an object")),
@@ -107,7 +107,7 @@ fn broken(json: &[u8], what: &str) -> Rejection {
 }
 
 /// The rejection of a value of another type than `expected`.
-pub(super) fn wrong_type(what: &str, found: &Value, expected: &str) -> Rejection {
+pub(super) fn wrong_type(what: &str, found: &Value<'_>, expected: &str) -> Rejection {
     let kind = match found {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
@@ -120,7 +120,7 @@ pub(super) fn wrong_type(what: &str, found: &Value, expected: &str) -> Rejection
 }
 
 /// Whether a value says nothing.
-pub(super) fn is_empty(value: &Value) -> bool {
+pub(super) fn is_empty(value: &Value<'_>) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),
@@ -131,18 +131,18 @@ pub(super) fn is_empty(value: &Value) -> bool {
 }
 
 /// A text, number or truth value as text.
-pub(super) fn plain_text(value: &Value) -> Option<Cow<'_, str>> {
+pub(super) fn plain_text<'j>(value: &Value<'j>) -> Option<Text<'j>> {
     match value {
-        Value::String(text) => Some(text.into()),
+        Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string().into()),
-        Value::Bool(truth) => Some(truth.to_string().into()),
+        Value::Bool(word) => Some(Text::Borrowed(word)),
         _ => None,
     }
 }
 
 /// The fields of a record, by the user's names first and the usual ones after.
-pub(super) struct Fields<'a> {
-    pub(super) all: &'a Map<String, Value>,
+pub(super) struct Fields<'a, 'j> {
+    pub(super) all: &'a Map<'j>,
     pub(super) columns: &'a ColumnMap,
     read: RefCell<Vec<&'a str>>,
     /// Whether a name has capitals, so that names are worth comparing in any case.
@@ -164,13 +164,13 @@ const fn bit_of(byte: u8) -> u64 {
     1 << (byte % 64)
 }
 
-impl<'a> Fields<'a> {
-    pub(super) fn new(all: &'a Map<String, Value>, columns: &'a ColumnMap) -> Self {
+impl<'a, 'j> Fields<'a, 'j> {
+    pub(super) fn new(all: &'a Map<'j>, columns: &'a ColumnMap) -> Self {
         let has_capitals =
-            all.keys().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
-        let marks = all.keys().fold(0, |marks, name| marks | mark_of(name));
-        let first = |name: &String| name.as_bytes().first().map_or(0, |&byte| bit_of(byte));
-        let firsts = all.keys().fold(0, |firsts, name| firsts | first(name));
+            all.names().any(|name| name.bytes().any(|byte| byte.is_ascii_uppercase()));
+        let marks = all.names().fold(0, |marks, name| marks | mark_of(name));
+        let first = |name: &str| name.as_bytes().first().map_or(0, |&byte| bit_of(byte));
+        let firsts = all.names().fold(0, |firsts, name| firsts | first(name));
         let read = RefCell::new(Vec::with_capacity(all.len()));
         Self { all, columns, read, has_capitals, marks, firsts }
     }
@@ -178,7 +178,7 @@ impl<'a> Fields<'a> {
     /// The first of these fields that holds something, with its name in the record.
     ///
     /// A name is looked for as it is, and where none is there, in any case.
-    pub(super) fn find(&self, what: &str, names: &Names) -> Option<(&'a str, &'a Value)> {
+    pub(super) fn find(&self, what: &str, names: &Names) -> Option<(&'a str, &'a Value<'j>)> {
         if let Some(name) = self.columns.get(what) {
             return self.get(name);
         }
@@ -189,8 +189,8 @@ impl<'a> Fields<'a> {
     }
 
     /// The same, whatever the user's names are.
-    pub(super) fn find_among(&self, names: &[&str]) -> Option<(&'a str, &'a Value)> {
-        let said = |found: &(&'a str, &'a Value)| !is_empty(found.1);
+    pub(super) fn find_among(&self, names: &[&str]) -> Option<(&'a str, &'a Value<'j>)> {
+        let said = |found: &(&'a str, &'a Value<'j>)| !is_empty(found.1);
         let mut empty = None;
         let exact = names.iter().find_map(|name| {
             let found = self.get(name)?;
@@ -200,29 +200,28 @@ impl<'a> Fields<'a> {
         let in_any_case = || {
             let names = if self.has_capitals { names } else { &[] };
             names.iter().find_map(|wanted| {
-                let mut entries = self.all.iter().map(|(name, value)| (name.as_str(), value));
-                entries.find(|entry| entry.0.eq_ignore_ascii_case(wanted) && said(entry))
+                self.all.iter().find(|entry| entry.0.eq_ignore_ascii_case(wanted) && said(entry))
             })
         };
         exact.or_else(in_any_case).or(empty)
     }
 
     /// A field that is not null.
-    pub(super) fn get(&self, name: &str) -> Option<(&'a str, &'a Value)> {
+    pub(super) fn get(&self, name: &str) -> Option<(&'a str, &'a Value<'j>)> {
         if self.marks & mark_of(name) == 0 {
             return None;
         }
         let (name, value) = self.all.get_key_value(name)?;
-        (!value.is_null()).then_some((name.as_str(), value))
+        (!value.is_null()).then_some((name, value))
     }
 
     /// The same as [`Self::find`], and the field counts as read.
-    pub(super) fn take(&self, what: &str, names: &Names) -> Option<(&'a str, &'a Value)> {
+    pub(super) fn take(&self, what: &str, names: &Names) -> Option<(&'a str, &'a Value<'j>)> {
         self.find(what, names).inspect(|(name, _)| self.mark_read(name))
     }
 
     /// The same as [`Self::find_among`], and the field counts as read.
-    pub(super) fn take_among(&self, names: &[&str]) -> Option<(&'a str, &'a Value)> {
+    pub(super) fn take_among(&self, names: &[&str]) -> Option<(&'a str, &'a Value<'j>)> {
         self.find_among(names).inspect(|(name, _)| self.mark_read(name))
     }
 
@@ -234,7 +233,7 @@ impl<'a> Fields<'a> {
     /// Whether a name begins like this, so that what may follow is worth looking for.
     pub(super) fn any_begins(&self, stem: &str) -> bool {
         stem.as_bytes().first().is_none_or(|&byte| self.firsts & bit_of(byte) != 0)
-            && self.all.keys().any(|name| name.starts_with(stem))
+            && self.all.names().any(|name| name.starts_with(stem))
     }
 
     pub(super) fn mark_read(&self, name: &'a str) {
@@ -245,18 +244,18 @@ impl<'a> Fields<'a> {
         self.read.borrow().contains(&name)
     }
 
-    pub(super) fn id(&self) -> Result<Option<String>, Rejection> {
+    pub(super) fn id(&self) -> Result<Option<Text<'j>>, Rejection> {
         match self.take("id", &ID) {
             None => Ok(None),
             Some((_, Value::String(id))) => Ok(Some(id.clone()).filter(|id| !id.is_empty())),
-            Some((_, Value::Number(id))) => Ok(Some(id.to_string())),
+            Some((_, Value::Number(id))) => Ok(Some(id.to_string().into())),
             Some((name, other)) => Err(wrong_type(name, other, "a text or a number")),
         }
     }
 
     /// The rejection of a record in which no question was found.
     pub(super) fn no_text(&self) -> Rejection {
-        let names: Vec<&str> = self.all.keys().map(String::as_str).collect();
+        let names: Vec<&str> = self.all.keys().collect();
         let among = names.join(", ");
         let detail = match self.columns.get("prompt") {
             Some(name) => format!("no {name} among the fields: {among}"),
@@ -278,7 +277,8 @@ mod tests {
             r#"{"a": NaN, "b": [Infinity, -Infinity, 1], "c": "NaN \" Infinity", "d\\": NaN}"#;
         let expected =
             json!({"a": null, "b": [null, null, 1], "c": "NaN \" Infinity", "d\\": null});
-        assert_eq!(Value::Object(parse(text.as_bytes()).expect("an object")), expected);
+        let found = Value::Object(parse(text.as_bytes()).expect("an object"));
+        assert_eq!(found, expected.into());
         assert_eq!(parse(b"{\"a\": NaN").expect_err("cut short").reason, "broken_record");
     }
 }

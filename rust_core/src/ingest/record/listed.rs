@@ -1,5 +1,6 @@
 //! Whether a question lists its options already.
 
+use super::json::Text;
 use super::options::{LETTER_ENDS, flat, letter};
 
 /// What may stand behind an option of a list.
@@ -11,7 +12,28 @@ const ORDERS: [&str; 9] =
 
 /// Whether a question lists these options already, in their order: each behind its letter or
 /// number, or each on lines of its own. Words of a sentence are no list.
-pub(super) fn are_in(question: &str, options: &[String]) -> bool {
+pub(super) fn are_in(question: &str, options: &[Text<'_>]) -> bool {
+    may_be_in(question, options) && are_read_in(question, options)
+}
+
+/// Whether a question has the words of the options, so that it may list them. Their order and what
+/// stands around them is not looked at; letters beyond ASCII may be anything.
+fn may_be_in(question: &str, options: &[Text<'_>]) -> bool {
+    let ascii = options.iter().filter(|option| option.is_ascii());
+    let words = ascii.flat_map(|option| option.split_whitespace());
+    let mut words = words.map(|word| word.trim_end_matches(ENDS)).filter(|word| !word.is_empty());
+    !question.is_ascii() || words.all(|word| has_word(question.as_bytes(), word.as_bytes()))
+}
+
+/// Whether a text has a word somewhere, in any case.
+fn has_word(text: &[u8], word: &[u8]) -> bool {
+    let Some(first) = word.first() else { return true };
+    memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), text)
+        .filter_map(|at| text.get(at..at + word.len()))
+        .any(|found| found.eq_ignore_ascii_case(word))
+}
+
+fn are_read_in(question: &str, options: &[Text<'_>]) -> bool {
     let lines = question.lines().map(flat).filter(|line| !line.is_empty());
     let question = lines.collect::<Vec<_>>().join("\n").to_lowercase();
     let held = options.iter().enumerate().map(|(index, option)| {
@@ -114,11 +136,26 @@ fn after_option<'a>(text: &'a str, option: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_list_is_passed_over(
+            question in "(a|B|cat|dog| |\n|A\\. |B\\. |\\(b\\) |\\.|,|é|E){0,9}",
+            options in prop::collection::vec("(a|b|Cat|dog| |\n|\\.|,|É|e){0,3}", 1..3),
+        ) {
+            let options: Vec<Text<'_>> = options.iter().map(|text| Text::Borrowed(text)).collect();
+            prop_assert_eq!(are_in(&question, &options), are_read_in(&question, &options));
+        }
+    }
 
     #[test]
     fn options_within_a_question_are_found() {
-        let texts = |options: &[&str]| options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>();
+        let texts = |options: &[&'static str]| -> Vec<Text<'static>> {
+            options.iter().map(|&option| Text::Borrowed(option)).collect()
+        };
         for text in [
             "Which?\nA. cat\nB. dog",
             "Which? (A) cat (B) dog",

@@ -2,19 +2,19 @@
 //!
 //! Tables without nested types hold `["a", "b"]`, `['a', 'b']`, `{'A': 'a'}` or numpy's `['a' 'b']`.
 
-use serde_json::{Map, Value};
+use super::json::{Map, Text, Value};
 
 /// Levels of lists within lists that are followed.
 const DEEPEST: usize = 16;
 
 /// The list or object that a text spells out; `None` for any other text.
-pub(super) fn structured(text: &str) -> Option<Value> {
+pub(super) fn structured(text: &str) -> Option<Value<'static>> {
     let text = text.trim();
     if !matches!(text.as_bytes(), [b'[', .., b']'] | [b'{', .., b'}']) {
         return None;
     }
-    if let Ok(value) = serde_json::from_str(text) {
-        return Some(value);
+    if let Ok(value) = serde_json::from_str::<Value<'_>>(text) {
+        return Some(value.into_owned());
     }
     let mut parser = Parser { text, at: 0 };
     let value = parser.value(0)?;
@@ -44,20 +44,20 @@ impl Parser<'_> {
         (self.peek() == Some(wanted)).then(|| self.at += 1)
     }
 
-    fn value(&mut self, depth: usize) -> Option<Value> {
+    fn value(&mut self, depth: usize) -> Option<Value<'static>> {
         self.skip_blanks();
         match self.peek()? {
             _ if depth > DEEPEST => None,
             b'[' => self.list(depth, b']'),
             b'(' => self.list(depth, b')'),
             b'{' => self.object(depth),
-            quote @ (b'\'' | b'"') => self.string(quote).map(Value::String),
+            quote @ (b'\'' | b'"') => self.string(quote).map(|text| Value::String(text.into())),
             _ => self.word(),
         }
     }
 
     /// Items with commas between them, or with blanks alone as numpy prints them.
-    fn list(&mut self, depth: usize, end: u8) -> Option<Value> {
+    fn list(&mut self, depth: usize, end: u8) -> Option<Value<'static>> {
         self.at += 1;
         let mut items = Vec::new();
         while self.take(end).is_none() {
@@ -67,20 +67,20 @@ impl Parser<'_> {
         Some(Value::Array(items))
     }
 
-    fn object(&mut self, depth: usize) -> Option<Value> {
+    fn object(&mut self, depth: usize) -> Option<Value<'static>> {
         self.at += 1;
-        let mut fields = Map::new();
+        let mut fields = Vec::new();
         while self.take(b'}').is_none() {
             let name = match self.value(depth + 1)? {
                 Value::String(name) => name,
-                Value::Number(number) => number.to_string(),
+                Value::Number(number) => Text::from(number.to_string()),
                 _ => return None,
             };
             self.take(b':')?;
-            fields.insert(name, self.value(depth + 1)?);
+            fields.push((name, self.value(depth + 1)?));
             let _ = self.take(b',');
         }
-        Some(Value::Object(fields))
+        Some(Value::Object(Map::of(fields)))
     }
 
     fn string(&mut self, quote: u8) -> Option<String> {
@@ -106,15 +106,15 @@ impl Parser<'_> {
         None
     }
 
-    fn word(&mut self) -> Option<Value> {
+    fn word(&mut self) -> Option<Value<'static>> {
         let rest = self.text.get(self.at..)?;
         let end = rest.find([',', ']', ')', '}', ':', ' ', '\n']).unwrap_or(rest.len());
         let word = rest.get(..end)?;
         self.at += end;
         match word {
             "None" | "nan" => Some(Value::Null),
-            "True" => Some(Value::Bool(true)),
-            "False" => Some(Value::Bool(false)),
+            "True" => Some(Value::Bool("true")),
+            "False" => Some(Value::Bool("false")),
             number => serde_json::from_str::<serde_json::Number>(number).ok().map(Value::Number),
         }
     }
@@ -124,7 +124,9 @@ impl Parser<'_> {
 mod tests {
     use serde_json::json;
 
-    use super::structured;
+    fn structured(text: &str) -> Option<serde_json::Value> {
+        super::structured(text).map(|value| (&value).into())
+    }
 
     #[test]
     fn lists_of_python_and_numpy_are_read() {

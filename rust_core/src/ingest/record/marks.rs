@@ -13,6 +13,7 @@
 //! <video> tag`), are text.
 
 use super::super::Rejection;
+use super::json::Text;
 
 /// Longest mark between its angle brackets, in bytes.
 const LONGEST_MARK: usize = 24;
@@ -56,14 +57,14 @@ enum Mark<'a> {
 ///
 /// With `has_media`, what the text begins with is a mark, whatever follows it: a text that speaks of
 /// a tag has words before it. (At the end, nothing follows that would make it one spoken of.)
-pub(super) fn strip(text: &str, has_media: bool) -> (String, Marks) {
+pub(super) fn strip<'j>(text: &Text<'j>, has_media: bool) -> (Text<'j>, Marks) {
     let mut marks = Marks::default();
-    if memchr::memchr(b'<', text.as_bytes()).is_none() {
-        return (text.trim().to_owned(), marks);
+    if !are_in(text) {
+        return (text.part(str::trim), marks);
     }
     let closed = Closed { image: text.contains("</image>"), video: text.contains("</video>") };
     let mut stripped = String::with_capacity(text.len());
-    let mut rest = text;
+    let mut rest: &str = text;
     while let Some(at) = rest.find('<') {
         let (before, from_mark) = rest.split_at(at);
         stripped.push_str(before);
@@ -95,7 +96,12 @@ pub(super) fn strip(text: &str, has_media: bool) -> (String, Marks) {
     stripped.push_str(rest);
     marks.numbers.sort_unstable();
     marks.numbers.dedup();
-    (stripped.trim().to_owned(), marks)
+    (Text::copy_of(stripped.trim()), marks)
+}
+
+/// Whether a text may have marks, or something around them that [`strip`] takes out.
+pub(super) fn are_in(text: &Text<'_>) -> bool {
+    memchr::memchr(b'<', text.as_bytes()).is_some()
 }
 
 /// A text without the numbered marks at its beginning and end: for a record of one picture.
@@ -225,6 +231,11 @@ pub(super) fn check<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn strip(text: &str, has_media: bool) -> (String, Marks) {
+        let (text, marks) = super::strip(&Text::Borrowed(text), has_media);
+        (text.to_string(), marks)
+    }
 
     fn marks(text: &str) -> (usize, usize, Vec<usize>, Vec<String>) {
         let (_, marks) = strip(text, false);

@@ -1,9 +1,10 @@
 //! The options of a multiple-choice question, in every form they are kept in.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 use super::super::Rejection;
 use super::fields::{Fields, Names, is_empty, plain_text, wrong_type};
+use super::json::{Map, Text, Value};
 use super::literal::structured;
 
 /// Fields of options; the first that holds some is read.
@@ -39,7 +40,7 @@ const MOST_OPTIONS: usize = 100;
 
 /// The options that fields of the record hold; empty where there are none. A field of such a name
 /// that lists nothing (a number, settings, a text of one part) is none of options and stays unread.
-pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<String>, Rejection> {
+pub(super) fn read<'j>(fields: &Fields<'_, 'j>) -> Result<Vec<Text<'j>>, Rejection> {
     if let Some((name, value)) = fields.find("options", &OPTIONS).filter(|found| !is_empty(found.1))
     {
         let options = of_value(name, value)?;
@@ -66,20 +67,20 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Vec<String>, Rejection> {
 
 /// The options of columns with this stem; an empty column is an empty option, so that those after
 /// it keep their letters. None without the first column, or with fewer than two options.
-fn of_columns(fields: &Fields<'_>, stem: &str, suffix: fn(u8) -> String) -> Vec<String> {
+fn of_columns<'j>(fields: &Fields<'_, 'j>, stem: &str, suffix: fn(u8) -> String) -> Vec<Text<'j>> {
     let (mut names, mut options, mut absent) = (Vec::new(), Vec::new(), 0);
     for index in 0..MOST_COLUMNS {
         match fields.all.get_key_value(&format!("{stem}{}", suffix(index))) {
             None if index == 0 || absent == MOST_ABSENT => break,
             None => {
                 absent += 1;
-                options.push(String::new());
+                options.push(Text::default());
             }
             Some((_, Value::Array(_) | Value::Object(_))) => break,
             Some((name, value)) => {
                 absent = 0;
-                names.push(name.as_str());
-                options.push(plain_text(value).unwrap_or_default().trim().to_owned());
+                names.push(name);
+                options.push(plain_text(value).unwrap_or_default().part(str::trim));
             }
         }
     }
@@ -94,7 +95,7 @@ fn of_columns(fields: &Fields<'_>, stem: &str, suffix: fn(u8) -> String) -> Vec<
 }
 
 /// The options up to the last that says something.
-fn without_empty_end(mut options: Vec<String>) -> Vec<String> {
+fn without_empty_end(mut options: Vec<Text<'_>>) -> Vec<Text<'_>> {
     let end = options.iter().rposition(|option| !option.is_empty()).map_or(0, |last| last + 1);
     options.truncate(end);
     options
@@ -102,11 +103,11 @@ fn without_empty_end(mut options: Vec<String>) -> Vec<String> {
 
 /// Every field name under which options are looked for, but for those with a stem.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    OPTIONS.all.iter().copied().chain((0..letters.len()).filter_map(|at| letters.get(at..=at)))
+    OPTIONS.all.iter().copied().chain((0..LETTERS.len()).filter_map(|at| LETTERS.get(at..=at)))
 }
 
-fn of_value(name: &str, value: &Value) -> Result<Vec<String>, Rejection> {
+/// The options that a value holds; empty where it lists none.
+pub(super) fn of_value<'j>(name: &str, value: &Value<'j>) -> Result<Vec<Text<'j>>, Rejection> {
     let options = match value {
         Value::Array(items) => of_list(name, items)?,
         Value::Object(fields) => of_object(name, fields)?,
@@ -119,34 +120,37 @@ fn of_value(name: &str, value: &Value) -> Result<Vec<String>, Rejection> {
     Ok(if options.len() > MOST_OPTIONS { Vec::new() } else { without_letters(options) })
 }
 
-fn of_list(name: &str, items: &[Value]) -> Result<Vec<String>, Rejection> {
+fn of_list<'j>(name: &str, items: &[Value<'j>]) -> Result<Vec<Text<'j>>, Rejection> {
     // Rows of a table have as many options as the longest; the rest is empty.
     let end = items.iter().rposition(|item| !is_empty(item)).map_or(0, |last| last + 1);
-    let held = items.iter().take(end);
-    held.map(|item| {
-        if item.is_null() {
-            return Ok(String::new()); // those after it keep their letters
-        }
-        let inner = item.as_object().and_then(|fields| {
-            ["text", "value", "content", "option"].iter().find_map(|key| fields.get(*key))
+    let mut options = Vec::with_capacity(end);
+    for item in items.iter().take(end) {
+        options.push(match item {
+            Value::String(text) => text.part(str::trim),
+            Value::Null => Text::default(), // those after it keep their letters
+            _ => {
+                let inner = item.as_object().and_then(|fields| {
+                    ["text", "value", "content", "option"].iter().find_map(|key| fields.get(key))
+                });
+                let text = plain_text(inner.unwrap_or(item)).map(|text| text.part(str::trim));
+                text.ok_or_else(|| wrong_type(&format!("an item of {name}"), item, "a text"))?
+            }
         });
-        let text = plain_text(inner.unwrap_or(item)).map(|text| text.trim().to_owned());
-        text.ok_or_else(|| wrong_type(&format!("an item of {name}"), item, "a text"))
-    })
-    .collect()
+    }
+    Ok(options)
 }
 
 /// `{"A": .., "B": ..}`, `{"0": ..}`, or `{"text": [..], "label": [..]}` (ARC).
-fn of_object(name: &str, fields: &Map<String, Value>) -> Result<Vec<String>, Rejection> {
+fn of_object<'j>(name: &str, fields: &Map<'j>) -> Result<Vec<Text<'j>>, Rejection> {
     if let Some(Value::Array(items)) =
-        ["text", "choices", "options"].iter().find_map(|k| fields.get(*k))
+        ["text", "choices", "options"].iter().find_map(|key| fields.get(key))
     {
         return of_list(name, items);
     }
-    if !fields.keys().all(|key| is_letter(key)) {
+    if !fields.names().all(is_letter) {
         return Ok(Vec::new()); // settings, say
     }
-    let mut entries: Vec<(&String, &Value)> = fields.iter().collect();
+    let mut entries: Vec<(&str, &Value<'j>)> = fields.iter().collect();
     entries.sort_by_key(|(key, _)| (key.len(), *key));
     let items = at_their_places(&entries)
         .unwrap_or_else(|| entries.iter().map(|(_, value)| (*value).clone()).collect());
@@ -155,7 +159,7 @@ fn of_object(name: &str, fields: &Map<String, Value>) -> Result<Vec<String>, Rej
 
 /// The values at the places that their keys name, with nothing where a key is missing; `None` where
 /// keys do not begin with one of the first two places, or two name the same place.
-fn at_their_places(entries: &[(&String, &Value)]) -> Option<Vec<Value>> {
+fn at_their_places<'j>(entries: &[(&str, &Value<'j>)]) -> Option<Vec<Value<'j>>> {
     let places: Option<Vec<usize>> = entries.iter().map(|(key, _)| place_of(key)).collect();
     let places = places?;
     let is_number = |key: &str| key.ends_with(|last: char| last.is_ascii_digit());
@@ -195,14 +199,14 @@ fn is_letter(key: &str) -> bool {
 }
 
 /// Options of one text: by their letters, or one a line, or between semicolons, bars or commas.
-fn of_text(text: &str) -> Vec<String> {
+fn of_text(text: &str) -> Vec<Text<'static>> {
     let lettered = between_letters(text, true);
     if lettered.len() >= 2 {
         return lettered;
     }
     let texts = |parts: &mut dyn Iterator<Item = &str>| {
         let parts = parts.map(str::trim).filter(|part| !part.is_empty());
-        parts.map(str::to_owned).collect::<Vec<_>>()
+        parts.map(Text::copy_of).collect::<Vec<_>>()
     };
     for separator in ['\n', ';', '|'] {
         let parts = texts(&mut text.split(separator));
@@ -219,11 +223,13 @@ fn of_text(text: &str) -> Vec<String> {
     if parts.len() > 2 { parts } else { Vec::new() }
 }
 
+const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
 /// The letter of an option, `A` for the first; a number after `Z`.
-pub(super) fn letter(index: usize) -> String {
-    match u8::try_from(index) {
-        Ok(index @ 0..26) => char::from(b'A' + index).to_string(),
-        _ => (index + 1).to_string(),
+pub(super) fn letter(index: usize) -> Cow<'static, str> {
+    match LETTERS.get(index..=index) {
+        Some(letter) => letter.into(),
+        None => (index + 1).to_string().into(),
     }
 }
 
@@ -232,42 +238,51 @@ pub(super) const LETTER_ENDS: [char; 6] = ['.', ')', ':', '\u{ff0e}', '\u{ff1a}'
 
 /// The options as lines: `A. cat`. One of several lines stays as it is, for its indentation may
 /// matter; an empty one has no line, and the others keep their letters.
-pub(super) fn as_lines(options: &[String]) -> String {
-    let held = options.iter().enumerate().filter(|(_, option)| !option.trim().is_empty());
-    let lines = held.map(|(index, option)| {
+pub(super) fn as_lines(options: &[Text<'_>]) -> String {
+    // A letter, its mark and the end of the line.
+    let room = options.iter().map(|option| option.len() + 4).sum();
+    let mut lines = String::with_capacity(room);
+    for (index, option) in options.iter().enumerate() {
         let option = option.trim();
-        let text = if option.contains('\n') { option.to_owned() } else { flat(option) };
-        format!("{}. {text}", letter(index))
-    });
-    lines.collect::<Vec<_>>().join("\n")
+        if option.is_empty() {
+            continue;
+        }
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        lines.push_str(&letter(index));
+        lines.push_str(". ");
+        lines.push_str(&if option.contains('\n') { option.into() } else { flat(option) });
+    }
+    lines
 }
 
 /// A text with one blank in the place of each stretch of white space.
-pub(super) fn flat(text: &str) -> String {
+pub(super) fn flat(text: &str) -> Cow<'_, str> {
     let is_flat = |pair: &[u8]| !matches!(pair, [_, b'\t'..=b'\r'] | [b' ', b' ']);
     if text.is_ascii() && text.as_bytes().windows(2).all(is_flat) {
-        return text.trim().to_owned();
+        return text.trim().into();
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").into()
 }
 
 /// The options without the letters they begin with, if each begins with its own.
-fn without_letters(options: Vec<String>) -> Vec<String> {
-    let bare: Option<Vec<String>> = options
+fn without_letters(options: Vec<Text<'_>>) -> Vec<Text<'_>> {
+    let bare: Option<Vec<Text<'_>>> = options
         .iter()
         .enumerate()
         .map(|(index, option)| {
             if option.is_empty() {
-                return Some(String::new());
+                return Some(Text::default());
             }
             let own = letter(index);
-            let own = own.as_str();
+            let own = &*own;
             let between =
                 |open, close| option.strip_prefix(open)?.strip_prefix(own)?.strip_prefix(close);
             let rest = between('(', ')')
                 .or_else(|| between('[', ']'))
                 .or_else(|| option.strip_prefix(own)?.strip_prefix(LETTER_ENDS))?;
-            Some(rest.trim().to_owned())
+            Some(Text::copy_of(rest.trim()))
         })
         .collect();
     bare.filter(|_| options.len() >= 2).unwrap_or(options)
@@ -303,13 +318,13 @@ pub(super) fn are_offered(text: &str) -> bool {
 }
 
 /// The options that a question lists by their letters; the last ends with its line.
-pub(super) fn in_text(text: &str) -> Vec<String> {
+pub(super) fn in_text(text: &str) -> Vec<Text<'static>> {
     between_letters(text, false)
 }
 
 /// The options between the letters of a text, each up to the next. What follows the line of the
 /// last is a part of it only in a text of nothing but options (`to_end`).
-fn between_letters(text: &str, to_end: bool) -> Vec<String> {
+fn between_letters(text: &str, to_end: bool) -> Vec<Text<'static>> {
     let places = letters_in(text);
     if places.len() < 2 {
         return Vec::new();
@@ -319,7 +334,7 @@ fn between_letters(text: &str, to_end: bool) -> Vec<String> {
         let option = text.get(place.1..end).unwrap_or_default().trim();
         let is_whole = to_end || number + 1 < places.len();
         let option = if is_whole { option } else { option.lines().next().unwrap_or_default() };
-        option.trim_end_matches([',', ';']).trim().to_owned()
+        Text::copy_of(option.trim_end_matches([',', ';']).trim())
     });
     options.collect()
 }
@@ -330,8 +345,12 @@ mod tests {
 
     use super::*;
 
-    fn of(value: &Value) -> Vec<String> {
-        of_value("options", value).expect("options")
+    fn of(value: &serde_json::Value) -> Vec<Text<'static>> {
+        of_value("options", &value.clone().into()).expect("options")
+    }
+
+    fn texts(options: &[Text<'static>]) -> Vec<String> {
+        options.iter().map(|text| text.to_string()).collect()
     }
 
     #[test]
@@ -352,14 +371,14 @@ mod tests {
             json!("cat; dog"),
             json!("[cat,dog]"),
         ] {
-            assert_eq!(of(&value), ["cat", "dog"], "{value}");
+            assert_eq!(texts(&of(&value)), ["cat", "dog"], "{value}");
         }
-        assert_eq!(of(&json!([1, 2.5, true])), ["1", "2.5", "true"]);
-        assert_eq!(of(&json!("[]")), [""; 0]);
-        assert_eq!(of(&json!("cat, dog, cow")), ["cat", "dog", "cow"]);
-        assert_eq!(of(&json!("1,200; 3,400")), ["1,200", "3,400"]);
-        assert_eq!(of(&json!("1,200, 3,400, 5")), ["1,200", "3,400", "5"]);
-        assert_eq!(of(&json!("A. if x:\n    y\nB. z\n  w")), ["if x:\n    y", "z\n  w"]);
+        assert_eq!(texts(&of(&json!([1, 2.5, true]))), ["1", "2.5", "true"]);
+        assert_eq!(of(&json!("[]")), []);
+        assert_eq!(texts(&of(&json!("cat, dog, cow"))), ["cat", "dog", "cow"]);
+        assert_eq!(texts(&of(&json!("1,200; 3,400"))), ["1,200", "3,400"]);
+        assert_eq!(texts(&of(&json!("1,200, 3,400, 5"))), ["1,200", "3,400", "5"]);
+        assert_eq!(texts(&of(&json!("A. if x:\n    y\nB. z\n  w"))), ["if x:\n    y", "z\n  w"]);
         for value in [
             json!(3),
             json!({"temperature": 1}),
@@ -367,19 +386,21 @@ mod tests {
             json!("yes, it is"),
             json!(vec![1; 101]),
         ] {
-            assert_eq!(of(&value), [""; 0], "{value}");
+            assert_eq!(of(&value), [], "{value}");
         }
-        assert!(of_value("options", &json!([["a"]])).is_err());
-        let ten: Map<String, Value> = (0..11).map(|n| (n.to_string(), json!(n))).collect();
-        assert_eq!(of(&Value::Object(ten)).last().map(String::as_str), Some("10"));
+        assert!(of_value("options", &json!([["a"]]).into()).is_err());
+        let ten = (0..11).map(|n| (n.to_string(), json!(n))).collect();
+        let ten = of(&serde_json::Value::Object(ten));
+        assert_eq!(ten.last().map(|text| &**text), Some("10"));
     }
 
     #[test]
     fn options_are_read_from_a_question() {
-        assert_eq!(in_text("A. if x:\n  y\nB. z\nAnswer."), ["if x:\n  y", "z"]);
-        assert_eq!(in_text("Which?\nA. cat\nB. dog\nAnswer with a letter."), ["cat", "dog"]);
-        assert_eq!(in_text("Which? (A) cat, (B) dog"), ["cat", "dog"]);
-        assert_eq!(in_text("Who is A. Lincoln?"), [""; 0]);
+        assert_eq!(texts(&in_text("A. if x:\n  y\nB. z\nAnswer.")), ["if x:\n  y", "z"]);
+        let listed = in_text("Which?\nA. cat\nB. dog\nAnswer with a letter.");
+        assert_eq!(texts(&listed), ["cat", "dog"]);
+        assert_eq!(texts(&in_text("Which? (A) cat, (B) dog")), ["cat", "dog"]);
+        assert_eq!(in_text("Who is A. Lincoln?"), []);
     }
     #[test]
     fn a_missing_option_keeps_the_letters_of_the_others() {
@@ -410,12 +431,16 @@ mod tests {
             (["B", "C", "D"], ""),
         ] {
             let record = names.iter().zip(["cat", "dog", "cow"]);
-            let record = record.map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+            let text = |text| Value::String(Text::Borrowed(text));
+            let record = record.map(|(name, value)| (Text::Borrowed(name), text(value)));
+            let record = Map::of(record.collect());
             let found = read(&Fields::new(&record, &columns)).expect("options");
             assert_eq!(as_lines(&found), expected, "{names:?}");
         }
         let letters = (b'A'..=b'Z').map(|letter| char::from(letter).to_string());
-        let record = letters.map(|letter| (letter.clone(), json!(letter))).collect();
+        let record =
+            letters.map(|letter| (Text::from(letter.clone()), Value::String(letter.into())));
+        let record = Map::of(record.collect());
         assert_eq!(read(&Fields::new(&record, &columns)).expect("options").len(), 26);
     }
 }

@@ -1,16 +1,15 @@
 //! The pictures and videos of a record: under which fields they stand, and in which forms.
 
-use serde_json::Value;
-
 use super::super::Rejection;
 use super::fields::{Fields, Names, is_empty, wrong_type};
+use super::json::{Text, Value};
 use super::literal::structured;
 use super::marks::MediaCount;
 use super::stored_hash::StoredHash;
 use crate::image::from_base64;
 
 /// Fields of pictures; the first that holds something is read, the others name it again.
-const IMAGE: Names = Names::of(&["image", "images", "image_path", "file_name"]);
+pub(super) const IMAGE: Names = Names::of(&["image", "images", "image_path", "file_name"]);
 const MORE_IMAGE: Names = Names::of(&[
     "decoded_image", // MathVista: the picture itself, beside its name in `image`
     "img",
@@ -50,9 +49,9 @@ const LONGEST_NAME: usize = 1024;
 
 /// A media file a record points to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MediaReference {
+pub enum MediaReference<'j> {
     /// By a name, to be looked for below the root of the source.
-    Named(String),
+    Named(Text<'j>),
     /// By the number of a cell that came with the record.
     Cell(u32),
     /// The content itself, which stood in the record as base64.
@@ -67,7 +66,9 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The media of the fields of a record, and how many of them are pictures and videos.
-pub(super) fn collect(fields: &Fields<'_>) -> Result<(Vec<MediaReference>, MediaCount), Rejection> {
+pub(super) fn collect<'j>(
+    fields: &Fields<'_, 'j>,
+) -> Result<(Vec<MediaReference<'j>>, MediaCount), Rejection> {
     let (mut media, mut count) = (Vec::new(), MediaCount::default());
     if let Some((name, value)) = image_field(fields) {
         collect_value(name, value, &mut media)?;
@@ -88,8 +89,8 @@ pub(super) fn collect(fields: &Fields<'_>) -> Result<(Vec<MediaReference>, Media
 }
 
 /// The field of pictures: that of `MathVista` first, since its `image` is a name of its website.
-fn image_field<'a>(fields: &Fields<'a>) -> Option<(&'a str, &'a Value)> {
-    let held = |found: &(&'a str, &'a Value)| {
+fn image_field<'a, 'j>(fields: &Fields<'a, 'j>) -> Option<(&'a str, &'a Value<'j>)> {
+    let held = |found: &(&'a str, &'a Value<'j>)| {
         !is_empty(found.1) && !matches!(found.1, Value::Number(_) | Value::Bool(_))
     };
     let chosen = fields.columns.contains_key("image");
@@ -99,7 +100,7 @@ fn image_field<'a>(fields: &Fields<'a>) -> Option<(&'a str, &'a Value)> {
         .or_else(|| fields.find("image", &MORE_IMAGE).filter(|found| held(found) && !chosen))
 }
 
-fn numbered_fields<'a>(fields: &Fields<'a>) -> Vec<(&'a str, &'a Value)> {
+fn numbered_fields<'a, 'j>(fields: &Fields<'a, 'j>) -> Vec<(&'a str, &'a Value<'j>)> {
     for stem in NUMBERED.into_iter().filter(|stem| fields.any_begins(stem)) {
         let found: Vec<_> = (0..=MOST_NUMBERED)
             .filter_map(|number| fields.get(&format!("{stem}{number}")))
@@ -117,10 +118,10 @@ fn numbered_fields<'a>(fields: &Fields<'a>) -> Vec<(&'a str, &'a Value)> {
 }
 
 /// Other fields of these names hold the same media again.
-fn mark_names_read(fields: &Fields<'_>) {
+fn mark_names_read(fields: &Fields<'_, '_>) {
     if [IMAGE, MORE_IMAGE, VIDEO].iter().any(|names| fields.may_have(names)) {
-        let is_name = |name: &&String| names().any(|known| name.eq_ignore_ascii_case(known));
-        for name in fields.all.keys().filter(is_name) {
+        let is_name = |name: &&str| names().any(|known| name.eq_ignore_ascii_case(known));
+        for name in fields.all.names().filter(is_name) {
             fields.mark_read(name);
         }
     }
@@ -132,10 +133,11 @@ fn mark_names_read(fields: &Fields<'_>) {
 }
 
 /// A list of lists, or of the names of pictures, is of videos by their frames.
-fn video_count(value: &Value) -> usize {
+fn video_count(value: &Value<'_>) -> usize {
     let Value::Array(items) = value else { return 1 };
-    let is_frame =
-        |item: &Value| item.as_str().is_some_and(|name| !is_video_name(name) && names_media(name));
+    let is_frame = |item: &Value<'_>| {
+        item.as_str().is_some_and(|name| !is_video_name(name) && names_media(name))
+    };
     if !items.is_empty() && items.iter().all(is_frame) { 1 } else { items.len() }
 }
 
@@ -146,10 +148,10 @@ fn is_video_name(name: &str) -> bool {
 /// Texts are names, base64 or addresses; `{"path": ..}` and `{"cell": ..}` are what tables hold,
 /// `{"url": ..}` what chats do, `{"phash": ..}` is a picture of which only the hash was kept; lists hold
 /// any of these.
-pub(super) fn collect_value(
+pub(super) fn collect_value<'j>(
     field: &str,
-    value: &Value,
-    media: &mut Vec<MediaReference>,
+    value: &Value<'j>,
+    media: &mut Vec<MediaReference<'j>>,
 ) -> Result<(), Rejection> {
     match value {
         Value::String(text) if text.trim().is_empty() => {}
@@ -169,7 +171,7 @@ pub(super) fn collect_value(
             }
             let keys = ["bytes", "data", "base64", "path", "url", "image", "file_name", "filename"];
             let held =
-                keys.iter().find_map(|key| place.get(*key)?.as_str().filter(|t| !t.is_empty()));
+                keys.iter().find_map(|key| place.get(key)?.as_text().filter(|t| !t.is_empty()));
             match held {
                 Some(text) => media.push(of_text(field, text)?),
                 None if place.contains_key("phash") => {
@@ -184,10 +186,9 @@ pub(super) fn collect_value(
 }
 
 /// A name, or the content where the text is a `data:` address or bare base64 of a picture.
-fn of_text(field: &str, text: &str) -> Result<MediaReference, Rejection> {
-    let text = text.trim();
-    let Some(encoded) = base64_of(text) else {
-        return Ok(MediaReference::Named(text.strip_prefix("file://").unwrap_or(text).to_owned()));
+fn of_text<'j>(field: &str, text: &Text<'j>) -> Result<MediaReference<'j>, Rejection> {
+    let Some(encoded) = base64_of(text.trim()) else {
+        return Ok(MediaReference::Named(text.part(without_scheme)));
     };
     match from_base64(encoded.as_bytes()) {
         Ok(content) => Ok(MediaReference::Content(content)),
@@ -195,6 +196,11 @@ fn of_text(field: &str, text: &str) -> Result<MediaReference, Rejection> {
             Err(Rejection::new("unreadable_media", format!("{field}: not base64: {error}")))
         }
     }
+}
+
+fn without_scheme(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix("file://").unwrap_or(text)
 }
 
 /// Beginnings of pictures and videos in base64: JPEG, PNG, GIF, RIFF (WebP), BMP is too short to
@@ -237,16 +243,16 @@ fn suffix(name: &str) -> Option<String> {
 }
 
 /// Whether a value is surely media: the content, or names alone.
-pub(super) fn is_media(value: &Value) -> bool {
+pub(super) fn is_media(value: &Value<'_>) -> bool {
     match value {
         Value::String(text) => names_media(text),
         Value::Array(items) => !items.is_empty() && items.iter().all(is_media),
         Value::Object(place) => {
-            place.get("cell").is_some_and(Value::is_u64)
+            place.get("cell").and_then(Value::as_u64).is_some()
                 || place.get("phash").is_some_and(Value::is_string)
                 || ["bytes", "path", "url"]
                     .iter()
-                    .any(|key| place.get(*key).and_then(Value::as_str).is_some_and(names_media))
+                    .any(|key| place.get(key).and_then(Value::as_str).is_some_and(names_media))
         }
         _ => false,
     }
@@ -280,23 +286,22 @@ mod tests {
             "DATA:;base64,iV\nBORw==",
         ] {
             let content = MediaReference::Content(b"\x89PNG".to_vec());
-            assert_eq!(of_text("image", text), Ok(content), "{text}");
+            assert_eq!(of_text("image", &Text::Borrowed(text)), Ok(content), "{text}");
         }
+        let refused = of_text("image", &Text::Borrowed("data:image/png;base64,???"));
+        assert_eq!(refused.expect_err("not base64").reason, "unreadable_media");
         assert_eq!(
-            of_text("image", "data:image/png;base64,???").expect_err("not base64").reason,
-            "unreadable_media"
-        );
-        assert_eq!(
-            of_text("image", "file:///a/b.png"),
-            Ok(MediaReference::Named("/a/b.png".into()))
+            of_text("image", &Text::Borrowed("file:///a/b.png")),
+            Ok(MediaReference::Named(Text::Borrowed("/a/b.png")))
         );
     }
 
     #[test]
     fn a_video_by_its_frames_is_one() {
-        assert_eq!(video_count(&json!(["1.png", "2.png"])), 1);
-        assert_eq!(video_count(&json!(["1.mp4", "2.mp4"])), 2);
-        assert_eq!(video_count(&json!([["1.png"], ["2.png"]])), 2);
-        assert_eq!(video_count(&json!("frames")), 1);
+        let video_count = |value: serde_json::Value| video_count(&value.into());
+        assert_eq!(video_count(json!(["1.png", "2.png"])), 1);
+        assert_eq!(video_count(json!(["1.mp4", "2.mp4"])), 2);
+        assert_eq!(video_count(json!([["1.png"], ["2.png"]])), 2);
+        assert_eq!(video_count(json!("frames")), 1);
     }
 }

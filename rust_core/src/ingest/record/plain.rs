@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
 use super::super::Rejection;
 use super::super::role::Role;
 use super::fields::{ANSWER, Fields, Names, PROMPT, is_empty, plain_text, wrong_type};
+use super::json::{Text, Value};
 use super::literal::structured;
 use super::options;
 use super::turns::{CONVERSATIONS, Place, STRICT, Talk, answer_text, is_message, is_talk, listed};
@@ -25,13 +24,13 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// What was asked and answered, with what was said before.
-pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
+pub(super) fn read<'j>(fields: &Fields<'_, 'j>) -> Result<Talk<'j>, Rejection> {
     let mut talk = Talk::default();
     if let Some((name, system)) = fields.find("system", &SYSTEM)
         && let Some(text) = plain_text(system).filter(|text| !text.trim().is_empty())
     {
         fields.mark_read(name);
-        talk.say(Role::System, &text);
+        talk.say(Role::System, text);
     }
     if !fields.columns.contains_key("prompt") && read_conversation(fields, &mut talk)? {
         // An answer, or those of a pair, may stand beside the conversation that they end.
@@ -40,7 +39,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
             && !talk.independent
             && let Some(answer) = read_answer(fields)?
         {
-            talk.reply(&answer);
+            talk.reply(answer);
         }
         return Ok(talk);
     }
@@ -52,16 +51,16 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
         {
             talk.read(name, items)?;
             if let Some(answer) = read_answer(fields)? {
-                talk.reply(&answer);
+                talk.reply(answer);
             }
         }
         Some((name, value)) => {
             let Some(question) = plain_text(value) else {
                 return Err(wrong_type(name, value, "a text or messages"));
             };
-            talk.ask(&question, [0; 2]);
+            talk.ask(question, [0; 2]);
             if let Some(answer) = read_answer(fields)? {
-                talk.reply(&answer);
+                talk.reply(answer);
             }
         }
         None => read_implicit(fields, &mut talk)?,
@@ -70,7 +69,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Talk, Rejection> {
 }
 
 /// A conversation under one of its names, if the record has one.
-fn read_conversation(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejection> {
+fn read_conversation<'j>(fields: &Fields<'_, 'j>, talk: &mut Talk<'j>) -> Result<bool, Rejection> {
     let names = if fields.may_have(&CONVERSATIONS) { CONVERSATIONS.all } else { &[] };
     for (number, &name) in names.iter().enumerate() {
         let Some((name, value)) = fields.get(name) else { continue };
@@ -95,7 +94,7 @@ fn read_conversation(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejec
 }
 
 /// `questions`: pairs, or texts with the answers in a list beside them.
-fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejection> {
+fn read_questions<'j>(fields: &Fields<'_, 'j>, talk: &mut Talk<'j>) -> Result<bool, Rejection> {
     let Some(mut items) = fields.get(QUESTIONS).and_then(|(_, value)| listed(value)) else {
         return Ok(false);
     };
@@ -127,10 +126,11 @@ fn read_questions(fields: &Fields<'_>, talk: &mut Talk) -> Result<bool, Rejectio
 }
 
 /// Refuse pairs that name pictures of their own: nobody reads these.
-fn refuse_own_media(name: &str, items: &[Value]) -> Result<(), Rejection> {
-    let pairs = || items.iter().filter_map(Value::as_object).filter(|item| !is_message(item));
+fn refuse_own_media(name: &str, items: &[Value<'_>]) -> Result<(), Rejection> {
+    let pairs = items.iter().filter_map(Value::as_object).filter(|item| !is_message(item));
+    let pairs: Vec<_> = pairs.collect();
     let keys = ["image_id", "image", "images", "video_id", "video"];
-    let own = |key: &&str| pairs().any(|pair| pair.get(*key).is_some_and(|v| !is_empty(v)));
+    let own = |key: &&str| pairs.iter().any(|pair| pair.get(key).is_some_and(|v| !is_empty(v)));
     keys.into_iter().find(own).map_or(Ok(()), |key| {
         let detail = format!(
             "{name} has {key} of its own: give each question a record of its own (a list of them, \
@@ -141,13 +141,13 @@ fn refuse_own_media(name: &str, items: &[Value]) -> Result<(), Rejection> {
 }
 
 /// ms-swift's `history`: the turns before the question, which are no samples of their own.
-fn read_history(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> {
+fn read_history<'j>(fields: &Fields<'_, 'j>, talk: &mut Talk<'j>) -> Result<(), Rejection> {
     let Some((name, value)) = fields.get("history").filter(|(_, value)| !is_empty(value)) else {
         return Ok(());
     };
     match (listed(value), plain_text(value)) {
         (Some(items), _) => talk.read(name, &items)?,
-        (None, Some(text)) => talk.say(Role::User, &text),
+        (None, Some(text)) => talk.say(Role::User, text),
         (None, None) => return Err(wrong_type(name, value, "a list of questions and answers")),
     }
     fields.mark_read(name);
@@ -156,7 +156,7 @@ fn read_history(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> {
 }
 
 /// A record without a question: its answer may be a conversation that holds it (TRL, HH-RLHF).
-fn read_implicit(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> {
+fn read_implicit<'j>(fields: &Fields<'_, 'j>, talk: &mut Talk<'j>) -> Result<(), Rejection> {
     match fields.get("chosen") {
         Some((name, Value::Array(items))) if !items.is_empty() => {
             fields.mark_read(name);
@@ -174,22 +174,22 @@ fn read_implicit(fields: &Fields<'_>, talk: &mut Talk) -> Result<(), Rejection> 
 }
 
 /// `Human: .. Assistant: ..`, each at the beginning of a paragraph.
-fn read_dialog(dialog: &str, talk: &mut Talk) {
+fn read_dialog(dialog: &str, talk: &mut Talk<'_>) {
     let text = format!("\n\n{}", dialog.trim_start());
     let mut rest = text.as_str();
     while let Some((role, body)) = rest.strip_prefix("\n\n").and_then(|r| r.split_once(':')) {
         let next = ["\n\nHuman:", "\n\nAssistant:"].iter().filter_map(|mark| body.find(mark)).min();
         let said = body.get(..next.unwrap_or(body.len())).unwrap_or_default().trim();
         match role {
-            "Human" => talk.ask(said, [0; 2]),
-            _ => talk.reply(said),
+            "Human" => talk.ask(Text::copy_of(said), [0; 2]),
+            _ => talk.reply(Text::copy_of(said)),
         }
         rest = next.and_then(|at| body.get(at..)).unwrap_or_default();
     }
 }
 
 /// The answer as the record gives it; of A-OKVQA, the option it numbers.
-fn read_answer<'a>(fields: &Fields<'a>) -> Result<Option<Cow<'a, str>>, Rejection> {
+fn read_answer<'j>(fields: &Fields<'_, 'j>) -> Result<Option<Text<'j>>, Rejection> {
     fields.take_among(&["rejected"]);
     if let Some((name, value)) =
         fields.take("answer", &ANSWER).filter(|(_, value)| !is_empty(value))
@@ -200,7 +200,7 @@ fn read_answer<'a>(fields: &Fields<'a>) -> Result<Option<Cow<'a, str>>, Rejectio
         fields.mark_read(name);
         let options = options::read(fields)?;
         let index = number.as_u64().and_then(|number| usize::try_from(number).ok());
-        return Ok(index.and_then(|index| options.get(index).cloned()).map(Cow::Owned));
+        return Ok(index.and_then(|index| options.get(index).cloned()));
     }
     // Beside any other question `a` may be an option.
     if let (Some(_), Some((name, value))) = (fields.get("q"), fields.get("a")) {
@@ -219,5 +219,5 @@ fn read_answer<'a>(fields: &Fields<'a>) -> Result<Option<Cow<'a, str>>, Rejectio
     let direct = fields.take_among(&["direct_answers"]);
     let listed = direct.and_then(|(name, value)| Some((name, structured(value.as_str()?)?)));
     let Some((name, value)) = listed else { return Ok(None) };
-    Ok(answer_text(Place::field(name), &value)?.map(|text| Cow::Owned(text.into_owned())))
+    answer_text(Place::field(name), &value)
 }

@@ -1,9 +1,8 @@
 //! The complete question: what it is about, the question, what it is asked of, and its options.
 
-use serde_json::Value;
-
 use super::super::Rejection;
 use super::fields::{Fields, Names, is_empty, plain_text, wrong_type};
+use super::json::{Text, Value};
 use super::listed;
 use super::marks::{self, Marks};
 use super::options::{self, flat};
@@ -25,20 +24,20 @@ const SHORTEST_STATED: usize = 12;
 
 /// What a record has besides the question.
 #[derive(Debug, Default)]
-pub(super) struct Extra {
-    context: Vec<String>,
-    input: Option<String>,
-    options: Vec<String>,
+pub(super) struct Extra<'j> {
+    context: Vec<Text<'j>>,
+    input: Option<Text<'j>>,
+    options: Vec<Text<'j>>,
     /// Of all of these.
     pub marks: Marks,
     /// The record has one turn, whose question they belong to.
     apply: bool,
 }
 
-impl Extra {
+impl<'j> Extra<'j> {
     /// The fields that belong to the question. Of several turns nobody can tell which they belong
     /// to, and a conversation has its context within; there they stay unread.
-    pub(super) fn read(fields: &Fields<'_>, talk: &Talk) -> Result<Self, Rejection> {
+    pub(super) fn read(fields: &Fields<'_, 'j>, talk: &Talk<'j>) -> Result<Self, Rejection> {
         if talk.turns.len() != 1 {
             return Ok(Self::default());
         }
@@ -73,38 +72,54 @@ impl Extra {
     }
 
     /// The question with everything that belongs to it and does not stand in it, and the options.
-    pub(super) fn complete(&mut self, question: String) -> (String, Vec<String>) {
-        if !self.apply
-            || (self.options.is_empty() && self.context.is_empty() && self.input.is_none())
-        {
-            let options = options::in_text(&question);
-            return (question, options);
+    pub(super) fn complete(&mut self, question: Text<'j>) -> (Text<'j>, Vec<Text<'j>>) {
+        if !self.apply || (self.context.is_empty() && self.input.is_none()) {
+            return with_options(question, std::mem::take(&mut self.options));
         }
         let is_new = |text: &&str| !text.is_empty() && !states(&question, text);
         let listed = self.options.is_empty() || listed::are_in(&question, &self.options);
         let lines = if listed { String::new() } else { options::as_lines(&self.options) };
-        let before = self.context.iter().map(String::as_str).filter(is_new);
+        let before = self.context.iter().map(|text| &**text).filter(is_new);
         let after = self.input.as_deref().filter(is_new);
-        let parts: Vec<&str> = before.chain([question.as_str()]).chain(after).collect();
+        let parts: Vec<&str> = before.chain([&*question]).chain(after).collect();
         let mut prompt = parts.join("\n");
         if !lines.is_empty() {
             prompt = format!("{prompt}\n{lines}");
         }
         let options = std::mem::take(&mut self.options);
-        (prompt, if options.is_empty() { options::in_text(&question) } else { options })
+        (prompt.into(), if options.is_empty() { options::in_text(&question) } else { options })
     }
 }
 
+/// A question with the options that it does not list, and its options.
+pub(super) fn with_options<'j>(
+    question: Text<'j>,
+    options: Vec<Text<'j>>,
+) -> (Text<'j>, Vec<Text<'j>>) {
+    if options.is_empty() {
+        let options = options::in_text(&question);
+        return (question, options);
+    }
+    if listed::are_in(&question, &options) {
+        return (question, options);
+    }
+    let lines = options::as_lines(&options);
+    let prompt =
+        if lines.is_empty() { question } else { [&question, "\n", lines.as_str()].concat().into() };
+    (prompt, options)
+}
+
 /// A text, or the texts of a list as lines; neither names of pictures nor nothing.
-fn paragraph(value: &Value) -> Option<String> {
+fn paragraph<'j>(value: &Value<'j>) -> Option<Text<'j>> {
     let text = match value {
         Value::Array(items) => {
-            items.iter().map(plain_text).collect::<Option<Vec<_>>>()?.join("\n").into()
+            let texts = items.iter().map(plain_text).collect::<Option<Vec<_>>>()?;
+            texts.iter().map(|text| &**text).collect::<Vec<_>>().join("\n").into()
         }
         other => plain_text(other)?,
     };
-    let text = text.trim();
-    (!text.is_empty() && !names_media(text)).then(|| text.to_owned())
+    let text = text.part(str::trim);
+    (!text.is_empty() && !names_media(&text)).then_some(text)
 }
 
 /// Whether a question has this text already: as lines of its own, or, where it is long, as whole
@@ -126,7 +141,7 @@ pub(super) fn states(question: &str, text: &str) -> bool {
     let joined = |left: Option<char>, right: Option<char>| {
         left.is_some_and(char::is_alphanumeric) && right.is_some_and(char::is_alphanumeric)
     };
-    question.match_indices(&text).any(|(at, _)| {
+    question.match_indices(&*text).any(|(at, _)| {
         let before = question.get(..at).and_then(|before| before.chars().next_back());
         let after = question.get(at + text.len()..).and_then(|after| after.chars().next());
         !joined(before, text.chars().next()) && !joined(text.chars().next_back(), after)
@@ -142,11 +157,16 @@ pub(super) fn empty() -> Rejection {
 pub fn question_type(prompt: &str, answer: Option<&str>) -> &'static str {
     if options::are_offered(prompt) {
         "mcq"
-    } else if answer.is_some_and(|answer| answer.chars().count() > LONG_ANSWER) {
+    } else if answer.is_some_and(|answer| is_longer(answer, LONG_ANSWER)) {
         "long"
     } else {
         "short"
     }
+}
+
+/// Whether a text has more characters than these.
+fn is_longer(text: &str, characters: usize) -> bool {
+    text.len() > characters && text.chars().count() > characters
 }
 
 #[cfg(test)]

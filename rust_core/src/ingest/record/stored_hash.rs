@@ -1,8 +1,7 @@
 //! Pictures of which a record keeps the hash alone: `{"phash": "6a13eb42f2dff270", "width": 640}`.
 
-use serde_json::{Map, Value};
-
 use super::super::Rejection;
+use super::json::{Map, Value};
 use crate::image::batch::COLOUR_BYTES;
 
 /// Digits of a content hash that are kept, as of all media.
@@ -27,9 +26,9 @@ pub struct StoredHash {
 
 impl StoredHash {
     /// From an object with a key `phash`. A value that is not as it should be is named.
-    pub(super) fn read(field: &str, object: &Map<String, Value>) -> Result<Self, Rejection> {
+    pub(super) fn read(field: &str, object: &Map<'_>) -> Result<Self, Rejection> {
         let value = |key: &str| object.get(key).filter(|value| !value.is_null());
-        let refuse = |key: &str, value: &Value, expected: &str| {
+        let refuse = |key: &str, value: &Value<'_>, expected: &str| {
             let detail = format!("{field}.{key} is {value}, expected {expected}");
             Rejection::new("malformed_hash", detail)
         };
@@ -98,7 +97,8 @@ mod tests {
 
     use super::*;
 
-    fn read(value: &Value) -> Result<StoredHash, Rejection> {
+    fn read(value: &serde_json::Value) -> Result<StoredHash, Rejection> {
+        let value = Value::from(value.clone());
         StoredHash::read("image", value.as_object().expect("an object"))
     }
 

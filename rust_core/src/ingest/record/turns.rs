@@ -9,13 +9,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
-
-use serde_json::{Map, Value};
 
 use super::super::Rejection;
 use super::super::role::{ROLE_NAMES, Role};
 use super::fields::{Names, is_empty, plain_text, wrong_type};
+use super::json::{Map, Text, Value};
 use super::literal::structured;
 use super::pictures::{MediaReference, collect_value};
 
@@ -69,17 +67,17 @@ impl fmt::Display for Place<'_> {
 
 /// One message, as it is kept for the turns after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct Message<'j> {
     /// Who said it.
     pub role: Role,
     /// What was said, with its media marks.
-    pub text: Arc<str>,
+    pub text: Text<'j>,
 }
 
 /// A question by its place in the talk, and its answer.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
-    pub answer: Option<Arc<str>>,
+pub(super) struct Turn<'j> {
+    pub answer: Option<Text<'j>>,
     /// How many messages of the talk were before it; the one after them is the question.
     pub before: usize,
     /// Parts of its content that are a picture or video and do not say which.
@@ -88,47 +86,46 @@ pub(super) struct Turn {
 
 /// A conversation.
 #[derive(Debug, Default)]
-pub(super) struct Talk {
-    pub turns: Vec<Turn>,
+pub(super) struct Talk<'j> {
+    pub turns: Vec<Turn<'j>>,
     /// Everything that was said, in order.
-    pub said: Vec<Message>,
+    pub said: Vec<Message<'j>>,
     /// Media that messages name themselves.
-    pub media: Vec<MediaReference>,
+    pub media: Vec<MediaReference<'j>>,
     /// Questions that have nothing to do with each other.
     pub independent: bool,
 }
 
-impl Talk {
+impl<'j> Talk<'j> {
     /// Something was asked; `nameless` counts pictures and videos that the message does not name.
-    pub(super) fn ask(&mut self, question: &str, nameless: [usize; 2]) {
+    pub(super) fn ask(&mut self, question: Text<'j>, nameless: [usize; 2]) {
         let before = self.said.len();
         self.say(Role::User, question);
         self.turns.push(Turn { answer: None, before, nameless });
     }
 
     /// What a turn asks.
-    pub(super) fn question(&self, turn: &Turn) -> &str {
-        self.said.get(turn.before).map_or("", |message| &message.text)
+    pub(super) fn question(&self, turn: &Turn<'j>) -> Text<'j> {
+        self.said.get(turn.before).map(|message| message.text.clone()).unwrap_or_default()
     }
 
     /// Something was said that opens no turn; of the assistant, it answers the last one.
-    pub(super) fn say(&mut self, role: Role, text: &str) {
-        self.said.push(Message { role, text: text.into() });
+    pub(super) fn say(&mut self, role: Role, text: Text<'j>) {
+        self.said.push(Message { role, text });
     }
 
-    pub(super) fn reply(&mut self, text: &str) {
-        let text: Arc<str> = text.into();
-        self.said.push(Message { role: Role::Assistant, text: Arc::clone(&text) });
+    pub(super) fn reply(&mut self, text: Text<'j>) {
+        self.say(Role::Assistant, text.clone());
         if let Some(turn) = self.turns.last_mut() {
             turn.answer = Some(match turn.answer.take() {
-                Some(said) => format!("{said}\n{text}").into(),
+                Some(said) => format!("{}\n{}", &*said, &*text).into(),
                 None => text,
             });
         }
     }
 
     /// Messages, or pairs of question and answer, under the field `name`.
-    pub(super) fn read(&mut self, name: &str, items: &[Value]) -> Result<(), Rejection> {
+    pub(super) fn read(&mut self, name: &str, items: &[Value<'j>]) -> Result<(), Rejection> {
         if items.len() > 2 * MOST_TURNS {
             let detail =
                 format!("{name} has {} messages, the limit is {}", items.len(), 2 * MOST_TURNS);
@@ -156,28 +153,24 @@ impl Talk {
     fn read_pair(
         &mut self,
         what: Place<'_>,
-        question: &Value,
-        answer: &Value,
+        question: &Value<'j>,
+        answer: &Value<'j>,
     ) -> Result<(), Rejection> {
         let Some(question) = plain_text(question) else {
             return Err(wrong_type(&what.to_string(), question, "a question and its answer"));
         };
-        self.ask(&question, [0; 2]);
+        self.ask(question, [0; 2]);
         if let Some(answer) = answer_text(what, answer)? {
-            self.reply(&answer);
+            self.reply(answer);
         }
         Ok(())
     }
 
-    fn read_message(
-        &mut self,
-        what: Place<'_>,
-        message: &Map<String, Value>,
-    ) -> Result<(), Rejection> {
+    fn read_message(&mut self, what: Place<'_>, message: &Map<'j>) -> Result<(), Rejection> {
         let Some((speaker, role)) = speaker_of(message) else { return Ok(()) };
         let content = ["value", "content", "text"]
             .iter()
-            .find_map(|key| message.get(*key).filter(|value| !value.is_null()));
+            .find_map(|key| message.get(key).filter(|value| !value.is_null()));
         let calls = message.get("tool_calls").or_else(|| message.get("function_call"));
         let mut nameless = [0; 2];
         let text = self.content(what, content.unwrap_or(&Value::Null), &mut nameless)?;
@@ -188,37 +181,38 @@ impl Talk {
         }
         let name = role.as_str().unwrap_or_default();
         match Role::parse(name) {
-            Some(Role::User) => self.ask(&text, nameless),
+            Some(Role::User) => self.ask(text, nameless),
             Some(Role::Assistant) if content.is_none() => {
-                self.say(Role::Assistant, &calls.map(Value::to_string).unwrap_or_default());
+                let calls = calls.map(Value::to_string).unwrap_or_default();
+                self.say(Role::Assistant, calls.into());
             }
-            Some(Role::Assistant) => self.reply(&text),
-            Some(other) => self.say(other, &text),
-            None if Role::is_call(name) => self.say(Role::Assistant, &text),
+            Some(Role::Assistant) => self.reply(text),
+            Some(other) => self.say(other, text),
+            None if Role::is_call(name) => self.say(Role::Assistant, text),
             None => return Err(unknown_role(&format!("{what}.{speaker}"), role)),
         }
         Ok(())
     }
 
     /// A text, or the texts of a list of parts; what parts name are media.
-    fn content<'a>(
+    fn content(
         &mut self,
         what: Place<'_>,
-        content: &'a Value,
+        content: &Value<'j>,
         nameless: &mut [usize; 2],
-    ) -> Result<Cow<'a, str>, Rejection> {
+    ) -> Result<Text<'j>, Rejection> {
         match content {
-            Value::Null => Ok(Cow::Borrowed("")),
-            Value::String(text) => Ok(text.into()),
+            Value::Null => Ok(Text::default()),
+            Value::String(text) => Ok(text.clone()),
             Value::Array(parts) => {
                 let mut texts = Vec::new();
                 for part in parts {
                     match part {
-                        Value::String(text) => texts.push(text.as_str()),
+                        Value::String(text) => texts.push(&**text),
                         Value::Object(part) => {
                             self.part_media(what, part, nameless)?;
                             texts.extend(
-                                ["text", "content"].iter().find_map(|key| part.get(*key)?.as_str()),
+                                ["text", "content"].iter().find_map(|key| part.get(key)?.as_str()),
                             );
                         }
                         _ => {}
@@ -228,7 +222,7 @@ impl Talk {
             }
             Value::Object(inner) => {
                 let held =
-                    ["parts", "text", "content", "value"].iter().find_map(|key| inner.get(*key));
+                    ["parts", "text", "content", "value"].iter().find_map(|key| inner.get(key));
                 match held {
                     Some(held @ (Value::String(_) | Value::Array(_))) => {
                         self.content(what, held, nameless)
@@ -244,7 +238,7 @@ impl Talk {
     fn part_media(
         &mut self,
         what: Place<'_>,
-        part: &Map<String, Value>,
+        part: &Map<'j>,
         nameless: &mut [usize; 2],
     ) -> Result<(), Rejection> {
         let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
@@ -255,7 +249,7 @@ impl Talk {
         let named = own
             .iter()
             .chain(more)
-            .find_map(|key| Some((*key, part.get(*key).filter(|value| !is_empty(value))?)));
+            .find_map(|key| Some((*key, part.get(key).filter(|value| !is_empty(value))?)));
         if let Some((key, value)) = named {
             return collect_value(&format!("{what}.{key}"), value, &mut self.media);
         }
@@ -267,7 +261,7 @@ impl Talk {
 }
 
 /// The value of a conversation's field as a list; a text may spell one out.
-pub(super) fn listed(value: &Value) -> Option<Cow<'_, [Value]>> {
+pub(super) fn listed<'a, 'j>(value: &'a Value<'j>) -> Option<Cow<'a, [Value<'j>]>> {
     match value {
         Value::Array(items) => Some(Cow::Borrowed(items)),
         // A table may hold the messages as one object of lists.
@@ -282,7 +276,7 @@ pub(super) fn listed(value: &Value) -> Option<Cow<'_, [Value]>> {
 }
 
 /// Whether a list is of messages or pairs.
-pub(super) fn is_talk(items: &[Value]) -> bool {
+pub(super) fn is_talk(items: &[Value<'_>]) -> bool {
     items.iter().all(|item| match item {
         Value::Object(fields) => speaker_of(fields).is_some() || pair_of(fields).is_some(),
         Value::Array(pair) => pair.len() == 2 && pair[0].is_string(),
@@ -291,39 +285,39 @@ pub(super) fn is_talk(items: &[Value]) -> bool {
 }
 
 /// `{"question": [..], "answer": [..]}` as a list of objects.
-fn transposed(columns: &Map<String, Value>) -> Option<Vec<Value>> {
-    let first = columns.values().find_map(Value::as_array)?;
+fn transposed<'j>(columns: &Map<'j>) -> Option<Vec<Value<'j>>> {
+    let first = columns.iter().find_map(|(_, values)| values.as_array())?;
     let row = |index: usize| {
         let cells = columns.iter().filter_map(|(name, values)| {
-            Some((name.clone(), values.as_array()?.get(index)?.clone()))
+            Some((Text::copy_of(name), values.as_array()?.get(index)?.clone()))
         });
-        Value::Object(cells.collect())
+        Value::Object(Map::of(cells.collect()))
     };
     Some((0..first.len()).map(row).collect())
 }
 
 /// Whether an object is of one speaker, and no pair.
-pub(super) fn is_message(item: &Map<String, Value>) -> bool {
+pub(super) fn is_message(item: &Map<'_>) -> bool {
     speaker_of(item).is_some()
 }
 
-fn speaker_of(message: &Map<String, Value>) -> Option<(&'static str, &Value)> {
+fn speaker_of<'a, 'j>(message: &'a Map<'j>) -> Option<(&'static str, &'a Value<'j>)> {
     ["from", "role", "speaker"].into_iter().find_map(|key| Some((key, message.get(key)?)))
 }
 
-fn pair_of(pair: &Map<String, Value>) -> Option<(&Value, &Value)> {
-    let question = QUESTION_KEYS.iter().find_map(|key| pair.get(*key).filter(|v| v.is_string()))?;
-    let answer = ANSWER_KEYS.iter().find_map(|key| pair.get(*key)).unwrap_or(&Value::Null);
+fn pair_of<'a, 'j>(pair: &'a Map<'j>) -> Option<(&'a Value<'j>, &'a Value<'j>)> {
+    let question = QUESTION_KEYS.iter().find_map(|key| pair.get(key).filter(|v| v.is_string()))?;
+    let answer = ANSWER_KEYS.iter().find_map(|key| pair.get(key)).unwrap_or(&Value::Null);
     Some((question, answer))
 }
 
-fn no_speaker(what: Place<'_>, message: &Map<String, Value>) -> Rejection {
-    let keys: Vec<&str> = message.keys().map(String::as_str).collect();
+fn no_speaker(what: Place<'_>, message: &Map<'_>) -> Rejection {
+    let keys: Vec<&str> = message.keys().collect();
     let detail = format!("{what} has no from or role; its fields: {}", keys.join(", "));
     Rejection::new("wrong_type", detail)
 }
 
-fn unknown_role(what: &str, role: &Value) -> Rejection {
+fn unknown_role(what: &str, role: &Value<'_>) -> Rejection {
     let known: Vec<&str> = ROLE_NAMES.iter().map(|(name, _)| *name).collect();
     let shown = super::super::shorten(&role.to_string(), 60);
     Rejection::new(
@@ -333,23 +327,23 @@ fn unknown_role(what: &str, role: &Value) -> Rejection {
 }
 
 /// An answer: a text, a number, the answer of most annotators, or what the assistant says.
-pub(super) fn answer_text<'a>(
+pub(super) fn answer_text<'j>(
     what: Place<'_>,
-    value: &'a Value,
-) -> Result<Option<Cow<'a, str>>, Rejection> {
+    value: &Value<'j>,
+) -> Result<Option<Text<'j>>, Rejection> {
     match value {
         Value::Null => Ok(None),
         Value::Array(items)
             if items.iter().any(|item| item.get("role").or(item.get("from")).is_some()) =>
         {
             let mut talk = Talk::default();
-            talk.ask("", [0; 2]);
+            talk.ask(Text::default(), [0; 2]);
             // A chosen conversation repeats its prompt; what counts is the answer to the last question.
             talk.read(&what.to_string(), items)?;
-            Ok(talk.turns.pop().and_then(|turn| turn.answer).map(|text| text.to_string().into()))
+            Ok(talk.turns.pop().and_then(|turn| turn.answer))
         }
         Value::Array(items) => {
-            let mut counts: Vec<(Cow<'a, str>, usize)> = Vec::new();
+            let mut counts: Vec<(Text<'j>, usize)> = Vec::new();
             for item in items {
                 let Some(text) = answer_text(what, item)? else { continue };
                 match counts.iter().position(|(known, _)| *known == text) {
@@ -363,7 +357,7 @@ pub(super) fn answer_text<'a>(
         }
         Value::Object(fields) => {
             let keys = ["answer", "text", "content", "value", "response"];
-            match keys.iter().find_map(|key| fields.get(*key)) {
+            match keys.iter().find_map(|key| fields.get(key)) {
                 Some(inner) => answer_text(what, inner),
                 None => Err(wrong_type(&what.to_string(), value, "a text")),
             }

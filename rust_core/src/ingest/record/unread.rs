@@ -1,9 +1,8 @@
 //! Fields that are not read, and look like a part of the sample.
 
-use serde_json::Value;
-
 use super::super::shorten;
 use super::fields::{Fields, PROMPT};
+use super::json::Value;
 use super::pictures::{MediaReference, collect_value, is_media};
 use super::prompt::{CONTEXT, INPUT, states};
 use super::turns::{CONVERSATIONS, Message};
@@ -41,9 +40,9 @@ const PICTURE_IDS: [&str; 7] =
 /// record `without_media` also the number of a picture. A field by whose name a question or its
 /// options are known is one of them whatever it holds, unless that was `said` too.
 pub(super) fn fields(
-    fields: &Fields<'_>,
+    fields: &Fields<'_, '_>,
     without_media: bool,
-    said: &[Message],
+    said: &[Message<'_>],
 ) -> Vec<UnreadField> {
     let mut found = Vec::new();
     each(fields, |name, value| {
@@ -68,7 +67,7 @@ fn is_known(name: &str) -> bool {
 }
 
 /// What the value of such a field is, where it says something that was not said.
-fn kind_of_known(value: &Value, said: &[Message]) -> Option<&'static str> {
+fn kind_of_known(value: &Value<'_>, said: &[Message<'_>]) -> Option<&'static str> {
     let is_new = |text: &str| {
         let text = text.trim();
         !text.is_empty() && !said.iter().any(|message| states(&message.text, text))
@@ -82,7 +81,7 @@ fn kind_of_known(value: &Value, said: &[Message]) -> Option<&'static str> {
 }
 
 /// Whether any text in a value is such a one.
-fn any_text(value: &Value, is_such: &impl Fn(&str) -> bool) -> bool {
+fn any_text(value: &Value<'_>, is_such: &impl Fn(&str) -> bool) -> bool {
     match value {
         Value::String(text) => is_such(text),
         Value::Array(items) => items.iter().any(|item| any_text(item, is_such)),
@@ -92,7 +91,7 @@ fn any_text(value: &Value, is_such: &impl Fn(&str) -> bool) -> bool {
 }
 
 /// The media in fields that nobody has read: for a record that would have none otherwise.
-pub(super) fn media(fields: &Fields<'_>) -> Vec<MediaReference> {
+pub(super) fn media<'j>(fields: &Fields<'_, 'j>) -> Vec<MediaReference<'j>> {
     let (mut media, mut taken) = (Vec::new(), Vec::new());
     each(fields, |name, value| {
         let mut found = Vec::new();
@@ -114,12 +113,12 @@ pub(super) fn media(fields: &Fields<'_>) -> Vec<MediaReference> {
 }
 
 /// Every field that was not read; of an object, each of its fields.
-fn each(fields: &Fields<'_>, mut visit: impl FnMut(&str, &Value)) {
-    for (name, value) in fields.all {
+fn each<'j>(fields: &Fields<'_, 'j>, mut visit: impl FnMut(&str, &Value<'j>)) {
+    for (name, value) in fields.all.iter() {
         match value {
             _ if fields.was_read(name) => {}
             Value::Object(inner) if !is_media(value) && !is_known(name) => {
-                for (key, value) in inner {
+                for (key, value) in inner.iter() {
                     visit(&format!("{name}.{key}"), value);
                 }
             }
@@ -128,7 +127,7 @@ fn each(fields: &Fields<'_>, mut visit: impl FnMut(&str, &Value)) {
     }
 }
 
-fn kind_of(name: &str, value: &Value) -> Option<&'static str> {
+fn kind_of(name: &str, value: &Value<'_>) -> Option<&'static str> {
     if is_media(value) {
         return Some("picture");
     }
@@ -165,11 +164,11 @@ fn is_sentence(text: &str, is_label: bool) -> bool {
     !is_label && ((long && words) || ideographs)
 }
 
-fn example(value: &Value) -> String {
+fn example(value: &Value<'_>) -> String {
     match value {
         Value::String(text) => shorten(text, LONGEST_EXAMPLE),
         Value::Array(items) => {
-            let first: Vec<Value> = items.iter().take(3).cloned().collect();
+            let first: Vec<Value<'_>> = items.iter().take(3).cloned().collect();
             shorten(&Value::Array(first).to_string(), LONGEST_EXAMPLE)
         }
         other => shorten(&other.to_string(), LONGEST_EXAMPLE),
