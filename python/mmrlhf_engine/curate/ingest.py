@@ -38,6 +38,7 @@ from mmrlhf_engine.curate.kept_sources import (
     file_states,
 )
 from mmrlhf_engine.curate.rejections import REJECTIONS
+from mmrlhf_engine.curate.sizes import size_of_source
 from mmrlhf_engine.curate.tables import MEDIA, SAMPLES
 from mmrlhf_engine.curate.unread import UnreadFields
 from mmrlhf_engine.errors import InputError
@@ -51,6 +52,10 @@ from mmrlhf_engine.sources.samples.batch import Source
 from mmrlhf_engine.sources.samples.resolve import SourceConfig, files_of, resolve
 
 __all__ = ["STAGE", "IngestConfig", "SourceConfig", "describe", "unchanged_sources"]
+
+
+_ROW_BYTES = 72
+"""Of the sets of ids and media seen before; measured at ten million rows."""
 
 
 def _number_as_text(value: object) -> object:
@@ -281,9 +286,12 @@ def sharing_ids(names: Iterable[str]) -> set[str]:
     return sharing
 
 
-def memory(_config: IngestConfig, _inputs: Inputs, threads: int) -> int:
-    """Batches of records and their tables; independent of the number of rows."""
-    return (320 << 20) + threads * (32 << 20)
+def memory(config: IngestConfig, _inputs: Inputs, threads: int) -> int:
+    """Batches of records and their tables, and of every row what its id and its media are known
+    by."""  # noqa: D205, D209
+    sources = resolve(config.sources) if config.sources else []
+    rows = sum(size_of_source(source).rows for source in sources)
+    return (320 << 20) + threads * (32 << 20) + rows * _ROW_BYTES
 
 
 STAGE = Stage(
