@@ -131,7 +131,7 @@ def pixels(contents: list[bytes]) -> None:
         pa.array(absent, pa.uint64()),
         pa.array(contents, pa.large_binary()),
         size=224,
-        fit="shortest",
+        fit="crop",
         filter="bicubic",
         max_pixels=10**8,
         threads=1,
