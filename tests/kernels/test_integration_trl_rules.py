@@ -28,7 +28,7 @@ def test_without_its_trl_the_integration_names_the_extra(monkeypatch, trl, found
     ) as said:
         importlib.import_module("mmrlhf_kernels.integrations.trl")
     assert found in str(said.value)
-    assert "pip install 'mmrlhf-kernels[trl]'" in str(said.value)
+    assert "pip install './kernels[trl]'" in str(said.value)
 
 
 @pytest.fixture
