@@ -34,9 +34,10 @@ def check_tensor(name: str, value: object, shape: str) -> None:
 
 
 def check_integers(name: str, value: object, shape: str) -> None:
-    """Raise unless a value is a tensor of int32 or int64."""
+    """Raise unless a value is a tensor of int32 or int64, or empty: ``torch.tensor([])`` is float."""
     check_tensor(name, value, shape)
-    if isinstance(value, Tensor) and value.dtype not in (torch.int32, torch.int64):
+    fitting = (torch.int32, torch.int64)
+    if isinstance(value, Tensor) and value.numel() and value.dtype not in fitting:
         raise TypeError(f"{name} is {value.dtype}; expected torch.int32 or torch.int64")
 
 

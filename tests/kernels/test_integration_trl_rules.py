@@ -47,7 +47,7 @@ def config(tmp_path):
     ("changes", "said"),
     [
         ({"loss_type": ["sigmoid", "sft"]}, "hint: sft_weight"),
-        ({"loss_type": "ipo"}, "averaged over tokens"),
+        ({"loss_type": "ipo"}, "mm_dpo_loss_from_rows"),
         ({"loss_type": "apo_zero"}, "expected one of sigmoid, hinge, robust, bco_pair"),
         ({"loss_weights": [2.0]}, "hint: sft_weight"),
         ({"ld_alpha": 0.5}, "ld_alpha is 0.5"),

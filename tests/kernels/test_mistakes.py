@@ -1,5 +1,6 @@
 """What a caller may get wrong is named by the name that the caller has for it."""
 
+import inspect
 import math
 
 import pytest
@@ -18,7 +19,7 @@ from mmrlhf_kernels import (
     sequence_of_row,
     sequence_sums,
 )
-from mmrlhf_kernels.pair import OPTIONS
+from mmrlhf_kernels.pair import OPTIONS, call_of
 
 NAN = float("nan")
 ROWS, HIDDEN, VOCAB = 9, 4, 11
@@ -262,6 +263,18 @@ def test_helpers_name_what_does_not_fit(call, problem, message):
         call()
 
 
+def test_a_part_without_pairs_may_come_from_empty_lists():
+    """Of which torch makes float32."""
+    none, index, sequence = torch.zeros(0), torch.tensor([]).view(0, 2), torch.tensor([])
+    columns = {"ref_chosen_logps": none, "ref_rejected_logps": none, "beta": 0.1}
+    bounds = {"cu_seqlens": torch.tensor([0]), "pair_index": index}
+    assert float(mm_dpo_loss_from_rows(none, **columns, **bounds).loss) == 0.0
+    rows = {**head(), "hidden": torch.zeros(0, HIDDEN), "target": torch.arange(0)}
+    for layout in (bounds, {"sequence_of_row": sequence, "pair_index": index}):
+        assert float(fused_linear_mm_dpo(**rows, **columns, **layout).loss) == 0.0
+    assert sequence_sums(none, sequence, 2).tolist() == [0.0, 0.0]
+
+
 def test_narrow_numbers_of_sequences_are_summed():
     sums = sequence_sums(THREE + 1, torch.tensor([1, 0, 1], dtype=torch.int32), 2)
     assert sums.tolist() == [1.0, 2.0]
@@ -280,9 +293,5 @@ def test_means_and_the_supervised_term_come_from_rows():
 
 
 def test_options_are_those_of_the_signature():
-    import inspect
-
-    from mmrlhf_kernels.pair import call_of
-
     found = [p.name for p in inspect.signature(call_of).parameters.values() if p.default != p.empty]
     assert [name for name in found if name != "counted"] == list(OPTIONS)
