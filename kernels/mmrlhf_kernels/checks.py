@@ -34,7 +34,7 @@ def check_tensor(name: str, value: object, shape: str) -> None:
 
 
 def check_integers(name: str, value: object, shape: str) -> None:
-    """Raise unless a value is a tensor of int32 or int64, or empty: ``torch.tensor([])`` is float."""
+    """Raise unless a tensor is of int32 or int64, or empty: ``torch.tensor([])`` is float32."""
     check_tensor(name, value, shape)
     fitting = (torch.int32, torch.int64)
     if isinstance(value, Tensor) and value.numel() and value.dtype not in fitting:
