@@ -32,6 +32,8 @@ class Problem:
         named = torch.arange(answers).view(2, pairs).T
         if shared:  # the last answer belongs to no pair, others to several
             named = torch.randint(0, answers - 1, (pairs, 2), generator=source)
+            same = named[:, 0] == named[:, 1]
+            named[:, 1] = torch.where(same, (named[:, 0] + 1) % (answers - 1), named[:, 1])
             self.index = named.clone()
         parts = torch.split(self.logp.double(), lengths.tolist())
         self.sums = torch.stack([part.sum() for part in parts])

@@ -15,11 +15,12 @@ ignore_index,
 counted_rows
 cu_seqlens          [S + 1] bounds of the S answers within the rows; on the CPU, the planner knows
                     their lengths without waiting for a GPU. Or
-sequence_of_row     [N] int64, the answer of each row; exactly one of the two is given, none for
+sequence_of_row     [N], or [S, T], the answer of each row; one of the two is given, or none for
                     hidden states [S, T, H]
-pair_index          [P, 2] int64, (chosen, rejected) answers of each pair; one answer may belong to
-                    several pairs. None: S = 2 P, all chosen answers first, then all rejected ones
-                    in the same order
+pair_index          [P, 2], (chosen, rejected) answers of each pair; one answer may belong to
+                    several pairs, whose tokens are then counted in each. None: S = 2 P, all chosen
+                    answers first, then all rejected ones in the same order. All three are int32 or
+                    int64
 ref_chosen_logps,   [P], as in :mod:`mmrlhf_kernels.preference`, with ``loss_type``,
 ref_rejected_logps, ``label_smoothing``, ``tie``, ``sft_weight``, ``sft``, ``reward_shift``,
 beta                ``num_pairs``, ``num_tokens`` and ``beta_rule``
@@ -41,7 +42,8 @@ scalar multiplies them in place. Those of float16 inputs wait for it in float32:
 came after rounding would come too late for the small ones.
 
 Where ``beta_rule`` is ``released``, which needs the whole batch before it knows any beta, the loss
-is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead.
+is put together from ``fused_linear_logp`` and ``mm_dpo_loss`` instead. It draws from torch's global
+generator and needs at least two pairs.
 """
 
 from typing import Any
@@ -51,12 +53,28 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmrlhf_kernels import dispatch
-from mmrlhf_kernels.checks import check_shape, head_options, linear_inputs
+from mmrlhf_kernels.checks import (
+    check_data,
+    check_integers,
+    check_pairs,
+    check_references,
+    check_shape,
+    head_options,
+    linear_inputs,
+)
 from mmrlhf_kernels.linear_logp import fused_linear_logp
 from mmrlhf_kernels.mm_dpo_plain import MMDPOOutput, PairCall, output_of
-from mmrlhf_kernels.pair import Beta, Logp, call_of, check_answers, check_rule
+from mmrlhf_kernels.pair import (
+    Beta,
+    Logp,
+    call_of,
+    check_answers,
+    check_map,
+    check_options,
+    check_rule,
+)
 from mmrlhf_kernels.pair_operator import FusedRows, batch_of, linear_mm_dpo
-from mmrlhf_kernels.plan import PAIR_SCHEDULES, check_schedule
+from mmrlhf_kernels.plan import PAIR_SCHEDULES, check_schedule, check_workspace
 from mmrlhf_kernels.precision import statistics_dtype
 from mmrlhf_kernels.preference import differentiable, dynamic_beta
 
@@ -98,16 +116,19 @@ def fused_linear_mm_dpo(
 
     Raises:
         IndexError: A target, answer or row lies outside its range.
-        TypeError: A dtype does not fit.
-        ValueError: A shape, an option or the schedule does not fit.
+        TypeError: An argument is no tensor, or a dtype does not fit.
+        ValueError: A shape, an option or the schedule does not fit, a column requires a gradient;
+            on the CPU also: a beta is not above 0, a weight is negative, a sum is NaN.
     """
     head = head_options(softcap, logit_scale, temperature)
-    shape, inputs = hidden.shape, linear_inputs(hidden, weight, target, bias)
-    if cu_seqlens is None and sequence_of_row is None and len(shape) == 3:
-        cu_seqlens = torch.arange(shape[0] + 1) * shape[1]
-    states = inputs.hidden
-    _check_answers(cu_seqlens, sequence_of_row, pair_index, states.shape[0], ref_chosen_logps)
+    check_workspace(workspace_bytes)
+    check_references(ref_chosen_logps, ref_rejected_logps)
     check_rule(beta_rule, beta)
+    inputs = linear_inputs(hidden, weight, target, bias)
+    states, pairs = inputs.hidden, ref_chosen_logps.shape[0]
+    cu_seqlens, sequence_of_row = _answers_of(hidden, cu_seqlens, sequence_of_row)
+    check_answers(cu_seqlens, pair_index, pairs)
+    check_pairs(pairs, states.device, pair_weight=pair_weight)
     like = states.new_empty(ref_chosen_logps.shape[0], dtype=statistics_dtype(states.dtype))
     call = call_of(
         Logp(like, None), (ref_chosen_logps, ref_rejected_logps), Beta(beta, None, 0.0, 0.0),
@@ -132,18 +153,24 @@ def fused_linear_mm_dpo(
     return output_of(loss, figures, values)
 
 
-def _check_answers(
-    cu_seqlens: Tensor | None, sequence: Tensor | None, pair_index: Tensor | None, rows: int,
-    reference: Tensor,
-) -> None:  # fmt: skip
-    """Raise unless the answers of rows and pairs are given once and fit."""
-    if reference.dim() != 1:
-        raise ValueError(f"ref_chosen_logps has shape {tuple(reference.shape)}; expected [P]")
-    check_answers(cu_seqlens, pair_index, reference.shape[0])
-    if (cu_seqlens is None) == (sequence is None):
-        raise ValueError("expected exactly one of cu_seqlens and sequence_of_row")
+def _answers_of(
+    hidden: Tensor, cu_seqlens: Tensor | None, sequence: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """(bounds, answer of each row [N]), one of them None; hidden states [S, T, H] are S answers."""
+    if cu_seqlens is not None and sequence is not None:
+        raise ValueError("cu_seqlens and sequence_of_row are both given; expected one of them")
     if sequence is not None:
-        check_shape("sequence_of_row", sequence, (rows,))
+        check_integers("sequence_of_row", sequence, "[N]")
+        check_shape("sequence_of_row", sequence, tuple(hidden.shape[:-1]))
+        return None, sequence.flatten().to(torch.int64)
+    if cu_seqlens is None and hidden.dim() == 3:
+        cu_seqlens = torch.arange(hidden.shape[0] + 1) * hidden.shape[1]
+    if cu_seqlens is None:
+        raise ValueError(
+            "which rows belong to which answer is not given; expected cu_seqlens [S + 1], "
+            "sequence_of_row [N], or hidden states [S, T, H] whose S rows are the answers"
+        )
+    return cu_seqlens, None
 
 
 def _compose(rows: FusedRows, call: PairCall, beta_rule: str) -> MMDPOOutput:
@@ -225,6 +252,9 @@ class FusedLinearMMDPOLoss(nn.Module):
         logit_scale: Factor of the head's logits.
         ignore_index: The target that marks an ignored row.
 
+    Raises:
+        ValueError: A setting is unknown or out of its range.
+
     Example:
         >>> loss = FusedLinearMMDPOLoss(beta=0.1, sft_weight=0.25)
         >>> head, hidden = torch.nn.Linear(8, 100, bias=False), torch.randn(6, 8)
@@ -251,6 +281,9 @@ class FusedLinearMMDPOLoss(nn.Module):
         ignore_index: int = -100,
     ) -> None:
         super().__init__()
+        check_map(beta, w, k)
+        check_options(loss_type, label_smoothing, sft_weight, sft, reward_shift)
+        head_options(softcap, logit_scale, 1.0)
         self.beta, self.w, self.k = beta, w, k
         self.loss_type, self.label_smoothing = loss_type, label_smoothing
         self.sft_weight, self.sft, self.reward_shift = sft_weight, sft, reward_shift
@@ -280,6 +313,13 @@ class FusedLinearMMDPOLoss(nn.Module):
                 ``num_pairs``, ``num_tokens``, ``temperature``, ``counted_rows``, ``group``,
                 ``schedule``, ``workspace_bytes`` where they are needed.
         """
+        for name in ("beta", "w", "k", *SETTINGS):
+            if name in operands:
+                raise TypeError(f"{name} is a setting of the module; give it at construction")
+        check_references(ref_chosen_logps, ref_rejected_logps)
+        check_rule(operands.get("beta_rule", "fixed"), self.beta, margin)
+        check_pairs(ref_chosen_logps.shape[0], ref_chosen_logps.device, margin=margin)
+        check_data(margin=margin)
         beta = self.beta if margin is None else dynamic_beta(margin, self.beta, self.w, self.k)
         settings: dict[str, Any] = {name: getattr(self, name) for name in SETTINGS}
         return fused_linear_mm_dpo(

@@ -40,12 +40,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmrlhf_kernels import dispatch, reference
-from mmrlhf_kernels.checks import LinearInputs, head_options, linear_inputs
+from mmrlhf_kernels.checks import LinearInputs, head_options, linear_inputs, lora_parts
 from mmrlhf_kernels.operators import Request, linear_logp_forward, sharded_logp_forward
 from mmrlhf_kernels.plan import (
     SCHEDULES,
     WHOLE_TILES,
     check_schedule,
+    check_workspace,
     chunk_width,
     default_workspace,
     plan_schedule,
@@ -96,11 +97,13 @@ def fused_linear_logp(
 
     Raises:
         IndexError: A target is neither in the vocabulary nor ``ignore_index``.
-        TypeError: A dtype does not fit.
+        TypeError: An argument is no tensor, or a dtype does not fit.
         ValueError: A shape, device, schedule or option does not fit.
     """
     options = head_options(softcap, logit_scale, temperature)
     extras = (return_entropy, return_argmax)
+    if entropy_gradient and not return_entropy:
+        raise ValueError("entropy_gradient is set, so return_entropy has to be set too")
     shards = shards_of(weight, bias)
     if shards is not None:
         if lora is not None or extras != (False, False) or schedule is not None:
@@ -113,9 +116,10 @@ def fused_linear_logp(
             **options._asdict(), ignore_index=ignore_index, counted_rows=counted_rows,
             group=shards.group, workspace_bytes=workspace_bytes,
         )  # fmt: skip
-    shape = target.shape
-    low, high, scale = (None, None, 1.0) if lora is None else lora
+    check_workspace(workspace_bytes)
+    low, high, scale = lora_parts(lora)
     inputs = linear_inputs(hidden, weight, target, bias, low, high)
+    shape = target.shape
     request = Request(
         *inputs[:4], *_side(inputs, scale), *options, ignore_index, counted_rows, *extras,
         "recompute", 1,
@@ -223,6 +227,7 @@ def vocab_parallel_linear_logp(
         float32 in the shape of ``target``, equal in every process. The gradient of ``hidden`` is
         that of the whole head.
     """
+    check_workspace(workspace_bytes)
     inputs = linear_inputs(hidden, weight, target, bias)
     states, rows = inputs.hidden, inputs.weight
     workspace = default_workspace(states.device) if workspace_bytes is None else workspace_bytes

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmrlhf_kernels.backend import HeadOptions, logp_of
 from mmrlhf_kernels.dispatch import define_operator
 from mmrlhf_kernels.mm_dpo_plain import COLUMNS, FIGURES, PairCall
+from mmrlhf_kernels.pair import check_values
 from mmrlhf_kernels.pair_schedules import Batch, run_pairs
 from mmrlhf_kernels.plan import (
     PairPlan,
@@ -71,6 +72,7 @@ def _split(arguments: tuple[Any, ...]) -> tuple[FusedRows, PairCall]:
 
 def batch_of(given: FusedRows, call: PairCall) -> Batch:
     """The rows that count and their answers."""
+    check_values(call, weight="pair_weight")
     rows, answers = place_answers(
         given.target, given.ignore_index, given.head_weight.shape[0], given.counted_rows,
         given.bounds, given.sequence, given.pair_index, call.pairs,

@@ -43,6 +43,7 @@ __all__ = [
     "PairPlan",
     "Plan",
     "check_schedule",
+    "check_workspace",
     "chunk_width",
     "default_pair_workspace",
     "default_workspace",
@@ -178,6 +179,12 @@ def check_schedule(
         raise ValueError(f"unknown schedule {schedule!r}; expected one of {', '.join(known)}")
     if schedule == "frozen" and trained:
         raise ValueError(f"schedule 'frozen' was forced, but {head} needs a gradient")
+
+
+def check_workspace(workspace_bytes: int | None) -> None:
+    """Raise where the bound of the workspace is negative."""
+    if workspace_bytes is not None and workspace_bytes < 0:
+        raise ValueError(f"workspace_bytes is {workspace_bytes}; expected at least 0")
 
 
 def group_pairs(rows_of_pair: Sequence[int], most: int) -> tuple[tuple[int, int], ...] | None:

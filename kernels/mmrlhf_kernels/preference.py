@@ -9,8 +9,10 @@ with the pair losses ``l_j``, ties and label smoothing of :mod:`mmrlhf_kernels.r
     L_sft = -1/num_tokens sum_j S_c,j                   sft="token", the mean over chosen tokens
     L_sft = -1/num_pairs  sum_j S_c,j / max(1, n_j)     sft="sequence"
 
-Neither ``weight`` nor ``tie`` touches the supervised term. ``ipo`` and ``simpo`` are meant for
-log-probabilities averaged over tokens; pass those, or ``average=True`` with rows. The gradient is
+Neither ``weight`` nor ``tie`` touches the supervised term, which takes sums. ``ipo`` and ``simpo``
+are meant for log-probabilities averaged over tokens: :func:`mm_dpo_loss_from_rows` with
+``average=True`` gives its pair losses means and the supervised term sums. Means passed to
+:func:`mm_dpo_loss` are what that term would take for sums. The gradient is
 one number per sequence,
 
     dL/dS_c,j = weight_j/num_pairs dl_j/dS_c,j - sft_weight / num_tokens
@@ -34,7 +36,8 @@ sft_weight         factor of the supervised term (the released MM-RLHF script us
 chosen_tokens      [P] number n_j of tokens of each chosen answer; the supervised term needs it
 sft                ``token`` or ``sequence``
 reward_shift       what is subtracted from rewards: the running mean of the rewards for
-                   ``bco_pair``, beta times the KL estimate for ``kto_pair``, gamma for ``simpo``
+                   ``bco_pair``, beta times the KL estimate for ``kto_pair``, gamma for ``simpo``;
+                   the other losses do not read it
 num_pairs          what the means over pairs are taken over: a number or a scalar tensor on the
                    device, which is not read by the host; None: P
 num_tokens         the same for the mean over chosen tokens; None: ``sum_j n_j``
@@ -42,14 +45,17 @@ num_tokens         the same for the mean over chosen tokens; None: ``sum_j n_j``
 
 ``num_pairs`` and ``num_tokens`` are for pairs that are a part of a larger batch: one of the packs
 of a step, or those of one rank. With the numbers of the whole batch, the losses of its parts sum up
-to the loss of the whole, and so do the gradients; the supervised term by token needs ``num_tokens``
+to the loss of the whole, and so do the gradients; the supervised term by token needs both numbers
 for that, all else ``num_pairs``. Where gradients are averaged over ranks instead, pass the numbers
-divided by the number of ranks. For a weighted mean, ``num_pairs`` is the sum of the weights. Both
-are positive; a 0 counts as 1, so that no pairs, or no tokens, cost 0.
+divided by the number of ranks. For a weighted mean of the pair losses, ``num_pairs`` is the sum of
+the weights, which under ``sft="sequence"`` divides the supervised term too. A 0 counts as 1, so
+that no pairs, or no tokens, cost 0; a plain 0 for pairs without weights raises.
 
 All arithmetic is float32, or float64 for float64 log-probabilities; results stay finite at
 saturated margins because every logistic is taken in its stable form. On a GPU a call is one launch,
-the kernel of :mod:`mmrlhf_kernels.mm_dpo_kernel`, and reads nothing back.
+the kernel of :mod:`mmrlhf_kernels.mm_dpo_kernel`, and reads nothing back. Entries of columns are
+therefore checked on the CPU alone: betas above 0, weights and tokens not negative, margins and
+references no NaN, two answers to a pair.
 """
 
 from typing import Any, Unpack
@@ -58,6 +64,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_kernels import reference
+from mmrlhf_kernels.checks import check_integers, check_tensor
 from mmrlhf_kernels.mm_dpo_plain import (
     CHOSEN_LOGP,
     REJECTED_LOGP,
@@ -72,6 +79,8 @@ from mmrlhf_kernels.pair import (
     LossOptions,
     call_of,
     check_map,
+    check_margin,
+    check_names,
     check_rule,
     pair_objective,
 )
@@ -103,11 +112,15 @@ def dynamic_beta(margin: Tensor, beta: float, w: float = 0.5, k: float = 0.5) ->
         [P] float64 for a float64 margin, float32 for any other.
 
     Raises:
-        ValueError: ``margin`` is not [P], or a number is out of its range.
+        TypeError: ``margin`` is no tensor.
+        ValueError: ``margin`` is not [P], a margin on the CPU is NaN, or a number is out of its
+            range.
     """
+    check_tensor("margin", margin, "[P]")
     if margin.dim() != 1:
         raise ValueError(f"margin has shape {tuple(margin.shape)}; expected [P]")
     check_map(beta, w, k)
+    check_margin(margin)
     return reference.dynamic_beta(margin, beta, w, k)
 
 
@@ -174,10 +187,11 @@ def pair_gradients(
     Raises:
         ValueError: A shape or an option does not fit.
     """
-    logp = Logp(chosen_logp.detach(), rejected_logp.detach())
-    call = call_of(
-        logp, (ref_chosen_logps, ref_rejected_logps), Beta(beta, margin, w, k), **options
-    )
+    check_names("pair_gradients", options)
+    check_tensor("rejected_logp", rejected_logp, "[P]")
+    logp, rule = Logp(chosen_logp, rejected_logp), Beta(beta, margin, w, k)
+    call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), rule, **options)
+    call = call._replace(logp=chosen_logp.detach(), rejected_logp=rejected_logp.detach())
     of_chosen, of_rejected = pair_objective(*call)[3].unbind()
     return of_chosen, of_rejected
 
@@ -200,15 +214,16 @@ def mm_dpo_loss(
 
     Arguments as listed in the module docstring. ``beta_rule="fixed"`` uses ``beta`` as it is
     (``margin``, or :func:`dynamic_beta`, makes the paper's); ``"released"`` takes a number and
-    replaces it by :func:`released_beta` of the pairs at hand, drawn with ``generator``.
+    replaces it by :func:`released_beta` of the pairs at hand, at least two, whatever ``num_pairs``
+    is, drawn with ``generator``: with torch's global one where it is None.
 
     Raises:
-        TypeError: ``tie`` is not bool.
-        ValueError: A shape or an option does not fit.
+        TypeError: A column is no tensor, or ``tie`` is not bool.
+        ValueError: A shape, an option or an entry does not fit.
     """
-    check_rule(beta_rule, beta)
-    if beta_rule == "released" and margin is not None:
-        raise ValueError("beta_rule 'released' makes the betas itself; expected no margin")
+    check_names("mm_dpo_loss", options)
+    check_tensor("rejected_logp", rejected_logp, "[P]")
+    check_rule(beta_rule, beta, margin)
     rule, logp = Beta(beta, margin, w, k), Logp(chosen_logp, rejected_logp)
     call = call_of(logp, (ref_chosen_logps, ref_rejected_logps), rule, **options)
     return differentiable(call, beta_rule, generator)._replace(
@@ -234,7 +249,8 @@ def mm_dpo_loss_from_rows(
 
     Columns and options as listed in the module docstring. The tokens of each chosen answer are its
     rows unless ``chosen_tokens`` says otherwise: rows whose target was ignored have log-probability
-    0 and are rows nevertheless.
+    0 and are counted nevertheless, in the means of ``average`` too. Leave them out of ``logp`` and
+    of the bounds.
 
     Args:
         logp: [N] log-probabilities, as :func:`fused_linear_logp` gives them.
@@ -256,10 +272,12 @@ def mm_dpo_loss_from_rows(
 
     Raises:
         IndexError: ``pair_index`` names an answer that does not exist.
-        TypeError: A dtype does not fit.
-        ValueError: A shape, a bound or an option does not fit. On a GPU neither bounds nor answers
-            are read by the host: loss and gradients are NaN where they do not fit.
+        TypeError: An argument is no tensor, or a dtype does not fit.
+        ValueError: A shape, a bound, an option or an entry does not fit. On a GPU neither bounds
+            nor answers are read by the host: loss and gradients are NaN where they do not fit.
     """
+    check_names("mm_dpo_loss_from_rows", options)
+    check_integers("cu_seqlens", cu_seqlens, "[S + 1]")
     found = Logp(logp, None, cu_seqlens, pair_index, average)
     rule = Beta(beta, margin, w, k)
     call = call_of(found, (ref_chosen_logps, ref_rejected_logps), rule, **options)

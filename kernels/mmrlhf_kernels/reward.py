@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmrlhf_kernels.checks import check_pairs
+from mmrlhf_kernels.checks import check_entries, check_factor, check_pairs, check_tensor
 from mmrlhf_kernels.pair import scalar_of
 from mmrlhf_kernels.precision import statistics_dtype
 
@@ -67,9 +67,11 @@ def pairwise_reward_loss(
         num_ties: Ties of the batch, likewise.
 
     Raises:
-        TypeError: ``tie`` is not bool.
-        ValueError: A column is not [P], or a number is negative or not finite.
+        TypeError: A column is no tensor, or ``tie`` is not bool.
+        ValueError: A column is not [P], or a number is negative or not finite; on the CPU also: a
+            weight is negative, or the margin of a pair that is no tie is NaN.
     """
+    check_tensor("chosen_reward", chosen_reward, "[P]")
     if chosen_reward.dim() != 1:
         raise ValueError(f"chosen_reward has shape {tuple(chosen_reward.shape)}; expected [P]")
     pairs, device = chosen_reward.shape[0], chosen_reward.device
@@ -78,6 +80,12 @@ def pairwise_reward_loss(
     )
     if tie is not None and tie.dtype != torch.bool:
         raise TypeError(f"tie is {tie.dtype}; expected torch.bool")
+    check_factor("tie_weight", tie_weight)
+    check_factor("centring", centring)
+    check_entries("weight", weight, lambda x: x >= 0, "a number, at least 0")
+    # A margin that is not a number is nobody's where the pair is a tie.
+    unread = False if tie is None else tie
+    check_entries("margin", margin, lambda m: ~m.isnan() | unread, "a number")
     dtype = statistics_dtype(chosen_reward.dtype)
     chosen, rejected = chosen_reward.to(dtype), rejected_reward.to(dtype)
     ties = torch.zeros_like(chosen, dtype=torch.bool) if tie is None else tie
@@ -93,7 +101,6 @@ def pairwise_reward_loss(
     # Pairs are masked rather than indexed, so that no shape depends on data.
     difference = chosen - rejected
     lead = difference if margin is None else difference - margin.to(difference.dtype)
-    # A margin that is not a number is nobody's where the pair is a tie.
     lead = lead.masked_fill(ties, 0.0)
     ranked_loss = -(ranked * functional.logsigmoid(lead)).sum() / counts[0].clamp(min=1)
     tie_loss = (tied * difference.square()).sum() / counts[1].clamp(min=1)

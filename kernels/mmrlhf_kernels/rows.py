@@ -7,12 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmrlhf_kernels import dispatch
+from mmrlhf_kernels.checks import check_integers, check_shape
 
 __all__ = [
     "Answers",
     "Layout",
     "Rows",
     "check_bounds",
+    "check_named",
     "place_answers",
     "rows_that_count",
     "sequence_of_row",
@@ -147,14 +149,17 @@ def sequence_of_row(cu_seqlens: Tensor, rows: int, device: torch.device | None =
     """Sequence ids [N] from the bounds [S + 1] of packed sequences, as varlen attention has them.
 
     Args:
-        cu_seqlens: [S + 1]; on the CPU it is checked at once, elsewhere without waiting for it.
+        cu_seqlens: [S + 1] int32 or int64; on the CPU it is checked at once, elsewhere without
+            waiting for it.
         rows: N.
         device: Where the ids are wanted; None for the device of ``cu_seqlens``.
 
     Raises:
+        TypeError: ``cu_seqlens`` is no tensor of int32 or int64.
         ValueError: The bounds do not start at 0, end at ``rows`` and never fall. A compiled graph
             leaves this unchecked: a row past the last bound is then found to be out of range.
     """
+    check_integers("cu_seqlens", cu_seqlens, "[S + 1]")
     if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0:
         raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [S + 1]")
     if not torch.compiler.is_compiling():
@@ -191,7 +196,7 @@ def sequence_sums(
 
     Args:
         values: [N] float32 or float64.
-        sequence: [N] int64, the sequence of each row, in ``0 .. sequences``.
+        sequence: [N] int32 or int64, the sequence of each row, at least 0 and below S.
         sequences: S.
         group: The processes that hold parts of the rows of the same sequences, as in sequence
             parallelism: sums are added over them, and a gradient goes to each process's own rows.
@@ -199,7 +204,19 @@ def sequence_sums(
 
     Returns:
         [S], dtype of ``values``; 0 for a sequence without rows.
+
+    Raises:
+        IndexError: On a CPU: a row names a sequence that is not there.
+        TypeError: ``sequence`` is no tensor of int32 or int64.
+        ValueError: ``values`` and ``sequence`` are not both [N].
     """
+    check_integers("sequence", sequence, "[N]")
+    if values.dim() != 1:
+        raise ValueError(f"values has shape {tuple(values.shape)}; expected [N]")
+    check_shape("sequence", sequence, tuple(values.shape))
+    sequence = sequence.to(torch.int64)
+    if sequence.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_ids("row", sequence, sequences)
     if sequences == 0:  # which segment_reduce refuses
         return values[:0]
     order = torch.argsort(sequence, stable=True)
@@ -296,7 +313,7 @@ def place_answers(
         assert cu_seqlens is not None
         sequences = cu_seqlens.shape[0] - 1
     if pair_index is not None and pair_index.device.type == "cpu":
-        _check_ids("pair", pair_index, sequences)
+        check_named(pair_index[:, 0], pair_index[:, 1], sequences)
     rows = rows_that_count(
         target, ignore_index, vocab, counted_rows, bounds=_beside(cu_seqlens, target),
         pair_index=_beside(pair_index, target), answers=sequences,
@@ -332,6 +349,16 @@ def _layout(bounds: Tensor, pair_index: Tensor | None, pairs: int) -> Layout | N
     if pair_index is None:
         return Layout(lengths, list(range(pairs)), list(range(pairs, 2 * pairs)))
     return Layout(lengths, *pair_index.t().tolist())
+
+
+def check_named(chosen: Tensor, rejected: Tensor, sequences: int) -> None:
+    """Raise unless pairs name two answers each, [P] on the CPU, of those that are there."""
+    for side in (chosen, rejected):
+        _check_ids("pair", side, sequences)
+    twice = chosen == rejected
+    if bool(twice.any()):
+        place = int(twice.nonzero()[0])
+        raise ValueError(f"pair_index[{place}] names one answer twice; expected two answers")
 
 
 def _check_ids(name: str, ids: Tensor, sequences: int) -> None:

@@ -212,8 +212,8 @@ def test_a_second_backward_pass_says_what_to_use_instead():
 @pytest.mark.parametrize(
     ("change", "problem", "message"),
     [
-        ({"cu_seqlens": None}, ValueError, "exactly one of cu_seqlens and sequence_of_row"),
-        ({"sequence_of_row": torch.zeros(23).long()}, ValueError, "exactly one of"),
+        ({"cu_seqlens": None}, ValueError, "rows belong to which answer is not given"),
+        ({"sequence_of_row": torch.zeros(23).long()}, ValueError, "both given; expected one"),
         ({"cu_seqlens": torch.tensor([0, 9, 23])}, ValueError, "2 answers for 3 pairs; expected 6"),
         ({"cu_seqlens": torch.tensor([0, 9, 5, 9, 9, 9, 23])}, ValueError, "must rise from 0"),
         ({"cu_seqlens": torch.tensor([0, 1, 2, 3, 4, 5, 6])}, ValueError, "number of rows 23"),

@@ -147,6 +147,12 @@ def test_rows_of_a_batch_are_the_answers_of_the_fused_loss():
         *pairs.references, pairs.beta, bias=pairs.bias, sft_weight=0.1,
     )  # fmt: skip
     assert torch.equal(batched.loss, flat.loss)
+    answers = torch.arange(4, dtype=torch.int32)[:, None].expand(4, 4)
+    named = fused_linear_mm_dpo(
+        pairs.hidden.view(4, 4, -1), pairs.weight, pairs.target.view(4, 4), *pairs.references,
+        pairs.beta, bias=pairs.bias, sft_weight=0.1, sequence_of_row=answers,
+    )  # fmt: skip
+    assert torch.equal(named.loss, flat.loss)
 
 
 def test_hidden_states_and_head_of_different_dtypes_meet_in_the_wider_one():

@@ -28,7 +28,7 @@ def test_without_its_trl_the_integration_names_the_extra(monkeypatch, trl, found
     ) as said:
         importlib.import_module("mmrlhf_kernels.integrations.trl")
     assert found in str(said.value)
-    assert "pip install 'mmrlhf-kernels[trl]'" in str(said.value)
+    assert "pip install './kernels[trl]'" in str(said.value)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def config(tmp_path):
     ("changes", "said"),
     [
         ({"loss_type": ["sigmoid", "sft"]}, "hint: sft_weight"),
-        ({"loss_type": "ipo"}, "averaged over tokens"),
+        ({"loss_type": "ipo"}, "mm_dpo_loss_from_rows"),
         ({"loss_type": "apo_zero"}, "expected one of sigmoid, hinge, robust, bco_pair"),
         ({"loss_weights": [2.0]}, "hint: sft_weight"),
         ({"ld_alpha": 0.5}, "ld_alpha is 0.5"),

@@ -19,6 +19,7 @@ from mmrlhf_kernels import (
     fused_linear_mm_dpo,
     linear_logp,
     mm_dpo_loss,
+    mm_dpo_loss_from_rows,
     operators,
     pair_operator,
     pairwise_reward_loss,
@@ -142,6 +143,30 @@ def test_losses_and_sums(counted):
         sequence_sums(logp, sequence_of_row(bounds, ROWS), 2 * PAIRS)
 
     assert [counted(call) for call in (loss, reward, sums)] == [(9, 0), (37, 0), (18, 0)]
+
+
+def test_no_column_is_read(counted):
+    """Entries are checked on the CPU alone; a read would raise."""
+
+    def call():
+        hidden, weight, target = inputs()
+        column = torch.empty(PAIRS, device="cuda")
+        tie = torch.empty(PAIRS, device="cuda", dtype=torch.bool)
+        index = torch.empty(PAIRS, 2, device="cuda", dtype=torch.int64)
+        bounds = torch.empty(2 * PAIRS + 1, device="cuda", dtype=torch.int32)
+        step = {"num_pairs": column.sum(), "num_tokens": column.sum(), "sft_weight": 0.1}
+        module = fused.FusedLinearMMDPOLoss(sft_weight=step.pop("sft_weight"))
+        module(
+            hidden, weight, target, column, column, column, cu_seqlens=bounds, pair_index=index,
+            tie=tie, pair_weight=column, **step,
+        )  # fmt: skip
+        mm_dpo_loss_from_rows(
+            column.new_empty(ROWS), bounds, column, column, 0.1, margin=column, pair_index=index,
+            weight=column, tie=tie, chosen_tokens=column, sft_weight=0.1, **step,
+        )  # fmt: skip
+        pairwise_reward_loss(column, column, tie=tie, margin=column, weight=column)
+
+    counted(call)
 
 
 def test_reading_a_number_of_the_device_would_be_seen(counted):

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from kernels_support import head_case
-from mmrlhf_kernels import fused_linear_logp, fused_linear_mm_dpo, mm_dpo_loss
+from mmrlhf_kernels import (
+    FusedLinearMMDPOLoss,
+    fused_linear_logp,
+    fused_linear_mm_dpo,
+    mm_dpo_loss,
+    mm_dpo_loss_from_rows,
+    pairwise_reward_loss,
+)
 from mmrlhf_kernels.mm_dpo_plain import Numbers, PairCall
 from mmrlhf_kernels.operators import linear_logp_forward
 from mmrlhf_kernels.pair import pair_objective
@@ -145,3 +152,27 @@ def test_a_part_of_a_batch_compiles_into_one_graph():
 
     compiled_equals_eager(by_parts, case.leaves())
     compiled_equals_eager(at_once, case.leaves())
+
+
+def test_checks_of_entries_break_no_graph():
+    case = head_case(9, 4, 300, dtype=torch.float32)
+    zero, margin = torch.zeros(2), torch.tensor([0.5, 2.0])
+    module = FusedLinearMMDPOLoss(sft_weight=0.1)
+    columns = {"tie": torch.tensor([True, False]), "pair_index": torch.tensor([[0, 2], [1, 3]])}
+
+    def at_once():
+        return module(
+            case.hidden, case.weight, case.target, zero, zero, margin, cu_seqlens=CU_SEQLENS,
+            pair_weight=margin, **columns,
+        ).loss  # fmt: skip
+
+    def by_rows():
+        logp = fused_linear_logp(case.hidden, case.weight, case.target)
+        out = mm_dpo_loss_from_rows(
+            logp, CU_SEQLENS, zero, zero, 0.1, margin=margin, weight=margin, **columns
+        )
+        reward = pairwise_reward_loss(logp[:2], logp[2:4], margin=margin, weight=margin)
+        return out.loss + reward.loss
+
+    compiled_equals_eager(at_once, case.leaves())
+    compiled_equals_eager(by_rows, case.leaves())

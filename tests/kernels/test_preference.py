@@ -109,7 +109,7 @@ def test_margins_are_betas_and_rows_are_sums():
         ({"cu_seqlens": torch.zeros(0).int()}, ValueError, r"expected \[S \+ 1\]"),
         ({"pair_index": torch.zeros(2, 2)}, TypeError, "pair_index is torch.float32; expected"),
         ({"pair_index": torch.zeros(2, 3).int()}, ValueError, "pair_index has shape"),
-        ({"pair_index": torch.tensor([[0, 4], [1, 2]])}, IndexError, "out of bounds|out of range"),
+        ({"pair_index": torch.tensor([[0, 4], [1, 2]])}, IndexError, "a pair names sequence 4"),
         ({"margin": torch.zeros(3)}, ValueError, r"margin has shape \(3,\); expected \(2,\)"),
         ({"margin": torch.zeros(2), "beta": torch.ones(2)}, ValueError, "beta is one number"),
         ({"margin": torch.zeros(2), "w": -1.0}, ValueError, "expected beta > 0, w >= 0"),

@@ -18,12 +18,10 @@ from mmrlhf_kernels import dynamic_beta
 BLOCKS = readme.blocks()
 BEFORE_THE_TRAINER = """
 import trl_models
-from datasets import Dataset
 
 model, processor = trl_models.qwen2_vl()
-pairs = Dataset.from_list(trl_models.preferences(pictures=True))
 """
-"""The three names that the block with a trainer is given, according to the text before it."""
+"""The two names that the block with a trainer is given, according to the text before it."""
 
 
 def test_the_readme_has_a_first_example_a_loop_parts_and_a_trainer():

@@ -1,7 +1,8 @@
 """MM-DPO in TRL's ``DPOTrainer``, for text and vision-language models.
 
-``pip install 'mmrlhf-kernels[trl]'``; :class:`MMDPOTrainer` takes the arguments of TRL's class. The
-columns of its data sets are those of TRL (``prompt``, ``chosen``, ``rejected``, ``images``), and
+``pip install './kernels[trl]'`` in the folder of the repository; :class:`MMDPOTrainer` takes the
+arguments of TRL's class. The columns of its data sets are those of TRL (``prompt``, ``chosen``,
+``rejected``, ``images``), and
 
 ================== ================================================================================
 margin             number, how far the chosen answer leads; needed
@@ -21,7 +22,7 @@ Only the positions whose next token belongs to an answer reach the head; it must
 """
 
 _NEEDS = "mmrlhf_kernels.integrations.trl needs TRL 1.16"
-_HINT = "hint: pip install 'mmrlhf-kernels[trl]'"
+_HINT = "hint: pip install './kernels[trl]', in the folder of the repository"
 
 try:
     import trl as _trl

@@ -88,7 +88,7 @@ class MMDPOConfig(DPOConfig):  # type: ignore[misc]
             return
         hint = _SFT_HINT if "sft" in self.loss_type else "give one of them"
         if self.loss_type == ["ipo"]:
-            hint = "fused_linear_logp and mm_dpo_loss take log-probabilities averaged over tokens"
+            hint = "fused_linear_logp and mm_dpo_loss_from_rows(average=True)"
         raise ValueError(
             f"loss_type is {self.loss_type}; expected one of {', '.join(LOSS_TYPES)}; hint: {hint}"
         )
