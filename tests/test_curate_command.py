@@ -157,6 +157,8 @@ def test_what_is_added_is_curated_as_the_run_was(tmp_path):
     for config in (tmp_path / "few.yaml", load_config(CurateConfig, tmp_path / "few.yaml")):
         run_curate(tmp_path / "b.jsonl", tmp_path / "run", config=config, add=True)
         assert settings_of(run) == before | {"select": {**before["select"], "count": 4}}
+    (run.stage_folder("select") / "config.yaml").unlink()  # as a kill may leave it
+    assert "select" not in settings_of(run)
     sources = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
     run_curate(sources, tmp_path / "run", {"select.count": 5})
     assert settings_of(run)["seed"] == 0

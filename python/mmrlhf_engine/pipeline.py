@@ -137,10 +137,12 @@ def settings_of(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in CURATE:
         folder = run.stage_folder(name)
-        if (started := read_json(folder / "started.json")) is None:
+        started, settings = read_json(folder / "started.json"), folder / "config.yaml"
+        # Written one after the other: a kill may have come between.
+        if started is None or not settings.is_file():
             continue
         found["seed"] = started["seed"]
-        found[name] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        found[name] = yaml.safe_load(settings.read_text(encoding="utf-8"))
         found[name].pop("sources", None)
     return found
 
