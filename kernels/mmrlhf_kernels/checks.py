@@ -29,8 +29,9 @@ __all__ = [
 def check_tensor(name: str, value: object, shape: str) -> None:
     """Raise unless a value is a tensor; ``shape`` says of which shape one is expected."""
     if not isinstance(value, Tensor):
-        found = f"{name} is of type {type(value).__name__}; expected a tensor {shape}"
-        raise TypeError(found + "; hint: pass its weight" * hasattr(value, "weight"))
+        hint = "; hint: pass its weight" if hasattr(value, "weight") else ""
+        found = f"{name} is of type {type(value).__name__}"
+        raise TypeError(f"{found}; expected a tensor {shape}{hint}")
 
 
 def check_integers(name: str, value: object, shape: str) -> None:

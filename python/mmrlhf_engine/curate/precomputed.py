@@ -181,11 +181,12 @@ def _read_lines(path: Path) -> pl.Series:
 
 def _count_lines(path: Path) -> int:
     """How many lines a file has, without holding them."""
-    lines = _lines(path).with_row_index()
-    blank = lines.filter(pl.col("id") == "").select("index").first().collect(engine="streaming")
-    if blank.height:
-        raise _blank_line(path, blank.item())
-    return int(lines.select(pl.len()).collect(engine="streaming").item())
+    blank = pl.col("index").filter(pl.col("id") == "").first()
+    lines = _lines(path).with_row_index().select(pl.len(), blank)
+    count, first_blank = lines.collect(engine="streaming").row(0)
+    if first_blank is not None:
+        raise _blank_line(path, first_blank)
+    return int(count)
 
 
 def _blank_line(path: Path, index: int) -> InputError:

@@ -4,6 +4,7 @@ Parquet says how many rows it has; of text files the first MiB is read, of tars 
 of a folder the pictures are counted.
 """
 
+import functools
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,17 @@ def size_of_source(source: Source) -> SourceSize:
 def _rows_of_part(part: Part) -> int:
     if part.path.is_dir():
         return len(list_part(part).media)
-    return _rows_of_file(part.path)
+    state = part.path.stat()
+    return _rows_of_file(part.path, state.st_size, state.st_mtime_ns)
 
 
-def _rows_of_file(file: Path) -> int:
-    """Records of a file, roughly; 0 where it cannot be read, which ingest will say."""
-    size = file.stat().st_size
+@functools.lru_cache(maxsize=1 << 17)
+def _rows_of_file(file: Path, size: int, _changed: int) -> int:
+    """Records of a file, roughly; 0 where it cannot be read, which ingest will say.
+
+    A command asks several times, for disk and for memory: while size and time of change stay, the
+    file is opened once.
+    """
     try:
         format = detect_format(file, ("jsonl", "json", "csv", "parquet", "arrow", "webdataset"))
         if format == "parquet":
